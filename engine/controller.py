@@ -1,0 +1,70 @@
+"""What the engine asks of a controller: to act step by step, and to be linearised along a rollout.
+
+The engine never sees a network. A controller (a policy, anything that maps states to controls) hands out a
+*record*: buffers for a number of consecutive time slots, in which it keeps what it needs to be differentiated.
+"""
+
+from typing import Protocol
+
+import torch
+
+from engine.launch import Launch
+
+
+class ControllerRecord(Protocol):
+    """A controller's memory of some consecutive steps ("slots") of a rollout over B samples."""
+
+    def prepare_act(self, slot: int, state: torch.Tensor, control: torch.Tensor) -> Launch:
+        """A launch that writes `control` = π(state) and keeps in `slot` what differentiation needs."""
+        ...
+
+    def linearise(
+        self, first: int, last: int, states: torch.Tensor, samples: slice, jacobian: torch.Tensor | None
+    ) -> None:
+        """Write K = ∂π/∂x of the slots [first, last) into `jacobian` [last - first, B, m, n], flattened shapes.
+
+        `states` are [last - first, B, *state_shape]. A row of K may depend on its own row alone, and to the bit:
+        the engine calls with the same blocks of time whatever the memory budget. Only `samples` are needed.
+        Called for every block of a segment before its pull-backs; `jacobian` None asks only for whatever they want.
+        """
+        ...
+
+    def pull_back_state(
+        self, slot: int, state: torch.Tensor, cotangent: torch.Tensor, samples: slice
+    ) -> torch.Tensor:
+        """Kᵀ μ of one slot, for `state` and `cotangent` restricted to `samples`: [b, *state_shape]."""
+        ...
+
+    def pull_back_parameters(
+        self,
+        first: int,
+        last: int,
+        states: torch.Tensor,
+        cotangents: torch.Tensor,
+        samples: slice,
+        gradient: torch.Tensor,
+    ) -> None:
+        """Add Σ Πᵀ μ over the slots [first, last) and the samples to `gradient` [members, parameters].
+
+        `states` are [last - first, B, *state_shape], `cotangents` [last - first, B, *control_shape]; rows of
+        `gradient` whose members have no sample in `samples` are left alone.
+        """
+        ...
+
+
+class Controller(Protocol):
+    """A state-feedback controller with flat parameters, one row for each member of an ensemble."""
+
+    @property
+    def members(self) -> int: ...
+
+    @property
+    def parameter_count(self) -> int: ...
+
+    def record(
+        self, slots: int, batch: int, state_shape: tuple[int, ...], control_shape: tuple[int, ...]
+    ) -> ControllerRecord: ...
+
+    def record_bytes(self, batch: int, state_shape: tuple[int, ...], control_shape: tuple[int, ...]) -> int:
+        """Bytes that one slot of a record takes, for planning."""
+        ...

@@ -1,0 +1,29 @@
+"""The errors a user can cause. Each message is one sentence: what was expected, what came, what to do."""
+
+
+class EvenflowError(Exception):
+    """Base of every error that a user's input can cause."""
+
+
+class BackendError(EvenflowError):
+    """A backend, precision or device that is not there or does not fit."""
+
+
+class ShapeError(EvenflowError):
+    """A tensor of the wrong shape, dtype, device or layout."""
+
+
+class SettingError(EvenflowError):
+    """A setting outside its range, or a name that does not exist."""
+
+
+class AdjointError(EvenflowError):
+    """An adjoint that cannot be had where it was asked for."""
+
+
+class BudgetError(EvenflowError):
+    """A memory budget too small for what was asked of it."""
+
+
+class RunError(EvenflowError):
+    """A run directory or checkpoint that cannot be written, read or continued."""

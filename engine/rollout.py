@@ -1,0 +1,53 @@
+"""Rollouts: a trajectory with the adjoint sweeps back through it."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from taichi.lang import impl
+
+from engine.errors import AdjointError
+from engine.rules import AdjointRule
+from engine.sweep import Gradients, Inspect, Sweeper
+from engine.tape import RolloutTape
+from engine.trajectory import Cost, Trajectory
+
+
+class Rollout(Trajectory):
+    """A `Trajectory` that can be differentiated.
+
+    Calling it inside a `RolloutTape` records it; `forward` and `backward` do the same without a tape.
+    """
+
+    _sweeper: Sweeper | None = None
+
+    def __call__(self, initial: torch.Tensor, cost: Cost | None = None) -> "Rollout":
+        """Run forward from `initial` [B, *state_shape]; an open `RolloutTape` sweeps it when it closes."""
+        tape = impl.get_runtime().target_tape
+        if isinstance(tape, RolloutTape):
+            tape.record_rollout(self, initial, cost)
+        self.forward(initial.detach())
+        return self
+
+    def backward(
+        self,
+        rules: Sequence[AdjointRule],
+        cost: Cost | None = None,
+        samples: Mapping[AdjointRule, slice] | None = None,
+        inspect: Inspect | None = None,
+    ) -> Gradients:
+        """Sweep back once for each rule through the last forward rollout.
+
+        Args:
+            rules: the adjoint rules, each swept by itself over the same rollout.
+            cost: what is differentiated; None if all of it arrives in `states.grad`.
+            samples: for a rule the contiguous samples (whole members) that need it; all by default.
+            inspect: sees every adjoint and cotangent.
+
+        Raises:
+            AdjointError: before any forward rollout.
+        """
+        if self.restored is None:
+            raise AdjointError("Expected a forward rollout before its adjoint, got none; call the rollout first.")
+        if self._sweeper is None:
+            self._sweeper = Sweeper(self)
+        return self._sweeper.run(list(rules), cost, dict(samples or {}), inspect)

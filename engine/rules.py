@@ -1,0 +1,133 @@
+"""Adjoint rules: how the adjoint λ travels from one step to the one before.
+
+For a rollout x_{t+1} = S(x_t, u_t), u_t = π(x_t) with loss Σ_t ℓ_t(x_t, u_t) + ℓ_T(x_T), and with A = ∂S/∂x,
+B = ∂S/∂u, K = ∂π/∂x, a sweep starts at λ_T = ∂ℓ_T/∂x and for t = T-1, ..., 0 computes
+
+    μ_t = ∂ℓ_t/∂u + Bᵀ λ_{t+1}
+    λ_t = rule(direct = ∂ℓ_t/∂x, physics = Aᵀ λ_{t+1}, policy = Kᵀ μ_t, t)
+
+A rule sees tensors [B, *state_shape], acts on each sample by itself, and returns a new tensor. The four rules of
+Schnell and Thuerey, "Stabilizing Backpropagation Through Time to Learn Complex Physics" (ICLR 2024), are path rules.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+
+from engine.errors import SettingError
+
+
+@runtime_checkable
+class AdjointRule(Protocol):
+    """What a sweep asks of a rule; `physics` and `policy` come as None where the rule does not use them."""
+
+    @property
+    def uses_physics(self) -> bool: ...
+
+    @property
+    def uses_policy(self) -> bool: ...
+
+    def __call__(
+        self, direct: torch.Tensor, physics: torch.Tensor | None, policy: torch.Tensor | None, t: int
+    ) -> torch.Tensor: ...
+
+
+@dataclass(frozen=True)
+class PathRule:
+    """λ_t = ∂ℓ_t/∂x + p Aᵀλ_{t+1} + k Kᵀμ_t, with p = `physics_weight` and k = `policy_weight`."""
+
+    physics_weight: float = 1.0
+    policy_weight: float = 1.0
+
+    @property
+    def path_weights(self) -> tuple[float, float]:
+        """(p, k): declared by rules that are this weighted sum, which lets a system sweep in one launch."""
+        return self.physics_weight, self.policy_weight
+
+    @property
+    def uses_physics(self) -> bool:
+        return self.physics_weight != 0.0
+
+    @property
+    def uses_policy(self) -> bool:
+        return self.policy_weight != 0.0
+
+    def __call__(self, direct, physics, policy, t):
+        result = direct
+        if physics is not None and self.uses_physics:
+            result = result + (physics if self.physics_weight == 1.0 else self.physics_weight * physics)
+        if policy is not None and self.uses_policy:
+            result = result + (policy if self.policy_weight == 1.0 else self.policy_weight * policy)
+        return result
+
+
+FULL = PathRule(1.0, 1.0)
+"""Full backpropagation (the paper's R)."""
+PHYSICS_ONLY = PathRule(1.0, 0.0)
+"""The state entering the policy is stopped (M)."""
+ONE_STEP = PathRule(0.0, 0.0)
+"""The states entering policy and simulator are stopped (S)."""
+POLICY_ONLY = PathRule(0.0, 1.0)
+"""The state entering the simulator is stopped (N)."""
+
+
+@dataclass(frozen=True)
+class _Wrapped:
+    """A rule that changes what another rule receives or returns."""
+
+    of: AdjointRule = FULL
+
+    @property
+    def uses_physics(self) -> bool:
+        return self.of.uses_physics
+
+    @property
+    def uses_policy(self) -> bool:
+        return self.of.uses_policy
+
+
+@dataclass(frozen=True)
+class ClipNorm(_Wrapped):
+    """Scale each sample's λ_t to Euclidean norm at most `limit`."""
+
+    limit: float = 1.0
+
+    def __post_init__(self):
+        if not self.limit > 0:
+            raise SettingError(f"Expected ClipNorm with a limit above 0, got {self.limit}.")
+
+    def __call__(self, direct, physics, policy, t):
+        adjoint = self.of(direct, physics, policy, t)
+        norm = adjoint.flatten(1).norm(dim=1)
+        scale = (self.limit / norm.clamp_min(self.limit)).view(-1, *[1] * (adjoint.dim() - 1))
+        return adjoint * scale
+
+
+@dataclass(frozen=True)
+class Decay(_Wrapped):
+    """Multiply what arrives from later steps by `factor` in [0, 1] at every step."""
+
+    factor: float = 0.99
+
+    def __post_init__(self):
+        if not 0 <= self.factor <= 1:
+            raise SettingError(f"Expected Decay with a factor in [0, 1], got {self.factor}.")
+
+    def __call__(self, direct, physics, policy, t):
+        adjoint = self.of(direct, physics, policy, t)
+        return direct + self.factor * (adjoint - direct)
+
+
+@dataclass(frozen=True)
+class Truncate(_Wrapped):
+    """Cut the recursion before every step whose index is a multiple of `window`: λ_t = ∂ℓ_t/∂x there."""
+
+    window: int = 10
+
+    def __post_init__(self):
+        if self.window < 1:
+            raise SettingError(f"Expected Truncate with a window of at least 1 step, got {self.window}.")
+
+    def __call__(self, direct, physics, policy, t):
+        return direct.clone() if t % self.window == 0 else self.of(direct, physics, policy, t)

@@ -1,0 +1,157 @@
+"""The contract of a physical system, x_{t+1} = S(x_t, u_t), and the systems a user writes with Taichi kernels."""
+
+import abc
+from collections.abc import Sequence
+
+import torch
+
+from engine import runtime
+from engine.errors import AdjointError, ShapeError
+from engine.launch import Launch, prepare, prepare_adjoint
+from engine.rules import AdjointRule
+
+
+class System(abc.ABC):
+    """One step of physics and its pull-back, on batches of samples.
+
+    Tensors are batch first and contiguous, in the runtime's dtype and on its device: states
+    `[B, *state_shape]`, controls `[B, *control_shape]`. Implementations bind them once, in the `prepare_*`
+    methods, and return launches that allocate nothing.
+
+    Attributes:
+        name: what tables and errors call the system.
+        state_shape, control_shape: shapes of one sample's state and control.
+    """
+
+    name: str
+    state_shape: tuple[int, ...]
+    control_shape: tuple[int, ...]
+
+    @abc.abstractmethod
+    def prepare_step(self, state: torch.Tensor, control: torch.Tensor, next_state: torch.Tensor) -> Launch:
+        """A launch that writes `next_state` = S(state, control)."""
+
+    @abc.abstractmethod
+    def prepare_pull_back(
+        self,
+        state: torch.Tensor,
+        control: torch.Tensor,
+        next_adjoint: torch.Tensor,
+        adjoint: torch.Tensor,
+        cotangent: torch.Tensor,
+    ) -> Launch:
+        """A launch that writes `adjoint` = Aᵀ next_adjoint and adds Bᵀ next_adjoint to `cotangent`.
+
+        A = ∂S/∂x and B = ∂S/∂u at (state, control); `next_adjoint` is left as it is.
+        """
+
+    def prepare_sweep(
+        self,
+        states: torch.Tensor,
+        controls: torch.Tensor,
+        direct: torch.Tensor,
+        jacobian: torch.Tensor,
+        adjoints: torch.Tensor,
+        cotangents: torch.Tensor,
+        samples: slice,
+        rule: AdjointRule,
+    ) -> Launch | None:
+        """A launch that sweeps a whole segment at once, or None where the system or the rule has none.
+
+        Args:
+            states: [S+1, B, *state_shape]; controls: [S, B, *control_shape].
+            direct: [S, B, *state_shape], ∂ℓ_t/∂x_t.
+            jacobian: [S, B, m, n], K_t, read only if the rule uses the policy.
+            adjoints: [S+1, B, *state_shape]; the last is given, the others are written.
+            cotangents: [S, B, *control_shape]; hold ∂ℓ_t/∂u_t, to which Bᵀλ_{t+1} is added.
+            samples: the samples that are swept.
+        """
+        return None
+
+    def step(self, state: torch.Tensor, control: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
+        """S(state, control) for tensors [B, *state_shape], [B, *control_shape]; for rollouts use `Rollout`."""
+        self._check_batch(state, control)
+        out = torch.empty_like(state) if out is None else out
+        self.prepare_step(state, control, out)()
+        return out
+
+    def pull_back(
+        self, state: torch.Tensor, control: torch.Tensor, next_adjoint: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """(Aᵀλ, Bᵀλ) for λ = `next_adjoint` [B, *state_shape]."""
+        self._check_batch(state, control)
+        runtime.current().check("next_adjoint", next_adjoint, tuple(state.shape))
+        adjoint, cotangent = torch.zeros_like(state), torch.zeros_like(control)
+        self.prepare_pull_back(state, control, next_adjoint, adjoint, cotangent)()
+        return adjoint, cotangent
+
+    def _check_batch(self, state: torch.Tensor, control: torch.Tensor) -> None:
+        check = runtime.current().check
+        batch = state.shape[:1] if isinstance(state, torch.Tensor) and state.dim() else (1,)
+        check("state", state, (*batch, *self.state_shape))
+        check("control", control, (*batch, *self.control_shape))
+
+
+class KernelSystem(System):
+    """A system given by Taichi kernels that the user wrote.
+
+    Args:
+        step: `@ti.kernel step(state, control, next_state, *constants)` on arrays `[B, *state_shape]`,
+            `[B, *control_shape]`, `[B, *state_shape]`; it assigns every element of `next_state` once and
+            writes nothing else.
+        state_shape, control_shape: shapes of one sample.
+        constants: floats and ints handed to the kernels after the arrays.
+        pull_back: `@ti.kernel pull_back(state, control, next_adjoint, adjoint, cotangent, *constants)`, which
+            assigns `adjoint` = Aᵀ next_adjoint and adds Bᵀ next_adjoint to `cotangent`. Without it the
+            adjoint comes from Taichi's automatic differentiation of `step`, on CPU and CUDA; that is sound
+            for straight-line bodies over a parallel loop, so check it against finite differences.
+        name: what tables call the system; by default the kernel's name.
+    """
+
+    def __init__(
+        self,
+        step,
+        state_shape: Sequence[int],
+        control_shape: Sequence[int],
+        constants: Sequence[float] = (),
+        pull_back=None,
+        name: str | None = None,
+    ):
+        self.name = name or getattr(step, "__name__", "kernel system")
+        self.state_shape = positive_shape("state_shape", state_shape)
+        self.control_shape = positive_shape("control_shape", control_shape)
+        self._step, self._pull_back, self._constants = step, pull_back, tuple(constants)
+
+    def prepare_step(self, state, control, next_state):
+        return prepare(self._step, state, control, next_state, *self._constants)
+
+    def prepare_pull_back(self, state, control, next_adjoint, adjoint, cotangent):
+        if self._pull_back is not None:
+            return prepare(self._pull_back, state, control, next_adjoint, adjoint, cotangent, *self._constants)
+        if runtime.current().backend == "vulkan":
+            raise AdjointError(
+                f"Expected a pull_back kernel for {self.name!r} on Vulkan, where Taichi's automatic differentiation is "
+                "silently wrong, got only a step; write the adjoint or use the CPU or CUDA."
+            )
+        # The adjoint kernel zeroes the gradient of what the step assigns, and may repeat the step.
+        incoming, repeated = torch.empty_like(next_adjoint), torch.empty_like(state)
+        differentiate = prepare_adjoint(
+            self._step,
+            (state, control, repeated, *self._constants),
+            (adjoint, cotangent, incoming, *(None for _ in self._constants)),
+        )
+
+        def launch() -> None:
+            incoming.copy_(next_adjoint)
+            adjoint.zero_()
+            differentiate()
+
+        return launch
+
+
+def positive_shape(name: str, shape: Sequence[int]) -> tuple[int, ...]:
+    """`shape` as a tuple of positive ints, else ShapeError."""
+    result = tuple(shape)
+    if not result or not all(isinstance(size, int) and size > 0 for size in result):
+        raise ShapeError(f"Expected {name} as positive integers such as (4,), got {shape!r}.")
+    return result

@@ -1,0 +1,115 @@
+"""`ti.ad.Tape` for rollouts: recorded like any kernel, replayed with a rule between any two steps."""
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import taichi as ti
+import torch
+from taichi.lang.enums import AutodiffMode
+
+from engine import runtime
+from engine.errors import AdjointError, ShapeError
+from engine.memory import MemoryPlan
+from engine.rules import FULL, AdjointRule
+from engine.sweep import Gradients, Inspect
+from engine.trajectory import Cost
+
+
+class Replayable(Protocol):
+    """What the tape asks of a rollout."""
+
+    states: torch.Tensor
+    plan: MemoryPlan
+
+    def backward(
+        self,
+        rules: Sequence[AdjointRule],
+        cost: Cost | None = None,
+        samples: Mapping[AdjointRule, slice] | None = None,
+        inspect: Inspect | None = None,
+    ) -> Gradients: ...
+
+
+class RolloutTape(ti.ad.Tape):
+    """Records rollouts and the user's own Taichi kernels; on exit replays them in reverse.
+
+    Args:
+        rules: the adjoint rules; each sweeps every recorded rollout once, over one and the same forward pass.
+        loss: a scalar torch tensor with `requires_grad=True` that kernels inside the tape add to; its gradient
+            is set to 1 before the replay. Not needed if the loss is the `Cost` a rollout is called with.
+
+    A kernel launched after a rollout may read `rollout.states` after `rollout.states.requires_grad_()` (everything
+    must be stored); what it adds to `states.grad` joins ∂ℓ_t/∂x_t. If the initial state requires a gradient, the
+    first rule's λ_0 is added to it and so reaches kernels launched before the rollout. Kernels are differentiated
+    by Taichi, on CPU and CUDA.
+
+    After exit `tape.gradients(rollout)` holds losses, parameter gradients and λ_0. If the body raises, nothing is
+    replayed.
+    """
+
+    def __init__(self, *rules: AdjointRule, loss: torch.Tensor | None = None):
+        self._rules = rules or (FULL,)
+        self._results: dict[int, Gradients] = {}
+        device, dtype = runtime.current().device, runtime.current().dtype
+        if loss is not None and (loss.numel() != 1 or not loss.requires_grad):
+            raise ShapeError(
+                f"Expected a loss of one element with requires_grad=True, got shape {list(loss.shape)} with "
+                f"requires_grad={loss.requires_grad}."
+            )
+        scalar = torch.zeros(1, dtype=dtype, device=device, requires_grad=True) if loss is None else loss
+        super().__init__(loss=scalar, clear_gradients=False)
+
+    def __exit__(self, kind, value, traceback) -> None:
+        if kind is not None:
+            self.eval_on_exit = False
+        super().__exit__(kind, value, traceback)
+
+    def insert(self, func, args) -> None:
+        """Record a kernel; Taichi calls this for every kernel launched inside the tape."""
+        if runtime.current().backend == "vulkan" and not isinstance(func, _RecordedRollout):
+            raise AdjointError(
+                f"Expected only rollouts inside a RolloutTape on Vulkan, where Taichi's automatic differentiation is "
+                f"silently wrong, got kernel {getattr(func, '__name__', func)!s}; use the CPU or CUDA."
+            )
+        super().insert(func, args)
+
+    def record_rollout(self, rollout: Replayable, initial: torch.Tensor, cost: Cost | None) -> None:
+        """Record a rollout that is about to run; a rollout calls this itself."""
+        if any(isinstance(call, _RecordedRollout) and call.rollout is rollout for call, _ in self.calls):
+            raise AdjointError(
+                "Expected each rollout once in a tape, since it keeps one trajectory, got the same one twice; "
+                "build a second Rollout."
+            )
+        if rollout.states.requires_grad:
+            if len(rollout.plan.segments) > 1:
+                raise AdjointError(
+                    "Expected every state in memory where kernels read rollout.states, got a rollout cut into segments; "
+                    "drop its memory budget."
+                )
+            rollout.states.grad = torch.zeros_like(rollout.states)
+        self.insert(_RecordedRollout(self, rollout, initial, cost), ())
+
+    def gradients(self, rollout: Replayable) -> Gradients:
+        """What the replay found for `rollout`."""
+        if id(rollout) not in self._results:
+            raise AdjointError("Expected a rollout that this tape recorded and replayed, got another; leave the tape first.")
+        return self._results[id(rollout)]
+
+    def _replay(self, rollout: Replayable, initial: torch.Tensor, cost: Cost | None) -> None:
+        result = rollout.backward(self._rules, cost)
+        self._results[id(rollout)] = result
+        if initial.requires_grad:
+            adjoint = result.initial[self._rules[0]]
+            initial.grad = adjoint.clone() if initial.grad is None else initial.grad + adjoint
+
+
+class _RecordedRollout:
+    """The entry of a rollout in a tape's list of calls."""
+
+    def __init__(self, tape: RolloutTape, rollout: Replayable, initial: torch.Tensor, cost: Cost | None):
+        self.autodiff_mode = AutodiffMode.NONE
+        self.rollout = rollout
+        self._replay = lambda: tape._replay(rollout, initial, cost)
+
+    def grad(self) -> None:
+        self._replay()

@@ -1,0 +1,166 @@
+"""Trajectories: T steps of a system under a controller, in buffers allocated once, cut into segments if asked."""
+
+import math
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+
+from engine import memory as memory_module
+from engine import runtime
+from engine.controller import Controller
+from engine.errors import SettingError, ShapeError
+from engine.memory import MemoryPlan, Segment
+from engine.system import System
+
+# Rows that are linearised together: enough to fill a matrix product, few enough to stay in cache.
+_BLOCK_ROWS = 4096
+_BLOCK_BYTES = 4 * 2**20
+# Beyond these sizes one policy pull-back per step is cheaper than all of K.
+_JACOBIAN_CONTROLS = 8
+_JACOBIAN_ELEMENTS = 2**18
+
+
+class Cost(Protocol):
+    """Costs as torch expressions; training.Objective is the class to derive from."""
+
+    def running(self, states: torch.Tensor, controls: torch.Tensor, steps: torch.Tensor) -> torch.Tensor | None:
+        """ℓ_t(x_t, u_t) [S, B] for states [S, B, ...], controls [S, B, ...] at the times `steps` [S], or None."""
+        ...
+
+    def final(self, state: torch.Tensor) -> torch.Tensor | None:
+        """ℓ_T(x_T) [B], or None."""
+        ...
+
+
+class Trajectory:
+    """x_{t+1} = S(x_t, u_t), u_t = π(x_t) for t = 0..T-1, with every buffer allocated once.
+
+    Args:
+        system: the physics.
+        controller: the policy, with P members; samples [p·b, (p+1)·b) belong to member p.
+        horizon: T, steps.
+        batch: B = P·b, samples.
+        memory: budget of all buffers, such as "512MiB"; None stores every state.
+        segment: steps between stored states, overriding `memory`.
+
+    Attributes:
+        states: [T+1, B, *state_shape] if everything is stored, else the states of the segment last restored.
+        controls: [T, B, *control_shape].
+        record: the controller's memory of the steps in the buffers.
+        plan: the segments and the predicted bytes.
+        block: steps that are linearised together.
+        holds_jacobian: whether K is computed for whole blocks of time; decided from sizes that do not depend on
+            the memory budget.
+    """
+
+    def __init__(
+        self,
+        system: System,
+        controller: Controller,
+        horizon: int,
+        batch: int,
+        memory: str | int | None = None,
+        segment: int | None = None,
+    ):
+        for name, value in (("horizon", horizon), ("batch", batch), ("segment", 1 if segment is None else segment)):
+            if not isinstance(value, int) or value < 1:
+                raise SettingError(f"Expected a {name} of at least 1, got {value!r}.")
+        if batch % controller.members:
+            raise ShapeError(
+                f"Expected a batch that is a multiple of the {controller.members} members, got {batch} samples."
+            )
+        self.system, self.controller, self.horizon, self.batch = system, controller, horizon, batch
+        n, m = math.prod(system.state_shape), math.prod(system.control_shape)
+        self.holds_jacobian = m <= _JACOBIAN_CONTROLS and m * n * batch <= _JACOBIAN_ELEMENTS
+        self.block = self._block_steps()
+        self.plan = self._plan(memory, segment)
+        options = {"dtype": runtime.current().dtype, "device": runtime.current().device}
+        slots = self.plan.slots
+        self.states = torch.zeros(slots + 1, batch, *system.state_shape, **options)
+        self.controls = torch.zeros(horizon, batch, *system.control_shape, **options)
+        stored = len(self.plan.segments) if len(self.plan.segments) > 1 else 0
+        self._checkpoints = torch.zeros(stored, batch, *system.state_shape, **options)
+        self.record = controller.record(slots, batch, system.state_shape, system.control_shape)
+        self._actions: list[Callable[[], None]] = []
+        self._steps: list[Callable[[], None]] = []
+        for part in self.plan.segments:
+            for t in range(part.start, part.stop):
+                slot = t - part.base
+                x, y, u = self.states[slot], self.states[slot + 1], self.controls[t]
+                self._actions.append(self.record.prepare_act(slot, x, u))
+                self._steps.append(system.prepare_step(x, u, y))
+        self.restored: Segment | None = None
+
+    @torch.inference_mode()
+    def forward(self, initial: torch.Tensor, cost: Cost | None = None) -> torch.Tensor | None:
+        """Run T steps from `initial` [B, *state_shape]; with a cost, return the losses [B]."""
+        runtime.current().check("initial state", initial, (self.batch, *self.system.state_shape))
+        losses = torch.zeros(self.batch, dtype=self.states.dtype, device=self.states.device) if cost else None
+        segments = self.plan.segments
+        for index, part in enumerate(segments):
+            source = initial if index == 0 else self.states[segments[index - 1].last]
+            self.states[part.first].copy_(source)
+            if len(segments) > 1:
+                self._checkpoints[index].copy_(self.states[part.first])
+            for act, step in zip(
+                self._actions[part.start : part.stop], self._steps[part.start : part.stop], strict=True
+            ):
+                act()
+                step()
+            if cost is not None and losses is not None:
+                losses += self._running_value(cost, part)
+        self.restored = segments[-1]
+        if cost is not None and losses is not None:
+            final = cost.final(self.final_state)
+            losses += 0.0 if final is None else final
+        return losses
+
+    @property
+    def final_state(self) -> torch.Tensor:
+        """x_T [B, *state_shape], after `forward` and until `backward` restores an earlier segment."""
+        return self.states[self.plan.segments[-1].last]
+
+    @torch.inference_mode()
+    def restore(self, part: Segment) -> None:
+        """Put the states of `part` and the controller's record of it back into the buffers."""
+        if self.restored is part:
+            return
+        self.states[part.first].copy_(self._checkpoints[self.plan.segments.index(part)])
+        for act, step in zip(self._actions[part.start : part.stop], self._steps[part.start : part.stop], strict=True):
+            act()
+            step()
+        self.restored = part
+
+    def first_nonfinite(self) -> tuple[int, int] | None:
+        """(step, sample) of the first state that is not finite, or None; runs back over stored segments."""
+        for part in self.plan.segments:
+            self.restore(part)
+            bad = ~torch.isfinite(self.states[part.first : part.last + 1]).flatten(2).all(2)
+            if bad.any():
+                step, sample = (int(value) for value in bad.nonzero()[0])
+                return part.start + step, sample
+        return None
+
+    def _running_value(self, cost: Cost, part: Segment) -> torch.Tensor | float:
+        steps = torch.arange(part.start, part.stop, device=self.states.device)
+        values = cost.running(self.states[part.first : part.last], self.controls[part.start : part.stop], steps)
+        return 0.0 if values is None else values.sum(0)
+
+    def _block_steps(self) -> int:
+        bytes_per_step = self.batch * math.prod(self.system.state_shape) * runtime.current().dtype.itemsize
+        return max(1, min(_BLOCK_ROWS // self.batch, _BLOCK_BYTES // bytes_per_step, self.horizon))
+
+    def _plan(self, memory: str | int | None, segment: int | None) -> MemoryPlan:
+        item = runtime.current().dtype.itemsize
+        n, m = math.prod(self.system.state_shape), math.prod(self.system.control_shape)
+        shapes = self.system.state_shape, self.system.control_shape
+        linearised = m * n if self.holds_jacobian else 0
+        per_sample_slot = 3 * n + 2 * m + linearised
+        per_slot = self.batch * per_sample_slot * item + self.controller.record_bytes(self.batch, *shapes)
+        fixed = self.batch * (self.horizon * m + 6 * n) * item + 4 * self.controller.members * (
+            self.controller.parameter_count * item
+        )
+        return memory_module.plan(
+            self.horizon, self.block, memory, per_slot, self.batch * n * item, fixed, segment=segment
+        )

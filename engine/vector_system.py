@@ -1,0 +1,145 @@
+"""Systems whose state is a short vector: written as two functions on one sample, swept in one launch."""
+
+import abc
+
+import taichi as ti
+
+from engine import runtime
+from engine.launch import prepare
+from engine.system import System
+
+# Taichi hands a loop to its thread pool only above this many iterations; below it a serial loop saves the hand-over.
+_SERIAL_SAMPLES = 512
+
+
+@ti.data_oriented
+class VectorSystem(System):
+    """A system x' = S(x, u) with x and u short vectors, given by two Taichi functions on one sample.
+
+    Subclasses set `name`, `state_shape = (n,)`, `control_shape = (m,)` and write
+
+        advance(state, control) -> next_state
+        pull_back_sample(state, control, next_adjoint) -> (Aᵀ next_adjoint, Bᵀ next_adjoint)
+
+    as `@ti.func` methods on `ti.Vector`s of sizes n and m. The whole backward recursion of a segment then is one
+    launch with the adjoint in registers. Loops over components are unrolled: keep n below about 32.
+    """
+
+    @ti.func
+    @abc.abstractmethod
+    def advance(self, state, control):
+        """S(state, control)."""
+
+    @ti.func
+    @abc.abstractmethod
+    def pull_back_sample(self, state, control, next_adjoint):
+        """(Aᵀ next_adjoint, Bᵀ next_adjoint) at (state, control)."""
+
+    def prepare_step(self, state, control, next_state):
+        return prepare(self._step, state, control, next_state, _serial(state.shape[0]))
+
+    def prepare_pull_back(self, state, control, next_adjoint, adjoint, cotangent):
+        return prepare(self._pull_back, state, control, next_adjoint, adjoint, cotangent, _serial(state.shape[0]))
+
+    def prepare_sweep(self, states, controls, direct, jacobian, adjoints, cotangents, samples, rule):
+        weights = getattr(rule, "path_weights", None)
+        if weights is None:
+            return None
+        first, last, _ = samples.indices(states.shape[1])
+        return prepare(
+            self._sweep,
+            states,
+            controls,
+            direct,
+            jacobian,
+            adjoints,
+            cotangents,
+            first,
+            last,
+            float(weights[0]),
+            float(weights[1]),
+            _serial(last - first),
+            rule.uses_physics,
+            rule.uses_policy,
+        )
+
+    @ti.kernel
+    def _step(
+        self,
+        state: ti.types.ndarray(ndim=2),
+        control: ti.types.ndarray(ndim=2),
+        next_state: ti.types.ndarray(ndim=2),
+        serial: ti.template(),
+    ):
+        ti.loop_config(serialize=serial)
+        for b in range(state.shape[0]):
+            x = ti.Vector([state[b, i] for i in range(self.state_shape[0])])
+            u = ti.Vector([control[b, j] for j in range(self.control_shape[0])])
+            y = self.advance(x, u)
+            for i in ti.static(range(self.state_shape[0])):
+                next_state[b, i] = y[i]
+
+    @ti.kernel
+    def _pull_back(
+        self,
+        state: ti.types.ndarray(ndim=2),
+        control: ti.types.ndarray(ndim=2),
+        next_adjoint: ti.types.ndarray(ndim=2),
+        adjoint: ti.types.ndarray(ndim=2),
+        cotangent: ti.types.ndarray(ndim=2),
+        serial: ti.template(),
+    ):
+        ti.loop_config(serialize=serial)
+        for b in range(state.shape[0]):
+            x = ti.Vector([state[b, i] for i in range(self.state_shape[0])])
+            u = ti.Vector([control[b, j] for j in range(self.control_shape[0])])
+            costate = ti.Vector([next_adjoint[b, i] for i in range(self.state_shape[0])])
+            physics, pulled = self.pull_back_sample(x, u, costate)
+            for i in ti.static(range(self.state_shape[0])):
+                adjoint[b, i] = physics[i]
+            for j in ti.static(range(self.control_shape[0])):
+                cotangent[b, j] += pulled[j]
+
+    @ti.kernel
+    def _sweep(
+        self,
+        states: ti.types.ndarray(ndim=3),
+        controls: ti.types.ndarray(ndim=3),
+        direct: ti.types.ndarray(ndim=3),
+        jacobian: ti.types.ndarray(ndim=4),
+        adjoints: ti.types.ndarray(ndim=3),
+        cotangents: ti.types.ndarray(ndim=3),
+        first: int,
+        last: int,
+        physics_weight: float,
+        policy_weight: float,
+        serial: ti.template(),
+        uses_physics: ti.template(),
+        uses_policy: ti.template(),
+    ):
+        ti.loop_config(serialize=serial)
+        for sample in range(last - first):
+            b = first + sample
+            steps = controls.shape[0]
+            costate = ti.Vector([adjoints[steps, b, i] for i in range(self.state_shape[0])])
+            for back in range(steps):
+                t = steps - 1 - back
+                x = ti.Vector([states[t, b, i] for i in range(self.state_shape[0])])
+                u = ti.Vector([controls[t, b, j] for j in range(self.control_shape[0])])
+                physics, pulled = self.pull_back_sample(x, u, costate)
+                for j in ti.static(range(self.control_shape[0])):
+                    pulled[j] += cotangents[t, b, j]
+                    cotangents[t, b, j] = pulled[j]
+                for i in ti.static(range(self.state_shape[0])):
+                    value = direct[t, b, i]
+                    if ti.static(uses_physics):
+                        value += physics_weight * physics[i]
+                    if ti.static(uses_policy):
+                        for j in ti.static(range(self.control_shape[0])):
+                            value += policy_weight * jacobian[t, b, j, i] * pulled[j]
+                    costate[i] = value
+                    adjoints[t, b, i] = value
+
+
+def _serial(samples: int) -> bool:
+    return samples <= _SERIAL_SAMPLES and runtime.current().backend == "cpu"

@@ -1,0 +1,9 @@
+"""Policies: torch modules from states to controls. They know nothing of the engine."""
+
+from policies.linear import Linear
+from policies.mlp import MLP
+from policies.module import ModulePolicy
+from policies.policy import Policy, PolicyError
+from policies.polynomial import Polynomial
+
+__all__ = ["MLP", "Linear", "ModulePolicy", "Policy", "PolicyError", "Polynomial"]

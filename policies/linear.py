@@ -1,0 +1,49 @@
+"""Linear state feedback."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+
+from policies.policy import Policy
+
+
+class Linear(Policy):
+    """u = W x + b, Glorot-uniform W (or zero) and zero b.
+
+    Args:
+        state_shape, control_shape: shapes of one sample; flattened at both ends.
+        bias: whether there is a b.
+        zero_last: start W at zero, so that the first controls are 0.
+        members, dtype, device: as in `Policy`.
+    """
+
+    def __init__(
+        self,
+        state_shape: Sequence[int],
+        control_shape: Sequence[int],
+        bias: bool = True,
+        zero_last: bool = False,
+        members: int = 1,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ):
+        self.inputs, self.outputs = math.prod(state_shape), math.prod(control_shape)
+        count = self.inputs * self.outputs + (self.outputs if bias else 0)
+        super().__init__(state_shape, control_shape, count, members, dtype, device)
+        self.zero_last = zero_last
+
+    def forward(self, state: torch.Tensor) -> torch.Tensor:
+        weights = self.theta[:, : self.inputs * self.outputs].unflatten(1, (self.inputs, self.outputs))
+        control = torch.bmm(state.flatten(2), weights)
+        if self.parameter_count > self.inputs * self.outputs:
+            control = control + self.theta[:, self.inputs * self.outputs :].unsqueeze(1)
+        return control.unflatten(2, self.control_shape)
+
+    @torch.no_grad()
+    def initialise(self, member: int, generator: torch.Generator) -> None:
+        limit = math.sqrt(6.0 / (self.inputs + self.outputs))
+        draw = torch.rand(self.inputs * self.outputs, generator=generator, dtype=torch.float64)
+        self.theta[member].zero_()
+        if not self.zero_last:
+            self.theta[member, : len(draw)].copy_((2.0 * draw - 1.0) * limit)

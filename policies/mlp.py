@@ -1,0 +1,250 @@
+"""Multi-layer perceptrons with tanh hidden layers, and their hand-written derivatives along a rollout."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+
+from policies.policy import Policy, PolicyError
+
+
+class MLP(Policy):
+    """u = W_L tanh(... tanh(W_1 x + b_1) ...) + b_L, Glorot-uniform weights and zero biases.
+
+    Args:
+        state_shape, control_shape: shapes of one sample; flattened at both ends.
+        hidden: widths of the hidden layers.
+        zero_last: start the last layer at zero, so that the first controls are 0.
+        members, dtype, device: as in `Policy`.
+    """
+
+    def __init__(
+        self,
+        state_shape: Sequence[int],
+        control_shape: Sequence[int],
+        hidden: Sequence[int] = (100, 100),
+        zero_last: bool = False,
+        members: int = 1,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ):
+        if any(width < 1 for width in hidden):
+            raise PolicyError(f"Expected hidden layers of at least 1 unit, got {list(hidden)}.")
+        self.widths = (math.prod(state_shape), *hidden, math.prod(control_shape))
+        count = sum((inputs + 1) * outputs for inputs, outputs in self._pairs())
+        super().__init__(state_shape, control_shape, count, members, dtype, device)
+        self.zero_last = zero_last
+
+    def _pairs(self) -> list[tuple[int, int]]:
+        return list(zip(self.widths[:-1], self.widths[1:], strict=True))
+
+    def layers(self, flat: torch.Tensor) -> list[torch.Tensor]:
+        """Views of flat rows [P, n], layer by layer: [P, in + 1, out], the last row being the biases."""
+        views, offset = [], 0
+        for inputs, outputs in self._pairs():
+            stop = offset + (inputs + 1) * outputs
+            views.append(flat[:, offset:stop].unflatten(1, (inputs + 1, outputs)))
+            offset = stop
+        return views
+
+    def forward(self, state: torch.Tensor) -> torch.Tensor:
+        *hidden, last = self.layers(self.theta)
+        activation = state.flatten(2)
+        for layer in hidden:
+            activation = torch.tanh(torch.baddbmm(layer[:, -1:], activation, layer[:, :-1]))
+        return torch.baddbmm(last[:, -1:], activation, last[:, :-1]).unflatten(2, self.control_shape)
+
+    @torch.no_grad()
+    def initialise(self, member: int, generator: torch.Generator) -> None:
+        row = self.theta[member : member + 1]
+        row.zero_()
+        layers = self.layers(row)
+        for index, layer in enumerate(layers):
+            inputs, outputs = layer.shape[1] - 1, layer.shape[2]
+            draw = torch.rand(inputs, outputs, generator=generator, dtype=torch.float64)
+            if not (self.zero_last and index == len(layers) - 1):
+                layer[0, :-1].copy_((2.0 * draw - 1.0) * math.sqrt(6.0 / (inputs + outputs)))
+
+    def record(
+        self, slots: int, batch: int, state_shape: tuple[int, ...], control_shape: tuple[int, ...]
+    ) -> "MLPRecord":
+        self.check_fit(state_shape, control_shape)
+        return MLPRecord(self, slots, batch)
+
+    def record_bytes(self, batch: int, state_shape: tuple[int, ...], control_shape: tuple[int, ...]) -> int:
+        # Activations, and for each control the gradients of the layers below it.
+        kept = 1 + min(math.prod(control_shape), _KEPT_CONTROLS)
+        return batch * sum(self.widths[1:-1]) * kept * self.theta.element_size()
+
+
+# Up to this many controls, ∂u_c/∂(layer) is kept for every c and weighted by μ_c, which saves a matrix product.
+_KEPT_CONTROLS = 4
+
+
+class MLPRecord:
+    """Activations h_l = tanh(h_{l-1} W_l + b_l) of a rollout, and the gradients of u with respect to them.
+
+    With a column of ones appended to h, biases are the last row of each weight matrix. Buffers are member-major,
+    [P, slots, b, width]. With G_l = ∂u_c/∂(h_{l-1} W_l + b_l):
+
+        G_L = e_c,   G_l = (G_{l+1} W_{l+1}ᵀ) (1 - h_l²),   K_c = G_1 W_1ᵀ,   ∂L/∂W_l = h_{l-1}ᵀ Σ_c μ_c G_l
+    """
+
+    def __init__(self, policy: MLP, slots: int, batch: int):
+        self.policy = policy
+        self.members, self.rows = policy.members, batch // policy.members
+        self.layers = policy.layers(policy.theta.detach())
+        make = policy.theta.detach().new_zeros
+        shape = (self.members, slots, self.rows)
+        widths = policy.widths[1:-1]
+        self.augmented = [make(*shape, width + 1) for width in widths]
+        for buffer in self.augmented:
+            buffer[..., -1] = 1.0
+        self.hidden = [buffer[..., :-1] for buffer in self.augmented]
+        self.controls = policy.widths[-1]
+        kept = self.controls if self.controls <= _KEPT_CONTROLS else 0
+        self.slopes = [[make(*shape, width) for width in widths] for _ in range(kept)]
+        self._held: slice | None = None
+        self._one = make(1).add_(1.0)
+        self._scratch: dict[tuple, torch.Tensor] = {}
+
+    def prepare_act(self, slot: int, state: torch.Tensor, control: torch.Tensor) -> Callable[[], None]:
+        """One matrix product and one tanh a layer, into this slot's buffers, all `out=`."""
+        single = self.members == 1
+        strip = (lambda tensor: tensor[0]) if single else (lambda tensor: tensor)
+        with_bias, product, tanh = (torch.addmm, torch.mm, torch.tanh) if single else (
+            torch.baddbmm, torch.bmm, torch.tanh
+        )  # fmt: skip
+        out = strip(control.view(self.members, self.rows, -1))
+        inputs = strip(state.detach().view(self.members, self.rows, -1))
+        first = strip(self.layers[0])
+        first_bias, first_weights = first[..., -1:, :], first[..., :-1, :]
+        # bmm needs a contiguous target, which a slot of a member-major buffer is only for a single member.
+        targets = [strip(self._buffer("act", (self.members, self.rows, hidden.shape[-1]))) for hidden in self.hidden]
+        activations = [strip(hidden[:, slot]) for hidden in self.hidden]
+        sources = [strip(augmented[:, slot]) for augmented in self.augmented]
+        weights = [strip(layer) for layer in self.layers[1:]]
+        if not self.hidden:
+            return lambda: with_bias(first_bias, inputs, first_weights, out=out)
+        middle = list(zip(sources[:-1], weights[:-1], targets[1:], activations[1:], strict=True))
+        last_source, last_weights = sources[-1], weights[-1]
+        first_target, first_activation = targets[0], activations[0]
+
+        def act() -> None:
+            with_bias(first_bias, inputs, first_weights, out=first_target)
+            tanh(first_target, out=first_activation)
+            for source, layer, target, activation in middle:
+                product(source, layer, out=target)
+                tanh(target, out=activation)
+            product(last_source, last_weights, out=out)
+
+        return act
+
+    def linearise(
+        self, first: int, last: int, states: torch.Tensor, samples: slice, jacobian: torch.Tensor | None
+    ) -> None:
+        members = self._members(samples)
+        self._held = members if self.slopes and (jacobian is not None or self.controls == 1) else None
+        if jacobian is None and self._held is None:
+            return
+        for c in range(self.controls):
+            gradient = self.layers[-1][members, :-1, c].unsqueeze(1)
+            for index in reversed(range(len(self.hidden))):
+                hidden = self._slots(self.hidden[index], first, last, members)
+                slope = (
+                    self._slots(self.slopes[c][index], first, last, members)
+                    if self.slopes
+                    else self._buffer(f"slope {index}", tuple(hidden.shape))
+                )
+                self._slope_of_tanh(hidden, slope).mul_(gradient)
+                if index > 0 or jacobian is not None:
+                    weights = self.layers[index][members, :-1].transpose(1, 2)
+                    gradient = self._product("gradient", slope, weights, index)
+            if jacobian is not None:
+                steps = last - first
+                rows = jacobian.view(steps, self.members, self.rows, *jacobian.shape[2:])[:, members, :, c]
+                full = gradient.expand(-1, steps * self.rows, -1)
+                rows.copy_(full.unflatten(1, (steps, self.rows)).transpose(0, 1))
+
+    def pull_back_state(
+        self, slot: int, state: torch.Tensor, cotangent: torch.Tensor, samples: slice
+    ) -> torch.Tensor:
+        members = self._members(samples)
+        deltas = self._deltas(slot, slot + 1, cotangent.view(members.stop - members.start, self.rows, -1), members)
+        pulled = self._product("state", deltas[0], self.layers[0][members, :-1].transpose(1, 2), 0)
+        return pulled.reshape(state.shape)
+
+    def pull_back_parameters(
+        self,
+        first: int,
+        last: int,
+        states: torch.Tensor,
+        cotangents: torch.Tensor,
+        samples: slice,
+        gradient: torch.Tensor,
+    ) -> None:
+        members = self._members(samples)
+        deltas = self._deltas(first, last, self._member_major(cotangents, members), members)
+        inputs = self._with_ones(self._member_major(states, members))
+        below = [inputs, *(self._slots(buffer, first, last, members) for buffer in self.augmented)]
+        for layer, rows, delta in zip(self.policy.layers(gradient[members]), below, deltas, strict=True):
+            if layer.shape[0] == 1:
+                layer[0].addmm_(rows[0].t(), delta[0])
+            else:
+                layer += self._product("weights", rows.transpose(1, 2), delta, 0)
+
+    def _deltas(self, first: int, last: int, output: torch.Tensor, members: slice) -> list[torch.Tensor]:
+        """Σ_c μ_c G_l for every layer, last layer last, [P, rows, width]; `output` is μ [P, rows, m]."""
+        held = self._held
+        kept = held is not None and held.start <= members.start and members.stop <= held.stop
+        deltas = [output]
+        for index in reversed(range(len(self.hidden))):
+            hidden = self._slots(self.hidden[index], first, last, members)
+            delta = self._buffer(f"delta {index}", tuple(hidden.shape))
+            if kept:
+                torch.mul(self._slots(self.slopes[0][index], first, last, members), output[:, :, :1], out=delta)
+                for c in range(1, self.controls):
+                    delta.addcmul_(self._slots(self.slopes[c][index], first, last, members), output[:, :, c : c + 1])
+            else:
+                above = self.layers[index + 1][members, :-1].transpose(1, 2)
+                product = self._product("above", deltas[0], above, index)
+                self._slope_of_tanh(hidden, delta).mul_(product)
+            deltas.insert(0, delta)
+        return deltas
+
+    def _slope_of_tanh(self, hidden: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        """1 - h² into `out`."""
+        return torch.addcmul(self._one, hidden, hidden, value=-1.0, out=out)
+
+    def _with_ones(self, rows: torch.Tensor) -> torch.Tensor:
+        augmented = self._buffer("ones", (*rows.shape[:2], rows.shape[2] + 1))
+        augmented[..., :-1].copy_(rows)
+        augmented[..., -1] = 1.0
+        return augmented
+
+    def _members(self, samples: slice) -> slice:
+        return slice(samples.start // self.rows, samples.stop // self.rows)
+
+    def _member_major(self, values: torch.Tensor, members: slice) -> torch.Tensor:
+        """[S, P·b, ...] as [P, S·b, flat] for the chosen members."""
+        grouped = values.reshape(values.shape[0], self.members, self.rows, -1)[:, members]
+        return grouped.transpose(0, 1).flatten(1, 2)
+
+    def _slots(self, buffer: torch.Tensor, first: int, last: int, members: slice) -> torch.Tensor:
+        """Slots [first, last) of a member-major buffer as [P, rows, width]; a view."""
+        return buffer[members, first:last].flatten(1, 2)
+
+    def _product(self, name: str, left: torch.Tensor, right: torch.Tensor, index: int) -> torch.Tensor:
+        """left @ right, member by member, into a buffer of this name."""
+        out = self._buffer(f"{name} {index}", (left.shape[0], left.shape[1], right.shape[2]))
+        if left.shape[0] == 1:
+            torch.mm(left[0], right[0], out=out[0])
+        else:
+            torch.bmm(left, right, out=out)
+        return out
+
+    def _buffer(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
+        key = (name, *shape)
+        if key not in self._scratch:
+            self._scratch[key] = self.policy.theta.detach().new_zeros(shape)
+        return self._scratch[key]
