@@ -20,9 +20,12 @@ many workers as the process may use cores. Start the process under `taskset -c 0
 before anything has imported JAX or PyTorch.
 """
 
+import importlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -53,7 +56,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Peer:
-    """`update()` trains once and returns when it is done; `gradient()` is the gradient before any update.
+    """`update()` trains once and returns when it is done; `gradient()` is what the next update would follow.
 
     `gradient()` lists the weights' gradients, then the biases'.
     """
@@ -71,14 +74,11 @@ def cart_pole_problem(
     states = random.uniform(-1, 1, (batch, 2 + 2 * poles))
     states[:, 2 : 2 + poles] = np.pi * (1 + states[:, 2 : 2 + poles] / 6)
     sizes = (2 + 2 * poles, *widths, 1)
-    pairs = list(zip(sizes[:-1], sizes[1:], strict=True))
+    pairs = list(pairwise(sizes))
     weights = [random.uniform(-1, 1, pair) * np.sqrt(6 / sum(pair)) for pair in pairs]
-    return Problem(
-        states.astype(np.float32),
-        tuple(weight.astype(np.float32) for weight in weights),
-        tuple(np.zeros(size, np.float32) for size in sizes[1:]),
-        horizon,
-    )
+    weights = tuple(weight.astype(np.float32) for weight in weights)
+    biases = tuple(np.zeros(size, np.float32) for size in sizes[1:])
+    return Problem(states.astype(np.float32), weights, biases, horizon)
 
 
 def use_one_core() -> None:
@@ -88,21 +88,10 @@ def use_one_core() -> None:
 
 def jax_peer(problem: Problem, variant: str) -> Peer:
     """The update as one compiled JAX call whose parameters and moments are updated in their own buffers."""
-    try:
-        import jax
-        import jax.numpy as jnp
-    except ImportError as error:
-        raise ImportError("The JAX peer needs JAX, which is not installed: `pip install jax`.") from error
-
+    jax, jnp = _require("jax"), _require("jax.numpy")
     sweeps = SWEEPS[variant]
-    batch, width = problem.initial_states.shape
-    poles, horizon = (width - 2) // 2, problem.horizon
-
-    def final_cost(state: Any) -> Any:
-        return 1 - jnp.cos(state[:, 2 : 2 + poles]).mean()
-
-    def step(state: Any, control: Any) -> Any:
-        return _cart_pole_step(jnp, state, control)
+    batch, horizon = len(problem.initial_states), problem.horizon
+    step = partial(_cart_pole_step, jnp)
 
     def gradient(parameters: Any, initial: Any) -> Any:
         weights, biases = parameters
@@ -128,15 +117,14 @@ def jax_peer(problem: Problem, variant: str) -> Peer:
             state, control, slope = at
             _, pull_back = jax.vjp(step, state, control)
             through_physics, control_adjoints = jax.vmap(pull_back)(adjoints)
-            adjoints = [
-                physics_open * adjoint + policy_open * slope * control_adjoint
-                for (physics_open, policy_open), adjoint, control_adjoint in zip(
-                    sweeps, through_physics, control_adjoints, strict=True
-                )
-            ]
+            through_policy, cut = slope * control_adjoints, jnp.zeros_like(state)
+            adjoints = []
+            for sweep, (physics_open, policy_open) in enumerate(sweeps):
+                by_physics = through_physics[sweep] if physics_open else cut
+                adjoints.append(by_physics + (through_policy[sweep] if policy_open else cut))
             return jnp.stack(adjoints), control_adjoints
 
-        last = jnp.stack([jax.grad(final_cost)(final)] * len(sweeps))
+        last = jnp.stack([jax.grad(partial(_final_cost, jnp))(final)] * len(sweeps))
         _, found = jax.lax.scan(retreat, last, (states, controls, feedback), reverse=True)
         scales = [found[:, sweep].reshape(-1, 1) for sweep in range(len(sweeps))]
 
@@ -152,47 +140,37 @@ def jax_peer(problem: Problem, variant: str) -> Peer:
         found, count = gradient(parameters, initial), count + 1
         mean = jax.tree.map(lambda m, g: BETA1 * m + (1 - BETA1) * g, mean, found)
         square = jax.tree.map(lambda s, g: BETA2 * s + (1 - BETA2) * g * g, square, found)
-        mean_scale, square_scale = 1 / (1 - BETA1**count), 1 / (1 - BETA2**count)
-        parameters = jax.tree.map(
-            lambda p, m, s: p - LEARNING_RATE * m * mean_scale / (jnp.sqrt(s * square_scale) + EPS),
-            *(parameters, mean, square),
-        )
-        return parameters, mean, square, count
+        # 1 - beta^count, which float32 would round away.
+        warmth1, warmth2 = (-jnp.expm1(count * np.log(beta)) for beta in (BETA1, BETA2))
+
+        def move(p: Any, m: Any, s: Any) -> Any:
+            return p - LEARNING_RATE * (m / warmth1) / (jnp.sqrt(s / warmth2) + EPS)
+
+        return jax.tree.map(move, parameters, mean, square), mean, square, count
 
     given = (list(problem.weights), list(problem.biases))
     zeros = jax.tree.map(np.zeros_like, given)
-    training, initial = jax.device_put(
-        ((given, zeros, zeros, np.float32(0)), problem.initial_states), jax.devices("cpu")[0]
-    )
+    start = ((given, zeros, zeros, np.float32(0)), problem.initial_states)
+    training, initial = jax.device_put(start, jax.devices("cpu")[0], may_alias=False)
     compiled = jax.jit(train, donate_argnums=0)
 
     def update() -> None:
         nonlocal training
         training = jax.block_until_ready(compiled(training, initial))
 
-    def first_gradient() -> list[np.ndarray]:
-        return [np.asarray(leaf) for leaf in jax.tree.leaves(jax.jit(gradient)(given, initial))]
+    def next_gradient() -> list[np.ndarray]:
+        return [np.asarray(leaf) for leaf in jax.tree.leaves(jax.jit(gradient)(training[0], initial))]
 
-    return Peer(f"JAX {variant}", update, first_gradient)
+    return Peer(f"JAX {variant}", update, next_gradient)
 
 
 def torch_peer(problem: Problem, variant: str) -> Peer:
-    """The update in eager PyTorch: autograd and `torch.optim.Adam`, on one thread."""
-    try:
-        import torch
-    except ImportError as error:
-        raise ImportError(
-            "The PyTorch peer needs PyTorch, which is not installed: `pip install torch`."
-        ) from error
-
-    torch.set_num_threads(1)
+    """The update in eager PyTorch: autograd and `torch.optim.Adam`."""
+    torch = _require("torch")
     sweeps = SWEEPS[variant]
-    poles = (problem.initial_states.shape[1] - 2) // 2
     initial = torch.tensor(problem.initial_states)
-    weights, biases = (
-        [torch.tensor(array, requires_grad=True) for array in arrays]
-        for arrays in (problem.weights, problem.biases)
-    )
+    weights = [torch.tensor(array, requires_grad=True) for array in problem.weights]
+    biases = [torch.tensor(array, requires_grad=True) for array in problem.biases]
     parameters = [*weights, *biases]
     optimiser = torch.optim.Adam(parameters, LEARNING_RATE, (BETA1, BETA2), EPS, fused=True)
     policy_open = sweeps[0][1]
@@ -222,10 +200,10 @@ def torch_peer(problem: Problem, variant: str) -> Peer:
                 signal = torch.tanh(torch.addmm(bias, signal, weight))
             control = torch.addmm(biases[-1], signal, weights[-1])
             state = _cart_pole_step(torch, state if sweeps[0][0] else state.detach(), control)
-        loss = 1 - torch.cos(state[:, 2 : 2 + poles]).mean()
-        found = []
-        for number, (_, policy_open) in enumerate(sweeps, start=1):  # noqa: B007 (the gate reads it)
-            found.append(torch.autograd.grad(loss, parameters, retain_graph=number < len(sweeps)))
+        loss, found = _final_cost(torch, state), []
+        for sweep in sweeps:
+            policy_open = sweep[1]
+            found.append(torch.autograd.grad(loss, parameters, retain_graph=sweep is not sweeps[-1]))
         return [_combine(torch, each) for each in zip(*found, strict=True)]
 
     def update() -> None:
@@ -236,8 +214,15 @@ def torch_peer(problem: Problem, variant: str) -> Peer:
     return Peer(f"PyTorch {variant}", update, lambda: [found.numpy() for found in gradient()])
 
 
+def _require(module: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ImportError(f"This peer needs `{module}`, which is not installed here.") from error
+
+
 def _cart_pole_step(xp: Any, state: Any, control: Any, dt: float = 0.01) -> Any:
-    """Semi-implicit Euler for n poles on one cart; `xp` is jax.numpy or torch. state [B, 2 + 2n], control [B, 1]."""
+    """Semi-implicit Euler, n poles on a cart; state [B, 2 + 2n], control [B, 1], xp jax.numpy or torch."""
     gravity, pole_mass, total_mass, half_length = 9.8, 0.1, 1.1, 0.5
     moment, poles = pole_mass * half_length, (state.shape[-1] - 2) // 2
     position, velocity = state[:, :1], state[:, 1:2]
@@ -249,6 +234,11 @@ def _cart_pole_step(xp: Any, state: Any, control: Any, dt: float = 0.01) -> Any:
     pull = (control + moment * xp.sum(spin - turn * cosine, axis=-1, keepdims=True)) / total_mass
     velocity, rate = velocity + dt * pull, rate + dt * turn
     return xp.concatenate([position + dt * velocity, velocity, angle + dt * rate, rate], axis=-1)
+
+
+def _final_cost(xp: Any, state: Any) -> Any:
+    poles = (state.shape[-1] - 2) // 2
+    return 1 - xp.cos(state[:, 2 : 2 + poles]).mean()
 
 
 def _combine(xp: Any, found: Any) -> Any:

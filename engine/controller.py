@@ -29,9 +29,7 @@ class ControllerRecord(Protocol):
         """
         ...
 
-    def pull_back_state(
-        self, slot: int, state: torch.Tensor, cotangent: torch.Tensor, samples: slice
-    ) -> torch.Tensor:
+    def pull_back_state(self, slot: int, state: torch.Tensor, cotangent: torch.Tensor, samples: slice) -> torch.Tensor:
         """Kᵀ μ of one slot, for `state` and `cotangent` restricted to `samples`: [b, *state_shape]."""
         ...
 

@@ -18,6 +18,7 @@ from engine.errors import ShapeError
 Launch = Callable[[], None]
 """A zero-argument callable that runs one prepared kernel or a fixed sequence of work."""
 
+
 def prepare(kernel, *args) -> Launch:
     """Bind `kernel` to `args` and return a zero-argument launch.
 
@@ -80,7 +81,9 @@ def _bind(kernel, compiled, args, gradients) -> Launch:
 
 def _check(name: str, tensor: torch.Tensor) -> None:
     if not tensor.is_contiguous():
-        raise ShapeError(f"Expected argument {name} to be contiguous, got strides {tensor.stride()}; call .contiguous().")
+        raise ShapeError(
+            f"Expected argument {name} to be contiguous, got strides {tensor.stride()}; call .contiguous()."
+        )
     device = runtime.current().device.type
     if tensor.device.type != device:
         raise ShapeError(f"Expected argument {name} on {device}, got {tensor.device.type}.")

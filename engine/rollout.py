@@ -48,6 +48,8 @@ class Rollout(Trajectory):
         """
         if self.restored is None:
             raise AdjointError("Expected a forward rollout before its adjoint, got none; call the rollout first.")
+        if self.forward_only:
+            raise AdjointError("Expected a rollout that stores its states, got forward_only=True; build another.")
         if self._sweeper is None:
             self._sweeper = Sweeper(self)
         return self._sweeper.run(list(rules), cost, dict(samples or {}), inspect)

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 os.environ.setdefault("ENABLE_TAICHI_HEADER_PRINT", "False")
 os.environ.setdefault("TI_SKIP_VERSION_CHECK", "ON")
 
-import taichi as ti  # noqa: E402
-import torch  # noqa: E402
-from taichi._lib import core as _core  # noqa: E402
+import taichi as ti
+import torch
+from taichi._lib import core as _core
 
-from engine.errors import BackendError, SettingError, ShapeError  # noqa: E402
+from engine.errors import BackendError, SettingError, ShapeError
 
 BACKENDS = ("cpu", "cuda", "vulkan")
 PRECISIONS = ("float32", "float64")

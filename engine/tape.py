@@ -37,6 +37,7 @@ class RolloutTape(ti.ad.Tape):
         rules: the adjoint rules; each sweeps every recorded rollout once, over one and the same forward pass.
         loss: a scalar torch tensor with `requires_grad=True` that kernels inside the tape add to; its gradient
             is set to 1 before the replay. Not needed if the loss is the `Cost` a rollout is called with.
+        samples: for a rule the contiguous samples (whole members) that need it; all by default.
 
     A kernel launched after a rollout may read `rollout.states` after `rollout.states.requires_grad_()` (everything
     must be stored); what it adds to `states.grad` joins ∂ℓ_t/∂x_t. If the initial state requires a gradient, the
@@ -47,8 +48,14 @@ class RolloutTape(ti.ad.Tape):
     replayed.
     """
 
-    def __init__(self, *rules: AdjointRule, loss: torch.Tensor | None = None):
+    def __init__(
+        self,
+        *rules: AdjointRule,
+        loss: torch.Tensor | None = None,
+        samples: Mapping[AdjointRule, slice] | None = None,
+    ):
         self._rules = rules or (FULL,)
+        self._samples = samples
         self._results: dict[int, Gradients] = {}
         device, dtype = runtime.current().device, runtime.current().dtype
         if loss is not None and (loss.numel() != 1 or not loss.requires_grad):
@@ -92,11 +99,13 @@ class RolloutTape(ti.ad.Tape):
     def gradients(self, rollout: Replayable) -> Gradients:
         """What the replay found for `rollout`."""
         if id(rollout) not in self._results:
-            raise AdjointError("Expected a rollout that this tape recorded and replayed, got another; leave the tape first.")
+            raise AdjointError(
+                "Expected a rollout that this tape recorded and replayed, got another; leave the tape first."
+            )
         return self._results[id(rollout)]
 
     def _replay(self, rollout: Replayable, initial: torch.Tensor, cost: Cost | None) -> None:
-        result = rollout.backward(self._rules, cost)
+        result = rollout.backward(self._rules, cost, self._samples)
         self._results[id(rollout)] = result
         if initial.requires_grad:
             adjoint = result.initial[self._rules[0]]

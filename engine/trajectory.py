@@ -14,7 +14,7 @@ from engine.memory import MemoryPlan, Segment
 from engine.system import System
 
 # Rows that are linearised together: enough to fill a matrix product, few enough to stay in cache.
-_BLOCK_ROWS = 4096
+_BLOCK_ROWS = 2**14
 _BLOCK_BYTES = 4 * 2**20
 # Beyond these sizes one policy pull-back per step is cheaper than all of K.
 _JACOBIAN_CONTROLS = 8
@@ -43,6 +43,7 @@ class Trajectory:
         batch: B = P·b, samples.
         memory: budget of all buffers, such as "512MiB"; None stores every state.
         segment: steps between stored states, overriding `memory`.
+        forward_only: store no states at all; for evaluation.
 
     Attributes:
         states: [T+1, B, *state_shape] if everything is stored, else the states of the segment last restored.
@@ -62,6 +63,7 @@ class Trajectory:
         batch: int,
         memory: str | int | None = None,
         segment: int | None = None,
+        forward_only: bool = False,
     ):
         for name, value in (("horizon", horizon), ("batch", batch), ("segment", 1 if segment is None else segment)):
             if not isinstance(value, int) or value < 1:
@@ -73,13 +75,14 @@ class Trajectory:
         self.system, self.controller, self.horizon, self.batch = system, controller, horizon, batch
         n, m = math.prod(system.state_shape), math.prod(system.control_shape)
         self.holds_jacobian = m <= _JACOBIAN_CONTROLS and m * n * batch <= _JACOBIAN_ELEMENTS
-        self.block = self._block_steps()
-        self.plan = self._plan(memory, segment)
+        self.forward_only = forward_only
+        self.block = 1 if forward_only else self._block_steps()
+        self.plan = self._plan(None, 1) if forward_only else self._plan(memory, segment)
         options = {"dtype": runtime.current().dtype, "device": runtime.current().device}
         slots = self.plan.slots
         self.states = torch.zeros(slots + 1, batch, *system.state_shape, **options)
         self.controls = torch.zeros(horizon, batch, *system.control_shape, **options)
-        stored = len(self.plan.segments) if len(self.plan.segments) > 1 else 0
+        stored = len(self.plan.segments) if len(self.plan.segments) > 1 and not forward_only else 0
         self._checkpoints = torch.zeros(stored, batch, *system.state_shape, **options)
         self.record = controller.record(slots, batch, system.state_shape, system.control_shape)
         self._actions: list[Callable[[], None]] = []
@@ -101,7 +104,7 @@ class Trajectory:
         for index, part in enumerate(segments):
             source = initial if index == 0 else self.states[segments[index - 1].last]
             self.states[part.first].copy_(source)
-            if len(segments) > 1:
+            if len(self._checkpoints):
                 self._checkpoints[index].copy_(self.states[part.first])
             for act, step in zip(
                 self._actions[part.start : part.stop], self._steps[part.start : part.stop], strict=True
@@ -132,14 +135,14 @@ class Trajectory:
             step()
         self.restored = part
 
-    def first_nonfinite(self) -> tuple[int, int] | None:
-        """(step, sample) of the first state that is not finite, or None; runs back over stored segments."""
+    def first_nonfinite(self, samples: slice) -> tuple[int, int] | None:
+        """(step, sample) of the first state of `samples` that is not finite, or None; restores segments as needed."""
         for part in self.plan.segments:
             self.restore(part)
-            bad = ~torch.isfinite(self.states[part.first : part.last + 1]).flatten(2).all(2)
+            bad = ~torch.isfinite(self.states[part.first : part.last + 1, samples]).flatten(2).all(2)
             if bad.any():
                 step, sample = (int(value) for value in bad.nonzero()[0])
-                return part.start + step, sample
+                return part.start + step, samples.start + sample
         return None
 
     def _running_value(self, cost: Cost, part: Segment) -> torch.Tensor | float:

@@ -166,9 +166,7 @@ class MLPRecord:
                 full = gradient.expand(-1, steps * self.rows, -1)
                 rows.copy_(full.unflatten(1, (steps, self.rows)).transpose(0, 1))
 
-    def pull_back_state(
-        self, slot: int, state: torch.Tensor, cotangent: torch.Tensor, samples: slice
-    ) -> torch.Tensor:
+    def pull_back_state(self, slot: int, state: torch.Tensor, cotangent: torch.Tensor, samples: slice) -> torch.Tensor:
         members = self._members(samples)
         deltas = self._deltas(slot, slot + 1, cotangent.view(members.stop - members.start, self.rows, -1), members)
         pulled = self._product("state", deltas[0], self.layers[0][members, :-1].transpose(1, 2), 0)

@@ -117,9 +117,7 @@ class AutogradRecord:
                 (gradient,) = torch.autograd.grad(controls[:, :, c].sum(), inputs, retain_graph=True)
                 rows[:, :, :, c].copy_(self._time_major(gradient, last - first).flatten(3))
 
-    def pull_back_state(
-        self, slot: int, state: torch.Tensor, cotangent: torch.Tensor, samples: slice
-    ) -> torch.Tensor:
+    def pull_back_state(self, slot: int, state: torch.Tensor, cotangent: torch.Tensor, samples: slice) -> torch.Tensor:
         # Every member is evaluated, so that a member's rows see the same shapes whoever else is swept.
         with torch.inference_mode(False), torch.enable_grad():
             shape = (self.members, self.batch_per_member)
@@ -144,7 +142,9 @@ class AutogradRecord:
         chosen = slice(samples.start // self.batch_per_member, samples.stop // self.batch_per_member)
         with torch.inference_mode(False), torch.enable_grad():
             controls = self.policy(self._member_major(states).clone())
-            (found,) = torch.autograd.grad(controls, self.policy.theta, self._member_major(cotangents).view_as(controls))
+            (found,) = torch.autograd.grad(
+                controls, self.policy.theta, self._member_major(cotangents).view_as(controls)
+            )
             gradient[chosen] += found[chosen]
 
     def _member_major(self, rows: torch.Tensor) -> torch.Tensor:
@@ -154,4 +154,3 @@ class AutogradRecord:
     def _time_major(self, rows: torch.Tensor, steps: int) -> torch.Tensor:
         """[P, S·b, ...] as [S, P, b, ...]."""
         return rows.unflatten(1, (steps, self.batch_per_member)).transpose(0, 1)
-

@@ -109,10 +109,8 @@ def gradients(
         modified, regular = (
             gradients(v, parameters, step, policy, x0, horizon, running_cost, final_cost) for v in "MR"
         )
-        return tuple(
-            torch.where(m.sign() == r.sign(), m, torch.zeros_like(m))
-            for m, r in zip(modified, regular, strict=True)
-        )
+        pairs = zip(modified, regular, strict=True)
+        return tuple(torch.where(m.sign() == r.sign(), m, torch.zeros_like(m)) for m, r in pairs)
     leaves = [parameter.detach().requires_grad_() for parameter in parameters]
     loss = rollout_loss(step, partial(policy, leaves), x0, horizon, running_cost, final_cost, variant).mean()
     found = torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True)

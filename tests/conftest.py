@@ -1,0 +1,124 @@
+"""Options and markers of the test suite, and the few helpers that its files share.
+
+Taichi starts once per process, so a session runs on one backend in one precision:
+
+- `cpu` runs everything but the tests marked `cuda`, which are skipped;
+- `vulkan` and `cuda` run the tests that carry their mark;
+- a test marked `float64` or `float32` runs in that precision alone, so that what does not depend on precision is
+  tested once, in float64.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import engine
+
+ROOT = Path(__file__).resolve().parent.parent
+PRECISIONS = ("float32", "float64")
+
+
+def pytest_addoption(parser):
+    parser.addoption("--backend", choices=("cpu", "cuda", "vulkan"), default="cpu", help="where kernels run")
+    parser.addoption("--precision", choices=PRECISIONS, default="float64", help="of states, controls, parameters")
+
+
+def pytest_configure(config):
+    for precision in PRECISIONS:
+        config.addinivalue_line("markers", f"{precision}: runs only with --precision {precision}")
+
+
+def pytest_sessionstart(session):
+    backend = session.config.getoption("backend")
+    if backend == "cuda" and _why_no_cuda(backend):
+        return
+    try:
+        engine.init(backend, session.config.getoption("precision"))
+    except engine.BackendError as error:
+        pytest.exit(f"Cannot test on {backend}: {error}", returncode=1)
+
+
+def pytest_collection_modifyitems(config, items):
+    backend, precision = config.getoption("backend"), config.getoption("precision")
+    why_no_cuda = _why_no_cuda(backend)
+    selected, deselected = [], []
+    for item in items:
+        marks = {mark.name for mark in item.iter_markers()}
+        fits = (backend == "cpu" or backend in marks) and (precision in marks or marks.isdisjoint(PRECISIONS))
+        (selected if fits else deselected).append(item)
+        if "cuda" in marks and why_no_cuda:
+            item.add_marker(pytest.mark.skip(reason=why_no_cuda))
+    items[:] = selected
+    if deselected:
+        config.hook.pytest_deselected(items=deselected)
+
+
+def _why_no_cuda(backend):
+    if backend != "cuda":
+        return "needs --backend cuda"
+    return "" if "cuda" in engine.available_backends() else "needs a CUDA device that Taichi and torch share"
+
+
+def tensor_options():
+    """Dtype and device that the running backend works in."""
+    return {"dtype": engine.current().dtype, "device": engine.current().device}
+
+
+def uniform(seed, *shape, low=-1.0, high=1.0):
+    """Uniform numbers drawn in float64 from `seed`, as the running precision holds them."""
+    draw = torch.rand(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return (low + (high - low) * draw).to(**tensor_options())
+
+
+def swing_up_states(seed, batch, poles):
+    """Initial states of cart-pole, poles hanging: θ = π + U(-1, 1)·π/6, all else U(-1, 1)."""
+    states = uniform(seed, batch, 2 + 2 * poles)
+    states[:, 2 : 2 + poles] = torch.pi * (1 + states[:, 2 : 2 + poles] / 6)
+    return states
+
+
+def relative_error(found, expected):
+    """|found - expected| / |expected| in float64, Euclidean norms over all elements."""
+    found, expected = (torch.as_tensor(tensor).detach().cpu().double() for tensor in (found, expected))
+    assert found.shape == expected.shape
+    return float((found - expected).norm() / expected.norm())
+
+
+def run_python(source):
+    """Run `source` in a fresh process that can import the project; the completed process, checked for success."""
+    # What the engine tells Taichi through the environment is not for the child to inherit.
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("TI_", "ENABLE_TAICHI"))}
+    environment = inherited | {"PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))}
+    command = [sys.executable, "-c", source]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+class StepCost:
+    """An engine cost made of the oracle's: `running(state, control, t)` and `final(state)`, [B] each, or None."""
+
+    def __init__(self, running=None, final=None):
+        self._running, self._final = running, final
+
+    def running(self, states, controls, steps):
+        if self._running is None:
+            return None
+        return torch.stack([self._running(*row) for row in zip(states, controls, steps.tolist(), strict=True)])
+
+    def final(self, state):
+        return None if self._final is None else self._final(state)
+
+
+class BySteps:
+    """Another rule's result, without the path weights that would let a system sweep in one launch."""
+
+    def __init__(self, of):
+        self.of, self.uses_physics, self.uses_policy = of, of.uses_physics, of.uses_policy
+
+    def __call__(self, direct, physics, policy, t):
+        return self.of(direct, physics, policy, t)

@@ -1,0 +1,168 @@
+"""Prepared launches: the same numbers as Taichi's own call, through raw pointers."""
+
+import gc
+
+import pytest
+import taichi as ti
+import torch
+from conftest import tensor_options, uniform
+
+import engine
+from engine.launch import prepare, prepare_adjoint
+
+
+@ti.kernel
+def scale(source: ti.types.ndarray(ndim=1), factor: float, offset: int, target: ti.types.ndarray(ndim=1)):
+    for i in range(source.shape[0]):
+        target[i] = factor * source[i] + offset
+
+
+@ti.kernel
+def select(source: ti.types.ndarray(ndim=1), target: ti.types.ndarray(ndim=1), squared: ti.template()):
+    for i in range(source.shape[0]):
+        if ti.static(squared):
+            target[i] = source[i] ** 2
+        else:
+            target[i] = source[i]
+
+
+@ti.kernel
+def tenth(target: ti.types.ndarray(ndim=1)):
+    for i in range(target.shape[0]):
+        target[i] = 0.1
+
+
+@ti.kernel
+def sine_product(left: ti.types.ndarray(ndim=1), right: ti.types.ndarray(ndim=1), product: ti.types.ndarray(ndim=1)):
+    for i in range(left.shape[0]):
+        product[i] = ti.sin(left[i]) * right[i]
+
+
+@ti.data_oriented
+class Shift:
+    def __init__(self, distance):
+        self.distance = distance
+
+    @ti.kernel
+    def apply(self, source: ti.types.ndarray(ndim=1), target: ti.types.ndarray(ndim=1)):
+        for i in range(source.shape[0]):
+            target[i] = source[i] + self.distance
+
+
+@pytest.mark.vulkan
+def test_a_prepared_launch_computes_what_the_plain_call_does():
+    source = uniform(0, 20)
+    plain, prepared = torch.zeros_like(source), torch.zeros_like(source)
+    scale(source, 0.7, 3, plain)
+    prepare(scale, source, 0.7, 3, prepared)()
+    assert torch.equal(prepared, plain)
+    torch.testing.assert_close(prepared, 0.7 * source + 3)
+
+
+@pytest.mark.vulkan
+def test_a_launch_reads_its_tensors_anew_every_time():
+    source = uniform(0, 20)
+    target = torch.zeros_like(source)
+    launch = prepare(scale, source, 2.0, 0, target)
+    for _ in range(3):
+        source += 1
+        launch()
+        torch.testing.assert_close(target, 2 * source)
+
+
+@pytest.mark.float64
+@pytest.mark.parametrize("squared", [True, False])
+def test_template_arguments_take_no_place_among_the_launch_arguments(squared):
+    source = uniform(0, 20)
+    target = torch.zeros_like(source)
+    prepare(select, source, target, squared)()
+    assert torch.equal(target, source**2 if squared else source)
+
+
+@pytest.mark.float64
+def test_kernels_of_objects_see_their_own_object():
+    source = uniform(0, 20)
+    targets = [torch.zeros_like(source) for _ in range(2)]
+    launches = [prepare(Shift(d).apply, source, target) for d, target in zip((1.0, 2.0), targets, strict=True)]
+    for launch in launches:
+        launch()
+    assert torch.equal(targets[0], source + 1)
+    assert torch.equal(targets[1], source + 2)
+
+
+@pytest.mark.float64
+def test_a_launch_keeps_its_tensors_alive():
+    target = torch.zeros(1000, **tensor_options())
+    launch = prepare(scale, torch.ones_like(target), 1.0, 0, target)
+    gc.collect()
+    scratch = [torch.zeros_like(target) for _ in range(10)]
+    launch()
+    assert torch.equal(target, torch.ones_like(target))
+    assert not any(tensor.any() for tensor in scratch)
+
+
+@pytest.mark.float64
+def test_integers_serve_as_floats():
+    source = uniform(0, 20)
+    target = torch.zeros_like(source)
+    prepare(scale, source, 2, 0, target)()
+    assert torch.equal(target, 2 * source)
+
+
+@pytest.mark.vulkan
+def test_constants_are_compiled_in_the_running_precision():
+    target = torch.zeros(3, **tensor_options())
+    prepare(tenth, target)()
+    assert torch.equal(target, torch.full_like(target, 0.1))
+
+
+def test_a_prepared_adjoint_computes_what_kernel_grad_does():
+    left, right, seed = uniform(0, 20), uniform(1, 20), uniform(2, 20)
+    leaves = [tensor.clone().requires_grad_() for tensor in (left, right, torch.zeros_like(left))]
+    sine_product(*leaves)
+    for leaf in leaves:
+        leaf.grad = torch.zeros_like(left)
+    leaves[2].grad = seed.clone()
+    sine_product.grad(*leaves)
+
+    buffers = [torch.zeros_like(left), torch.zeros_like(left), seed.clone()]
+    prepare_adjoint(sine_product, (left, right, torch.zeros_like(left)), buffers)()
+    for leaf, buffer in zip(leaves, buffers, strict=True):
+        torch.testing.assert_close(buffer, leaf.grad, rtol=0, atol=0)
+    torch.testing.assert_close(buffers[0], left.cos() * right * seed)
+
+
+@pytest.mark.float64
+@pytest.mark.parametrize(
+    ("tensor", "message"),
+    [
+        (torch.zeros(20, 2).double()[:, 0], "Expected argument source to be contiguous, got strides (2,)"),
+        (torch.zeros(20, device="meta").double(), "Expected argument source on cpu, got meta."),
+    ],
+)
+def test_tensors_that_a_pointer_cannot_describe_are_refused(tensor, message):
+    with pytest.raises(engine.ShapeError) as error:
+        prepare(scale, tensor, 1.0, 0, torch.zeros(20).double())
+    assert str(error.value).startswith(message)
+
+
+@pytest.mark.float64
+def test_gradient_buffers_that_a_pointer_cannot_describe_are_refused():
+    left, right, product = (uniform(seed, 20) for seed in range(3))
+    buffers = [torch.zeros(20, 2, **tensor_options())[:, 0], torch.zeros_like(right), torch.zeros_like(product)]
+    with pytest.raises(engine.ShapeError, match="contiguous"):
+        prepare_adjoint(sine_product, (left, right, product), buffers)
+
+
+@pytest.mark.cuda
+def test_cuda_kernels_share_memory_and_order_of_work_with_torch():
+    source, target = uniform(0, 1000), torch.zeros(1000, **tensor_options())
+    pointers = source.data_ptr(), target.data_ptr()
+    launch = prepare(scale, source, 2.0, 1, target)
+    launch()
+    first = target.clone()
+    source.neg_()
+    launch()
+    assert (source.data_ptr(), target.data_ptr()) == pointers
+    torch.testing.assert_close(first, 1 - 2 * source)
+    torch.testing.assert_close(target, 1 + 2 * source)

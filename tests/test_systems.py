@@ -1,0 +1,337 @@
+"""Systems: one step and its pull-back against the oracle, differences, Taichi's own AD, and physical laws."""
+
+import math
+
+import pytest
+import reference
+import taichi as ti
+import torch
+from conftest import BySteps, relative_error, swing_up_states, tensor_options, uniform
+
+import engine
+from engine import CartPole, Integrator, KernelSystem, LinearSystem
+
+A = [[1.0, 0.1, 0.0], [-0.02, 0.97, 0.3], [0.5, -0.4, 1.1]]
+B = [[0.0, 1.0], [0.1, 0.0], [-0.7, 0.2]]
+BATCH = 5
+
+CASES = {
+    **{f"cart-pole-{poles}": (CartPole(poles), reference.cart_pole_step) for poles in (1, 2, 3, 4)},
+    "linear": (
+        LinearSystem(A, B),
+        lambda x, u: reference.linear_step(x.new_tensor(A), x.new_tensor(B))(x, u),
+    ),
+    "integrator": (Integrator(2), reference.integrator_step),
+}
+
+
+@pytest.fixture(params=CASES)
+def case(request):
+    """A system, the oracle's step, and a batch of states, controls and adjoints at which to compare them."""
+    system, step = CASES[request.param]
+    states, adjoints = (uniform(seed, BATCH, *system.state_shape, low=-3, high=3) for seed in (0, 1))
+    return system, step, states, uniform(2, BATCH, *system.control_shape, low=-3, high=3), adjoints
+
+
+def reference_pull_back(step, state, control, adjoint):
+    """(Aᵀλ, Bᵀλ) by torch autograd through the oracle, in float64."""
+    leaves = [tensor.detach().cpu().double().requires_grad_() for tensor in (state, control)]
+    return torch.autograd.grad(step(*leaves), leaves, adjoint.detach().cpu().double())
+
+
+def accuracy():
+    """What sums of a few dozen rounded terms keep of the running precision."""
+    return 1e-13 if engine.current().precision == "float64" else 1e-5
+
+
+def simulate(system, state, steps, control=None):
+    """All states [steps + 1, B, n] under one constant control, 0 by default."""
+    control = torch.zeros(len(state), *system.control_shape, **tensor_options()) if control is None else control
+    states = [state]
+    for _ in range(steps):
+        states.append(system.step(states[-1], control))
+    return torch.stack(states)
+
+
+@pytest.mark.vulkan
+def test_step_equals_the_oracle(case):
+    system, step, state, control, _ = case
+    expected = step(state.double(), control.double())
+    assert relative_error(system.step(state, control), expected) < accuracy()
+
+
+@pytest.mark.vulkan
+def test_pull_back_equals_autograd_of_the_oracle(case):
+    system, step, state, control, next_adjoint = case
+    for found, expected in zip(
+        system.pull_back(state, control, next_adjoint),
+        reference_pull_back(step, state, control, next_adjoint),
+        strict=True,
+    ):
+        assert relative_error(found, expected) < accuracy()
+
+
+@pytest.mark.cuda
+def test_cuda_step_and_pull_back_equal_the_oracle_on_the_cpu(case):
+    system, step, state, control, next_adjoint = case
+    expected = step(state.cpu().double(), control.cpu().double())
+    assert relative_error(system.step(state, control), expected) < accuracy()
+    pulled = system.pull_back(state, control, next_adjoint)
+    for found, wanted in zip(pulled, reference_pull_back(step, state, control, next_adjoint), strict=True):
+        assert relative_error(found, wanted) < accuracy()
+
+
+@pytest.mark.float64
+def test_pull_back_equals_central_differences_in_every_entry_of_A_and_B(case):
+    system, _, state, control, _ = case
+    n, m = system.state_shape[0], system.control_shape[0]
+    rows = [
+        torch.cat(system.pull_back(state, control, unit.expand(BATCH, n).contiguous()), dim=1)
+        for unit in torch.eye(n, **tensor_options())
+    ]
+    jacobian = torch.stack(rows, dim=1)
+
+    eps, columns = 1e-5, []
+    for unit in eps * torch.eye(n + m, **tensor_options()):
+        ahead = system.step(state + unit[:n], control + unit[n:])
+        behind = system.step(state - unit[:n], control - unit[n:])
+        columns.append((ahead - behind) / (2 * eps))
+    # Truncation is of order eps², rounding of order 1e-16/eps.
+    torch.testing.assert_close(jacobian, torch.stack(columns, dim=2), rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.vulkan
+def test_pull_back_leaves_next_adjoint_alone_writes_adjoint_and_adds_to_cotangent(case):
+    system, _, state, control, next_adjoint = case
+    given = next_adjoint.clone()
+    adjoint, cotangent = torch.full_like(state, math.nan), torch.ones_like(control)
+    launch = system.prepare_pull_back(state, control, next_adjoint, adjoint, cotangent)
+    launch()
+    launch()
+    expected_adjoint, expected_cotangent = system.pull_back(state, control, given)
+    assert torch.equal(next_adjoint, given)
+    assert torch.equal(adjoint, expected_adjoint)
+    torch.testing.assert_close(cotangent, 1 + 2 * expected_cotangent)
+
+
+@pytest.mark.vulkan
+@pytest.mark.parametrize("samples", [slice(0, BATCH), slice(1, 3)], ids=["all", "some"])
+@pytest.mark.parametrize(
+    "rule",
+    [engine.FULL, engine.PHYSICS_ONLY, engine.ONE_STEP, engine.POLICY_ONLY, engine.PathRule(0.5, -2.0)],
+    ids=lambda rule: f"{rule.physics_weight:g},{rule.policy_weight:g}",
+)
+def test_fused_sweep_equals_the_rule_applied_step_by_step(case, rule, samples):
+    system, _, state, control, _ = case
+    steps, (n,), (m,) = 4, system.state_shape, system.control_shape
+    states, controls = simulate(system, state, steps, control), control.expand(steps, BATCH, m).contiguous()
+    direct, jacobian = uniform(3, steps, BATCH, n), uniform(4, steps, BATCH, m, n)
+    adjoints, cotangents = uniform(5, steps + 1, BATCH, n), uniform(6, steps, BATCH, m)
+
+    expected_adjoints, expected_cotangents = adjoints.clone(), cotangents.clone()
+    for t in reversed(range(steps)):
+        physics, pulled = system.pull_back(states[t], controls[t], expected_adjoints[t + 1])
+        expected_cotangents[t, samples] += pulled[samples]
+        policy = torch.einsum("bm,bmn->bn", expected_cotangents[t], jacobian[t])
+        expected_adjoints[t, samples] = rule(direct[t], physics, policy, t)[samples]
+
+    system.prepare_sweep(states, controls, direct, jacobian, adjoints, cotangents, samples, rule)()
+    torch.testing.assert_close(adjoints, expected_adjoints)
+    torch.testing.assert_close(cotangents, expected_cotangents)
+
+
+@pytest.mark.float64
+def test_a_rule_without_path_weights_has_no_fused_sweep():
+    system, state = CartPole(1), swing_up_states(0, BATCH, 1)
+    states, controls = state.expand(2, -1, -1).contiguous(), uniform(1, 1, BATCH, 1)
+    buffers = controls, torch.zeros_like(states[:1]), uniform(2, 1, BATCH, 1, 4), torch.zeros_like(states)
+    cotangents, everyone = torch.zeros_like(controls), slice(0, BATCH)
+    assert system.prepare_sweep(states, *buffers, cotangents, everyone, BySteps(engine.FULL)) is None
+    assert system.prepare_sweep(states, *buffers, cotangents, everyone, engine.FULL) is not None
+
+
+@ti.kernel
+def one_pole(
+    state: ti.types.ndarray(ndim=2),
+    control: ti.types.ndarray(ndim=2),
+    next_state: ti.types.ndarray(ndim=2),
+    dt: float,
+):
+    for b in range(state.shape[0]):
+        sine, cosine, rate, force = ti.sin(state[b, 2]), ti.cos(state[b, 2]), state[b, 3], control[b, 0]
+        push = (force + 0.05 * sine * rate * rate) / 1.1
+        angular = (9.8 * sine - cosine * push) / (0.5 * (4.0 / 3.0 - 0.1 * cosine * cosine / 1.1))
+        cart = (force + 0.05 * (sine * rate * rate - angular * cosine)) / 1.1
+        next_state[b, 0] = state[b, 0] + dt * (state[b, 1] + dt * cart)
+        next_state[b, 1] = state[b, 1] + dt * cart
+        next_state[b, 2] = state[b, 2] + dt * (rate + dt * angular)
+        next_state[b, 3] = rate + dt * angular
+
+
+def test_pull_back_of_one_pole_equals_taichis_derivative_of_the_forward_step():
+    by_hand, by_taichi = CartPole(1), KernelSystem(one_pole, (4,), (1,), constants=(0.01,))
+    state, control, next_adjoint = swing_up_states(0, BATCH, 1), uniform(1, BATCH, 1), uniform(2, BATCH, 4)
+    assert relative_error(by_hand.step(state, control), by_taichi.step(state, control)) < accuracy()
+    pairs = zip(*(system.pull_back(state, control, next_adjoint) for system in (by_hand, by_taichi)), strict=True)
+    for found, expected in pairs:
+        assert relative_error(found, expected) < accuracy()
+
+
+@ti.kernel
+def damped_pendulum(
+    state: ti.types.ndarray(ndim=2),
+    control: ti.types.ndarray(ndim=2),
+    next_state: ti.types.ndarray(ndim=2),
+    dt: float,
+    damping: float,
+):
+    for b in range(state.shape[0]):
+        rate = state[b, 1] + dt * (control[b, 0] - ti.sin(state[b, 0]) - damping * state[b, 1])
+        next_state[b, 0] = state[b, 0] + dt * rate
+        next_state[b, 1] = rate
+
+
+def damped_pendulum_step(state, control, dt=0.05, damping=0.3):
+    angle, rate = state.unbind(1)
+    rate = rate + dt * (control[:, 0] - angle.sin() - damping * rate)
+    return torch.stack([angle + dt * rate, rate], dim=1)
+
+
+@ti.kernel
+def damped_pendulum_pull_back(
+    state: ti.types.ndarray(ndim=2),
+    control: ti.types.ndarray(ndim=2),
+    next_adjoint: ti.types.ndarray(ndim=2),
+    adjoint: ti.types.ndarray(ndim=2),
+    cotangent: ti.types.ndarray(ndim=2),
+    dt: float,
+    damping: float,
+):
+    for b in range(state.shape[0]):
+        rate_bar = next_adjoint[b, 1] + dt * next_adjoint[b, 0]
+        adjoint[b, 0] = next_adjoint[b, 0] - dt * ti.cos(state[b, 0]) * rate_bar
+        adjoint[b, 1] = (1.0 - dt * damping) * rate_bar
+        cotangent[b, 0] += dt * rate_bar
+
+
+def check_pendulum(system):
+    state, control, next_adjoint = uniform(0, BATCH, 2), uniform(1, BATCH, 1), uniform(2, BATCH, 2)
+    expected = damped_pendulum_step(state.double(), control.double())
+    assert relative_error(system.step(state, control), expected) < accuracy()
+    pulled = system.pull_back(state, control, next_adjoint)
+    for found, wanted in zip(
+        pulled, reference_pull_back(damped_pendulum_step, state, control, next_adjoint), strict=True
+    ):
+        assert relative_error(found, wanted) < accuracy()
+
+
+def test_a_users_forward_kernel_gets_its_adjoint_from_taichi():
+    system = KernelSystem(damped_pendulum, (2,), (1,), constants=(0.05, 0.3))
+    check_pendulum(system)
+    assert system.name == "damped_pendulum"
+
+
+@pytest.mark.vulkan
+def test_a_users_own_pull_back_kernel_is_used_everywhere():
+    check_pendulum(KernelSystem(damped_pendulum, (2,), (1,), (0.05, 0.3), damped_pendulum_pull_back, "pendulum"))
+
+
+@pytest.mark.float64
+def test_whole_numbers_serve_as_constants():
+    system = KernelSystem(damped_pendulum, (2,), (1,), constants=(1, 0))
+    state, control = uniform(0, BATCH, 2), uniform(1, BATCH, 1)
+    torch.testing.assert_close(system.step(state, control), damped_pendulum_step(state, control, 1.0, 0.0))
+
+
+@pytest.mark.vulkan
+def test_vulkan_refuses_taichis_derivatives_with_a_sentence():
+    if engine.current().backend != "vulkan":
+        pytest.skip("asks for --backend vulkan")
+    system = KernelSystem(damped_pendulum, (2,), (1,), constants=(0.05, 0.3))
+    state = uniform(0, BATCH, 2)
+    with pytest.raises(engine.AdjointError, match="pull_back kernel for 'damped_pendulum' on Vulkan"):
+        system.pull_back(state, uniform(1, BATCH, 1), state)
+
+
+@pytest.mark.float64
+@pytest.mark.parametrize("poles", [1, 3])
+def test_cart_pole_converges_with_its_stated_order(poles):
+    state, duration, steps = swing_up_states(0, BATCH, poles), 0.5, 40
+    force = uniform(1, BATCH, 1)
+    exact = simulate(CartPole(poles, duration / (32 * steps)), state, 32 * steps, force)[-1]
+    errors = [
+        relative_error(simulate(CartPole(poles, duration / count), state, count, force)[-1], exact)
+        for count in (steps, 2 * steps)
+    ]
+    assert math.log2(errors[0] / errors[1]) > 1 - 0.25
+
+
+def energy(states):
+    """½Mẋ² + ml ẋθ̇ cosθ + ⅔ml²θ̇² + mgl cosθ, which one free pole on its cart conserves."""
+    _, velocity, angle, rate = states.unbind(-1)
+    kinetic = 0.55 * velocity**2 + 0.05 * velocity * rate * angle.cos() + 0.05 / 3 * rate**2
+    return kinetic + 0.49 * angle.cos()
+
+
+@pytest.mark.float64
+def test_energy_of_a_free_pole_errs_in_proportion_to_the_step_and_does_not_drift():
+    state, duration, steps = swing_up_states(0, BATCH, 1), 8.0, 800
+    errors = [
+        (energy(simulate(CartPole(1, duration / count), state, count)) - energy(state)).abs().amax(1)
+        for count in (steps, 2 * steps)
+    ]
+    assert 1.8 < errors[0].max() / errors[1].max() < 2.2
+    first, last = errors[0][: steps // 4].max(), errors[0][-steps // 4 :].max()
+    assert last < 1.5 * first
+
+
+@pytest.mark.float64
+def test_momentum_of_free_poles_errs_in_proportion_to_the_step():
+    state, duration, steps, poles = swing_up_states(0, BATCH, 3), 1.0, 100, 3
+
+    def momentum_error(count):
+        states = simulate(CartPole(poles, duration / count), state, count)
+        angles, rates = states[..., 2 : 2 + poles], states[..., 2 + poles :]
+        momentum = 1.1 * states[..., 1] + 0.05 * (rates * angles.cos()).sum(-1)
+        return float((momentum - momentum[0]).abs().max())
+
+    assert 1.8 < momentum_error(steps) / momentum_error(2 * steps) < 2.2
+
+
+@pytest.mark.vulkan
+@pytest.mark.parametrize("poles", [1, 4])
+def test_a_mirrored_cart_pole_moves_in_mirror_image(poles):
+    system, state, force = CartPole(poles), swing_up_states(0, BATCH, poles), uniform(1, BATCH, 1)
+    assert torch.equal(system.step(-state, -force), -system.step(state, force))
+
+
+@pytest.mark.float64
+@pytest.mark.parametrize(
+    ("build", "error", "message"),
+    [
+        (lambda: CartPole(0), engine.SettingError, "Expected cart-pole with at least 1 pole, got 0."),
+        (lambda: CartPole(1, dt=0.0), engine.SettingError, "Expected a time step dt above 0 s, got 0.0."),
+        (lambda: Integrator(0), engine.ShapeError, "Expected dimensions as positive integers"),
+        (lambda: LinearSystem(torch.ones(2), B), engine.ShapeError, "Expected A as a matrix, got shape [2]."),
+        (lambda: LinearSystem([[1.0], [1.0, 2.0]], B), engine.ShapeError, "Expected A as a matrix of numbers"),
+        (lambda: LinearSystem(A, [[1.0]]), engine.ShapeError, "Expected A of shape [n, n] and B of shape [n, m]"),
+        (lambda: LinearSystem([[math.inf]], [[1.0]]), engine.ShapeError, "Expected A with finite entries"),
+        (lambda: LinearSystem(torch.eye(33), torch.ones(33, 1)), engine.ShapeError, "Expected at most 32 states"),
+        (lambda: KernelSystem(one_pole, (), (1,)), engine.ShapeError, "Expected state_shape as positive integers"),
+    ],
+)
+def test_impossible_systems_are_refused(build, error, message):
+    with pytest.raises(error) as refusal:
+        build()
+    assert str(refusal.value).startswith(message)
+
+
+@pytest.mark.float64
+def test_step_and_pull_back_check_what_they_are_given():
+    system, state, control = CartPole(1), uniform(0, BATCH, 4), uniform(1, BATCH, 1)
+    with pytest.raises(engine.ShapeError, match=r"Expected control of shape \[5, 1\], got \[4, 1\]"):
+        system.step(state, control[:4])
+    with pytest.raises(engine.ShapeError, match=r"Expected state of shape \[5, 4\], got \[5, 3\]"):
+        system.step(state[:, :3].contiguous(), control)
+    with pytest.raises(engine.ShapeError, match=r"Expected next_adjoint of shape \[5, 4\]"):
+        system.pull_back(state, control, control)

@@ -1,0 +1,48 @@
+"""Training: tasks, objectives, gradient estimators, the ensemble trainer, run directories."""
+
+from training.clipping import Clipping
+from training.estimators import (
+    GRADIENTS,
+    Backpropagation,
+    GradientEstimator,
+    NamedGradient,
+    SignAgreement,
+    gradient_named,
+)
+from training.experiment import Experiment, resume, train
+from training.objective import Objective, Quadratic
+from training.optimisers import OPTIMISERS, EnsembleOptimiser
+from training.run import RunDirectory, read_checkpoint
+from training.task import PolicyFactory, Task
+from training.tasks import TASKS, TaskOptions, build_task, task_options
+from training.trainer import Divergence, EpochRecord, Member, Trainer, TrainingSettings
+
+__all__ = [
+    "GRADIENTS",
+    "OPTIMISERS",
+    "TASKS",
+    "Backpropagation",
+    "Clipping",
+    "Divergence",
+    "EnsembleOptimiser",
+    "EpochRecord",
+    "Experiment",
+    "GradientEstimator",
+    "Member",
+    "NamedGradient",
+    "Objective",
+    "PolicyFactory",
+    "Quadratic",
+    "RunDirectory",
+    "SignAgreement",
+    "Task",
+    "TaskOptions",
+    "Trainer",
+    "TrainingSettings",
+    "build_task",
+    "gradient_named",
+    "read_checkpoint",
+    "resume",
+    "task_options",
+    "train",
+]

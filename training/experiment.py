@@ -1,0 +1,176 @@
+"""One training from its configuration: what `evenflow train` runs and what a run directory can repeat."""
+
+import itertools
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from engine import RunError, SettingError, current
+from training.clipping import Clipping
+from training.estimators import gradient_named
+from training.run import RunDirectory
+from training.tasks import TaskOptions, task_options
+from training.trainer import EpochRecord, Member, Trainer, TrainingSettings
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Every gradient × clipping × learning rate × seed on one task, trained as one ensemble.
+
+    Attributes:
+        task: name; options: of the task.
+        gradients: letters or names; equal positions of different gradients are paired by seed.
+        seeds: the seeds themselves.
+    """
+
+    task: str
+    options: dict[str, Any] = field(default_factory=dict)
+    gradients: tuple[str, ...] = ("R", "C")
+    seeds: tuple[int, ...] = (0, 1, 2, 3)
+    learning_rates: tuple[float, ...] = (1e-3,)
+    clippings: tuple[str, ...] = ("none",)
+    epochs: int = 100
+    checkpoint_every: int = 10
+    settings: TrainingSettings = field(default_factory=TrainingSettings)
+
+    def __post_init__(self):
+        for name in ("gradients", "seeds", "learning_rates", "clippings"):
+            values = getattr(self, name)
+            if not values:
+                raise SettingError(f"Expected at least one of {name.replace('_', ' ')}, got none.")
+            if len(set(values)) < len(values):
+                raise SettingError(f"Expected {name.replace('_', ' ')} without repetition, got {list(values)}.")
+        for name in ("epochs", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise SettingError(f"Expected {name.replace('_', ' ')} of at least 1, got {getattr(self, name)}.")
+        letters = tuple(gradient_named(name).letter for name in self.gradients)
+        if len(set(letters)) < len(letters):
+            raise SettingError(f"Expected each gradient once, got {list(self.gradients)}.")
+        object.__setattr__(self, "gradients", letters)
+
+    @property
+    def task_options(self) -> TaskOptions:
+        kind = task_options(self.task)
+        try:
+            return kind(**self.options)
+        except TypeError as error:
+            raise SettingError(
+                f"Expected options of {self.task} among {', '.join(kind.__dataclass_fields__)}, "
+                f"got {', '.join(self.options)}."
+            ) from error
+
+    def labels(self) -> list[dict[str, Any]]:
+        """What sets each member apart, in the order of the ensemble."""
+        # Estimators that share sweeps stand side by side, so that a sweep covers no one who does not need it.
+        order = [letter for letter in "NRCMS" if letter in self.gradients]
+        grid = itertools.product(order, self.clippings, self.learning_rates, self.seeds)
+        return [
+            {"gradient": letter, "clipping": clipping, "learning_rate": rate, "seed": seed}
+            for letter, clipping, rate, seed in grid
+        ]
+
+    def trainer(self) -> Trainer:
+        """A fresh trainer; needs a runtime."""
+        members = [
+            Member(
+                gradient_named(label["gradient"]).estimator,
+                label["seed"],
+                label["learning_rate"],
+                Clipping(label["clipping"]),
+            )
+            for label in self.labels()
+        ]
+        return Trainer(self.task_options.build(), members, self.settings)
+
+    def to_config(self) -> dict[str, Any]:
+        """Plain values that `from_config` reads back, with the runtime they were used on."""
+        config = asdict(self)
+        config["options"] = asdict(self.task_options)
+        for name in ("gradients", "seeds", "learning_rates", "clippings"):
+            config[name] = list(config[name])
+        runtime = current()
+        return {"runtime": {"backend": runtime.backend, "precision": runtime.precision}, **config}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "Experiment":
+        """The experiment of a run's configuration; RunError if values are missing or make no sense."""
+        try:
+            values = {name: value for name, value in config.items() if name in cls.__dataclass_fields__}
+            for name in ("gradients", "seeds", "learning_rates", "clippings"):
+                values[name] = tuple(values[name])
+            values["settings"] = TrainingSettings(**values["settings"])
+            return cls(**values)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise RunError(f"Expected a complete configuration in config.yaml, got one that fails: {error}.") from error
+
+
+Progress = Callable[[Trainer, EpochRecord], None]
+
+
+def train(experiment: Experiment, out: str | Path, progress: Progress | None = None) -> Trainer:
+    """Train into a new run directory; Ctrl-C ends after the epoch under way, with a checkpoint."""
+    trainer = experiment.trainer()
+    run = RunDirectory.create(out, experiment.to_config())
+    return _continue(run, trainer, experiment, progress)
+
+
+def resume(path: str | Path, progress: Progress | None = None, epochs: int | None = None) -> Trainer:
+    """Continue a run from its last checkpoint to the same numbers as if it had never stopped.
+
+    Args:
+        path: the run directory.
+        epochs: a new total, if the run is to go on longer than it was configured for.
+    """
+    run = RunDirectory.open(path)
+    experiment = Experiment.from_config(run.config)
+    trainer = experiment.trainer()
+    run.restore(trainer)
+    return _continue(run, trainer, experiment, progress, epochs)
+
+
+def _continue(
+    run: RunDirectory, trainer: Trainer, experiment: Experiment, progress: Progress | None, epochs: int | None = None
+) -> Trainer:
+    total = epochs or experiment.epochs
+    started = time.perf_counter()
+    try:
+        if not run.checkpoints():
+            run.save(trainer)
+        with _stop_requested() as stopping:
+            while trainer.epoch < total and not stopping():
+                record = trainer.run_epoch()
+                run.append(record, time.perf_counter() - started, trainer.divergences)
+                if trainer.epoch % experiment.checkpoint_every == 0 or trainer.epoch == total or stopping():
+                    run.save(trainer)
+                if progress is not None:
+                    progress(trainer, record)
+            if run.checkpoints()[-1].stem != f"epoch-{trainer.epoch:06d}":
+                run.save(trainer)
+    except OSError as error:
+        raise RunError(f"Expected to write the run in {run.path}, got: {error.strerror}.") from error
+    return trainer
+
+
+@contextmanager
+def _stop_requested() -> Iterator[Callable[[], bool]]:
+    """Turns the first Ctrl-C into a question that can be asked between epochs; a second one interrupts at once."""
+    requested = False
+
+    def note(number, frame) -> None:
+        nonlocal requested
+        requested = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    try:
+        before = signal.signal(signal.SIGINT, note)
+    except ValueError:  # only the main thread may set handlers
+        yield lambda: False
+        return
+    try:
+        yield lambda: requested
+    finally:
+        signal.signal(signal.SIGINT, before)

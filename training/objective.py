@@ -1,0 +1,38 @@
+"""Objectives: what a rollout is judged by, as torch expressions."""
+
+import torch
+
+
+class Objective:
+    """L = Σ_t ℓ_t(x_t, u_t) + ℓ_T(x_T), per sample; override `running`, `final`, or both.
+
+    Written in torch, on any number of steps and samples at once; derivatives come from torch autograd.
+    """
+
+    def running(self, states: torch.Tensor, controls: torch.Tensor, steps: torch.Tensor) -> torch.Tensor | None:
+        """ℓ_t [S, B] for states [S, B, *state_shape], controls [S, B, *control_shape] at the times `steps` [S]."""
+        return None
+
+    def final(self, state: torch.Tensor) -> torch.Tensor | None:
+        """ℓ_T [B] for the last state [B, *state_shape]."""
+        return None
+
+
+class Quadratic(Objective):
+    """½ Σ_{t=1..T} x_tᵀ Q x_t + ½ r Σ_{t<T} |u_t|².
+
+    Args:
+        Q: diagonal of Q, one weight for each state component.
+        r: control weight.
+    """
+
+    def __init__(self, Q: tuple[float, ...], r: float):
+        self.weights, self.r = tuple(Q), r
+
+    def running(self, states, controls, steps):
+        # The sum over states starts at t = 1: the first state is given.
+        counted = (steps > 0).to(states.dtype).view(-1, *[1] * (states.dim() - 2))
+        return counted * self.final(states) + 0.5 * self.r * controls.flatten(2).square().sum(2)
+
+    def final(self, state):
+        return 0.5 * (state.square() * state.new_tensor(self.weights)).sum(-1)

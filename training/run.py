@@ -1,0 +1,187 @@
+"""Run directories: configuration, metrics and checkpoints of one training, from which it can be resumed exactly.
+
+    config.yaml                          everything needed to repeat the run
+    metrics.jsonl                        one line an epoch
+    checkpoints/epoch-000010.safetensors parameters, optimiser, random generators
+    *.png                                figures
+
+Files are written whole, under a temporary name, and then renamed. Tensors are read as safetensors and settings as
+plain YAML: nothing that is read can run code.
+"""
+
+import json
+import math
+import os
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from engine import RunError
+from training.trainer import Divergence, EpochRecord, Trainer
+
+FORMAT = 1
+_KIND = "evenflow run"
+_CHECKPOINT_KIND = "evenflow checkpoint"
+
+
+class RunDirectory:
+    """A directory that holds one run. Use `create` for a new run and `open` for one that exists."""
+
+    def __init__(self, path: Path, config: dict[str, Any]):
+        self.path, self.config = path, config
+
+    @classmethod
+    def create(cls, path: str | Path, config: dict[str, Any]) -> "RunDirectory":
+        """A new run in an empty or absent directory; RunError if it holds anything or cannot be written."""
+        path = Path(path)
+        try:
+            if path.exists() and not path.is_dir():
+                raise RunError(f"Expected a directory for the run, got the file {path}; choose another --out.")
+            if path.exists() and any(path.iterdir()):
+                raise RunError(
+                    f"Expected an empty or new run directory, got {path}, which holds files; choose another --out or "
+                    "continue it with --resume."
+                )
+            (path / "checkpoints").mkdir(parents=True)
+            _write(path / "config.yaml", yaml.safe_dump({"kind": _KIND, "format": FORMAT, **config}, sort_keys=False))
+        except OSError as error:
+            raise RunError(f"Expected a run directory that can be written, got {path}: {error.strerror}.") from error
+        return cls(path, config)
+
+    @classmethod
+    def open(cls, path: str | Path) -> "RunDirectory":
+        """The run in this directory; RunError if there is none or it is of a newer format."""
+        path = Path(path)
+        file = path / "config.yaml"
+        try:
+            config = yaml.safe_load(file.read_text())
+        except FileNotFoundError as error:
+            raise RunError(f"Expected a run directory with a config.yaml, got {path}, which has none.") from error
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise RunError(f"Expected {file} as plain YAML, got something that cannot be read as such.") from error
+        if not isinstance(config, dict) or config.pop("kind", None) != _KIND:
+            raise RunError(f"Expected {file} to describe a run, got other content.")
+        version = config.pop("format", None)
+        if version != FORMAT:
+            raise RunError(f"Expected a run of format {FORMAT}, got format {version!r} in {file}; use its own version.")
+        return cls(path, config)
+
+    def append(self, record: EpochRecord, seconds: float, divergences: dict[int, Divergence]) -> None:
+        """Add one line to the metrics; losses that are not finite are written as null."""
+        line = {
+            "epoch": record.epoch,
+            "seconds": round(seconds, 4),
+            "train_loss": [_finite(value) for value in record.train_loss],
+            "test_loss": [_finite(value) for value in record.test_loss],
+            "diverged": sorted(divergences),
+        }
+        with open(self.path / "metrics.jsonl", "a") as handle:
+            handle.write(json.dumps(line) + "\n")
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """All complete lines of the metrics; a line cut off by a kill is left out."""
+        file = self.path / "metrics.jsonl"
+        if not file.exists():
+            return []
+        records = []
+        for number, line in enumerate(file.read_text(errors="replace").splitlines(keepends=True)):
+            if not line.endswith("\n"):
+                break
+            try:
+                records.append(json.loads(line))
+            except json.JSONDecodeError as error:
+                raise RunError(f"Expected JSON in line {number + 1} of {file}, got something else.") from error
+        return records
+
+    def save(self, trainer: Trainer) -> Path:
+        """Write a checkpoint of the trainer after its last completed epoch."""
+        tensors = {name: value.detach().cpu().contiguous() for name, value in trainer.state().items()}
+        metadata = {
+            "kind": _CHECKPOINT_KIND,
+            "format": str(FORMAT),
+            "epoch": str(trainer.epoch),
+            "divergences": json.dumps([asdict(entry) for entry in trainer.divergences.values()]),
+        }
+        path = self.path / "checkpoints" / f"epoch-{trainer.epoch:06d}.safetensors"
+        _write(path, save(tensors, metadata))
+        return path
+
+    def checkpoints(self) -> list[Path]:
+        """Complete checkpoints, oldest first."""
+        return sorted((self.path / "checkpoints").glob("epoch-*.safetensors"))
+
+    def restore(self, trainer: Trainer, checkpoint: Path | None = None) -> int:
+        """Load a checkpoint (the last by default) into a trainer of the same configuration; returns its epoch.
+
+        Metrics of later epochs are cut off: the continued run writes the same lines again.
+        """
+        found = self.checkpoints()
+        if checkpoint is None and not found:
+            return 0
+        path = checkpoint or found[-1]
+        epoch, tensors, divergences = read_checkpoint(path)
+        expected = trainer.state()
+        # Optimisers make their state at the first step, so a fresh trainer has only some of the names.
+        for name, value in expected.items():
+            if name not in tensors:
+                raise RunError(f"Expected tensor {name!r} in checkpoint {path}, got a file without it.")
+            if tensors[name].shape != value.shape or tensors[name].dtype != value.dtype:
+                raise RunError(
+                    f"Expected tensor {name!r} as {list(value.shape)} {value.dtype} in {path}, "
+                    f"got {list(tensors[name].shape)} {tensors[name].dtype}."
+                )
+        for name, value in tensors.items():
+            fits = name.startswith("optimiser.") and value.shape in (expected["theta"].shape, torch.Size([]))
+            if name not in expected and not fits:
+                raise RunError(
+                    f"Expected only this run's tensors in {path}, got {name!r} of shape {list(value.shape)}."
+                )
+        trainer.load(epoch, tensors, divergences)
+        kept = [record for record in self.metrics() if record["epoch"] <= epoch]
+        _write(self.path / "metrics.jsonl", "".join(json.dumps(record) + "\n" for record in kept))
+        return epoch
+
+
+def read_checkpoint(path: Path) -> tuple[int, dict[str, torch.Tensor], dict[int, Divergence]]:
+    """(epoch, tensors, divergences) of a checkpoint file; RunError if it is damaged or not ours."""
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise RunError(
+            f"Expected a checkpoint in safetensors, got {path}, which is damaged or not one; "
+            "remove it to continue from the one before."
+        ) from error
+    if metadata.get("kind") != _CHECKPOINT_KIND or metadata.get("format") != str(FORMAT):
+        raise RunError(f"Expected an Evenflow checkpoint of format {FORMAT}, got other tensors in {path}.")
+    try:
+        entries = [Divergence(**entry) for entry in json.loads(metadata["divergences"])]
+        return int(metadata["epoch"]), tensors, {entry.member: entry for entry in entries}
+    except (KeyError, TypeError, ValueError) as error:
+        raise RunError(f"Expected epoch and divergences in checkpoint {path}, got damaged metadata.") from error
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _write(path: Path, content: str | bytes) -> None:
+    """Write a file so that it is there whole or not at all."""
+    data = content.encode() if isinstance(content, str) else content
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as handle:
+            handle.write(data)
+            handle.flush()
+            os.fsync(handle.fileno())
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise

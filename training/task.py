@@ -1,0 +1,64 @@
+"""Tasks: a system, what to achieve with it, and from where to start."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from engine import SettingError, ShapeError, System
+from policies import Policy
+from training.objective import Objective
+
+
+class PolicyFactory(Protocol):
+    """Builds a policy with `members` members."""
+
+    def __call__(self, members: int, dtype: torch.dtype, device: torch.device) -> Policy: ...
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a controller is trained for.
+
+    Attributes:
+        name: of the task, as on the command line.
+        system: the physics.
+        objective: what is minimised, per sample.
+        sample: `sample(count, generator)` draws initial states [count, *state_shape], float64, on the CPU.
+        horizon: T, steps.
+        policy: builds the default policy.
+        success: a mean test loss below it counts as solved; None where no such threshold makes sense.
+    """
+
+    name: str
+    system: System
+    objective: Objective
+    sample: Callable[[int, torch.Generator], torch.Tensor]
+    horizon: int
+    policy: PolicyFactory
+    success: float | None = None
+
+    def __post_init__(self):
+        if not isinstance(self.horizon, int) or self.horizon < 1:
+            raise SettingError(f"Expected a horizon of at least 1 step, got {self.horizon!r}.")
+
+    def initial_states(self, count: int, seed: int, stream: str, dtype: torch.dtype) -> torch.Tensor:
+        """`count` initial states of a seed; the streams "train" and "test" are independent."""
+        states = self.sample(count, generator(seed, stream))
+        expected = (count, *self.system.state_shape)
+        if tuple(states.shape) != expected:
+            raise ShapeError(
+                f"Expected task {self.name!r} to sample states of shape {list(expected)}, got {list(states.shape)}."
+            )
+        return states.to(dtype)
+
+
+_STREAMS = {"policy": 0, "train": 1, "test": 2, "order": 3}
+
+
+def generator(seed: int, stream: str) -> torch.Generator:
+    """An independent random generator for each seed and purpose."""
+    # Torch's Mersenne Twister spreads nearby seeds poorly; a multiplier of SplitMix64 sets them apart.
+    mixed = (seed * len(_STREAMS) + _STREAMS[stream] + 1) * 0x9E3779B97F4A7C15 % 2**63
+    return torch.Generator().manual_seed(mixed)

@@ -1,0 +1,32 @@
+"""The tasks that ship: for each name the dataclass of its options, with a `build()` that returns the Task."""
+
+from engine import SettingError
+from training.task import Task
+from training.tasks.cart_pole import CartPoleOptions
+from training.tasks.integrator import IntegratorOptions
+from training.tasks.lqr import LQROptions
+
+TaskOptions = CartPoleOptions | LQROptions | IntegratorOptions
+
+TASKS: dict[str, type[TaskOptions]] = {
+    "cart-pole": CartPoleOptions,
+    "lqr": LQROptions,
+    "integrator": IntegratorOptions,
+}
+
+
+def task_options(name: str) -> type[TaskOptions]:
+    """The options of the task with this name; SettingError if there is none."""
+    if name not in TASKS:
+        raise SettingError(f"Expected a task among {', '.join(TASKS)}, got {name!r}.")
+    return TASKS[name]
+
+
+def build_task(name: str, **options) -> Task:
+    """The task with this name; options as in its dataclass, e.g. `build_task("cart-pole", poles=2)`."""
+    kind = task_options(name)
+    known = kind.__dataclass_fields__
+    for option in options:
+        if option not in known:
+            raise SettingError(f"Expected options of {name} among {', '.join(known)}, got {option!r}.")
+    return kind(**options).build()

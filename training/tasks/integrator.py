@@ -1,0 +1,39 @@
+"""The four-step toy problem of Fig. 1 of Schnell and Thuerey (ICLR 2024)."""
+
+from dataclasses import dataclass
+
+import torch
+
+from engine import Integrator
+from policies import Policy, Polynomial
+from training.objective import Objective
+from training.task import Task
+
+
+class Reach(Objective):
+    """½ |x_T - target|²."""
+
+    def __init__(self, target: float):
+        self.target = target
+
+    def final(self, state):
+        return 0.5 * (state - self.target).square().sum(1)
+
+
+@dataclass(frozen=True)
+class IntegratorOptions:
+    """Move a point from -0.3 to a target by u = θ₁x² + θ₂x, added to the state at every step."""
+
+    horizon: int = 4
+    """Steps."""
+    target: float = 2.0
+    """Where to end."""
+
+    def build(self) -> Task:
+        def sample(count: int, generator: torch.Generator) -> torch.Tensor:
+            return torch.full((count, 1), -0.3, dtype=torch.float64)
+
+        def policy(members: int, dtype: torch.dtype, device: torch.device) -> Policy:
+            return Polynomial((1,), members, dtype, device)
+
+        return Task("integrator", Integrator(), Reach(self.target), sample, self.horizon, policy, success=1e-3)

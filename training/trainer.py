@@ -1,0 +1,244 @@
+"""The trainer: many controllers of one task at once, each with its own seed, gradient and learning rate."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from engine import Rollout, RolloutTape, SettingError, Trajectory, current
+from engine.rules import AdjointRule
+from policies import Policy
+from training.clipping import Clipping
+from training.estimators import Backpropagation, GradientEstimator
+from training.optimisers import EnsembleOptimiser
+from training.task import PolicyFactory, Task, generator
+
+
+@dataclass(frozen=True)
+class Member:
+    """One controller of an ensemble. Members with one seed share data and initial weights, whatever else differs."""
+
+    estimator: GradientEstimator = field(default_factory=Backpropagation)
+    seed: int = 0
+    learning_rate: float = 1e-3
+    clipping: Clipping = field(default_factory=Clipping)
+
+    def __post_init__(self):
+        if not self.learning_rate > 0:
+            raise SettingError(f"Expected a learning rate above 0, got {self.learning_rate}.")
+        if self.seed < 0:
+            raise SettingError(f"Expected a seed of at least 0, got {self.seed}.")
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """What all members of an ensemble share; defaults are the paper's."""
+
+    batch_size: int = 8
+    """Initial states in a mini-batch."""
+    train_samples: int = 256
+    """Initial states to train on."""
+    test_samples: int = 256
+    """Initial states to test on."""
+    optimiser: str = "adam"
+    """adam (eps 1e-7), sgd, momentum, adagrad, adadelta or rmsprop."""
+    momentum: float = 0.9
+    """Of the optimiser "momentum"."""
+    shuffle: bool = False
+    """Draw a new order of the training states every epoch."""
+    memory: str | None = None
+    """Budget of a training rollout's buffers, such as 2GiB; everything is stored without one."""
+
+    def __post_init__(self):
+        for name in ("batch_size", "train_samples", "test_samples"):
+            if getattr(self, name) < 1:
+                raise SettingError(f"Expected {name} of at least 1, got {getattr(self, name)}.")
+        if self.batch_size > self.train_samples:
+            raise SettingError(
+                f"Expected a batch no larger than the {self.train_samples} training states, got {self.batch_size}."
+            )
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """Why and when a member was frozen."""
+
+    member: int
+    epoch: int
+    update: int
+    cause: str
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """Losses [P] of one epoch: mean over the epoch's updates, and on the test states after it. NaN once frozen."""
+
+    epoch: int
+    train_loss: list[float]
+    test_loss: list[float]
+
+
+class Trainer:
+    """Trains P members of one task as one ensemble: one rollout, a sweep for each adjoint rule that is needed.
+
+    Args:
+        task: what is trained for.
+        members: the controllers; those that need a rule are swept together, so list equal estimators side by side.
+        settings: shared by all.
+        policy: builds the policy; by default the task's.
+
+    Attributes:
+        policy: the ensemble's policy; `policy.theta` [P, n].
+        epoch: epochs completed.
+        divergences: members frozen so far, by index. A frozen member keeps its last finite parameters.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        members: Sequence[Member],
+        settings: TrainingSettings | None = None,
+        policy: PolicyFactory | None = None,
+    ):
+        if not members:
+            raise SettingError("Expected at least one member to train, got none.")
+        self.task, self.members = task, list(members)
+        self.settings = settings = settings or TrainingSettings()
+        runtime = current()
+        count, batch = len(self.members), settings.batch_size
+        self.policy: Policy = (policy or task.policy)(members=count, dtype=runtime.dtype, device=runtime.device)
+        if self.policy.members != count:
+            raise SettingError(f"Expected a policy with {count} members, got {self.policy.members}.")
+        for index, member in enumerate(self.members):
+            self.policy.initialise(index, generator(member.seed, "policy"))
+        self._train = self._states("train", settings.train_samples)
+        self._test = self._states("test", settings.test_samples).flatten(0, 1).contiguous()
+        self.rollout = Rollout(task.system, self.policy, task.horizon, count * batch, memory=settings.memory)
+        self._evaluation = Trajectory(
+            task.system, self.policy, task.horizon, count * settings.test_samples, forward_only=True
+        )
+        rates = torch.tensor([member.learning_rate for member in self.members], dtype=runtime.dtype)
+        self._optimiser = EnsembleOptimiser(
+            self.policy.theta.detach(), rates.to(runtime.device), settings.optimiser, settings.momentum
+        )
+        self._active = torch.ones(count, dtype=torch.bool, device=runtime.device)
+        self._orders = [generator(member.seed, "order") for member in self.members]
+        self._rules = self._rules_with_samples()
+        self._estimators = _grouped([member.estimator for member in self.members], runtime.device)
+        self._clippings = _grouped([member.clipping for member in self.members], runtime.device)
+        self.epoch = 0
+        self.divergences: dict[int, Divergence] = {}
+
+    @property
+    def updates_per_epoch(self) -> int:
+        return self.settings.train_samples // self.settings.batch_size
+
+    def fit(self, epochs: int) -> Iterator[EpochRecord]:
+        """Train until `epochs` epochs are complete, yielding a record after each."""
+        if epochs < 1:
+            raise SettingError(f"Expected at least 1 epoch, got {epochs}.")
+        while self.epoch < epochs:
+            yield self.run_epoch()
+
+    def run_epoch(self) -> EpochRecord:
+        """One pass over the training states in order (or shuffled), then a test."""
+        total = torch.zeros(len(self.members), dtype=torch.float64, device=self._train.device)
+        for update, batch in enumerate(self._batches()):
+            total += self.update(batch, update)
+        self.epoch += 1
+        train = torch.where(self._active, total / self.updates_per_epoch, torch.nan)
+        test = torch.where(self._active, self.test().to(torch.float64), torch.nan)
+        return EpochRecord(self.epoch, train.tolist(), test.tolist())
+
+    def update(self, initial: torch.Tensor, update: int = 0) -> torch.Tensor:
+        """One optimiser step from initial states [P·b, *state_shape]; returns each member's loss [P] before it."""
+        losses, gradient = self.gradient(initial)
+        finite = torch.isfinite(losses) & torch.isfinite(gradient).all(1)
+        if not bool((finite | ~self._active).all()):
+            self._freeze(~finite & self._active, update, losses)
+        self._optimiser.step(gradient, self._active)
+        return losses
+
+    def gradient(self, initial: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Losses [P] and the members' estimated, clipped gradients [P, n] from initial states [P·b, ...]."""
+        with RolloutTape(*self._rules, samples=self._rules) as tape:
+            self.rollout(initial, self.task.objective)
+        result = tape.gradients(self.rollout)
+        gradient = torch.empty_like(self.policy.theta, requires_grad=False)
+        for estimator, rows in self._estimators:
+            gradient[rows] = estimator.combine({rule: result.parameters[rule][rows] for rule in estimator.rules})
+        for clipping, rows in self._clippings:
+            if clipping.kind != "none":
+                gradient[rows] = clipping(gradient[rows])
+        return result.losses.view(len(self.members), -1).mean(1), gradient
+
+    def test(self) -> torch.Tensor:
+        """Mean loss [P] on the test states."""
+        losses = self._evaluation.forward(self._test, self.task.objective)
+        assert losses is not None
+        return losses.view(len(self.members), -1).mean(1)
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Everything that training continues from, by name."""
+        tensors = {"theta": self.policy.theta.detach(), "active": self._active}
+        tensors |= {f"optimiser.{name}": value for name, value in self._optimiser.tensors().items()}
+        return tensors | {f"order.{index}": order.get_state() for index, order in enumerate(self._orders)}
+
+    def load(self, epoch: int, tensors: dict[str, torch.Tensor], divergences: dict[int, Divergence]) -> None:
+        """Continue from `state()` after `epoch` epochs."""
+        self.epoch, self.divergences = epoch, dict(divergences)
+        with torch.no_grad():
+            self.policy.theta.copy_(tensors["theta"])
+        self._active.copy_(tensors["active"])
+        prefix = "optimiser."
+        self._optimiser.load({name[len(prefix) :]: value for name, value in tensors.items() if name.startswith(prefix)})
+        for index, order in enumerate(self._orders):
+            order.set_state(tensors[f"order.{index}"].cpu())
+
+    def _states(self, stream: str, count: int) -> torch.Tensor:
+        runtime = current()
+        rows = [self.task.initial_states(count, member.seed, stream, runtime.dtype) for member in self.members]
+        return torch.stack(rows).to(runtime.device)
+
+    def _batches(self) -> Iterator[torch.Tensor]:
+        states, size = self._train, self.settings.batch_size
+        if self.settings.shuffle:
+            orders = [torch.randperm(states.shape[1], generator=order) for order in self._orders]
+            states = torch.stack([rows[order] for rows, order in zip(states, orders, strict=True)])
+        for first in range(0, self.updates_per_epoch * size, size):
+            yield states[:, first : first + size].flatten(0, 1).contiguous()
+
+    def _rules_with_samples(self) -> dict[AdjointRule, slice]:
+        """For each rule the smallest run of samples that holds every member who needs it."""
+        batch, found = self.settings.batch_size, {}
+        for index, member in enumerate(self.members):
+            for rule in member.estimator.rules:
+                first = found[rule].start if rule in found else index * batch
+                found[rule] = slice(first, (index + 1) * batch)
+        return found
+
+    def _freeze(self, bad: torch.Tensor, update: int, losses: torch.Tensor) -> None:
+        batch = self.settings.batch_size
+        for member in bad.nonzero().flatten().tolist():
+            place = self.rollout.first_nonfinite(slice(member * batch, (member + 1) * batch))
+            if place is not None:
+                cause = f"the state is not finite at step {place[0]}, sample {place[1] - member * batch}"
+            elif torch.isfinite(losses[member]):
+                cause = "the gradient is not finite"
+            else:
+                cause = "the loss is not finite"
+            self.divergences[member] = Divergence(member, self.epoch + 1, update + 1, cause)
+        self._active &= ~bad
+
+
+def _grouped(values: list, device: torch.device) -> list[tuple]:
+    """Equal values with the indices at which they stand; a slice where those are consecutive, to avoid copies."""
+    groups: dict = {}
+    for index, value in enumerate(values):
+        groups.setdefault(value, []).append(index)
+    result = []
+    for value, rows in groups.items():
+        consecutive = rows == list(range(rows[0], rows[-1] + 1))
+        chosen = slice(rows[0], rows[-1] + 1) if consecutive else torch.tensor(rows, device=device)
+        result.append((value, chosen))
+    return result
