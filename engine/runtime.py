@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 os.environ.setdefault("ENABLE_TAICHI_HEADER_PRINT", "False")
 os.environ.setdefault("TI_SKIP_VERSION_CHECK", "ON")
+# OpenMP threads that spin at barriers stall each other for seconds once another process takes a core.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import taichi as ti
 import torch

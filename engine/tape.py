@@ -90,8 +90,8 @@ class RolloutTape(ti.ad.Tape):
         if rollout.states.requires_grad:
             if len(rollout.plan.segments) > 1:
                 raise AdjointError(
-                    "Expected every state in memory where kernels read rollout.states, got a rollout cut into segments; "
-                    "drop its memory budget."
+                    "Expected every state in memory where kernels read rollout.states, got a rollout cut into "
+                    "segments; drop its memory budget."
                 )
             rollout.states.grad = torch.zeros_like(rollout.states)
         self.insert(_RecordedRollout(self, rollout, initial, cost), ())
