@@ -15,6 +15,8 @@ from taichi.lang import impl
 from engine import runtime
 from engine.errors import ShapeError
 
+_REALS = (float, ti.f16, ti.f32, ti.f64)
+
 Launch = Callable[[], None]
 """A zero-argument callable that runs one prepared kernel or a fixed sequence of work."""
 
@@ -69,8 +71,8 @@ def _bind(kernel, compiled, args, gradients) -> Launch:
             context.set_arg_external_array_with_shape(
                 (slot,), value.data_ptr(), value.nbytes, tuple(value.shape), pointer
             )
-        elif isinstance(value, float):
-            context.set_arg_float((slot,), value)
+        elif compiled.arguments[index + offset].annotation in _REALS:
+            context.set_arg_float((slot,), float(value))
         else:
             context.set_arg_int((slot,), int(value))
         slot += 1
