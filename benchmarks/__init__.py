@@ -1,0 +1,1 @@
+"""Benchmarks: speed, comparisons of gradient variants, figures."""

@@ -1,0 +1,43 @@
+"""Loss curves of one training: median and spread over seeds, group by group."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from benchmarks.style import COLOURS, LINES, new_figure, save
+from training import RunDirectory
+from training.summary import Group, groups
+
+
+def loss_figure(run: RunDirectory, labels: list[dict[str, Any]], path: Path | None = None) -> Path:
+    """Draw the test losses of a run over its epochs, on a log axis, into `losses.png` of the run.
+
+    Lines are medians over the seeds that did not diverge, bands reach from the lowest to the highest of them.
+    """
+    records = run.metrics()
+    epochs = np.array([record["epoch"] for record in records])
+    losses = np.array([[np.nan if loss is None else loss for loss in record["test_loss"]] for record in records])
+    figure, (axes,) = new_figure(6, 3.6)
+    seen: dict[str, int] = {}
+    for group in groups(labels):
+        draw_group(axes, epochs, losses[:, list(group.members)], group, LINES[seen.get(group.gradient, 0) % len(LINES)])
+        seen[group.gradient] = seen.get(group.gradient, 0) + 1
+    options = ", ".join(f"{name} {value}" for name, value in run.config["options"].items())
+    axes.set(xlabel="epoch", ylabel="test loss", yscale="log", title=f"{run.config['task']} ({options})")
+    axes.legend(frameon=False)
+    axes.grid(alpha=0.25)
+    return save(figure, path or run.path / "losses.png")
+
+
+def draw_group(axes: Axes, epochs: np.ndarray, losses: np.ndarray, group: Group, line: str = "-") -> None:
+    """Median and range of `losses` [epochs, seeds], where seeds that have diverged are NaN."""
+    alive = ~np.isnan(losses).all(axis=1)
+    colour = COLOURS[group.gradient]
+    count = f"{losses.shape[1]} seeds" if losses.shape[1] > 1 else "1 seed"
+    values = losses[alive]
+    axes.plot(epochs[alive], np.nanmedian(values, axis=1), line, color=colour, label=f"{group.name} ({count})")
+    axes.fill_between(
+        epochs[alive], np.nanmin(values, axis=1), np.nanmax(values, axis=1), color=colour, alpha=0.18, linewidth=0
+    )

@@ -1,0 +1,255 @@
+"""Evenflow: train controllers through differentiable physics, and choose how the gradient flows back through time.
+
+`import evenflow as ef` for the library, `evenflow --help` for the command line.
+"""
+
+import os
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Generic, TypeVar
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from engine import *  # noqa: F403
+from engine import EvenflowError, RunError, current, init
+from engine import __all__ as _engine_names
+from policies import *  # noqa: F403
+from policies import PolicyError
+from policies import __all__ as _policies_names
+from training import *  # noqa: F403
+from training import GRADIENTS, OPTIMISERS, TASKS, Experiment, RunDirectory, TrainingSettings, resume, task_options
+from training import __all__ as _training_names
+from training import train as train_experiment
+from training.display import TrainingProgress, outcome_table
+
+__version__ = "0.1.0"
+__all__ = [*_engine_names, *_policies_names, *_training_names]
+
+_console = Console()
+Options = TypeVar("Options")
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where the engine runs."""
+
+    backend: str = "auto"
+    """auto, cpu, cuda or vulkan."""
+    precision: str = "float32"
+    """float32 or float64."""
+    threads: int | None = None
+    """CPU threads; every core by default."""
+
+    def start(self) -> None:
+        runtime = init(self.backend, self.precision, self.threads)
+        note = f" ({runtime.note})" if runtime.note else ""
+        _console.print(
+            f"{runtime.backend}, {runtime.precision}, {runtime.threads} threads{note}", style="dim", highlight=False
+        )
+
+
+@dataclass(frozen=True)
+class Train(Generic[Options]):
+    """Train controllers for a task: every gradient with every seed, learning rate and clipping, as one ensemble."""
+
+    options: tyro.conf.OmitArgPrefixes[Options]
+    gradients: tuple[str, ...] = ("R", "C")
+    """Letters or names, as `evenflow list` shows them."""
+    seeds: int = 4
+    """How many seeds for each gradient; seeds are paired: same data, same initial weights."""
+    first_seed: int = 0
+    """The first of them; the others count up."""
+    epochs: int = 100
+    """Passes over the training states."""
+    learning_rates: tuple[float, ...] = (1e-3,)
+    """Each is trained."""
+    clippings: tuple[str, ...] = ("none",)
+    """Each is trained: none, value or norm, at 1."""
+    checkpoint_every: int = 10
+    """Epochs between checkpoints."""
+    out: Path | None = None
+    """A new directory for the run; by default runs/TASK-TIME."""
+    settings: tyro.conf.OmitArgPrefixes[TrainingSettings] = field(default_factory=TrainingSettings)
+    machine: tyro.conf.OmitArgPrefixes[Machine] = field(default_factory=Machine)
+
+    def run(self) -> None:
+        task = next(name for name, kind in TASKS.items() if isinstance(self.options, kind))
+        if self.seeds < 1:
+            raise SettingError(f"Expected at least 1 seed, got {self.seeds}.")  # noqa: F405
+        experiment = Experiment(
+            task,
+            dict(vars(self.options)),
+            self.gradients,
+            tuple(range(self.first_seed, self.first_seed + self.seeds)),
+            self.learning_rates,
+            self.clippings,
+            self.epochs,
+            self.checkpoint_every,
+            self.settings,
+        )
+        self.machine.start()
+        out = self.out or Path("runs") / f"{task}-{time.strftime('%Y%m%d-%H%M%S')}"
+        with TrainingProgress(experiment.labels(), self.epochs, _console) as progress:
+            train_experiment(experiment, out, progress)
+        _conclude(out, self.epochs)
+
+
+@dataclass(frozen=True)
+class Resume:
+    """Train controllers for a task, or continue a run that was stopped, to the same numbers.
+
+    `evenflow train TASK` starts a run, `evenflow train TASK --help` shows its options; tasks are listed by
+    `evenflow list`.
+    """
+
+    resume: Path
+    """Directory of the run to continue."""
+    epochs: int | None = None
+    """A new total of epochs, to go on for longer than was asked for at first."""
+    threads: int | None = None
+    """CPU threads; every core by default."""
+
+    def run(self) -> None:
+        run = RunDirectory.open(self.resume)
+        experiment = Experiment.from_config(run.config)
+        epochs = experiment.epochs if self.epochs is None else replace(experiment, epochs=self.epochs).epochs
+        started_on = run.config.get("runtime")
+        if not isinstance(started_on, dict) or set(started_on) != {"backend", "precision"}:
+            raise RunError(f"Expected backend and precision in {self.resume / 'config.yaml'}, got {started_on!r}.")
+        Machine(**started_on, threads=self.threads).start()
+        with TrainingProgress(experiment.labels(), epochs, _console) as progress:
+            resume(self.resume, progress, epochs)
+        _conclude(self.resume, epochs)
+
+
+def _conclude(path: Path, epochs: int) -> None:
+    """The final table and the figure of a run."""
+    from benchmarks.curves import loss_figure
+
+    run = RunDirectory.open(path)
+    experiment = Experiment.from_config(run.config)
+    labels, records = experiment.labels(), run.metrics()
+    if not records:
+        _console.print(f"stopped before the first epoch; continue with: evenflow train --resume {path}")
+        return
+    threshold = experiment.task_options.build().success
+    _console.print(outcome_table(labels, records[-1]["test_loss"], threshold))
+    _console.print(f"figure: {loss_figure(run, labels)}", highlight=False, soft_wrap=True)
+    if records[-1]["epoch"] < epochs:
+        _console.print(f"stopped early; continue with: evenflow train --resume {path}", highlight=False, soft_wrap=True)
+
+
+@dataclass(frozen=True)
+class List:
+    """List tasks, gradients and optimisers."""
+
+    def run(self) -> None:
+        tasks = Table("task", "what it is", "options", title="Tasks")
+        for name, kind in TASKS.items():
+            summary = " ".join((kind.__doc__ or "").split("\n\n")[0].split())
+            tasks.add_row(name, summary, ", ".join(f"{key}={value}" for key, value in vars(kind()).items()))
+        gradients = Table("letter", "name", "what flows back", title="Gradients")
+        for entry in GRADIENTS:
+            gradients.add_row(entry.letter, entry.name, entry.description)
+        _console.print(tasks, gradients, f"Optimisers: {', '.join(OPTIMISERS)}.", highlight=False)
+
+
+@dataclass(frozen=True)
+class Check:
+    """Check this machine: backends that start, versions, launch costs, and a gradient check of every system."""
+
+    def run(self) -> None:
+        from benchmarks.check import check
+
+        if not check(_console):
+            raise SystemExit(1)
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Time one update, alone and in an ensemble, and say where the time goes; peers run alternately where installed."""
+
+    rounds: int = 40
+    """Timed rounds; medians are reported."""
+    members: int = 40
+    """Members of the ensemble."""
+    out: Path | None = None
+    """A file for the results as JSON; it must not exist."""
+
+    def run(self) -> None:
+        from benchmarks.speed import speed
+
+        speed(_console, self.rounds, self.members, self.out)
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Draw the paper's Fig. 1 and Fig. 2 from this engine."""
+
+    out: Path = Path("benchmarks/figures")
+    """Directory of the figures; figures of the same name are drawn anew."""
+
+    def run(self) -> None:
+        from benchmarks.figures import draw_figures
+
+        Machine(precision="float64", backend="cpu").start()
+        for path in draw_figures(self.out):
+            _console.print(f"figure: {path}", highlight=False, soft_wrap=True)
+
+
+_Bench = Annotated[
+    Annotated[Speed, tyro.conf.subcommand("speed")] | Annotated[Figures, tyro.conf.subcommand("figures")],
+    tyro.conf.OmitSubcommandPrefixes,
+]
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Benchmarks: speed and the paper's figures."""
+
+    what: _Bench
+
+    def run(self) -> None:
+        self.what.run()
+
+
+_Command = (
+    Annotated[List, tyro.conf.subcommand("list")]
+    | Annotated[Resume, tyro.conf.subcommand("train")]
+    | Annotated[Check, tyro.conf.subcommand("check")]
+    | Annotated[Bench, tyro.conf.subcommand("bench")]
+)
+
+
+def _parse(arguments: Sequence[str]) -> Train | List | Resume | Check | Bench:
+    if arguments[:1] == ["train"] and len(arguments) > 1 and not arguments[1].startswith("-"):
+        kind = Train[task_options(arguments[1])]
+        return tyro.cli(kind, prog=f"evenflow train {arguments[1]}", args=arguments[2:])
+    return tyro.cli(
+        _Command, prog="evenflow", description=__doc__, args=list(arguments), config=(tyro.conf.OmitSubcommandPrefixes,)
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status. A user's mistake ends in one sentence on standard error."""
+    try:
+        _parse(list(sys.argv[1:] if arguments is None else arguments)).run()
+    except (EvenflowError, PolicyError) as error:
+        print(f"evenflow: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("evenflow: stopped.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of a pipe has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
