@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from engine import *  # noqa: F403
-from engine import EvenflowError, RunError, current, init
+from engine import EvenflowError, RunError, init
 from engine import __all__ as _engine_names
 from policies import *  # noqa: F403
 from policies import PolicyError

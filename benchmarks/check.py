@@ -1,0 +1,177 @@
+"""`evenflow check`: which backends start here, what a launch costs, and whether every system's adjoint is right.
+
+A process runs one backend in one precision, so each pair is probed in a process of its own:
+`python -m benchmarks.check cpu float64` prints one probe as JSON.
+"""
+
+import json
+import platform
+import subprocess
+import sys
+import time
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import taichi as ti
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from engine import System, available_backends, current, init
+from engine.launch import prepare
+from training import TASKS
+
+PAIRS = (("cpu", "float64"), ("cpu", "float32"), ("vulkan", "float32"), ("cuda", "float64"), ("cuda", "float32"))
+LIMITS = {"float64": 1e-7, "float32": 1e-4}
+_KINDS = ("plain", "prepared", "serial")
+_PACKAGES = ("taichi", "torch", "numpy", "scipy", "jax")
+
+
+def check(console: Console) -> bool:
+    """Print what this machine has and the gradient checks; True if every check passes."""
+    console.print(f"Python {platform.python_version()} on {platform.system()} {platform.machine()}", highlight=False)
+    console.print(", ".join(f"{name} {_version(name)}" for name in _PACKAGES), highlight=False)
+    there = available_backends()
+    probes = {}
+    for backend, precision in PAIRS:
+        if backend in there:
+            with console.status(f"checking {backend}, {precision}"):
+                probes[backend, precision] = _probe_apart(backend, precision)
+    _print_backends(console, there, probes)
+    return _print_gradients(console, {pair: probe for pair, probe in probes.items() if "error" not in probe})
+
+
+def probe(backend: str, precision: str) -> dict[str, Any]:
+    """Launch costs and, for each task's system, pull-backs at fixed inputs and their error against differences."""
+    started = time.perf_counter()
+    runtime = init(backend, precision)
+    result: dict[str, Any] = {"start_s": time.perf_counter() - started}
+    result |= _launch_costs(runtime.dtype, runtime.device)
+    result["systems"] = {name: _pull_back(kind().build().system) for name, kind in TASKS.items()}
+    return result
+
+
+def _pull_back(system: System) -> dict[str, Any]:
+    """Pull-backs of three samples as flat lists, and |⟨λ, δS⟩ - ⟨Sᵀλ, δ⟩| relative, by central differences."""
+    draw = torch.Generator().manual_seed(0)
+
+    def uniform(shape: tuple[int, ...]) -> torch.Tensor:
+        values = torch.rand(3, *shape, generator=draw, dtype=torch.float64) - 0.5
+        return values.to(dtype=current().dtype, device=current().device)
+
+    state, control, adjoint = uniform(system.state_shape), uniform(system.control_shape), uniform(system.state_shape)
+    state_step, control_step = uniform(system.state_shape), uniform(system.control_shape)
+    to_state, to_control = system.pull_back(state, control, adjoint)
+    # The cube root of the rounding error balances it against the error of the difference.
+    h = torch.finfo(state.dtype).eps ** (1 / 3)
+    ahead = system.step(state + h * state_step, control + h * control_step)
+    behind = system.step(state - h * state_step, control - h * control_step)
+    expected = float((adjoint.double() * (ahead.double() - behind.double()) / (2 * h)).sum())
+    found = float((to_state.double() * state_step).sum() + (to_control.double() * control_step).sum())
+    return {
+        "difference": abs(found - expected) / max(abs(expected), 1e-3),
+        "pull_back": torch.cat([to_state.flatten(), to_control.flatten()]).double().tolist(),
+    }
+
+
+@ti.kernel
+def _double(source: ti.types.ndarray(ndim=1), target: ti.types.ndarray(ndim=1), serial: ti.template()):
+    ti.loop_config(serialize=serial)
+    for i in range(source.shape[0]):
+        target[i] = 2.0 * source[i]
+
+
+def _launch_costs(dtype: torch.dtype, device: torch.device) -> dict[str, float]:
+    """Mean µs of calling a kernel on eight numbers: plainly, prepared, and prepared with a loop in one thread."""
+    source = torch.ones(8, dtype=dtype, device=device)
+    target = torch.zeros_like(source)
+    calls = {
+        "plain_us": (lambda: _double(source, target, False), 100),
+        "prepared_us": (prepare(_double, source, target, False), 1000),
+        "serial_us": (prepare(_double, source, target, True), 1000),
+    }
+    costs = {}
+    for name, (call, count) in calls.items():
+        call()
+        started = time.perf_counter()
+        for _ in range(count):
+            call()
+        ti.sync()
+        costs[name] = (time.perf_counter() - started) / count * 1e6
+    return costs
+
+
+def _probe_apart(backend: str, precision: str) -> dict[str, Any]:
+    command = [sys.executable, "-m", "benchmarks.check", backend, precision]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    except subprocess.TimeoutExpired:
+        return {"error": "did not finish in 5 minutes"}
+    lines = done.stdout.strip().splitlines()
+    if done.returncode or not lines:
+        return {"error": (done.stderr.strip().splitlines() or ["ended without a word"])[-1]}
+    return json.loads(lines[-1])
+
+
+def _print_backends(console: Console, there: tuple[str, ...], probes: dict) -> None:
+    table = Table(
+        "backend",
+        "precision",
+        "starts",
+        "start",
+        "call",
+        "prepared",
+        "one thread",
+        title="Backends and the cost of a launch",
+    )
+    for backend, precision in PAIRS:
+        found = probes.get((backend, precision))
+        if found is None:
+            table.add_row(backend, precision, "not on this machine")
+        elif "error" in found:
+            table.add_row(backend, precision, f"fails: {found['error']}")
+        else:
+            costs = f"{found['start_s']:.2f} s", *(f"{found[f'{kind}_us']:.1f} µs" for kind in _KINDS)
+            table.add_row(backend, precision, "yes", *costs)
+    console.print(table)
+
+
+def _print_gradients(console: Console, probes: dict) -> bool:
+    """Each system's adjoint: against differences in CPU float64, and everywhere else against that."""
+    table = Table("system", *(" ".join(pair) for pair in probes), title="Adjoints, relative error")
+    oracle = probes.get(("cpu", "float64"), {}).get("systems", {})
+    passed = bool(oracle)
+    for name in TASKS:
+        cells = []
+        for pair, found in probes.items():
+            error = _error(found["systems"][name], oracle.get(name), pair)
+            good = error <= LIMITS[pair[1]]
+            passed &= good
+            cells.append(f"[{'green' if good else 'red'}]{error:.1e}[/]")
+        table.add_row(name, *cells)
+    console.print(table)
+    console.print(
+        "CPU float64 is compared with central differences, everything else with CPU float64; limits "
+        + ", ".join(f"{limit:g} in {precision}" for precision, limit in LIMITS.items())
+        + ".",
+        highlight=False,
+    )
+    return passed
+
+
+def _error(found: dict[str, Any], oracle: dict[str, Any] | None, pair: tuple[str, str]) -> float:
+    if pair == ("cpu", "float64") or oracle is None:
+        return found["difference"]
+    one, other = (torch.tensor(entry["pull_back"], dtype=torch.float64) for entry in (found, oracle))
+    return float((one - other).norm() / other.norm())
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+if __name__ == "__main__":
+    print(json.dumps(probe(*sys.argv[1:3])))
