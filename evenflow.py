@@ -174,8 +174,8 @@ class Check:
 class Speed:
     """Time one update, alone and in an ensemble, and say where the time goes; peers run alternately where installed."""
 
-    rounds: int = 40
-    """Timed rounds; medians are reported."""
+    rounds: int = 20
+    """Turns of each side, four updates long; medians are reported."""
     members: int = 40
     """Members of the ensemble."""
     out: Path | None = None

@@ -9,10 +9,10 @@ by one of the variants, and an Adam step (learning rate 1e-3, eps 1e-7), in floa
     R  every path        M  physics path only      S  neither path      N  policy path only
     C  M's component where its sign is R's, else 0
 
-JAX is written for speed, not as `jax.grad` of the rollout: one compiled call keeps the rollout's states and
-activations, pulls back through the policy once over all its rows, and sweeps the physics backwards, both
-sweeps of C together. PyTorch is written as it is usually used: eager autograd, `detach` where a path is cut,
-for C one forward graph and two backward passes.
+JAX comes in two forms. One is `jax.grad` of a scan under jit, as JAX is usually written. The other is written for
+speed: one compiled call keeps the rollout's states and activations, pulls back through the policy once over all its
+rows, and sweeps the physics backwards, both sweeps of C together. PyTorch is written as it is usually used: eager
+autograd, `detach` where a path is cut, for C one forward graph and two backward passes.
 
 One core against one core: neither `--xla_cpu_multi_thread_eigen=false` nor
 `intra_op_parallelism_threads=1` in `XLA_FLAGS` holds JAX to one thread. The affinity mask does: XLA starts as
@@ -87,7 +87,7 @@ def use_one_core() -> None:
 
 
 def jax_peer(problem: Problem, variant: str) -> Peer:
-    """The update as one compiled JAX call whose parameters and moments are updated in their own buffers."""
+    """The update with the adjoint recursion written out, both sweeps of C in one scan."""
     jax, jnp = _require("jax"), _require("jax.numpy")
     sweeps = SWEEPS[variant]
     batch, horizon = len(problem.initial_states), problem.horizon
@@ -135,6 +135,39 @@ def jax_peer(problem: Problem, variant: str) -> Peer:
             of_biases.append(_combine(jnp, jnp.split(scaled.sum(axis=0), len(sweeps))))
         return of_weights, of_biases
 
+    return _compiled_peer(f"JAX {variant}, adjoint by hand", problem, gradient)
+
+
+def jax_autodiff_peer(problem: Problem, variant: str) -> Peer:
+    """The update as JAX is usually written: `jax.grad` of a scan, `stop_gradient` where a path is cut."""
+    jax, jnp = _require("jax"), _require("jax.numpy")
+    step = partial(_cart_pole_step, jnp)
+
+    def loss(parameters: Any, initial: Any, sweep: tuple[bool, bool]) -> Any:
+        weights, biases = parameters
+        physics_open, policy_open = sweep
+
+        def advance(state: Any, _: None) -> Any:
+            signal = state if policy_open else jax.lax.stop_gradient(state)
+            for weight, bias in zip(weights[:-1], biases[:-1], strict=True):
+                signal = jnp.tanh(signal @ weight + bias)
+            control = signal @ weights[-1] + biases[-1]
+            return step(state if physics_open else jax.lax.stop_gradient(state), control), None
+
+        final, _ = jax.lax.scan(advance, initial, None, problem.horizon)
+        return _final_cost(jnp, final)
+
+    def gradient(parameters: Any, initial: Any) -> Any:
+        found = [jax.grad(loss)(parameters, initial, sweep) for sweep in SWEEPS[variant]]
+        return jax.tree.map(lambda *each: _combine(jnp, each), *found)
+
+    return _compiled_peer(f"JAX {variant}, jax.grad", problem, gradient)
+
+
+def _compiled_peer(name: str, problem: Problem, gradient: Callable[[Any, Any], Any]) -> Peer:
+    """One compiled call for gradient and Adam, whose parameters and moments are updated in their own buffers."""
+    jax, jnp = _require("jax"), _require("jax.numpy")
+
     def train(training: Any, initial: Any) -> Any:
         parameters, mean, square, count = training
         found, count = gradient(parameters, initial), count + 1
@@ -161,7 +194,7 @@ def jax_peer(problem: Problem, variant: str) -> Peer:
     def next_gradient() -> list[np.ndarray]:
         return [np.asarray(leaf) for leaf in jax.tree.leaves(jax.jit(gradient)(training[0], initial))]
 
-    return Peer(f"JAX {variant}", update, next_gradient)
+    return Peer(name, update, next_gradient)
 
 
 def torch_peer(problem: Problem, variant: str) -> Peer:

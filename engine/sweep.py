@@ -9,6 +9,7 @@ import torch
 from engine.launch import Launch
 from engine.memory import Segment
 from engine.rules import AdjointRule
+from engine.threads import BLOCK_ROWS, torch_threads
 from engine.trajectory import Cost, Trajectory
 
 
@@ -49,6 +50,12 @@ class Sweeper:
         self._pull_backs: dict[tuple, Launch] = {}
 
     def run(
+        self, rules: list[AdjointRule], cost: Cost | None, samples: dict[AdjointRule, slice], inspect: Inspect | None
+    ) -> Gradients:
+        with torch_threads(self.rollout.batch * self.rollout.block >= BLOCK_ROWS):
+            return self._run(rules, cost, samples, inspect)
+
+    def _run(
         self, rules: list[AdjointRule], cost: Cost | None, samples: dict[AdjointRule, slice], inspect: Inspect | None
     ) -> Gradients:
         rollout = self.rollout

@@ -12,6 +12,7 @@ from engine.controller import Controller
 from engine.errors import SettingError, ShapeError
 from engine.memory import MemoryPlan, Segment
 from engine.system import System
+from engine.threads import STEP_ROWS, torch_threads
 
 # Rows that are linearised together: enough to fill a matrix product, few enough to stay in cache.
 _BLOCK_ROWS = 2**14
@@ -106,11 +107,7 @@ class Trajectory:
             self.states[part.first].copy_(source)
             if len(self._checkpoints):
                 self._checkpoints[index].copy_(self.states[part.first])
-            for act, step in zip(
-                self._actions[part.start : part.stop], self._steps[part.start : part.stop], strict=True
-            ):
-                act()
-                step()
+            self._run(part)
             if cost is not None and losses is not None:
                 losses += self._running_value(cost, part)
         self.restored = segments[-1]
@@ -130,9 +127,7 @@ class Trajectory:
         if self.restored is part:
             return
         self.states[part.first].copy_(self._checkpoints[self.plan.segments.index(part)])
-        for act, step in zip(self._actions[part.start : part.stop], self._steps[part.start : part.stop], strict=True):
-            act()
-            step()
+        self._run(part)
         self.restored = part
 
     def first_nonfinite(self, samples: slice) -> tuple[int, int] | None:
@@ -144,6 +139,13 @@ class Trajectory:
                 step, sample = (int(value) for value in bad.nonzero()[0])
                 return part.start + step, samples.start + sample
         return None
+
+    def _run(self, part: Segment) -> None:
+        steps = slice(part.start, part.stop)
+        with torch_threads(self.batch >= STEP_ROWS):
+            for act, step in zip(self._actions[steps], self._steps[steps], strict=True):
+                act()
+                step()
 
     def _running_value(self, cost: Cost, part: Segment) -> torch.Tensor | float:
         steps = torch.arange(part.start, part.stop, device=self.states.device)

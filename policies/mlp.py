@@ -74,7 +74,7 @@ class MLP(Policy):
     def record_bytes(self, batch: int, state_shape: tuple[int, ...], control_shape: tuple[int, ...]) -> int:
         # Activations, and for each control the gradients of the layers below it.
         kept = 1 + min(math.prod(control_shape), _KEPT_CONTROLS)
-        return batch * sum(self.widths[1:-1]) * kept * self.theta.element_size()
+        return batch * (self.widths[0] + sum(self.widths[1:-1]) * kept) * self.theta.element_size()
 
 
 # Up to this many controls, ∂u_c/∂(layer) is kept for every c and weighted by μ_c, which saves a matrix product.
@@ -82,9 +82,9 @@ _KEPT_CONTROLS = 4
 
 
 class MLPRecord:
-    """Activations h_l = tanh(h_{l-1} W_l + b_l) of a rollout, and the gradients of u with respect to them.
+    """States and activations h_l = tanh(h_{l-1} W_l + b_l) of a rollout, and the gradients of u with respect to them.
 
-    With a column of ones appended to h, biases are the last row of each weight matrix. Buffers are member-major,
+    With a column of ones appended to x and h, biases are the last row of each weight matrix. Buffers are member-major,
     [P, slots, b, width]. With G_l = ∂u_c/∂(h_{l-1} W_l + b_l):
 
         G_L = e_c,   G_l = (G_{l+1} W_{l+1}ᵀ) (1 - h_l²),   K_c = G_1 W_1ᵀ,   ∂L/∂W_l = h_{l-1}ᵀ Σ_c μ_c G_l
@@ -97,10 +97,10 @@ class MLPRecord:
         make = policy.theta.detach().new_zeros
         shape = (self.members, slots, self.rows)
         widths = policy.widths[1:-1]
-        self.augmented = [make(*shape, width + 1) for width in widths]
+        self.augmented = [make(*shape, width + 1) for width in policy.widths[:-1]]
         for buffer in self.augmented:
             buffer[..., -1] = 1.0
-        self.hidden = [buffer[..., :-1] for buffer in self.augmented]
+        self.hidden = [buffer[..., :-1] for buffer in self.augmented[1:]]
         self.controls = policy.widths[-1]
         kept = self.controls if self.controls <= _KEPT_CONTROLS else 0
         self.slopes = [[make(*shape, width) for width in widths] for _ in range(kept)]
@@ -112,30 +112,22 @@ class MLPRecord:
         """One matrix product and one tanh a layer, into this slot's buffers, all `out=`."""
         single = self.members == 1
         strip = (lambda tensor: tensor[0]) if single else (lambda tensor: tensor)
-        with_bias, product, tanh = (torch.addmm, torch.mm, torch.tanh) if single else (
-            torch.baddbmm, torch.bmm, torch.tanh
-        )  # fmt: skip
-        out = strip(control.view(self.members, self.rows, -1))
+        product = torch.mm if single else torch.bmm
         inputs = strip(state.detach().view(self.members, self.rows, -1))
-        first = strip(self.layers[0])
-        first_bias, first_weights = first[..., -1:, :], first[..., :-1, :]
-        # bmm needs a contiguous target, which a slot of a member-major buffer is only for a single member.
+        out = strip(control.view(self.members, self.rows, -1))
+        sources = [strip(augmented[:, slot]) for augmented in self.augmented]
+        weights = [strip(layer) for layer in self.layers]
+        # Products and tanh are several times slower on a slot, whose rows are not contiguous, than on a buffer.
         targets = [strip(self._buffer("act", (self.members, self.rows, hidden.shape[-1]))) for hidden in self.hidden]
         activations = [strip(hidden[:, slot]) for hidden in self.hidden]
-        sources = [strip(augmented[:, slot]) for augmented in self.augmented]
-        weights = [strip(layer) for layer in self.layers[1:]]
-        if not self.hidden:
-            return lambda: with_bias(first_bias, inputs, first_weights, out=out)
-        middle = list(zip(sources[:-1], weights[:-1], targets[1:], activations[1:], strict=True))
-        last_source, last_weights = sources[-1], weights[-1]
-        first_target, first_activation = targets[0], activations[0]
+        hidden_layers = list(zip(sources[:-1], weights[:-1], targets, activations, strict=True))
+        first_source, last_source, last_weights = sources[0][..., :-1], sources[-1], weights[-1]
 
         def act() -> None:
-            with_bias(first_bias, inputs, first_weights, out=first_target)
-            tanh(first_target, out=first_activation)
-            for source, layer, target, activation in middle:
+            first_source.copy_(inputs)
+            for source, layer, target, activation in hidden_layers:
                 product(source, layer, out=target)
-                tanh(target, out=activation)
+                activation.copy_(target.tanh_())
             product(last_source, last_weights, out=out)
 
         return act
@@ -182,24 +174,36 @@ class MLPRecord:
         gradient: torch.Tensor,
     ) -> None:
         members = self._members(samples)
-        deltas = self._deltas(first, last, self._member_major(cotangents, members), members)
-        inputs = self._with_ones(self._member_major(states, members))
-        below = [inputs, *(self._slots(buffer, first, last, members) for buffer in self.augmented)]
-        for layer, rows, delta in zip(self.policy.layers(gradient[members]), below, deltas, strict=True):
-            if layer.shape[0] == 1:
-                layer[0].addmm_(rows[0].t(), delta[0])
-            else:
-                layer += self._product("weights", rows.transpose(1, 2), delta, 0)
+        output = self._member_major(cotangents, members)
+        below = [self._slots(buffer, first, last, members) for buffer in self.augmented]
+        first_layer, *layers = self.policy.layers(gradient[members])
+        if self.hidden and self._keeps(members):
+            # Scaling the inputs by μ instead of G_1 is cheaper: there are few of them.
+            weighted = self._buffer("weighted", tuple(below[0].shape))
+            for c in range(self.controls):
+                torch.mul(below[0], output[:, :, c : c + 1], out=weighted)
+                self._add_product(first_layer, weighted, self._slots(self.slopes[c][0], first, last, members))
+            deltas = self._deltas(first, last, output, members, lowest=1)
+        else:
+            first_delta, *deltas = self._deltas(first, last, output, members)
+            self._add_product(first_layer, below[0], first_delta)
+        for layer, rows, delta in zip(layers, below[1:], deltas, strict=True):
+            self._add_product(layer, rows, delta)
 
-    def _deltas(self, first: int, last: int, output: torch.Tensor, members: slice) -> list[torch.Tensor]:
-        """Σ_c μ_c G_l for every layer, last layer last, [P, rows, width]; `output` is μ [P, rows, m]."""
+    def _keeps(self, members: slice) -> bool:
+        """Whether `linearise` has kept G for these members."""
         held = self._held
-        kept = held is not None and held.start <= members.start and members.stop <= held.stop
+        return held is not None and held.start <= members.start and members.stop <= held.stop
+
+    def _deltas(
+        self, first: int, last: int, output: torch.Tensor, members: slice, lowest: int = 0
+    ) -> list[torch.Tensor]:
+        """Σ_c μ_c G_l of the hidden layers from `lowest` on and of the last, [P, rows, width]; `output` is μ."""
         deltas = [output]
-        for index in reversed(range(len(self.hidden))):
+        for index in reversed(range(lowest, len(self.hidden))):
             hidden = self._slots(self.hidden[index], first, last, members)
             delta = self._buffer(f"delta {index}", tuple(hidden.shape))
-            if kept:
+            if self._keeps(members):
                 torch.mul(self._slots(self.slopes[0][index], first, last, members), output[:, :, :1], out=delta)
                 for c in range(1, self.controls):
                     delta.addcmul_(self._slots(self.slopes[c][index], first, last, members), output[:, :, c : c + 1])
@@ -210,15 +214,18 @@ class MLPRecord:
             deltas.insert(0, delta)
         return deltas
 
+    def _add_product(self, layer: torch.Tensor, rows: torch.Tensor, delta: torch.Tensor) -> None:
+        """layer += rowsᵀ delta, for layer [P, in + 1, out]."""
+        if layer.shape[0] == 1:
+            layer[0].addmm_(rows[0].t(), delta[0])
+        elif layer.shape[2] < layer.shape[1]:  # a narrow product is faster on its side
+            layer += self._product("weights", delta.transpose(1, 2), rows, 0).transpose(1, 2)
+        else:
+            layer += self._product("weights", rows.transpose(1, 2), delta, 0)
+
     def _slope_of_tanh(self, hidden: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
         """1 - h² into `out`."""
         return torch.addcmul(self._one, hidden, hidden, value=-1.0, out=out)
-
-    def _with_ones(self, rows: torch.Tensor) -> torch.Tensor:
-        augmented = self._buffer("ones", (*rows.shape[:2], rows.shape[2] + 1))
-        augmented[..., :-1].copy_(rows)
-        augmented[..., -1] = 1.0
-        return augmented
 
     def _members(self, samples: slice) -> slice:
         return slice(samples.start // self.rows, samples.stop // self.rows)

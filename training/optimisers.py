@@ -30,10 +30,12 @@ class EnsembleOptimiser:
     @torch.no_grad()
     def step(self, gradient: torch.Tensor, active: torch.Tensor) -> None:
         """Move the members that are `active` [P] against `gradient` [P, n]; the others stay where they are."""
-        moving = active.unsqueeze(1)
-        self.displacement.grad = torch.where(moving, gradient, torch.zeros_like(gradient))
+        frozen = (~active).nonzero().flatten()
+        self.displacement.grad = gradient if not len(frozen) else gradient.index_fill(0, frozen, 0.0)
         self.optimiser.step()
-        self.theta.add_(torch.where(moving, self.displacement * self.learning_rates, torch.zeros_like(gradient)))
+        if len(frozen):
+            self.displacement.index_fill_(0, frozen, 0.0)
+        self.theta.addcmul_(self.displacement, self.learning_rates)
         self.displacement.zero_()
 
     def tensors(self) -> dict[str, torch.Tensor]:
@@ -48,7 +50,7 @@ class EnsembleOptimiser:
 
 def _make(name: str, parameter: torch.Tensor, momentum: float) -> torch.optim.Optimizer:
     makers = {
-        "adam": lambda: torch.optim.Adam([parameter], lr=1.0, eps=1e-7),
+        "adam": lambda: torch.optim.Adam([parameter], lr=1.0, eps=1e-7, fused=True),
         "sgd": lambda: torch.optim.SGD([parameter], lr=1.0),
         "momentum": lambda: torch.optim.SGD([parameter], lr=1.0, momentum=momentum),
         "adagrad": lambda: torch.optim.Adagrad([parameter], lr=1.0),
