@@ -2,7 +2,7 @@
 
 The problem is the paper's smallest: cart-pole with 1 pole, 100 steps, batch 8, an MLP with two hidden layers of 100
 units, Adam, float32 on the CPU. Alone, every side is bound to one core and the sides take turns in one process;
-each turn is four updates, figures are medians over the turns. The ensemble runs in a process of its own with every core:
+each turn is four updates, figures are medians. The ensemble runs in a process of its own with every core:
 `python -m benchmarks.speed alone ROUNDS` and `... ensemble ROUNDS MEMBERS` print their results as JSON.
 """
 
@@ -100,7 +100,8 @@ def ensemble(rounds: int, members: int) -> dict[str, Any]:
     for letter in ("R", "C"):
         single, together = (statistics.median(times[letter, count]) for count in (1, members))
         result["ms"][letter] = {"alone": single, "per member": together / members}
-        result["phases"][letter] = _phases(*kept[letter, members], rounds)
+        trainer, initial = kept[letter, members]
+        result["phases"][letter] = _phases(trainer, initial, rounds)
     return result
 
 

@@ -72,9 +72,10 @@ class MLP(Policy):
         return MLPRecord(self, slots, batch)
 
     def record_bytes(self, batch: int, state_shape: tuple[int, ...], control_shape: tuple[int, ...]) -> int:
-        # Activations, and for each control the gradients of the layers below it.
-        kept = 1 + min(math.prod(control_shape), _KEPT_CONTROLS)
-        return batch * (self.widths[0] + sum(self.widths[1:-1]) * kept) * self.theta.element_size()
+        # Inputs of every layer with their ones, and for each control the gradients of the hidden layers.
+        inputs = sum(width + 1 for width in self.widths[:-1])
+        kept = self.widths[-1] if self.widths[-1] <= _KEPT_CONTROLS else 0
+        return batch * (inputs + kept * sum(self.widths[1:-1])) * self.theta.element_size()
 
 
 # Up to this many controls, ∂u_c/∂(layer) is kept for every c and weighted by μ_c, which saves a matrix product.
@@ -112,25 +113,36 @@ class MLPRecord:
         """One matrix product and one tanh a layer, into this slot's buffers, all `out=`."""
         single = self.members == 1
         strip = (lambda tensor: tensor[0]) if single else (lambda tensor: tensor)
-        product = torch.mm if single else torch.bmm
         inputs = strip(state.detach().view(self.members, self.rows, -1))
         out = strip(control.view(self.members, self.rows, -1))
         sources = [strip(augmented[:, slot]) for augmented in self.augmented]
         weights = [strip(layer) for layer in self.layers]
-        # Products and tanh are several times slower on a slot, whose rows are not contiguous, than on a buffer.
-        targets = [strip(self._buffer("act", (self.members, self.rows, hidden.shape[-1]))) for hidden in self.hidden]
         activations = [strip(hidden[:, slot]) for hidden in self.hidden]
-        hidden_layers = list(zip(sources[:-1], weights[:-1], targets, activations, strict=True))
         first_source, last_source, last_weights = sources[0][..., :-1], sources[-1], weights[-1]
+        if single:
+            single_layers = list(zip(sources[:-1], weights[:-1], activations, strict=True))
 
-        def act() -> None:
+            def act() -> None:
+                first_source.copy_(inputs)
+                for source, layer, activation in single_layers:
+                    torch.mm(source, layer, out=activation)
+                    activation.tanh_()
+                torch.mm(last_source, last_weights, out=out)
+
+            return act
+
+        # Batched products and tanh are several times slower on a slot, whose rows are not contiguous, than on a buffer.
+        buffers = [self._buffer("act", tuple(activation.shape)) for activation in activations]
+        hidden_layers = list(zip(sources[:-1], weights[:-1], buffers, activations, strict=True))
+
+        def act_together() -> None:
             first_source.copy_(inputs)
-            for source, layer, target, activation in hidden_layers:
-                product(source, layer, out=target)
-                activation.copy_(target.tanh_())
-            product(last_source, last_weights, out=out)
+            for source, layer, buffer, activation in hidden_layers:
+                torch.bmm(source, layer, out=buffer)
+                activation.copy_(buffer.tanh_())
+            torch.bmm(last_source, last_weights, out=out)
 
-        return act
+        return act_together
 
     def linearise(
         self, first: int, last: int, states: torch.Tensor, samples: slice, jacobian: torch.Tensor | None
