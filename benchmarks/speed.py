@@ -108,7 +108,8 @@ def ensemble(rounds: int, members: int) -> dict[str, Any]:
 def _trainer(letter: str, members: int, problem: peers.Problem) -> tuple[Trainer, torch.Tensor]:
     """A trainer of `members` equal controllers with the problem's weights, and the initial states of an update."""
     estimator = next(entry.estimator for entry in GRADIENTS if entry.letter == letter)
-    task = build_task("cart-pole", poles=1, horizon=problem.horizon)
+    poles = (problem.initial_states.shape[1] - 2) // 2
+    task = build_task("cart-pole", poles=poles, horizon=problem.horizon)
     trainer = Trainer(task, [Member(estimator) for _ in range(members)])
     policy = trainer.policy
     assert isinstance(policy, MLP)
@@ -127,7 +128,7 @@ def _disagreement(trainer: Trainer, initial: torch.Tensor, peer: peers.Peer) -> 
     layers = policy.layers(gradient)
     ours = [layer[0, :-1] for layer in layers] + [layer[0, -1] for layer in layers]
     difference = sum(
-        float((torch.as_tensor(theirs).view_as(own) - own).square().sum())
+        float((torch.tensor(theirs).view_as(own) - own).square().sum())
         for theirs, own in zip(peer.gradient(), ours, strict=True)
     )
     return (difference / float(gradient.square().sum())) ** 0.5

@@ -1,0 +1,40 @@
+"""The loss figure of a run: medians, bands, and seeds that diverged."""
+
+import numpy as np
+import pytest
+
+from benchmarks.curves import draw_group, loss_figure
+from benchmarks.style import COLOURS, new_figure
+from training import RunDirectory
+from training.summary import Group
+from training.trainer import EpochRecord
+
+pytestmark = pytest.mark.float64
+
+
+def test_the_line_is_the_median_and_the_band_the_range_of_seeds_that_are_left():
+    _, (axes,) = new_figure(3, 3)
+    losses = np.array([[1.0, 3.0, 5.0], [1.0, 2.0, np.nan], [np.nan, np.nan, np.nan]])
+    draw_group(axes, np.array([1, 2, 3]), losses, Group("C", "C", (0, 1, 2)))
+    (line,) = axes.lines
+    assert line.get_xydata().tolist() == [[1, 3.0], [2, 1.5]]
+    assert line.get_color() == COLOURS["C"]
+    band = axes.collections[0].get_paths()[0].vertices
+    assert {tuple(point) for point in band} == {(1, 1.0), (1, 5.0), (2, 1.0), (2, 2.0)}
+
+
+def test_colours_differ_in_lightness_so_that_grey_print_tells_them_apart():
+    light = sorted(
+        0.2126 * int(c[1:3], 16) + 0.7152 * int(c[3:5], 16) + 0.0722 * int(c[5:], 16) for c in COLOURS.values()
+    )
+    assert min(np.diff(light)) > 8
+
+
+def test_the_figure_of_a_run_stands_in_its_directory(tmp_path):
+    run = RunDirectory.create(tmp_path / "run", {"task": "cart-pole", "options": {"poles": 2}})
+    for epoch in (1, 2):
+        run.append(EpochRecord(epoch, [1.0, 0.5], [0.9 / epoch, float("nan")]), 0.1, {})
+    labels = [{"gradient": letter, "clipping": "none", "learning_rate": 1e-3, "seed": 0} for letter in "RC"]
+    path = loss_figure(run, labels)
+    assert path == tmp_path / "run" / "losses.png"
+    assert path.read_bytes().startswith(b"\x89PNG")

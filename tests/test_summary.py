@@ -1,0 +1,34 @@
+"""Groups of members and what became of them."""
+
+import math
+
+import pytest
+
+from training.summary import groups, outcomes
+
+pytestmark = pytest.mark.float64
+
+
+def label(gradient, seed, rate=1e-3, clipping="none"):
+    return {"gradient": gradient, "clipping": clipping, "learning_rate": rate, "seed": seed}
+
+
+def test_members_are_grouped_by_all_but_their_seed_in_the_papers_order():
+    found = groups([label(letter, seed) for letter in "CMR" for seed in (0, 1)])
+    assert [(group.name, group.members) for group in found] == [("R", (4, 5)), ("M", (2, 3)), ("C", (0, 1))]
+
+
+def test_only_what_differs_is_named():
+    found = groups([label("C", 0, rate=rate) for rate in (1e-2, 1e-3)])
+    assert [group.name for group in found] == ["C, learning rate 0.01", "C, learning rate 0.001"]
+
+
+def test_diverged_members_are_counted_and_left_out_of_the_losses():
+    (outcome,) = outcomes([label("R", seed) for seed in range(4)], [0.3, math.nan, None, 0.1], threshold=0.2)
+    assert (outcome.median, outcome.lowest, outcome.highest) == (0.2, 0.1, 0.3)
+    assert (outcome.solved, outcome.diverged) == (1, 2)
+
+
+def test_a_group_of_which_nothing_is_left_has_no_losses():
+    (outcome,) = outcomes([label("R", 0)], [None], threshold=None)
+    assert (outcome.median, outcome.solved, outcome.diverged) == (None, None, 1)
