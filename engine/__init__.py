@@ -1,5 +1,14 @@
 """The engine: runtime, systems, rollouts and their adjoints. It knows nothing of policies."""
 
+import os
+
+# Read by Taichi and by OpenMP as they are loaded.
+os.environ.setdefault("ENABLE_TAICHI_HEADER_PRINT", "False")
+os.environ.setdefault("TI_SKIP_VERSION_CHECK", "ON")
+# OpenMP threads that wait in a long spin stall each other for seconds once another process takes a core; threads that
+# never spin take 80 µs to wake. This many turns, some 20 µs, serve both.
+os.environ.setdefault("GOMP_SPINCOUNT", "5000")
+
 from engine.controller import Controller, ControllerRecord
 from engine.errors import (
     AdjointError,

@@ -9,12 +9,6 @@ import io
 import os
 from dataclasses import dataclass
 
-os.environ.setdefault("ENABLE_TAICHI_HEADER_PRINT", "False")
-os.environ.setdefault("TI_SKIP_VERSION_CHECK", "ON")
-# OpenMP threads that wait in a long spin stall each other for seconds once another process takes a core; threads that
-# never spin take 80 µs to wake. This many turns, some 20 µs, serve both.
-os.environ.setdefault("GOMP_SPINCOUNT", "5000")
-
 import taichi as ti
 import torch
 from taichi._lib import core as _core
