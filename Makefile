@@ -17,7 +17,7 @@ $(INSTALLED): setup.py constraints.txt
 	touch $@
 
 demo: install
-	$(BIN)/evenflow train cart-pole --poles 2 --gradients R C --seeds 4 --epochs 100 --out runs/demo-$$(date +%Y%m%d-%H%M%S)
+	$(BIN)/evenflow train cart-pole --poles 2 --gradients R C --seeds 4 --epochs 200 --out runs/demo-$$(date +%Y%m%d-%H%M%S)
 
 # Backend and precision are settled once per process, hence three runs.
 test: lint

@@ -28,7 +28,7 @@ from training import train as train_experiment
 from training.display import TrainingProgress, outcome_table
 
 __version__ = "0.1.0"
-__all__ = [*_engine_names, *_policies_names, *_training_names]
+__all__ = [*_engine_names, *_policies_names, *_training_names]  # pyright: ignore[reportUnsupportedDunderAll]
 
 _console = Console()
 Options = TypeVar("Options")

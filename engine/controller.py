@@ -59,10 +59,20 @@ class Controller(Protocol):
     @property
     def parameter_count(self) -> int: ...
 
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
     def record(
         self, slots: int, batch: int, state_shape: tuple[int, ...], control_shape: tuple[int, ...]
     ) -> ControllerRecord: ...
 
     def record_bytes(self, batch: int, state_shape: tuple[int, ...], control_shape: tuple[int, ...]) -> int:
         """Bytes that one slot of a record takes, for planning."""
+        ...
+
+    def scratch_bytes(self, rows: int) -> int:
+        """Bytes that a record needs while it linearises or pulls back this many rows, for planning."""
         ...

@@ -48,8 +48,11 @@ def _bind(kernel, compiled, args, gradients) -> Launch:
     owner = getattr(kernel, "_kernel_owner", None)
     offset = 0 if owner is None else 1
     for index, value in enumerate(args):
+        name = compiled.arguments[index + offset].name
         if isinstance(value, torch.Tensor):
-            _check(compiled.arguments[index + offset].name, value)
+            _check(name, value)
+        if gradients is not None and gradients[index] is not None:
+            _check(f"gradient of {name}", gradients[index])
     lookup = list(args)
     if gradients is not None:
         lookup = [

@@ -1,5 +1,6 @@
 """How a rollout is cut into segments so that its backward pass fits a memory budget."""
 
+import math
 import re
 from dataclasses import dataclass
 
@@ -112,12 +113,11 @@ def parse_bytes(text: str | int) -> int:
 
 
 def format_bytes(count: float) -> str:
-    """ "1.5 MiB" for people."""
-    for unit in ("B", "KiB", "MiB"):
-        if abs(count) < 1024:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1024
-    return f"{count:.2f} GiB"
+    """ "1.5 MiB" for people, rounded up, so that what is written suffices."""
+    units = (("B", 0), ("KiB", 1), ("MiB", 1), ("GiB", 2))
+    power = next((power for power in range(3) if abs(count) < 1024 ** (power + 1)), 3)
+    unit, digits = units[power]
+    return f"{math.ceil(count / 1024**power * 10**digits) / 10**digits:.{digits}f} {unit}"
 
 
 class PeakMemory:

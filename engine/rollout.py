@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from taichi.lang import impl
 
-from engine.errors import AdjointError
+from engine.errors import AdjointError, ShapeError
 from engine.rules import AdjointRule
 from engine.sweep import Gradients, Inspect, Sweeper
 from engine.tape import RolloutTape
@@ -25,6 +25,8 @@ class Rollout(Trajectory):
         tape = impl.get_runtime().target_tape
         if isinstance(tape, RolloutTape):
             tape.record_rollout(self, initial, cost)
+        elif tape is not None:
+            raise AdjointError("Expected rollouts inside a RolloutTape, got a ti.ad.Tape, which cannot replay them.")
         self.forward(initial.detach())
         return self
 
@@ -50,6 +52,22 @@ class Rollout(Trajectory):
             raise AdjointError("Expected a forward rollout before its adjoint, got none; call the rollout first.")
         if self.forward_only:
             raise AdjointError("Expected a rollout that stores its states, got forward_only=True; build another.")
+        if self.states.grad is not None and len(self.plan.segments) > 1:
+            raise AdjointError(
+                "Expected every state in memory where kernels add to states.grad, got a rollout cut into segments; "
+                "drop its memory budget."
+            )
         if self._sweeper is None:
             self._sweeper = Sweeper(self)
-        return self._sweeper.run(list(rules), cost, dict(samples or {}), inspect)
+        chosen = {rule: self._whole_members(part) for rule, part in (samples or {}).items()}
+        return self._sweeper.run(list(dict.fromkeys(rules)), cost, chosen, inspect)
+
+    def _whole_members(self, samples: slice) -> slice:
+        rows = self.batch // self.controller.members
+        first, last, step = samples.indices(self.batch)
+        given = (samples.start or 0, self.batch if samples.stop is None else samples.stop)
+        if (first, last) != given or first % rows or last % rows or last <= first or step != 1:
+            raise ShapeError(
+                f"Expected samples of whole members, {rows} each and {self.batch} in all, got {given[0]} to {given[1]}."
+            )
+        return slice(first, last)

@@ -54,11 +54,11 @@ class PathRule:
         return self.policy_weight != 0.0
 
     def __call__(self, direct, physics, policy, t):
-        result = direct
+        result = direct.clone()
         if physics is not None and self.uses_physics:
-            result = result + (physics if self.physics_weight == 1.0 else self.physics_weight * physics)
+            result += physics if self.physics_weight == 1.0 else self.physics_weight * physics
         if policy is not None and self.uses_policy:
-            result = result + (policy if self.policy_weight == 1.0 else self.policy_weight * policy)
+            result += policy if self.policy_weight == 1.0 else self.policy_weight * policy
         return result
 
 
@@ -100,8 +100,8 @@ class ClipNorm(_Wrapped):
     def __call__(self, direct, physics, policy, t):
         adjoint = self.of(direct, physics, policy, t)
         norm = adjoint.flatten(1).norm(dim=1)
-        scale = (self.limit / norm.clamp_min(self.limit)).view(-1, *[1] * (adjoint.dim() - 1))
-        return adjoint * scale
+        scale = (self.limit / norm).clamp_max(1.0).nan_to_num_(1.0)  # 0/0 and ∞/∞ leave λ as it is
+        return adjoint * scale.view(-1, *[1] * (adjoint.dim() - 1))
 
 
 @dataclass(frozen=True)

@@ -103,7 +103,8 @@ class Sweeper:
             state = rollout.final_state.detach().requires_grad_()
             value = cost.final(state)
             if value is not None:
-                (gradient,) = torch.autograd.grad(value.sum(), state)
+                if value.requires_grad:
+                    (gradient,) = torch.autograd.grad(value.sum(), state, allow_unused=True, materialize_grads=True)
                 result.losses += value.detach()
         if rollout.states.grad is not None:
             gradient = gradient + rollout.states.grad[rollout.plan.segments[-1].last]
@@ -122,7 +123,9 @@ class Sweeper:
             values = cost.running(states, controls, times)  # type: ignore[union-attr]
             if values is None:
                 break
-            gradients = torch.autograd.grad(values.sum(), (states, controls), allow_unused=True)
+            gradients = (None, None)
+            if values.requires_grad:
+                gradients = torch.autograd.grad(values.sum(), (states, controls), allow_unused=True)
             for buffer, gradient in zip((self.direct_states, self.direct_controls), gradients, strict=True):
                 if gradient is not None:
                     buffer[first:last].copy_(gradient)

@@ -73,6 +73,12 @@ class Trajectory:
             raise ShapeError(
                 f"Expected a batch that is a multiple of the {controller.members} members, got {batch} samples."
             )
+        kind = runtime.current().dtype, runtime.current().device.type
+        if (controller.dtype, controller.device.type) != kind:
+            raise ShapeError(
+                f"Expected a policy as {kind[0]} on {kind[1]}, as the runtime is, got {controller.dtype} on "
+                f"{controller.device.type}; build it with dtype and device."
+            )
         self.system, self.controller, self.horizon, self.batch = system, controller, horizon, batch
         n, m = math.prod(system.state_shape), math.prod(system.control_shape)
         self.holds_jacobian = m <= _JACOBIAN_CONTROLS and m * n * batch <= _JACOBIAN_ELEMENTS
@@ -163,9 +169,11 @@ class Trajectory:
         linearised = m * n if self.holds_jacobian else 0
         per_sample_slot = 3 * n + 2 * m + linearised
         per_slot = self.batch * per_sample_slot * item + self.controller.record_bytes(self.batch, *shapes)
-        fixed = self.batch * (self.horizon * m + 6 * n) * item + 4 * self.controller.members * (
-            self.controller.parameter_count * item
-        )
+        rows = self.block * self.batch
+        parameters = self.controller.members * self.controller.parameter_count
+        # Costs are differentiated block by block: leaves, gradients and two temporaries of their size.
+        fixed = (self.batch * (self.horizon * m + 6 * n) + 4 * parameters + 4 * rows * (n + m)) * item
+        fixed += self.controller.scratch_bytes(rows)
         return memory_module.plan(
             self.horizon, self.block, memory, per_slot, self.batch * n * item, fixed, segment=segment
         )

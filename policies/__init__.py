@@ -3,7 +3,7 @@
 from policies.linear import Linear
 from policies.mlp import MLP
 from policies.module import ModulePolicy
-from policies.policy import Policy, PolicyError
+from policies.policy import Policy, PolicyError, PolicyRecord
 from policies.polynomial import Polynomial
 
-__all__ = ["MLP", "Linear", "ModulePolicy", "Policy", "PolicyError", "Polynomial"]
+__all__ = ["MLP", "Linear", "ModulePolicy", "Policy", "PolicyError", "PolicyRecord", "Polynomial"]

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from policies.policy import Policy, PolicyError
+from policies.policy import Policy, PolicyError, PolicyRecord
 
 
 class MLP(Policy):
@@ -77,12 +77,17 @@ class MLP(Policy):
         kept = self.widths[-1] if self.widths[-1] <= _KEPT_CONTROLS else 0
         return batch * (inputs + kept * sum(self.widths[1:-1])) * self.theta.element_size()
 
+    def scratch_bytes(self, rows: int) -> int:
+        # Weighted inputs and cotangents, K's gradients, and two rows for each hidden layer: δ and what reaches it.
+        hidden = sum(self.widths[1:-1])
+        return rows * (3 * hidden + 2 * self.widths[0] + 2 * self.widths[-1] + 1) * self.theta.element_size()
+
 
 # Up to this many controls, ∂u_c/∂(layer) is kept for every c and weighted by μ_c, which saves a matrix product.
 _KEPT_CONTROLS = 4
 
 
-class MLPRecord:
+class MLPRecord(PolicyRecord):
     """States and activations h_l = tanh(h_{l-1} W_l + b_l) of a rollout, and the gradients of u with respect to them.
 
     With a column of ones appended to x and h, biases are the last row of each weight matrix. Buffers are member-major,
@@ -107,7 +112,7 @@ class MLPRecord:
         self.slopes = [[make(*shape, width) for width in widths] for _ in range(kept)]
         self._held: slice | None = None
         self._one = make(1).add_(1.0)
-        self._scratch: dict[tuple, torch.Tensor] = {}
+        self._scratch: dict[str, torch.Tensor] = {}
 
     def prepare_act(self, slot: int, state: torch.Tensor, control: torch.Tensor) -> Callable[[], None]:
         """One matrix product and one tanh a layer, into this slot's buffers, all `out=`."""
@@ -261,7 +266,8 @@ class MLPRecord:
         return out
 
     def _buffer(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
-        key = (name, *shape)
-        if key not in self._scratch:
-            self._scratch[key] = self.policy.theta.detach().new_zeros(shape)
-        return self._scratch[key]
+        # One flat buffer serves every shape of a name: blocks at the edges of segments are shorter.
+        size = math.prod(shape)
+        if name not in self._scratch or self._scratch[name].numel() < size:
+            self._scratch[name] = self.policy.theta.detach().new_zeros(size)
+        return self._scratch[name][:size].view(shape)

@@ -5,6 +5,7 @@ ensemble's gradients, optimiser state, clipping and checkpoints are rows of one 
 """
 
 import abc
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -13,6 +14,36 @@ from torch import nn
 
 class PolicyError(ValueError):
     """A policy that does not fit what it is asked to control."""
+
+
+class PolicyRecord(abc.ABC):
+    """What a policy keeps of some consecutive time slots of a rollout; used as the engine's `ControllerRecord`."""
+
+    @abc.abstractmethod
+    def prepare_act(self, slot: int, state: torch.Tensor, control: torch.Tensor) -> Callable[[], None]:
+        """A call that writes `control` = π(state) and keeps in `slot` what differentiation needs."""
+
+    @abc.abstractmethod
+    def linearise(
+        self, first: int, last: int, states: torch.Tensor, samples: slice, jacobian: torch.Tensor | None
+    ) -> None:
+        """Write K of the slots [first, last) into `jacobian` [last - first, B, m, n], if it is asked for."""
+
+    @abc.abstractmethod
+    def pull_back_state(self, slot: int, state: torch.Tensor, cotangent: torch.Tensor, samples: slice) -> torch.Tensor:
+        """Kᵀ μ of one slot."""
+
+    @abc.abstractmethod
+    def pull_back_parameters(
+        self,
+        first: int,
+        last: int,
+        states: torch.Tensor,
+        cotangents: torch.Tensor,
+        samples: slice,
+        gradient: torch.Tensor,
+    ) -> None:
+        """Add Σ Πᵀ μ of the slots [first, last) to `gradient` [P, n]."""
 
 
 class Policy(nn.Module, abc.ABC):
@@ -51,6 +82,14 @@ class Policy(nn.Module, abc.ABC):
     def parameter_count(self) -> int:
         return self.theta.shape[1]
 
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.theta.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.theta.device
+
     @abc.abstractmethod
     def forward(self, state: torch.Tensor) -> torch.Tensor:
         """Controls [P, b, *control_shape] of states [P, b, *state_shape], differentiable by torch."""
@@ -61,7 +100,7 @@ class Policy(nn.Module, abc.ABC):
 
     def record(
         self, slots: int, batch: int, state_shape: tuple[int, ...], control_shape: tuple[int, ...]
-    ) -> "AutogradRecord":
+    ) -> PolicyRecord:
         """Buffers in which the engine keeps what differentiation along a rollout needs."""
         self.check_fit(state_shape, control_shape)
         return AutogradRecord(self, batch)
@@ -69,6 +108,27 @@ class Policy(nn.Module, abc.ABC):
     def record_bytes(self, batch: int, state_shape: tuple[int, ...], control_shape: tuple[int, ...]) -> int:
         """Bytes of one slot of a record."""
         return 0
+
+    def scratch_bytes(self, rows: int) -> int:
+        """Bytes that a record takes while it linearises or pulls back this many rows.
+
+        Found by counting what autograd saves for one row more; gradients of it take as much again.
+        """
+        per_row = self._saved_bytes(2) - self._saved_bytes(1)
+        ends = math.prod(self.state_shape) + math.prod(self.control_shape)
+        return rows * (2 * per_row + 3 * ends * self.theta.element_size()) // self.members
+
+    def _saved_bytes(self, rows: int) -> int:
+        saved: dict[int, int] = {}
+
+        def count(tensor: torch.Tensor) -> torch.Tensor:
+            saved[tensor.data_ptr()] = tensor.numel() * tensor.element_size()
+            return tensor
+
+        state = self.theta.new_zeros(self.members, rows, *self.state_shape).requires_grad_()
+        with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+            self(state)
+        return sum(saved.values())
 
     def check_fit(self, state_shape: tuple[int, ...], control_shape: tuple[int, ...]) -> None:
         """PolicyError unless states and controls of these shapes are what the policy maps."""
@@ -87,7 +147,7 @@ class Policy(nn.Module, abc.ABC):
             raise PolicyError(f"Expected policy output as {self.theta.dtype}, got {probe.dtype}.")
 
 
-class AutogradRecord:
+class AutogradRecord(PolicyRecord):
     """A record that keeps nothing and differentiates `policy.forward` by torch autograd where asked."""
 
     def __init__(self, policy: Policy, batch: int):

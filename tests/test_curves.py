@@ -17,7 +17,7 @@ def test_the_line_is_the_median_and_the_band_the_range_of_seeds_that_are_left():
     losses = np.array([[1.0, 3.0, 5.0], [1.0, 2.0, np.nan], [np.nan, np.nan, np.nan]])
     draw_group(axes, np.array([1, 2, 3]), losses, Group("C", "C", (0, 1, 2)))
     (line,) = axes.lines
-    assert line.get_xydata().tolist() == [[1, 3.0], [2, 1.5]]
+    assert np.asarray(line.get_xydata()).tolist() == [[1, 3.0], [2, 1.5]]
     assert line.get_color() == COLOURS["C"]
     band = axes.collections[0].get_paths()[0].vertices
     assert {tuple(point) for point in band} == {(1, 1.0), (1, 5.0), (2, 1.0), (2, 2.0)}

@@ -120,7 +120,7 @@ def test_full_gradient_equals_central_differences_along_random_directions(cost):
 @pytest.mark.vulkan
 @pytest.mark.parametrize("cost", [SWING_UP, TRACKING], ids=["final", "running and final"])
 def test_all_rules_agree_on_a_single_step(cost):
-    policy, rollout, initial = cart_pole(2, horizon=1)
+    _, rollout, initial = cart_pole(2, horizon=1)
     rollout.forward(initial)
     gradients = rollout.backward(list(VARIANTS.values()), cost).parameters
     for rule in VARIANTS.values():
@@ -132,7 +132,7 @@ def test_losses_of_both_passes_equal_the_oracle():
     losses = rollout.forward(initial, TRACKING)
     oracle = partial(mlp, policy.widths, [policy.theta.detach().flatten().double()])
     expected = reference.rollout_loss(
-        reference.cart_pole_step, policy, initial.double(), 100, quadratic, reference.swing_up_cost
+        reference.cart_pole_step, oracle, initial.double(), 100, quadratic, reference.swing_up_cost
     )
     assert relative_error(losses, expected) < accuracy()
     torch.testing.assert_close(rollout.backward([FULL], TRACKING).losses, losses)
@@ -146,14 +146,14 @@ def test_initial_adjoint_is_each_samples_own_gradient(variant):
     oracle = partial(mlp, policy.widths, [policy.theta.detach().flatten().double()])
     leaf = initial.double().requires_grad_()
     losses = reference.rollout_loss(
-        reference.cart_pole_step, policy, leaf, 30, quadratic, reference.swing_up_cost, variant
+        reference.cart_pole_step, oracle, leaf, 30, quadratic, reference.swing_up_cost, variant
     )
     assert relative_error(found, torch.autograd.grad(losses.sum(), leaf)[0]) < accuracy()
 
 
 @pytest.mark.vulkan
 def test_fused_sweeps_equal_sweeps_by_steps():
-    policy, rollout, initial = cart_pole(2, horizon=30)
+    _, rollout, initial = cart_pole(2, horizon=30)
     rules = [engine.PathRule(1.0, 1.0), PHYSICS_ONLY, engine.PathRule(0.5, 0.25)]
     slow = [BySteps(rule) for rule in rules]
     rollout.forward(initial)
@@ -221,13 +221,14 @@ def test_scalar_regulator_has_its_known_zeros(rule, horizon, zero):
 @pytest.mark.float64
 def test_members_of_an_ensemble_do_not_touch_each_other():
     members, rules, initial = 3, list(VARIANTS.values()), swing_up_states(0, 3 * BATCH, 2)
-    ensemble = Rollout(CART_POLES[2], random_policy(MLP, (6,), (1,), (20, 10), members=members), 50, 3 * BATCH)
+    shared = random_policy(MLP, (6,), (1,), (20, 10), members=members)
+    ensemble = Rollout(CART_POLES[2], shared, 50, 3 * BATCH)
     ensemble.forward(initial)
     together = ensemble.backward(rules, TRACKING)
     for member in range(members):
         rows = slice(member * BATCH, (member + 1) * BATCH)
         policy = MLP((6,), (1,), (20, 10), **tensor_options())
-        policy.theta.data.copy_(policy.theta[member : member + 1])
+        policy.theta.data.copy_(shared.theta[member : member + 1])
         single = Rollout(CART_POLES[2], policy, 50, BATCH)
         single.forward(initial[rows])
         alone = single.backward(rules, TRACKING)
@@ -255,7 +256,7 @@ def test_a_rule_may_sweep_only_the_members_that_need_it(kind):
 
 @pytest.mark.float64
 def test_a_rule_given_twice_is_swept_once():
-    policy, rollout, initial = cart_pole(1, horizon=10)
+    _, rollout, initial = cart_pole(1, horizon=10)
     rollout.forward(initial)
     once = rollout.backward([FULL], SWING_UP).parameters[FULL]
     twice = rollout.backward([FULL, engine.PathRule(1.0, 1.0)], SWING_UP).parameters
@@ -264,7 +265,7 @@ def test_a_rule_given_twice_is_swept_once():
 
 @pytest.mark.float64
 def test_repeated_backward_passes_give_the_same_gradient():
-    policy, rollout, initial = cart_pole(1, horizon=10, segment=4)
+    _, rollout, initial = cart_pole(1, horizon=10, segment=4)
     rollout.forward(initial)
     first, second = (rollout.backward([FULL], TRACKING).parameters[FULL] for _ in range(2))
     assert torch.equal(first, second)
@@ -284,7 +285,7 @@ def test_changed_parameters_count_from_the_next_forward_pass():
 
 @pytest.mark.float64
 def test_costs_that_depend_on_nothing_have_no_gradient():
-    policy, rollout, initial = cart_pole(1, horizon=10)
+    _, rollout, initial = cart_pole(1, horizon=10)
     cost = StepCost(lambda x, u, t: x.new_full((len(x),), 0.5), lambda x: x.new_ones(len(x)))
     rollout.forward(initial)
     found = rollout.backward([FULL], cost)
@@ -293,7 +294,7 @@ def test_costs_that_depend_on_nothing_have_no_gradient():
 
 
 def test_evaluation_stores_no_states_and_finds_the_same_losses():
-    policy, stored, initial = cart_pole(2)
+    _, stored, initial = cart_pole(2)
     evaluation = Rollout(stored.system, stored.controller, 100, BATCH, forward_only=True)
     torch.testing.assert_close(evaluation.forward(initial, TRACKING), stored.forward(initial, TRACKING))
     assert torch.equal(evaluation.final_state, stored.final_state)
@@ -333,7 +334,7 @@ def test_impossible_rollouts_are_refused(settings, error, message):
 
 @pytest.mark.float64
 def test_an_initial_state_that_does_not_fit_is_refused():
-    policy, rollout, initial = cart_pole(1, horizon=2)
+    _, rollout, initial = cart_pole(1, horizon=2)
     with pytest.raises(engine.ShapeError, match=r"Expected initial state of shape \[8, 4\], got \[7, 4\]"):
         rollout.forward(initial[:7])
 
@@ -356,14 +357,14 @@ def test_samples_that_are_not_whole_members_are_refused(samples):
 
 @pytest.mark.float64
 def test_an_adjoint_before_any_forward_pass_is_refused():
-    policy, rollout, _ = cart_pole(1, horizon=2)
+    _, rollout, _ = cart_pole(1, horizon=2)
     with pytest.raises(engine.AdjointError, match="Expected a forward rollout before its adjoint"):
         rollout.backward([FULL], SWING_UP)
 
 
 @pytest.mark.float64
 def test_adjoints_cannot_be_added_to_states_that_are_not_stored():
-    policy, rollout, initial = cart_pole(1, horizon=6, segment=3)
+    _, rollout, initial = cart_pole(1, horizon=6, segment=3)
     rollout.forward(initial)
     rollout.states.requires_grad_()
     rollout.states.grad = torch.ones_like(rollout.states)
@@ -373,7 +374,7 @@ def test_adjoints_cannot_be_added_to_states_that_are_not_stored():
 
 @pytest.mark.float64
 def test_a_loss_that_is_not_a_number_gives_a_gradient_that_is_not_one():
-    policy, rollout, initial = cart_pole(1, horizon=5)
+    _, rollout, initial = cart_pole(1, horizon=5)
     initial[0, 0] = math.nan
     cost = StepCost(final=lambda state: state.square().sum(1))
     assert rollout.forward(initial, cost)[0].isnan()
