@@ -76,7 +76,7 @@ class RolloutTape(ti.ad.Tape):
         if runtime.current().backend == "vulkan" and not isinstance(func, _RecordedRollout):
             raise AdjointError(
                 f"Expected only rollouts inside a RolloutTape on Vulkan, where Taichi's automatic differentiation is "
-                f"silently wrong, got kernel {getattr(func, '__name__', func)!s}; use the CPU or CUDA."
+                f"silently wrong, got kernel {getattr(func, 'func', func).__name__}; use the CPU or CUDA."
             )
         super().insert(func, args)
 
