@@ -105,7 +105,9 @@ def test_the_physics_path_alone_vanishes_far_from_the_minimum(restricted):
     [(0.0, 5e-4, 300, -0.29892, 1e-5), (-6.0, 1e-3, 2100, -4.05694, 1e-3)],
     ids=["from 0 it stalls at M's zero", "from -6 it reaches R's minimum"],
 )
-def test_the_combined_gradient_stops_at_the_end_of_the_interval_it_comes_from(start, step, updates, end, accuracy, restricted):
+def test_the_combined_gradient_stops_at_the_end_of_the_interval_it_comes_from(
+    start, step, updates, end, accuracy, restricted
+):
     # Between M's zero and R's the signs differ and C is exactly 0. Momentum would coast across; gradient descent stops.
     combined = SignAgreement(Backpropagation(PHYSICS_ONLY), Backpropagation(FULL))
     system = LinearSystem(A, B)

@@ -1,0 +1,343 @@
+"""Guidance by repulsion: a few drivers steer a herd that flees from them."""
+
+import taichi as ti
+
+from engine import runtime
+from engine.errors import SettingError
+from engine.launch import prepare
+from engine.system import System
+from engine.vector_system import _serial
+
+SOFTENING = 0.1
+DRIVER_DAMPING = 1.0
+EVADER_DAMPING = 4.0
+SEPARATION = 0.2
+FLIGHT = 15.0
+FLOCKING = 0.2
+SPACING = 0.5
+
+# |r| = √(r·r + this): changes no distance that rounding would notice, and gives |r| the derivative 0 at r = 0.
+_TINY = 1e-30
+# LLVM turns an inner loop of this many independent sums into vector instructions, but not one long sum.
+_LANES = 16
+# From this many evaders on, those lanes pay.
+_WIDE_EVADERS = 64
+# Up to this many particles a whole segment is swept in one launch, one sample after another in each thread.
+_FUSED_PARTICLES = 64
+
+
+@ti.data_oriented
+class Guidance(System):
+    """D drivers steer E evaders in the plane; every pair of particles interacts.
+
+        v̇_di = c₁ r + c₂ r⊥ - γ_d v_di + α Σ_{k≠i} (x_di - x_dk) / d_ik²
+        v̇_ej = β Σ_i (x_ej - x_di) / d_ij² - γ_e v_ej + σ Σ_{k≠j} φ(d_jk) (x_ek - x_ej)
+        d_ik = ε + |x_i - x_k|,   φ(d) = (s/d - 1) / d,   r = x_di - c̄,   r⊥ = (-r_y, r_x),   c̄ = Σ_j x_ej
+
+    ε = `SOFTENING` = 0.1, γ_d = `DRIVER_DAMPING` = 1, γ_e = `EVADER_DAMPING` = 4, α = `SEPARATION` = 0.2,
+    β = `FLIGHT` = 15, σ = `FLOCKING` = 0.2, s = `SPACING` = 0.5; lengths and times have no unit. The centre c̄ is the
+    evaders' sum, as in the paper's released scripts, or their mean. φ attracts evaders nearer than s and repels those
+    beyond, as released, or the reverse, as flocks do. The gradient of |r| at r = 0 is taken as 0.
+
+    Explicit Euler: positions and velocities move with the old velocities and forces; first order.
+
+    State [4, D + E]: rows x, y, vx, vy; drivers first. Control [2, D]: rows c₁, c₂.
+
+    All pairs are summed for each particle, in the step and in the adjoint alike, without atomics: with the force
+    w(|r|) r and its symmetric Jacobian J, particle i gathers Σ_k J_ik (ḡ_i - ḡ_k) from its own kind.
+
+    Source: Schnell and Thuerey (ICLR 2024), Sec. 3.2, after Ko and Zuazua (2020).
+
+    Args:
+        drivers: D, at least 1.
+        evaders: E, at least 1.
+        dt: time step.
+        mean_centre: let c̄ be the mean of the evaders' positions.
+        reversed_flocking: let evaders repel each other nearer than s and attract beyond.
+    """
+
+    def __init__(
+        self,
+        drivers: int = 2,
+        evaders: int = 4,
+        dt: float = 4 / 60,
+        mean_centre: bool = False,
+        reversed_flocking: bool = False,
+    ):
+        for kind, count in (("driver", drivers), ("evader", evaders)):
+            if not isinstance(count, int) or count < 1:
+                raise SettingError(f"Expected guidance with at least 1 {kind}, got {count!r}.")
+        if not dt > 0:
+            raise SettingError(f"Expected a time step dt above 0, got {dt}.")
+        self.name = "guidance"
+        self.drivers, self.evaders, self.dt = drivers, evaders, dt
+        self.particles = drivers + evaders
+        self.state_shape, self.control_shape = (4, self.particles), (2, drivers)
+        self._centre_scale = 1.0 / evaders if mean_centre else 1.0
+        # σ φ(d) (x_k - x_j) = (near/d² + far/d) (x_j - x_k)
+        flocking = -FLOCKING if reversed_flocking else FLOCKING
+        self._flock_near, self._flock_far = -SPACING * flocking, flocking
+
+    def prepare_step(self, state, control, next_state):
+        arrays = (tensor.unsqueeze(0) for tensor in (state, control, next_state))
+        return prepare(self._step, *arrays, *self._loops(state))
+
+    def prepare_pull_back(self, state, control, next_adjoint, adjoint, cotangent):
+        arrays = (tensor.unsqueeze(0) for tensor in (state, control, next_adjoint, adjoint, cotangent))
+        return prepare(self._pull_back, *arrays, *self._loops(state))
+
+    def prepare_sweep(self, states, controls, direct, jacobian, adjoints, cotangents, samples, rule):
+        weights = getattr(rule, "path_weights", None)
+        if weights is None or self.particles > _FUSED_PARTICLES:
+            return None
+        first, last, _ = samples.indices(states.shape[1])
+        return prepare(
+            self._sweep,
+            states,
+            controls,
+            direct,
+            jacobian,
+            adjoints,
+            cotangents,
+            first,
+            last,
+            float(weights[0]),
+            float(weights[1]),
+            _serial(last - first),
+            rule.uses_physics,
+            rule.uses_policy,
+        )
+
+    def _loops(self, state) -> tuple[bool, bool]:
+        """Whether a loop over all particles of all samples runs in one thread, and whether in lanes."""
+        wide = self.evaders >= _WIDE_EVADERS and runtime.current().backend == "cpu"
+        return _serial(len(state) * self.particles), wide
+
+    @ti.kernel
+    def _step(
+        self,
+        state: ti.types.ndarray(ndim=4),
+        control: ti.types.ndarray(ndim=4),
+        next_state: ti.types.ndarray(ndim=4),
+        serial: ti.template(),
+        wide: ti.template(),
+    ):
+        ti.loop_config(serialize=serial)
+        for b, i in ti.ndrange(state.shape[1], self.particles):
+            acceleration = self._acceleration(state, control, b, i, wide)
+            for axis in ti.static(range(2)):
+                velocity = state[0, b, 2 + axis, i]
+                next_state[0, b, axis, i] = state[0, b, axis, i] + self.dt * velocity
+                next_state[0, b, 2 + axis, i] = velocity + self.dt * acceleration[axis]
+
+    @ti.kernel
+    def _pull_back(
+        self,
+        state: ti.types.ndarray(ndim=4),
+        control: ti.types.ndarray(ndim=4),
+        next_adjoint: ti.types.ndarray(ndim=4),
+        adjoint: ti.types.ndarray(ndim=4),
+        cotangent: ti.types.ndarray(ndim=4),
+        serial: ti.template(),
+        wide: ti.template(),
+    ):
+        ti.loop_config(serialize=serial)
+        for b, i in ti.ndrange(state.shape[1], self.particles):
+            physics = self._pull_back_particle(state, control, next_adjoint, 0, 0, b, i, wide)
+            for row in ti.static(range(4)):
+                adjoint[0, b, row, i] = physics[row]
+            if i < self.drivers:
+                steering = self._pull_back_control(state, next_adjoint, self._centre(state, 0, b), 0, 0, b, i)
+                cotangent[0, b, 0, i] += steering[0]
+                cotangent[0, b, 1, i] += steering[1]
+
+    @ti.kernel
+    def _sweep(
+        self,
+        states: ti.types.ndarray(ndim=4),
+        controls: ti.types.ndarray(ndim=4),
+        direct: ti.types.ndarray(ndim=4),
+        jacobian: ti.types.ndarray(ndim=4),
+        adjoints: ti.types.ndarray(ndim=4),
+        cotangents: ti.types.ndarray(ndim=4),
+        first: int,
+        last: int,
+        physics_weight: float,
+        policy_weight: float,
+        serial: ti.template(),
+        uses_physics: ti.template(),
+        uses_policy: ti.template(),
+    ):
+        ti.loop_config(serialize=serial)
+        for sample in range(last - first):
+            b = first + sample
+            steps = controls.shape[0]
+            for back in range(steps):
+                t = steps - 1 - back
+                centre = self._centre(states, t, b)
+                for i in range(self.drivers):
+                    steering = self._pull_back_control(states, adjoints, centre, t, t + 1, b, i)
+                    cotangents[t, b, 0, i] += steering[0]
+                    cotangents[t, b, 1, i] += steering[1]
+                for i in range(self.particles):
+                    value = ti.Vector([direct[t, b, row, i] for row in range(4)])
+                    if ti.static(uses_physics):
+                        value += physics_weight * self._pull_back_particle(
+                            states, controls, adjoints, t, t + 1, b, i, False
+                        )
+                    if ti.static(uses_policy):
+                        for c in ti.static(range(2)):
+                            for d in range(self.drivers):
+                                cotangent = policy_weight * cotangents[t, b, c, d]
+                                for row in ti.static(range(4)):
+                                    value[row] += (
+                                        jacobian[t, b, c * self.drivers + d, row * self.particles + i] * cotangent
+                                    )
+                    for row in ti.static(range(4)):
+                        adjoints[t, b, row, i] = value[row]
+
+    @ti.func
+    def _centre(self, state: ti.template(), t, b):
+        x, y = 0.0, 0.0
+        for k in range(self.drivers, self.particles):
+            x += state[t, b, 0, k]
+            y += state[t, b, 1, k]
+        return self._centre_scale * ti.Vector([x, y])
+
+    @ti.func
+    def _acceleration(self, state: ti.template(), control: ti.template(), b, i, wide: ti.template()):
+        velocity = ti.Vector([state[0, b, 2, i], state[0, b, 3, i]])
+        result = ti.Vector.zero(float, 2)
+        if i < self.drivers:
+            r = ti.Vector([state[0, b, 0, i], state[0, b, 1, i]]) - self._centre(state, 0, b)
+            steering = control[0, b, 0, i] * r + control[0, b, 1, i] * ti.Vector([-r[1], r[0]])
+            apart = self._forces(state, b, i, 0, self.drivers, SEPARATION, 0.0, wide)
+            result = steering - DRIVER_DAMPING * velocity + apart
+        else:
+            flight = self._forces(state, b, i, 0, self.drivers, FLIGHT, 0.0, wide)
+            near, far = self._flock_near, self._flock_far
+            flock = self._forces(state, b, i, self.drivers, self.particles, near, far, wide)
+            result = flight - EVADER_DAMPING * velocity + flock
+        return result
+
+    @ti.func
+    def _pull_back_particle(
+        self, state: ti.template(), control: ti.template(), adjoint: ti.template(), t, s, b, i, wide: ti.template()
+    ):
+        """Rows of Aᵀλ for particle i, with the state and control at t and λ = adjoint[s]."""
+        position = ti.Vector([adjoint[s, b, 0, i], adjoint[s, b, 1, i]])
+        velocity = ti.Vector([adjoint[s, b, 2, i], adjoint[s, b, 3, i]])
+        gathered = ti.Vector.zero(float, 2)
+        damping = DRIVER_DAMPING
+        if i < self.drivers:
+            apart = self._gather(state, adjoint, t, s, b, i, 0, self.drivers, SEPARATION, 0.0, 1.0, 1.0, wide)
+            flight = self._gather(state, adjoint, t, s, b, i, self.drivers, self.particles, FLIGHT, 0.0, 0.0, 1.0, wide)
+            gathered = apart + flight + self._pull_back_steering(control, adjoint, t, s, b, i)
+        else:
+            damping = EVADER_DAMPING
+            flight = self._gather(state, adjoint, t, s, b, i, 0, self.drivers, FLIGHT, 0.0, 1.0, 0.0, wide)
+            near, far = self._flock_near, self._flock_far
+            flock = self._gather(state, adjoint, t, s, b, i, self.drivers, self.particles, near, far, 1.0, 1.0, wide)
+            steering = ti.Vector.zero(float, 2)
+            for d in range(self.drivers):
+                steering += self._pull_back_steering(control, adjoint, t, s, b, d)
+            gathered = flight + flock - self._centre_scale * steering
+        to_position = position + self.dt * gathered
+        to_velocity = velocity + self.dt * (position - damping * velocity)
+        return ti.Vector([to_position[0], to_position[1], to_velocity[0], to_velocity[1]])
+
+    @ti.func
+    def _pull_back_steering(self, control: ti.template(), adjoint: ti.template(), t, s, b, d):
+        """What driver d's steering c₁ r + c₂ r⊥ passes to its r."""
+        gx, gy = adjoint[s, b, 2, d], adjoint[s, b, 3, d]
+        along, across = control[t, b, 0, d], control[t, b, 1, d]
+        return ti.Vector([along * gx + across * gy, along * gy - across * gx])
+
+    @ti.func
+    def _pull_back_control(self, state: ti.template(), adjoint: ti.template(), centre, t, s, b, d):
+        """Bᵀλ for the controls (c₁, c₂) of driver d."""
+        rx, ry = state[t, b, 0, d] - centre[0], state[t, b, 1, d] - centre[1]
+        gx, gy = adjoint[s, b, 2, d], adjoint[s, b, 3, d]
+        return self.dt * ti.Vector([rx * gx + ry * gy, rx * gy - ry * gx])
+
+    @ti.func
+    def _forces(self, state: ti.template(), b, i, first, last, near, far, wide: ti.template()):
+        """Σ_k (near/d² + far/d) (x_i - x_k) over the particles k in [first, last)."""
+        x, y = state[0, b, 0, i], state[0, b, 1, i]
+        fx, fy, rest = 0.0, 0.0, first
+        if ti.static(wide):
+            lanes_x, lanes_y = ti.Vector.zero(float, _LANES), ti.Vector.zero(float, _LANES)
+            blocks = (last - first) // _LANES
+            for block in range(blocks):
+                for lane in range(_LANES):
+                    k = first + block * _LANES + lane
+                    px, py = _force(x - state[0, b, 0, k], y - state[0, b, 1, k], near, far)
+                    lanes_x[lane] += px
+                    lanes_y[lane] += py
+            fx, fy, rest = lanes_x.sum(), lanes_y.sum(), first + blocks * _LANES
+        for k in range(rest, last):
+            px, py = _force(x - state[0, b, 0, k], y - state[0, b, 1, k], near, far)
+            fx += px
+            fy += py
+        return ti.Vector([fx, fy])
+
+    @ti.func
+    def _gather(
+        self,
+        state: ti.template(),
+        adjoint: ti.template(),
+        t,
+        s,
+        b,
+        i,
+        first,
+        last,
+        near,
+        far,
+        own,
+        other,
+        wide: ti.template(),
+    ):
+        """Σ_k J_ik (own·ḡ_i - other·ḡ_k) over the particles k in [first, last), ḡ being the velocities' adjoints."""
+        x, y = state[t, b, 0, i], state[t, b, 1, i]
+        gx, gy = own * adjoint[s, b, 2, i], own * adjoint[s, b, 3, i]
+        fx, fy, rest = 0.0, 0.0, first
+        if ti.static(wide):
+            lanes_x, lanes_y = ti.Vector.zero(float, _LANES), ti.Vector.zero(float, _LANES)
+            blocks = (last - first) // _LANES
+            for block in range(blocks):
+                for lane in range(_LANES):
+                    k = first + block * _LANES + lane
+                    dx, dy = x - state[t, b, 0, k], y - state[t, b, 1, k]
+                    hx, hy = gx - other * adjoint[s, b, 2, k], gy - other * adjoint[s, b, 3, k]
+                    px, py = _force_pull_back(dx, dy, hx, hy, near, far)
+                    lanes_x[lane] += px
+                    lanes_y[lane] += py
+            fx, fy, rest = lanes_x.sum(), lanes_y.sum(), first + blocks * _LANES
+        for k in range(rest, last):
+            dx, dy = x - state[t, b, 0, k], y - state[t, b, 1, k]
+            hx, hy = gx - other * adjoint[s, b, 2, k], gy - other * adjoint[s, b, 3, k]
+            px, py = _force_pull_back(dx, dy, hx, hy, near, far)
+            fx += px
+            fy += py
+        return ti.Vector([fx, fy])
+
+
+@ti.func
+def _force(dx, dy, near, far):
+    """w r with w = near/d² + far/d and d = ε + |r|."""
+    inverse = 1.0 / (SOFTENING + ti.sqrt(dx * dx + dy * dy + _TINY))
+    weight = inverse * (far + near * inverse)
+    return weight * dx, weight * dy
+
+
+@ti.func
+def _force_pull_back(dx, dy, gx, gy, near, far):
+    """J g with J = w + (w'/|r|) r rᵀ, the symmetric Jacobian of `_force`."""
+    length = ti.sqrt(dx * dx + dy * dy + _TINY)
+    # One division serves 1/d and 1/|r|.
+    both = 1.0 / ((SOFTENING + length) * length)
+    inverse = both * length
+    weight = inverse * (far + near * inverse)
+    slope = -inverse * both * (far + 2.0 * near * inverse) * (dx * gx + dy * gy)
+    return weight * gx + slope * dx, weight * gy + slope * dy

@@ -1,0 +1,100 @@
+"""Tasks: where they start, what they cost, and which options they take."""
+
+import math
+
+import pytest
+import torch
+from conftest import uniform
+
+from engine import SettingError, ShapeError
+from training import TASKS, Quadratic, Task, build_task
+from training.task import generator
+from training.tasks.cart_pole import Upright
+from training.tasks.integrator import Reach
+
+pytestmark = pytest.mark.float64
+
+
+@pytest.mark.parametrize("poles", [1, 4])
+def test_cart_pole_starts_with_poles_hanging(poles):
+    states = build_task("cart-pole", poles=poles).initial_states(4000, 0, "train", torch.float64)
+    assert states.shape == (4000, 2 + 2 * poles)
+    angles = states[:, 2 : 2 + poles]
+    others = torch.cat([states[:, :2], states[:, 2 + poles :]], 1)
+    for values, centre, width in ((angles, math.pi, math.pi / 6), (others, 0.0, 1.0)):
+        assert (values - centre).abs().max() <= width
+        # A uniform distribution: mean and variance within five standard errors.
+        assert ((values.mean(0) - centre).abs() < 5 * width / math.sqrt(3 * 4000)).all()
+        assert (values.var(0) / (width**2 / 3)).sub(1).abs().max() < 0.1
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_seed_gives_the_same_states_and_others_give_others(name):
+    task = build_task(name)
+
+    def draw(seed, stream):
+        return task.initial_states(16, seed, stream, torch.float64)
+
+    assert torch.equal(draw(3, "train"), draw(3, "train"))
+    if name != "integrator":  # which always starts from one point
+        assert not torch.equal(draw(3, "train"), draw(4, "train"))
+        assert not torch.equal(draw(3, "train"), draw(3, "test"))
+
+
+def test_streams_of_nearby_seeds_are_independent():
+    draws = torch.stack(
+        [
+            torch.rand(200, generator=generator(seed, stream))
+            for seed in range(5)
+            for stream in ("policy", "train", "test", "order")
+        ]
+    )
+    correlation = torch.corrcoef(draws) - torch.eye(len(draws))
+    assert correlation.abs().max() < 0.35
+
+
+def test_upright_is_zero_upright_and_two_hanging():
+    state = torch.zeros(3, 6, dtype=torch.float64)
+    state[1, 2:4] = math.pi
+    state[2, 3] = math.pi
+    torch.testing.assert_close(Upright(2).final(state), torch.tensor([0.0, 2.0, 1.0], dtype=torch.float64))
+
+
+def test_reach_is_half_the_squared_distance():
+    assert Reach(2.0).final(torch.tensor([[-1.0], [2.0]])).tolist() == [4.5, 0.0]
+
+
+def test_the_quadratic_objective_is_its_sum():
+    horizon, weights, r = 5, (1.0, 0.1), 0.05
+    states, controls = uniform(0, horizon + 1, 3, 2), uniform(1, horizon, 3, 1)
+    expected = torch.zeros(3, dtype=torch.float64)
+    for t in range(1, horizon + 1):
+        expected += 0.5 * sum(weight * states[t, :, i] ** 2 for i, weight in enumerate(weights))
+    for t in range(horizon):
+        expected += 0.5 * r * controls[t, :, 0] ** 2
+    objective = Quadratic(weights, r)
+    found = objective.running(states[:-1], controls, torch.arange(horizon)).sum(0) + objective.final(states[-1])
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("cart-pool", {}, "a task among cart-pole"),
+        ("cart-pole", {"polls": 2}, "options of cart-pole among poles, horizon, dt, got 'polls'"),
+        ("cart-pole", {"poles": 0}, "cart-pole with at least 1 pole, got 0"),
+        ("cart-pole", {"dt": -0.01}, "a time step dt above 0 s, got -0.01"),
+        ("cart-pole", {"horizon": 0}, "a horizon of at least 1 step, got 0"),
+        ("lqr", {"horizon": -3}, "a horizon of at least 1 step, got -3"),
+    ],
+)
+def test_tasks_that_make_no_sense_are_refused(name, options, message):
+    with pytest.raises(SettingError, match=f"^Expected {message}"):
+        build_task(name, **options)
+
+
+def test_a_sampler_of_the_wrong_shape_is_refused():
+    task = build_task("cart-pole")
+    wrong = Task("wrong", task.system, task.objective, lambda count, _: torch.zeros(count, 3), 2, task.policy)
+    with pytest.raises(ShapeError, match=r"Expected task 'wrong' to sample states of shape \[8, 4\], got \[8, 3\]\."):
+        wrong.initial_states(8, 0, "train", torch.float64)

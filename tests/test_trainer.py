@@ -1,0 +1,174 @@
+"""The ensemble trainer: members train as if alone, and one that diverges leaves the others untouched."""
+
+import math
+
+import pytest
+import torch
+from conftest import tensor_options
+
+import engine
+from engine import CartPole, SettingError
+from policies import MLP
+from training import Clipping, Member, Trainer, TrainingSettings, build_task, gradient_named
+
+pytestmark = pytest.mark.float64
+
+SETTINGS = TrainingSettings(train_samples=32, test_samples=16)
+ALL = [
+    Member(gradient_named("R").estimator, 0),
+    Member(gradient_named("R").estimator, 1, clipping=Clipping("norm", 0.5)),
+    Member(gradient_named("C").estimator, 0, 3e-3),
+    Member(gradient_named("M").estimator, 2, clipping=Clipping("value", 0.1)),
+    Member(gradient_named("S").estimator, 1),
+    Member(gradient_named("N").estimator, 3, 1e-2),
+]
+
+
+def small_task(**options):
+    return build_task("cart-pole", **({"poles": 2, "horizon": 40} | options))
+
+
+def history(trainer, epochs):
+    return torch.tensor([[record.train_loss, record.test_loss] for record in trainer.fit(epochs)])
+
+
+@pytest.mark.parametrize("index", range(len(ALL)))
+def test_a_member_trains_as_if_alone(index, together):
+    alone = history(Trainer(small_task(), [ALL[index]], SETTINGS), 4)
+    torch.testing.assert_close(together[:, :, index], alone[:, :, 0], rtol=1e-9, atol=0.0)
+
+
+@pytest.fixture(scope="module")
+def together():
+    return history(Trainer(small_task(), ALL, SETTINGS), 4)
+
+
+def test_members_of_one_seed_start_from_the_same_weights_and_states():
+    trainer = Trainer(small_task(), ALL, SETTINGS)
+    theta = trainer.policy.theta.detach()
+    assert torch.equal(theta[0], theta[2])
+    assert not torch.equal(theta[0], theta[1])
+    batch = next(iter(trainer._batches())).unflatten(0, (len(ALL), -1))
+    assert torch.equal(batch[1], batch[4])
+    assert not torch.equal(batch[1], batch[0])
+
+
+def test_full_and_physics_gradients_are_equal_before_the_first_update():
+    # The last layer starts at zero, so the control does not depend on the state yet.
+    members = [Member(gradient_named(letter).estimator, 0) for letter in "RM"]
+    trainer = Trainer(small_task(), members, SETTINGS)
+    _, gradient = trainer.gradient(next(iter(trainer._batches())))
+    assert gradient[0].any()
+    torch.testing.assert_close(gradient[0], gradient[1], rtol=1e-12, atol=0.0)
+
+
+def test_training_lowers_the_loss():
+    losses = history(Trainer(small_task(poles=1, horizon=60), ALL[:3:2], SETTINGS), 12)
+    assert (losses[-1, 1] < 0.95 * losses[0, 1]).all()
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_an_epoch_shows_every_training_state_once(shuffle):
+    settings = TrainingSettings(train_samples=32, test_samples=8, shuffle=shuffle)
+    trainer = Trainer(small_task(), ALL[:2], settings)
+    shown = torch.stack(list(trainer._batches())).unflatten(1, (2, 8)).transpose(0, 1).flatten(1, 2)
+    for member in range(2):
+        order = shown[member, :, 0].argsort()
+        expected = trainer._train[member][:, 0].argsort()
+        assert torch.equal(shown[member][order], trainer._train[member][expected])
+        assert torch.equal(shown[member], trainer._train[member]) is not shuffle
+
+
+def test_seeds_differ_in_their_order_and_a_seed_repeats_it():
+    settings = TrainingSettings(train_samples=32, test_samples=8, shuffle=True)
+    first, second = (next(iter(Trainer(small_task(), ALL[:2], settings)._batches())) for _ in range(2))
+    assert torch.equal(first, second)
+    assert not torch.equal(first[:8], first[8:])
+
+
+def diverging(rate):
+    members = [Member(gradient_named("R").estimator, seed, 1e-3) for seed in (0, 1)]
+    members.insert(1, Member(gradient_named("C").estimator, 7, rate))
+    return Trainer(small_task(), members, SETTINGS)
+
+
+def test_a_member_that_diverges_is_frozen_and_named_and_the_others_go_on_unchanged():
+    wild, tame = diverging(1e300), diverging(1e-3)
+    found, expected = history(wild, 3), history(tame, 3)
+    assert not tame.divergences
+    assert list(wild.divergences) == [1]
+    divergence = wild.divergences[1]
+    assert (divergence.member, divergence.epoch) == (1, 1)
+    assert divergence.update >= 2
+    assert "is not finite" in divergence.cause
+    assert torch.equal(found[:, :, [0, 2]], expected[:, :, [0, 2]])
+    assert found[:, :, 1].isnan().all()
+    assert torch.isfinite(wild.policy.theta).all()
+
+
+def test_a_frozen_member_keeps_its_last_finite_parameters():
+    trainer = diverging(1e300)
+    batches = list(trainer._batches())
+    trainer.update(batches[0])
+    before = trainer.policy.theta[1].clone()
+    for batch in batches[1:]:
+        trainer.update(batch)
+    assert 1 in trainer.divergences
+    assert torch.equal(trainer.policy.theta[1], before)
+
+
+def test_the_first_state_that_is_not_finite_is_named():
+    trainer = Trainer(small_task(), ALL[:2], SETTINGS)
+    initial = next(iter(trainer._batches())).clone()
+    initial[8 + 3, 0] = math.inf
+    trainer.update(initial)
+    assert trainer.divergences[1].cause == "the state is not finite at step 0, sample 3"
+    assert 0 not in trainer.divergences
+
+
+def test_a_policy_built_for_other_controls_is_refused():
+    def wide(members, dtype, device):
+        return MLP((6,), (2,), members=members, dtype=dtype, device=device)
+
+    with pytest.raises(ValueError, match=r"Expected policy output of shape \[1, 1, 1\] .*, got \[1, 1, 2\]\."):
+        Trainer(small_task(), ALL[:1], SETTINGS, policy=wide)
+
+
+def test_a_policy_with_another_number_of_members_is_refused():
+    def one(members, dtype, device):
+        return MLP((6,), (1,), **tensor_options())
+
+    with pytest.raises(SettingError, match="Expected a policy with 2 members, got 1"):
+        Trainer(small_task(), ALL[:2], SETTINGS, policy=one)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Trainer(small_task(), [], SETTINGS), "at least one member"),
+        (lambda: next(Trainer(small_task(), ALL[:1], SETTINGS).fit(0)), "at least 1 epoch"),
+        (lambda: Member(learning_rate=0.0), "learning rate above 0"),
+        (lambda: Member(learning_rate=math.nan), "learning rate above 0"),
+        (lambda: Member(seed=-1), "seed of at least 0"),
+        (lambda: TrainingSettings(batch_size=33, train_samples=32), "no larger than the 32 training states, got 33"),
+        (lambda: TrainingSettings(batch_size=0), "batch_size of at least 1"),
+        (lambda: Trainer(small_task(), ALL[:1], TrainingSettings(optimiser="adamw")), "an optimiser among"),
+        (lambda: Trainer(small_task(), ALL[:1], TrainingSettings(momentum=1.0, optimiser="momentum")), "momentum in"),
+        (lambda: Clipping("hard"), "clipping among"),
+        (lambda: Clipping("norm", 0.0), "clipping limit above 0"),
+        (lambda: CartPole(dt=-0.1), "dt above 0"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(make, message):
+    with pytest.raises(SettingError, match=f"^Expected .*{message}"):
+        make()
+
+
+def test_the_papers_defaults():
+    settings = TrainingSettings()
+    assert (settings.batch_size, settings.train_samples, settings.test_samples) == (8, 256, 256)
+    assert (settings.optimiser, settings.shuffle, Member().learning_rate) == ("adam", False, 1e-3)
+    trainer = Trainer(small_task(), ALL[:1])
+    assert trainer.updates_per_epoch == 32
+    assert trainer._optimiser.optimiser.defaults["eps"] == 1e-7
+    assert engine.current().dtype == torch.float64
