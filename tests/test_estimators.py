@@ -100,20 +100,20 @@ def test_an_infinite_component_is_dropped_where_signs_differ():
 def test_the_combined_gradient_takes_one_rollout_and_two_sweeps():
     task = build_task("cart-pole", horizon=20)
     trainer = Trainer(task, [Member(gradient_named("C").estimator)])
-    steps, sweeps = [], []
-    rollout = trainer.rollout
-    for number, step in enumerate(rollout._steps):
-        rollout._steps[number] = lambda step=step: (steps.append(1), step())
-    prepare_sweep = task.system.prepare_sweep
+    launched = {"steps": 0, "sweeps": 0}
 
-    def counted(*args):
-        launch = prepare_sweep(*args)
-        assert launch is not None
-        return lambda: (sweeps.append(1), launch())
+    def counted(kind, launch):
+        def count_and_launch():
+            launched[kind] += 1
+            launch()
 
-    task.system.prepare_sweep = counted  # type: ignore[method-assign]
+        return count_and_launch
+
+    rollout, prepare_sweep = trainer.rollout, task.system.prepare_sweep
+    rollout._steps[:] = [counted("steps", step) for step in rollout._steps]
+    task.system.prepare_sweep = lambda *args: counted("sweeps", prepare_sweep(*args))  # type: ignore[method-assign]
     trainer.update(task.initial_states(8, 0, "train", engine.current().dtype))
-    assert (len(steps), len(sweeps)) == (20, 2)
+    assert launched == {"steps": 20, "sweeps": 2}
 
 
 @pytest.mark.float64
