@@ -25,6 +25,8 @@ class Experiment:
         task: name; options: of the task.
         gradients: letters or names; equal positions of different gradients are paired by seed.
         seeds: the seeds themselves.
+        variants: (gradient, clipping, learning rate) to train instead of the whole grid of them.
+        milestones: epochs whose checkpoints stay; of the others only the last two do. None keeps every checkpoint.
     """
 
     task: str
@@ -35,6 +37,8 @@ class Experiment:
     clippings: tuple[str, ...] = ("none",)
     epochs: int = 100
     checkpoint_every: int = 10
+    variants: tuple[tuple[str, str, float], ...] = ()
+    milestones: tuple[int, ...] | None = None
     settings: TrainingSettings = field(default_factory=TrainingSettings)
 
     def __post_init__(self):
@@ -66,11 +70,11 @@ class Experiment:
     def labels(self) -> list[dict[str, Any]]:
         """What sets each member apart, in the order of the ensemble."""
         # Estimators that share sweeps stand side by side, so that a sweep covers no one who does not need it.
-        order = [letter for letter in "NRCMS" if letter in self.gradients]
-        grid = itertools.product(order, self.clippings, self.learning_rates, self.seeds)
+        variants = self.variants or itertools.product(self.gradients, self.clippings, self.learning_rates)
         return [
             {"gradient": letter, "clipping": clipping, "learning_rate": rate, "seed": seed}
-            for letter, clipping, rate, seed in grid
+            for letter, clipping, rate in sorted(variants, key=lambda variant: "NRCMS".index(variant[0]))
+            for seed in self.seeds
         ]
 
     def trainer(self) -> Trainer:
@@ -90,8 +94,10 @@ class Experiment:
         """Plain values that `from_config` reads back, with the runtime they were used on."""
         config = asdict(self)
         config["options"] = asdict(self.task_options)
-        for name in ("gradients", "seeds", "learning_rates", "clippings"):
-            config[name] = list(config[name])
+        for name in ("gradients", "seeds", "learning_rates", "clippings", "variants"):
+            config[name] = [list(value) if isinstance(value, tuple) else value for value in config[name]]
+        if self.milestones is not None:
+            config["milestones"] = list(self.milestones)
         runtime = current()
         return {"runtime": {"backend": runtime.backend, "precision": runtime.precision}, **config}
 
@@ -102,6 +108,9 @@ class Experiment:
             values = {name: value for name, value in config.items() if name in cls.__dataclass_fields__}
             for name in ("gradients", "seeds", "learning_rates", "clippings"):
                 values[name] = tuple(values[name])
+            values["variants"] = tuple(tuple(variant) for variant in values.get("variants", ()))
+            if values.get("milestones") is not None:
+                values["milestones"] = tuple(values["milestones"])
             values["settings"] = TrainingSettings(**values["settings"])
             return cls(**values)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -145,11 +154,11 @@ def _continue(
                 record = trainer.run_epoch()
                 run.append(record, time.perf_counter() - started, trainer.divergences)
                 if trainer.epoch % experiment.checkpoint_every == 0 or trainer.epoch == total or stopping():
-                    run.save(trainer)
+                    run.save(trainer, experiment.milestones)
                 if progress is not None:
                     progress(trainer, record)
             if run.checkpoints()[-1].stem != f"epoch-{trainer.epoch:06d}":
-                run.save(trainer)
+                run.save(trainer, experiment.milestones)
     except OSError as error:
         raise RunError(f"Expected to write the run in {run.path}, got: {error.strerror}.") from error
     return trainer

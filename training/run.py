@@ -13,6 +13,7 @@ import json
 import math
 import os
 import tempfile
+from collections.abc import Collection
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -99,8 +100,11 @@ class RunDirectory:
                 raise RunError(f"Expected JSON in line {number + 1} of {file}, got something else.") from error
         return records
 
-    def save(self, trainer: Trainer) -> Path:
-        """Write a checkpoint of the trainer after its last completed epoch."""
+    def save(self, trainer: Trainer, milestones: Collection[int] | None = None) -> Path:
+        """Write a checkpoint of the trainer after its last completed epoch.
+
+        With `milestones`, checkpoints of other epochs are removed but for the last two.
+        """
         tensors = {name: value.detach().cpu().contiguous() for name, value in trainer.state().items()}
         metadata = {
             "kind": _CHECKPOINT_KIND,
@@ -110,6 +114,10 @@ class RunDirectory:
         }
         path = self.path / "checkpoints" / f"epoch-{trainer.epoch:06d}.safetensors"
         _write(path, save(tensors, metadata))
+        if milestones is not None:
+            for old in self.checkpoints()[:-2]:
+                if int(old.stem.split("-")[1]) not in milestones:
+                    old.unlink()
         return path
 
     def checkpoints(self) -> list[Path]:
