@@ -90,7 +90,7 @@ class Train(Generic[Options]):
             self.clippings,
             self.epochs,
             self.checkpoint_every,
-            self.settings,
+            settings=self.settings,
         )
         self.machine.start()
         out = self.out or Path("runs") / f"{task}-{time.strftime('%Y%m%d-%H%M%S')}"
@@ -188,6 +188,65 @@ class Speed:
 
 
 @dataclass(frozen=True)
+class Variants(Generic[Options]):
+    """Compare gradients on a task: every gradient × difficulty × clipping × learning rate × seed, with a report.
+
+    Give the same command again to continue a study that was stopped.
+    """
+
+    options: tyro.conf.OmitArgPrefixes[Options]
+    out: Path
+    """Directory of the study: a new one, or the one to continue."""
+    difficulties: tuple[float, ...] = ()
+    """Values of the option that makes the task harder; by default the paper's."""
+    gradients: tuple[str, ...] = ("R", "M", "S", "C")
+    """Letters or names."""
+    clippings: tuple[str, ...] = ("none",)
+    """none, value or norm, at 1."""
+    learning_rates: tuple[float, ...] = (1e-3,)
+    """Where there are several, each variant's is chosen on tuning seeds that are not reported."""
+    seeds: int = 10
+    """Paired seeds that are reported."""
+    tuning_seeds: int = 3
+    """Seeds on which learning rates are chosen."""
+    epochs: int = 100
+    """Of every training."""
+    report_only: bool = False
+    """Write the report of what is done, and train nothing."""
+    settings: tyro.conf.OmitArgPrefixes[TrainingSettings] = field(default_factory=TrainingSettings)
+    machine: tyro.conf.OmitArgPrefixes[Machine] = field(default_factory=Machine)
+
+    def run(self) -> None:
+        from benchmarks.study import Study
+        from benchmarks.variants import compare
+
+        task = next(name for name, kind in TASKS.items() if isinstance(self.options, kind))
+        self.machine.start()
+        study = Study.of(
+            task,
+            dict(vars(self.options)),
+            self.difficulties,
+            gradients=self.gradients,
+            clippings=self.clippings,
+            learning_rates=self.learning_rates,
+            seeds=self.seeds,
+            tuning_seeds=self.tuning_seeds,
+            epochs=self.epochs,
+            settings=self.settings,
+        )
+        for path in compare(study, self.out, _console, train=not self.report_only):
+            _console.print(f"written: {path}", highlight=False, soft_wrap=True)
+
+
+@dataclass(frozen=True)
+class VariantsHelp:
+    """Compare gradients on a task over many seeds; `evenflow bench variants TASK --help` shows the options."""
+
+    def run(self) -> None:
+        raise SettingError(f"Expected a task among {', '.join(TASKS)} after bench variants, got none.")  # noqa: F405
+
+
+@dataclass(frozen=True)
 class Figures:
     """Draw the paper's Fig. 1 and Fig. 2 from this engine."""
 
@@ -203,14 +262,16 @@ class Figures:
 
 
 _Bench = Annotated[
-    Annotated[Speed, tyro.conf.subcommand("speed")] | Annotated[Figures, tyro.conf.subcommand("figures")],
+    Annotated[Speed, tyro.conf.subcommand("speed")]
+    | Annotated[VariantsHelp, tyro.conf.subcommand("variants")]
+    | Annotated[Figures, tyro.conf.subcommand("figures")],
     tyro.conf.OmitSubcommandPrefixes,
 ]
 
 
 @dataclass(frozen=True)
 class Bench:
-    """Benchmarks: speed and the paper's figures."""
+    """Benchmarks: speed, gradients compared over many seeds, and the paper's figures."""
 
     what: _Bench
 
@@ -226,10 +287,15 @@ _Command = (
 )
 
 
-def _parse(arguments: Sequence[str]) -> Train | List | Resume | Check | Bench:
-    if arguments[:1] == ["train"] and len(arguments) > 1 and not arguments[1].startswith("-"):
-        kind = Train[task_options(arguments[1])]
-        return tyro.cli(kind, prog=f"evenflow train {arguments[1]}", args=arguments[2:])
+_WITH_TASK = {("train",): Train, ("bench", "variants"): Variants}
+
+
+def _parse(arguments: Sequence[str]) -> Train | Variants | List | Resume | Check | Bench:
+    for words, command in _WITH_TASK.items():
+        task = arguments[len(words) : len(words) + 1]
+        if tuple(arguments[: len(words)]) == words and task and not task[0].startswith("-"):
+            prog = " ".join(("evenflow", *words, *task))
+            return tyro.cli(command[task_options(task[0])], prog=prog, args=arguments[len(words) + 1 :])
     return tyro.cli(
         _Command, prog="evenflow", description=__doc__, args=list(arguments), config=(tyro.conf.OmitSubcommandPrefixes,)
     )

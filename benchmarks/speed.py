@@ -13,10 +13,8 @@ import platform
 import statistics
 import subprocess
 import sys
-import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -26,12 +24,11 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import peers
+from benchmarks.timing import PHASES, in_turns, phases
 from engine import RunError, SettingError, init
 from policies import MLP
 from training import GRADIENTS, Member, Trainer, build_task
 
-_WARM_UP, _IN_A_ROW = 3, 4
-PHASES = ("forward", "K", "sweep", "pull-back", "optimiser")
 _PEERS: dict[str, tuple[str, Callable[[peers.Problem, str], peers.Peer]]] = {
     "JAX, jax.grad": ("jax", peers.jax_autodiff_peer),
     "JAX, by hand": ("jax", peers.jax_peer),
@@ -65,22 +62,22 @@ def alone(rounds: int) -> dict[str, Any]:
     peers.use_one_core()
     init("cpu", "float32", threads=1)
     problem = peers.cart_pole_problem(poles=1)
-    updates, phases, errors = {}, {}, {}
+    updates, trainers, errors = {}, {}, {}
     for entry in GRADIENTS:
         trainer, initial = _trainer(entry.letter, 1, problem)
         updates["Evenflow", entry.letter] = lambda trainer=trainer, initial=initial: trainer.update(initial)
-        phases[entry.letter] = (trainer, initial)
+        trainers[entry.letter] = (trainer, initial)
         for side, (module, make) in _PEERS.items():
             if importlib.util.find_spec(module) is not None:
                 peer = make(problem, entry.letter)
                 errors[side] = max(errors.get(side, 0.0), _disagreement(trainer, initial, peer))
                 updates[side, entry.letter] = peer.update
-    times = _in_turns(updates, rounds)
+    times = in_turns(updates, rounds)
     result: dict[str, Any] = {"ms": defaultdict(dict), "disagreement": errors, "phases": {}}
     for (side, letter), values in times.items():
         result["ms"][side][letter] = statistics.median(values)
-    for letter, (trainer, initial) in phases.items():
-        result["phases"][letter] = _phases(trainer, initial, rounds)
+    for letter, (trainer, initial) in trainers.items():
+        result["phases"][letter] = phases(trainer, initial, rounds)
     result["forward_us_per_step"] = result["phases"]["R"]["forward"] * 1e3 / problem.horizon
     return result
 
@@ -96,12 +93,12 @@ def ensemble(rounds: int, members: int) -> dict[str, Any]:
             trainer, initial = _trainer(letter, count, problem)
             updates[letter, count] = lambda trainer=trainer, initial=initial: trainer.update(initial)
             kept[letter, count] = (trainer, initial)
-    times = _in_turns(updates, rounds)
+    times = in_turns(updates, rounds)
     for letter in ("R", "C"):
         single, together = (statistics.median(times[letter, count]) for count in (1, members))
         result["ms"][letter] = {"alone": single, "per member": together / members}
         trainer, initial = kept[letter, members]
-        result["phases"][letter] = _phases(trainer, initial, rounds)
+        result["phases"][letter] = phases(trainer, initial, rounds)
     return result
 
 
@@ -134,60 +131,6 @@ def _disagreement(trainer: Trainer, initial: torch.Tensor, peer: peers.Peer) -> 
     return (difference / float(gradient.square().sum())) ** 0.5
 
 
-def _in_turns(updates: dict[Any, Callable[[], Any]], rounds: int) -> dict[Any, list[float]]:
-    """ms of every update in every round, the mean of a few in a row as in a training; the first rounds warm up."""
-    times: dict[Any, list[float]] = {key: [] for key in updates}
-    for number in range(rounds + _WARM_UP):
-        for key, update in updates.items():
-            started = time.perf_counter()
-            for _ in range(_IN_A_ROW):
-                update()
-            if number >= _WARM_UP:
-                times[key].append((time.perf_counter() - started) / _IN_A_ROW * 1e3)
-    return times
-
-
-def _phases(trainer: Trainer, initial: torch.Tensor, rounds: int) -> dict[str, float]:
-    """Median ms of each phase of an update."""
-    rollout, spent = trainer.rollout, defaultdict(float)
-    samples: dict[str, list[float]] = {phase: [] for phase in PHASES}
-    with (
-        _timed(rollout, "forward", spent, "forward"),
-        _timed(rollout.record, "linearise", spent, "K"),
-        _timed(rollout.record, "pull_back_parameters", spent, "pull-back"),
-        _timed(trainer, "gradient", spent, "gradient"),
-    ):
-        for _ in range(rounds):
-            spent.clear()
-            started = time.perf_counter()
-            trainer.update(initial)
-            total = (time.perf_counter() - started) * 1e3
-            spent["sweep"] = spent["gradient"] - spent["forward"] - spent["K"] - spent["pull-back"]
-            spent["optimiser"] = total - spent["gradient"]
-            for phase in PHASES:
-                samples[phase].append(spent[phase])
-    return {phase: statistics.median(values) for phase, values in samples.items()}
-
-
-@contextmanager
-def _timed(owner: Any, name: str, spent: dict[str, float], phase: str) -> Iterator[None]:
-    """Add the ms that `owner.name(...)` takes to `spent[phase]`."""
-    method = getattr(owner, name)
-
-    def wrapper(*args: Any, **options: Any) -> Any:
-        started = time.perf_counter()
-        try:
-            return method(*args, **options)
-        finally:
-            spent[phase] += (time.perf_counter() - started) * 1e3
-
-    setattr(owner, name, wrapper)
-    try:
-        yield
-    finally:
-        delattr(owner, name)
-
-
 def _apart(*arguments: object) -> dict[str, Any]:
     command = [sys.executable, "-m", "benchmarks.speed", *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -218,8 +161,8 @@ def _print_updates(console: Console, alone: dict[str, Any]) -> None:
 
 def _print_phases(console: Console, alone: dict[str, Any]) -> None:
     table = Table("ms", *PHASES, title="Where the time goes")
-    for letter, phases in alone["phases"].items():
-        table.add_row(letter, *(f"{phases[phase]:.2f}" for phase in PHASES))
+    for letter, spent in alone["phases"].items():
+        table.add_row(letter, *(f"{spent[phase]:.2f}" for phase in PHASES))
     console.print(table)
 
 
@@ -229,8 +172,8 @@ def _print_ensemble(console: Console, ensemble: dict[str, Any]) -> None:
     table = Table("", "alone", f"of {members}", "share", *PHASES, title=title)
     for letter, times in ensemble["ms"].items():
         share = times["per member"] / times["alone"]
-        phases = (f"{ensemble['phases'][letter][phase] / members:.3f}" for phase in PHASES)
-        table.add_row(letter, f"{times['alone']:.2f}", f"{times['per member']:.3f}", f"{share:.2f}", *phases)
+        spent = (f"{ensemble['phases'][letter][phase] / members:.3f}" for phase in PHASES)
+        table.add_row(letter, f"{times['alone']:.2f}", f"{times['per member']:.3f}", f"{share:.2f}", *spent)
     console.print(table)
 
 

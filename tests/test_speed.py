@@ -6,7 +6,8 @@ import pytest
 from rich.console import Console
 
 from benchmarks import peers
-from benchmarks.speed import PHASES, _disagreement, _trainer, speed
+from benchmarks.speed import _disagreement, _trainer, speed
+from benchmarks.timing import PHASES
 from training import GRADIENTS
 
 LETTERS = [entry.letter for entry in GRADIENTS]

@@ -48,7 +48,7 @@ def test_members_of_one_seed_start_from_the_same_weights_and_states():
     theta = trainer.policy.theta.detach()
     assert torch.equal(theta[0], theta[2])
     assert not torch.equal(theta[0], theta[1])
-    batch = next(iter(trainer._batches())).unflatten(0, (len(ALL), -1))
+    batch = next(iter(trainer.batches())).unflatten(0, (len(ALL), -1))
     assert torch.equal(batch[1], batch[4])
     assert not torch.equal(batch[1], batch[0])
 
@@ -57,7 +57,7 @@ def test_full_and_physics_gradients_are_equal_before_the_first_update():
     # The last layer starts at zero, so the control does not depend on the state yet.
     members = [Member(gradient_named(letter).estimator, 0) for letter in "RM"]
     trainer = Trainer(small_task(), members, SETTINGS)
-    _, gradient = trainer.gradient(next(iter(trainer._batches())))
+    _, gradient = trainer.gradient(next(iter(trainer.batches())))
     assert gradient[0].any()
     torch.testing.assert_close(gradient[0], gradient[1], rtol=1e-12, atol=0.0)
 
@@ -71,7 +71,7 @@ def test_training_lowers_the_loss():
 def test_an_epoch_shows_every_training_state_once(shuffle):
     settings = TrainingSettings(train_samples=32, test_samples=8, shuffle=shuffle)
     trainer = Trainer(small_task(), ALL[:2], settings)
-    shown = torch.stack(list(trainer._batches())).unflatten(1, (2, 8)).transpose(0, 1).flatten(1, 2)
+    shown = torch.stack(list(trainer.batches())).unflatten(1, (2, 8)).transpose(0, 1).flatten(1, 2)
     for member in range(2):
         order = shown[member, :, 0].argsort()
         expected = trainer._train[member][:, 0].argsort()
@@ -81,7 +81,7 @@ def test_an_epoch_shows_every_training_state_once(shuffle):
 
 def test_seeds_differ_in_their_order_and_a_seed_repeats_it():
     settings = TrainingSettings(train_samples=32, test_samples=8, shuffle=True)
-    first, second = (next(iter(Trainer(small_task(), ALL[:2], settings)._batches())) for _ in range(2))
+    first, second = (next(iter(Trainer(small_task(), ALL[:2], settings).batches())) for _ in range(2))
     assert torch.equal(first, second)
     assert not torch.equal(first[:8], first[8:])
 
@@ -108,7 +108,7 @@ def test_a_member_that_diverges_is_frozen_and_named_and_the_others_go_on_unchang
 
 def test_a_frozen_member_keeps_its_last_finite_parameters():
     trainer = diverging(1e300)
-    batches = list(trainer._batches())
+    batches = list(trainer.batches())
     trainer.update(batches[0])
     before = trainer.policy.theta[1].clone()
     for batch in batches[1:]:
@@ -119,7 +119,7 @@ def test_a_frozen_member_keeps_its_last_finite_parameters():
 
 def test_the_first_state_that_is_not_finite_is_named():
     trainer = Trainer(small_task(), ALL[:2], SETTINGS)
-    initial = next(iter(trainer._batches())).clone()
+    initial = next(iter(trainer.batches())).clone()
     initial[8 + 3, 0] = math.inf
     trainer.update(initial)
     assert trainer.divergences[1].cause == "the state is not finite at step 0, sample 3"

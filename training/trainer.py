@@ -114,7 +114,7 @@ class Trainer:
         self._train = self._states("train", settings.train_samples)
         self._test = self._states("test", settings.test_samples).flatten(0, 1).contiguous()
         self.rollout = Rollout(task.system, self.policy, task.horizon, count * batch, memory=settings.memory)
-        self._evaluation = Trajectory(
+        self.evaluation = Trajectory(
             task.system, self.policy, task.horizon, count * settings.test_samples, forward_only=True
         )
         rates = torch.tensor([member.learning_rate for member in self.members], dtype=runtime.dtype)
@@ -143,7 +143,7 @@ class Trainer:
     def run_epoch(self) -> EpochRecord:
         """One pass over the training states in order (or shuffled), then a test."""
         total = torch.zeros(len(self.members), dtype=torch.float64, device=self._train.device)
-        for update, batch in enumerate(self._batches()):
+        for update, batch in enumerate(self.batches()):
             total += self.update(batch, update)
         self.epoch += 1
         train = torch.where(self._active, total / self.updates_per_epoch, torch.nan)
@@ -174,7 +174,7 @@ class Trainer:
 
     def test(self) -> torch.Tensor:
         """Mean loss [P] on the test states."""
-        losses = self._evaluation.forward(self._test, self.task.objective)
+        losses = self.evaluation.forward(self._test, self.task.objective)
         assert losses is not None
         return losses.view(len(self.members), -1).mean(1)
 
@@ -200,7 +200,8 @@ class Trainer:
         rows = [self.task.initial_states(count, member.seed, stream, runtime.dtype) for member in self.members]
         return torch.stack(rows).to(runtime.device)
 
-    def _batches(self) -> Iterator[torch.Tensor]:
+    def batches(self) -> Iterator[torch.Tensor]:
+        """An epoch's mini-batches [P·b, *state_shape]; shuffled ones advance the members' random generators."""
         states, size = self._train, self.settings.batch_size
         if self.settings.shuffle:
             orders = [torch.randperm(states.shape[1], generator=order) for order in self._orders]

@@ -1,9 +1,17 @@
 """The physical systems that ship, one file each."""
 
+from engine.systems.cart_pendulum import CartPendulum
 from engine.systems.cart_pole import CartPole
+from engine.systems.guidance import Guidance
 from engine.systems.integrator import Integrator
 from engine.systems.linear import LinearSystem
 
-SYSTEMS = {"cart-pole": CartPole, "integrator": Integrator, "linear": LinearSystem}
+SYSTEMS = {
+    "cart-pendulum": CartPendulum,
+    "cart-pole": CartPole,
+    "guidance": Guidance,
+    "integrator": Integrator,
+    "linear": LinearSystem,
+}
 
-__all__ = ["SYSTEMS", "CartPole", "Integrator", "LinearSystem"]
+__all__ = ["SYSTEMS", "CartPendulum", "CartPole", "Guidance", "Integrator", "LinearSystem"]

@@ -1,10 +1,12 @@
 """Guidance by repulsion: a few drivers steer a herd that flees from them."""
 
 import taichi as ti
+import torch
 
 from engine import runtime
 from engine.errors import SettingError
 from engine.launch import prepare
+from engine.pairs import CentralForce, lanes_pay, pair_adjoints, pair_forces
 from engine.system import System
 from engine.vector_system import _serial
 
@@ -16,14 +18,10 @@ FLIGHT = 15.0
 FLOCKING = 0.2
 SPACING = 0.5
 
-# |r| = √(r·r + this): changes no distance that rounding would notice, and gives |r| the derivative 0 at r = 0.
-_TINY = 1e-30
-# LLVM turns an inner loop of this many independent sums into vector instructions, but not one long sum.
-_LANES = 16
-# From this many evaders on, those lanes pay.
-_WIDE_EVADERS = 64
 # Up to this many particles a whole segment is swept in one launch, one sample after another in each thread.
 _FUSED_PARTICLES = 64
+# Up to this many pairs, about 100 µs of them, waking other threads for a step costs more than it saves.
+_SERIAL_PAIRS = 2**15
 
 
 @ti.data_oriented
@@ -74,9 +72,11 @@ class Guidance(System):
         self.particles = drivers + evaders
         self.state_shape, self.control_shape = (4, self.particles), (2, drivers)
         self._centre_scale = 1.0 / evaders if mean_centre else 1.0
-        # σ φ(d) (x_k - x_j) = (near/d² + far/d) (x_j - x_k)
+        self._separation = CentralForce(SEPARATION, 0.0, SOFTENING)
+        self._flight = CentralForce(FLIGHT, 0.0, SOFTENING)
+        # σ φ(d) (x_k - x_j) = (σ/d - σ s/d²) (x_j - x_k)
         flocking = -FLOCKING if reversed_flocking else FLOCKING
-        self._flock_near, self._flock_far = -SPACING * flocking, flocking
+        self._flock = CentralForce(-SPACING * flocking, flocking, SOFTENING)
 
     def prepare_step(self, state, control, next_state):
         arrays = (tensor.unsqueeze(0) for tensor in (state, control, next_state))
@@ -104,14 +104,16 @@ class Guidance(System):
             float(weights[0]),
             float(weights[1]),
             _serial(last - first),
+            lanes_pay(self.evaders),
             rule.uses_physics,
             rule.uses_policy,
         )
 
-    def _loops(self, state) -> tuple[bool, bool]:
-        """Whether a loop over all particles of all samples runs in one thread, and whether in lanes."""
-        wide = self.evaders >= _WIDE_EVADERS and runtime.current().backend == "cpu"
-        return _serial(len(state) * self.particles), wide
+    def _loops(self, state: torch.Tensor) -> tuple[bool, bool]:
+        """Whether a loop over the particles of all samples is serial, and whether sums over evaders run in lanes."""
+        particles = len(state) * self.particles
+        few = particles * self.particles <= _SERIAL_PAIRS and runtime.current().backend == "cpu"
+        return few or _serial(particles), lanes_pay(self.evaders)
 
     @ti.kernel
     def _step(
@@ -120,11 +122,11 @@ class Guidance(System):
         control: ti.types.ndarray(ndim=4),
         next_state: ti.types.ndarray(ndim=4),
         serial: ti.template(),
-        wide: ti.template(),
+        in_lanes: ti.template(),
     ):
         ti.loop_config(serialize=serial)
         for b, i in ti.ndrange(state.shape[1], self.particles):
-            acceleration = self._acceleration(state, control, b, i, wide)
+            acceleration = self._acceleration(state, control, b, i, in_lanes)
             for axis in ti.static(range(2)):
                 velocity = state[0, b, 2 + axis, i]
                 next_state[0, b, axis, i] = state[0, b, axis, i] + self.dt * velocity
@@ -139,11 +141,11 @@ class Guidance(System):
         adjoint: ti.types.ndarray(ndim=4),
         cotangent: ti.types.ndarray(ndim=4),
         serial: ti.template(),
-        wide: ti.template(),
+        in_lanes: ti.template(),
     ):
         ti.loop_config(serialize=serial)
         for b, i in ti.ndrange(state.shape[1], self.particles):
-            physics = self._pull_back_particle(state, control, next_adjoint, 0, 0, b, i, wide)
+            physics = self._pull_back_particle(state, control, next_adjoint, 0, 0, b, i, in_lanes)
             for row in ti.static(range(4)):
                 adjoint[0, b, row, i] = physics[row]
             if i < self.drivers:
@@ -165,6 +167,7 @@ class Guidance(System):
         physics_weight: float,
         policy_weight: float,
         serial: ti.template(),
+        in_lanes: ti.template(),
         uses_physics: ti.template(),
         uses_policy: ti.template(),
     ):
@@ -183,16 +186,10 @@ class Guidance(System):
                     value = ti.Vector([direct[t, b, row, i] for row in range(4)])
                     if ti.static(uses_physics):
                         value += physics_weight * self._pull_back_particle(
-                            states, controls, adjoints, t, t + 1, b, i, False
+                            states, controls, adjoints, t, t + 1, b, i, in_lanes
                         )
                     if ti.static(uses_policy):
-                        for c in ti.static(range(2)):
-                            for d in range(self.drivers):
-                                cotangent = policy_weight * cotangents[t, b, c, d]
-                                for row in ti.static(range(4)):
-                                    value[row] += (
-                                        jacobian[t, b, c * self.drivers + d, row * self.particles + i] * cotangent
-                                    )
+                        value += policy_weight * self._pull_back_policy(jacobian, cotangents, t, b, i)
                     for row in ti.static(range(4)):
                         adjoints[t, b, row, i] = value[row]
 
@@ -205,43 +202,39 @@ class Guidance(System):
         return self._centre_scale * ti.Vector([x, y])
 
     @ti.func
-    def _acceleration(self, state: ti.template(), control: ti.template(), b, i, wide: ti.template()):
+    def _acceleration(self, state: ti.template(), control: ti.template(), b, i, in_lanes: ti.template()):
         velocity = ti.Vector([state[0, b, 2, i], state[0, b, 3, i]])
         result = ti.Vector.zero(float, 2)
         if i < self.drivers:
             r = ti.Vector([state[0, b, 0, i], state[0, b, 1, i]]) - self._centre(state, 0, b)
             steering = control[0, b, 0, i] * r + control[0, b, 1, i] * ti.Vector([-r[1], r[0]])
-            apart = self._forces(state, b, i, 0, self.drivers, SEPARATION, 0.0, wide)
+            apart = pair_forces(state, 0, b, i, 0, self.drivers, self._separation, in_lanes)
             result = steering - DRIVER_DAMPING * velocity + apart
         else:
-            flight = self._forces(state, b, i, 0, self.drivers, FLIGHT, 0.0, wide)
-            near, far = self._flock_near, self._flock_far
-            flock = self._forces(state, b, i, self.drivers, self.particles, near, far, wide)
+            flight = pair_forces(state, 0, b, i, 0, self.drivers, self._flight, in_lanes)
+            flock = pair_forces(state, 0, b, i, self.drivers, self.particles, self._flock, in_lanes)
             result = flight - EVADER_DAMPING * velocity + flock
         return result
 
     @ti.func
     def _pull_back_particle(
-        self, state: ti.template(), control: ti.template(), adjoint: ti.template(), t, s, b, i, wide: ti.template()
+        self, state: ti.template(), control: ti.template(), adjoint: ti.template(), t, s, b, i, in_lanes: ti.template()
     ):
-        """Rows of Aᵀλ for particle i, with the state and control at t and λ = adjoint[s]."""
+        """Rows of Aᵀλ for particle i, with state and control at t and λ = adjoint[s]."""
+        D, N = ti.static(self.drivers, self.particles)
         position = ti.Vector([adjoint[s, b, 0, i], adjoint[s, b, 1, i]])
         velocity = ti.Vector([adjoint[s, b, 2, i], adjoint[s, b, 3, i]])
-        gathered = ti.Vector.zero(float, 2)
-        damping = DRIVER_DAMPING
-        if i < self.drivers:
-            apart = self._gather(state, adjoint, t, s, b, i, 0, self.drivers, SEPARATION, 0.0, 1.0, 1.0, wide)
-            flight = self._gather(state, adjoint, t, s, b, i, self.drivers, self.particles, FLIGHT, 0.0, 0.0, 1.0, wide)
-            gathered = apart + flight + self._pull_back_steering(control, adjoint, t, s, b, i)
+        gathered, damping = ti.Vector.zero(float, 2), DRIVER_DAMPING
+        if i < D:
+            gathered = self._pull_back_steering(control, adjoint, t, s, b, i)
+            gathered += pair_adjoints(state, adjoint, t, s, b, i, 0, D, self._separation, 1.0, 1.0, in_lanes)
+            gathered += pair_adjoints(state, adjoint, t, s, b, i, D, N, self._flight, 0.0, 1.0, in_lanes)
         else:
             damping = EVADER_DAMPING
-            flight = self._gather(state, adjoint, t, s, b, i, 0, self.drivers, FLIGHT, 0.0, 1.0, 0.0, wide)
-            near, far = self._flock_near, self._flock_far
-            flock = self._gather(state, adjoint, t, s, b, i, self.drivers, self.particles, near, far, 1.0, 1.0, wide)
-            steering = ti.Vector.zero(float, 2)
-            for d in range(self.drivers):
-                steering += self._pull_back_steering(control, adjoint, t, s, b, d)
-            gathered = flight + flock - self._centre_scale * steering
+            for d in range(D):
+                gathered -= self._centre_scale * self._pull_back_steering(control, adjoint, t, s, b, d)
+            gathered += pair_adjoints(state, adjoint, t, s, b, i, 0, D, self._flight, 1.0, 0.0, in_lanes)
+            gathered += pair_adjoints(state, adjoint, t, s, b, i, D, N, self._flock, 1.0, 1.0, in_lanes)
         to_position = position + self.dt * gathered
         to_velocity = velocity + self.dt * (position - damping * velocity)
         return ti.Vector([to_position[0], to_position[1], to_velocity[0], to_velocity[1]])
@@ -261,83 +254,12 @@ class Guidance(System):
         return self.dt * ti.Vector([rx * gx + ry * gy, rx * gy - ry * gx])
 
     @ti.func
-    def _forces(self, state: ti.template(), b, i, first, last, near, far, wide: ti.template()):
-        """Σ_k (near/d² + far/d) (x_i - x_k) over the particles k in [first, last)."""
-        x, y = state[0, b, 0, i], state[0, b, 1, i]
-        fx, fy, rest = 0.0, 0.0, first
-        if ti.static(wide):
-            lanes_x, lanes_y = ti.Vector.zero(float, _LANES), ti.Vector.zero(float, _LANES)
-            blocks = (last - first) // _LANES
-            for block in range(blocks):
-                for lane in range(_LANES):
-                    k = first + block * _LANES + lane
-                    px, py = _force(x - state[0, b, 0, k], y - state[0, b, 1, k], near, far)
-                    lanes_x[lane] += px
-                    lanes_y[lane] += py
-            fx, fy, rest = lanes_x.sum(), lanes_y.sum(), first + blocks * _LANES
-        for k in range(rest, last):
-            px, py = _force(x - state[0, b, 0, k], y - state[0, b, 1, k], near, far)
-            fx += px
-            fy += py
-        return ti.Vector([fx, fy])
-
-    @ti.func
-    def _gather(
-        self,
-        state: ti.template(),
-        adjoint: ti.template(),
-        t,
-        s,
-        b,
-        i,
-        first,
-        last,
-        near,
-        far,
-        own,
-        other,
-        wide: ti.template(),
-    ):
-        """Σ_k J_ik (own·ḡ_i - other·ḡ_k) over the particles k in [first, last), ḡ being the velocities' adjoints."""
-        x, y = state[t, b, 0, i], state[t, b, 1, i]
-        gx, gy = own * adjoint[s, b, 2, i], own * adjoint[s, b, 3, i]
-        fx, fy, rest = 0.0, 0.0, first
-        if ti.static(wide):
-            lanes_x, lanes_y = ti.Vector.zero(float, _LANES), ti.Vector.zero(float, _LANES)
-            blocks = (last - first) // _LANES
-            for block in range(blocks):
-                for lane in range(_LANES):
-                    k = first + block * _LANES + lane
-                    dx, dy = x - state[t, b, 0, k], y - state[t, b, 1, k]
-                    hx, hy = gx - other * adjoint[s, b, 2, k], gy - other * adjoint[s, b, 3, k]
-                    px, py = _force_pull_back(dx, dy, hx, hy, near, far)
-                    lanes_x[lane] += px
-                    lanes_y[lane] += py
-            fx, fy, rest = lanes_x.sum(), lanes_y.sum(), first + blocks * _LANES
-        for k in range(rest, last):
-            dx, dy = x - state[t, b, 0, k], y - state[t, b, 1, k]
-            hx, hy = gx - other * adjoint[s, b, 2, k], gy - other * adjoint[s, b, 3, k]
-            px, py = _force_pull_back(dx, dy, hx, hy, near, far)
-            fx += px
-            fy += py
-        return ti.Vector([fx, fy])
-
-
-@ti.func
-def _force(dx, dy, near, far):
-    """w r with w = near/d² + far/d and d = ε + |r|."""
-    inverse = 1.0 / (SOFTENING + ti.sqrt(dx * dx + dy * dy + _TINY))
-    weight = inverse * (far + near * inverse)
-    return weight * dx, weight * dy
-
-
-@ti.func
-def _force_pull_back(dx, dy, gx, gy, near, far):
-    """J g with J = w + (w'/|r|) r rᵀ, the symmetric Jacobian of `_force`."""
-    length = ti.sqrt(dx * dx + dy * dy + _TINY)
-    # One division serves 1/d and 1/|r|.
-    both = 1.0 / ((SOFTENING + length) * length)
-    inverse = both * length
-    weight = inverse * (far + near * inverse)
-    slope = -inverse * both * (far + 2.0 * near * inverse) * (dx * gx + dy * gy)
-    return weight * gx + slope * dx, weight * gy + slope * dy
+    def _pull_back_policy(self, jacobian: ti.template(), cotangent: ti.template(), t, b, i):
+        """Rows of Kᵀμ for particle i."""
+        result = ti.Vector.zero(float, 4)
+        for c in ti.static(range(2)):
+            for d in range(self.drivers):
+                for row in ti.static(range(4)):
+                    entry = jacobian[t, b, c * self.drivers + d, row * self.particles + i]
+                    result[row] += entry * cotangent[t, b, c, d]
+        return result

@@ -1,15 +1,22 @@
-"""The tasks that ship: for each name the dataclass of its options, with a `build()` that returns the Task."""
+"""The tasks that ship: for each name the dataclass of its options, with a `build()` that returns the Task.
+
+`difficulty` of an options class names the option that makes the task harder, and the values that the benchmarks use.
+"""
 
 from engine import SettingError
 from training.task import Task
+from training.tasks.cart_pendulum import CartPendulumOptions
 from training.tasks.cart_pole import CartPoleOptions
+from training.tasks.guidance import GuidanceOptions
 from training.tasks.integrator import IntegratorOptions
 from training.tasks.lqr import LQROptions
 
-TaskOptions = CartPoleOptions | LQROptions | IntegratorOptions
+TaskOptions = CartPoleOptions | CartPendulumOptions | GuidanceOptions | LQROptions | IntegratorOptions
 
 TASKS: dict[str, type[TaskOptions]] = {
     "cart-pole": CartPoleOptions,
+    "cart-pendulum": CartPendulumOptions,
+    "guidance": GuidanceOptions,
     "lqr": LQROptions,
     "integrator": IntegratorOptions,
 }

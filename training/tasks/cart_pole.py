@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 from functools import partial
+from typing import Any, ClassVar
 
 import torch
 
@@ -25,6 +26,8 @@ class Upright(Objective):
 @dataclass(frozen=True)
 class CartPoleOptions:
     """Swing up poles that hang from one cart, by one force; Schnell and Thuerey (ICLR 2024), Sec. 3.1."""
+
+    difficulty: ClassVar[tuple[str, tuple[Any, ...]]] = ("poles", (1, 2, 3, 4))
 
     poles: int = 1
     """Number of poles on the cart."""

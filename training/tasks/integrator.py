@@ -1,6 +1,7 @@
 """The four-step toy problem of Fig. 1 of Schnell and Thuerey (ICLR 2024)."""
 
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 
@@ -23,6 +24,8 @@ class Reach(Objective):
 @dataclass(frozen=True)
 class IntegratorOptions:
     """Move a point from -0.3 to a target by u = θ₁x² + θ₂x, added to the state at every step."""
+
+    difficulty: ClassVar[tuple[str, tuple[Any, ...]]] = ("horizon", (4,))
 
     horizon: int = 4
     """Steps."""

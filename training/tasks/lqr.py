@@ -1,6 +1,7 @@
 """Linear dynamics with quadratic costs, where the variants' fixed points are known."""
 
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 
@@ -16,6 +17,8 @@ _Q, _R = (1.0, 0.1), 0.05
 @dataclass(frozen=True)
 class LQROptions:
     """A lightly damped oscillator, regulated by linear state feedback to minimise a quadratic cost."""
+
+    difficulty: ClassVar[tuple[str, tuple[Any, ...]]] = ("horizon", (20, 200))
 
     horizon: int = 200
     """Steps."""

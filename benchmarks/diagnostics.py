@@ -1,0 +1,153 @@
+"""Where a gradient explodes or dies: adjoints step by step, on weights that all variants share.
+
+At a study's milestones (start, a tenth, a half and the end of training) the weights of one training of R, or of the
+first gradient there is, are taken, its test states rolled out once, and every variant's sweep made over that rollout.
+"""
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.report import reported
+from benchmarks.study import Study, weights_at
+from benchmarks.style import COLOURS, new_figure, save
+from engine import FULL, ONE_STEP, PHYSICS_ONLY, POLICY_ONLY, AdjointRule, Rollout, current
+from training import gradient_named
+
+RULES: dict[str, AdjointRule] = {"R": FULL, "M": PHYSICS_ONLY, "S": ONE_STEP, "N": POLICY_ONLY}
+QUANTILES = (0.05, 0.5, 0.95)
+_EXPLODED = 1e3
+
+
+class Watched:
+    """Another rule, step by step, that notes the sizes of the two paths' terms."""
+
+    uses_physics = uses_policy = True
+
+    def __init__(self, of: AdjointRule):
+        self.of = of
+        self.ratios: dict[int, float] = {}
+
+    def __call__(self, direct, physics, policy, t):
+        sizes = [term.flatten(1).norm(dim=1) for term in (policy, physics)]
+        self.ratios[t] = float((sizes[0] / sizes[1].clamp_min(torch.finfo(direct.dtype).tiny)).median())
+        return self.of(direct, physics if self.of.uses_physics else None, policy if self.of.uses_policy else None, t)
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """One milestone at one difficulty.
+
+    Attributes:
+        loss: mean test loss.
+        gradient_norms: |g| of every variant.
+        adjoint_norms: for each rule |λ_t|, quantiles over the samples at each step, [T+1][3].
+        path_ratios: median over samples of |Kᵀμ_t| / |Aᵀλ_{t+1}| along R's sweep, by step.
+        cosines: of every pair of variants' gradients.
+        agreeing: share of parameters on which M and R agree in sign; kept: |C|² / |M|².
+        exploded_at: for each rule the latest step before the end whose median |λ_t| is 1000 times that of λ_T, or None.
+    """
+
+    difficulty: Any
+    epoch: int
+    loss: float
+    gradient_norms: dict[str, float]
+    adjoint_norms: dict[str, list[list[float]]]
+    path_ratios: list[float]
+    cosines: dict[str, float]
+    agreeing: float
+    kept: float
+    exploded_at: dict[str, int | None]
+
+
+def diagnose(study: Study, out: Path, samples: int = 64) -> list[Diagnosis]:
+    """Diagnose every difficulty at every milestone whose weights are finite."""
+    found = []
+    results = reported(out)
+    for difficulty in study.difficulties:
+        here = [result for result in results if result["difficulty"] == difficulty]
+        if not here:
+            continue
+        chosen = min(here, key=lambda result: ("RMSNC".index(result["gradient"]), result["seed"]))
+        task = study.experiment(difficulty, range(1)).task_options.build()
+        policy = task.policy(members=1, dtype=current().dtype, device=current().device)
+        rollout = Rollout(task.system, policy, task.horizon, samples)
+        initial = task.initial_states(samples, chosen["seed"], "test", current().dtype).to(current().device)
+        for epoch in study.milestones:
+            with torch.no_grad():
+                policy.theta.copy_(weights_at(out, study, chosen, epoch).unsqueeze(0))
+            losses = rollout.forward(initial, task.objective)
+            if losses is not None and torch.isfinite(losses).all():
+                found.append(_diagnosis(difficulty, epoch, rollout, task.objective))
+    return found
+
+
+def write_diagnostics(found: list[Diagnosis], study: Study, out: Path) -> list[Path]:
+    """Write diagnostics.json and a figure; returns their paths."""
+    (out / "diagnostics.json").write_text(json.dumps([asdict(entry) for entry in found], indent=1) + "\n")
+    return [out / "diagnostics.json", _draw(found, study, out / "adjoints.png")]
+
+
+def _diagnosis(difficulty: Any, epoch: int, rollout: Rollout, objective) -> Diagnosis:
+    horizon, norms, watched = rollout.horizon, {}, Watched(FULL)
+
+    def note(rule, part, adjoints, cotangents) -> None:
+        sizes = adjoints.flatten(2).norm(dim=2)
+        norms.setdefault(rule, torch.zeros(horizon + 1, sizes.shape[1], dtype=sizes.dtype))
+        norms[rule][part.start : part.stop + 1] = sizes.cpu()
+
+    result = rollout.backward([*RULES.values(), watched], objective, inspect=note)
+    gradients = {letter: result.parameters[rule].double() for letter, rule in RULES.items()}
+    gradients["C"] = gradient_named("C").estimator.combine(
+        {rule: result.parameters[rule].double() for rule in (FULL, PHYSICS_ONLY)}
+    )
+    profiles = {
+        letter: torch.quantile(norms[rule].double(), torch.tensor(QUANTILES, dtype=torch.float64), dim=1).T
+        for letter, rule in RULES.items()
+    }
+    letters = list(gradients)
+    cosines = {
+        f"{one} {other}": float(torch.cosine_similarity(gradients[one], gradients[other]))
+        for index, one in enumerate(letters)
+        for other in letters[index + 1 :]
+    }
+    physics = gradients["M"]
+    return Diagnosis(
+        difficulty,
+        epoch,
+        float(result.losses.mean()),
+        {letter: float(gradient.norm()) for letter, gradient in gradients.items()},
+        {letter: profile.tolist() for letter, profile in profiles.items()},
+        [watched.ratios[t] for t in range(horizon)],
+        cosines,
+        float((torch.sign(physics) == torch.sign(gradients["R"])).double().mean()),
+        float(gradients["C"].square().sum() / physics.square().sum().clamp_min(1e-300)),
+        {letter: _exploded(profile[:, 1]) for letter, profile in profiles.items()},
+    )
+
+
+def _exploded(medians: torch.Tensor) -> int | None:
+    large = (medians > _EXPLODED * medians[-1].clamp_min(1e-30)).nonzero().flatten().tolist()
+    return max(large, default=None)
+
+
+def _draw(found: list[Diagnosis], study: Study, path: Path) -> Path:
+    """|λ_t| against the step: a panel for each difficulty at the last milestone, a line for each rule."""
+    last = {entry.difficulty: entry for entry in found}
+    figure, panels = new_figure(3.1 * len(last) + 0.6, 3.2, len(last), sharey=True)
+    for axes, entry in zip(panels, last.values(), strict=True):
+        for letter, profile in entry.adjoint_norms.items():
+            values = np.where(np.array(profile) > 0, np.array(profile), math.nan)
+            steps = np.arange(len(values))
+            axes.plot(steps, values[:, 1], color=COLOURS[letter], linewidth=1.2, label=letter)
+            axes.fill_between(steps, values[:, 0], values[:, 2], color=COLOURS[letter], alpha=0.15, linewidth=0)
+        axes.set(title=f"{study.difficulty} {entry.difficulty}, epoch {entry.epoch}", xlabel="step t", yscale="log")
+        axes.grid(alpha=0.25)
+    panels[0].set_ylabel("size of the adjoint |λ|")
+    panels[0].legend(frameon=False, fontsize=8)
+    return save(figure, path)

@@ -1,0 +1,271 @@
+"""What a study found: a table in Markdown and JSON, and one figure with a panel for each difficulty."""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from benchmarks.statistics import interquartile_mean, interval, probability_better, success_interval
+from benchmarks.study import FORMAT, final_loss, load_results, load_study
+from benchmarks.style import COLOURS, LINES, new_figure, save
+from engine import RunError, SettingError
+from training import task_options
+
+AXES = {"epochs": "epoch", "steps": "simulator steps", "time": "seconds of one training"}
+SPREADS = ("interval", "std")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One variant at one difficulty, over its seeds.
+
+    Losses are interquartile means of final test losses with a 95% bootstrap interval; a training that diverged counts
+    as an infinite loss, and as no success. `better_than_full` is the share of paired seeds on which the variant ends
+    below R with the same clipping.
+    """
+
+    difficulty: Any
+    gradient: str
+    clipping: str
+    learning_rate: float
+    seeds: int
+    loss: float
+    loss_low: float
+    loss_high: float
+    success: float | None
+    success_low: float | None
+    success_high: float | None
+    diverged: float
+    better_than_full: float | None
+    update_ms: float | None
+    cost_of_full: float | None
+    memory_bytes: int | None
+
+    @property
+    def name(self) -> str:
+        return self.gradient if self.clipping == "none" else f"{self.gradient}, {self.clipping}"
+
+
+def reported(out: Path) -> list[dict[str, Any]]:
+    """Results of the reported seeds; RunError if there is none."""
+    results = [result for result in load_results(out) if result["phase"] == "report"]
+    if not results:
+        raise RunError(f"Expected finished trainings in {out}, got none; train first.")
+    return results
+
+
+def table(out: Path, threshold: float | None, costs: dict[str, dict[str, Any]]) -> list[Row]:
+    """One row for each difficulty and variant; `costs` as `measure_costs` finds them, by difficulty and gradient."""
+    results, rows = reported(out), []
+    for key, group in _grouped(results).items():
+        difficulty, letter, clipping = key
+        losses = [final_loss(result) for result in group]
+        low, high = interval(losses)
+        wins = sum(loss < threshold for loss in losses) if threshold is not None else None
+        rate = None if wins is None else success_interval(wins, len(losses))
+        full = {result["seed"]: final_loss(result) for result in _grouped(results).get((difficulty, "R", clipping), [])}
+        pairs = [(final_loss(result), full[result["seed"]]) for result in group if result["seed"] in full]
+        cost = costs.get(str(difficulty), {})
+        mine, of_full = cost.get(letter), cost.get("R")
+        rows.append(
+            Row(
+                difficulty,
+                letter,
+                clipping,
+                group[0]["learning_rate"],
+                len(losses),
+                float(interquartile_mean(losses)),
+                float(low),
+                float(high),
+                None if wins is None else wins / len(losses),
+                rate[0] if rate else None,
+                rate[1] if rate else None,
+                sum(math.isinf(loss) for loss in losses) / len(losses),
+                probability_better(*zip(*pairs, strict=True)) if pairs and letter != "R" else None,
+                mine["ms"] if mine else None,
+                mine["ms"] / of_full["ms"] if mine and of_full else None,
+                mine["bytes"] if mine else None,
+            )
+        )
+    return rows
+
+
+def write_report(out: Path, threshold: float | None, costs: dict[str, dict[str, Any]]) -> list[Path]:
+    """Write report.md, report.json and the figures of a study; returns their paths."""
+    rows = table(out, threshold, costs)
+    study = load_study(out)
+    (out / "report.md").write_text(_markdown(rows, study, threshold))
+    plain = {"format": FORMAT, "study": study, "threshold": threshold, "rows": [asdict(row) for row in rows]}
+    (out / "report.json").write_text(json.dumps(_finite(plain), indent=1) + "\n")
+    figures = [loss_panels(out, axis, costs=costs) for axis in ("epochs", "time") if axis != "time" or costs]
+    return [out / "report.md", out / "report.json", *figures, paper_panels(out)]
+
+
+def loss_panels(
+    out: Path,
+    axis: str = "epochs",
+    spread: str = "interval",
+    smooth: int = 1,
+    costs: dict[str, dict[str, Any]] | None = None,
+    path: Path | None = None,
+) -> Path:
+    """Test loss of every variant, one panel for each difficulty, on a log axis.
+
+    Args:
+        axis: "epochs", "steps" (of the simulator, forward) or "time" (epochs at the measured cost of an update).
+        spread: "interval", interquartile mean with its 95% bootstrap interval, or "std", mean with one deviation.
+        smooth: epochs of a moving average.
+    """
+    if axis not in AXES:
+        raise SettingError(f"Expected an axis among {', '.join(AXES)}, got {axis!r}.")
+    if spread not in SPREADS:
+        raise SettingError(f"Expected a spread among {', '.join(SPREADS)}, got {spread!r}.")
+    groups, study = _grouped(reported(out)), load_study(out)
+    difficulties = list(dict.fromkeys(key[0] for key in groups))
+    figure, panels = new_figure(3.1 * len(difficulties) + 0.6, 3.2, len(difficulties), sharey=True)
+    name = task_options(study["task"]).difficulty[0]
+    for axes, difficulty in zip(panels, difficulties, strict=True):
+        for (of, letter, clipping), group in groups.items():
+            if of == difficulty:
+                scale = _per_epoch(axis, study, group[0], (costs or {}).get(str(difficulty), {}).get(letter))
+                _draw(axes, group, letter, clipping, study["clippings"], scale, spread, smooth)
+        axes.set(title=f"{name} {difficulty}", xlabel=AXES[axis], yscale="log")
+        axes.grid(alpha=0.25)
+    panels[0].set_ylabel("test loss")
+    panels[0].legend(frameon=False, fontsize=8)
+    return save(figure, path or out / f"losses-{axis}.png")
+
+
+def paper_panels(out: Path, smooth: int = 30) -> Path:
+    """As in the paper: every training a thin line in its gradient's colour, moving average over 30 epochs."""
+    groups = _grouped(reported(out))
+    name = task_options(load_study(out)["task"]).difficulty[0]
+    difficulties = list(dict.fromkeys(key[0] for key in groups))
+    figure, panels = new_figure(3.1 * len(difficulties) + 0.6, 3.2, len(difficulties), sharey=True)
+    for axes, difficulty in zip(panels, difficulties, strict=True):
+        seen = set()
+        for (of, letter, _), group in groups.items():
+            if of != difficulty:
+                continue
+            for result in group:
+                losses = _smoothed(_losses([result]), smooth)[:, 0]
+                label = None if letter in seen else letter
+                axes.plot(np.arange(1, len(losses) + 1), losses, color=COLOURS[letter], linewidth=0.7, label=label)
+                seen.add(letter)
+        axes.set(title=f"{name} {difficulty}", xlabel="epoch", yscale="log")
+    panels[0].set_ylabel("test loss")
+    panels[0].legend(frameon=False, fontsize=8)
+    return save(figure, out / "losses-paper.png")
+
+
+def _draw(
+    axes: Axes,
+    group: list[dict[str, Any]],
+    letter: str,
+    clipping: str,
+    clippings: Sequence[str],
+    scale: float,
+    spread: str,
+    smooth: int,
+) -> None:
+    losses = _smoothed(_losses(group), smooth)
+    x = np.arange(1, len(losses) + 1) * scale
+    if spread == "interval":
+        filled = np.where(np.isnan(losses), np.inf, losses)
+        middle, (low, high) = interquartile_mean(filled, axis=1), interval(filled, axis=1)
+    else:
+        middle, deviation = np.nanmean(losses, axis=1), np.nanstd(losses, axis=1)
+        low, high = np.maximum(middle - deviation, middle * 1e-2), middle + deviation
+    line = LINES[list(clippings).index(clipping) % len(LINES)]
+    label = letter if clipping == "none" else f"{letter}, {clipping}"
+    finite = np.isfinite(middle)
+    axes.plot(x[finite], middle[finite], line, color=COLOURS[letter], linewidth=1.3, label=label)
+    top = np.where(np.isfinite(high), high, np.nanmax(np.where(np.isfinite(losses), losses, np.nan)))
+    axes.fill_between(x[finite], low[finite], top[finite], color=COLOURS[letter], alpha=0.15, linewidth=0)
+
+
+def _per_epoch(axis: str, study: dict[str, Any], result: dict[str, Any], cost: dict[str, Any] | None) -> float:
+    settings = study["settings"]
+    updates = settings["train_samples"] // settings["batch_size"]
+    if axis == "steps":
+        return updates * settings["batch_size"] * result["options"]["horizon"]
+    if axis == "time":
+        if cost is None:
+            raise RunError("Expected measured costs of every gradient for an axis of time, got none.")
+        return updates * cost["ms"] / 1e3
+    return 1.0
+
+
+def _grouped(results: list[dict[str, Any]]) -> dict[tuple, list[dict[str, Any]]]:
+    """Results by (difficulty, gradient, clipping), seeds in order, gradients in the order R, M, S, N, C."""
+    found: dict[tuple, list[dict[str, Any]]] = {}
+    for result in sorted(results, key=lambda entry: entry["seed"]):
+        found.setdefault((result["difficulty"], result["gradient"], result["clipping"]), []).append(result)
+    order = list(dict.fromkeys(result["difficulty"] for result in results))
+    return dict(sorted(found.items(), key=lambda item: (order.index(item[0][0]), "RMSNC".index(item[0][1]))))
+
+
+def _losses(group: list[dict[str, Any]]) -> np.ndarray:
+    """[epochs, seeds], NaN from where a training diverged."""
+    rows = [[math.nan if loss is None else loss for loss in result["test_loss"]] for result in group]
+    return np.array(rows, dtype=float).T
+
+
+def _smoothed(losses: np.ndarray, epochs: int) -> np.ndarray:
+    """Moving average over the last `epochs` epochs."""
+    sums = np.cumsum(losses, axis=0)
+    sums[epochs:] -= sums[:-epochs].copy()
+    counts = np.minimum(np.arange(1, len(losses) + 1), epochs)
+    return sums / counts[:, None]
+
+
+def _markdown(rows: list[Row], study: dict[str, Any], threshold: float | None) -> str:
+    success = f"below {threshold:g}" if threshold is not None else "success"
+    head = ["difficulty", "variant", "rate", "seeds", "loss (IQM, 95%)", success, "diverged", "better than R",
+            "ms an update", "cost / R", "memory"]  # fmt: skip
+    lines = [f"# {study['task']}: {study['epochs']} epochs, {study['seeds']} paired seeds", "", _line(head)]
+    lines.append(_line(["---"] * len(head)))
+    for row in rows:
+        rate = "" if row.success is None else f"{row.success:.0%} ({row.success_low:.0%} to {row.success_high:.0%})"
+        lines.append(
+            _line(
+                [
+                    str(row.difficulty),
+                    row.name,
+                    f"{row.learning_rate:g}",
+                    str(row.seeds),
+                    f"{row.loss:.3g} ({row.loss_low:.3g} to {row.loss_high:.3g})",
+                    rate,
+                    f"{row.diverged:.0%}",
+                    "" if row.better_than_full is None else f"{row.better_than_full:.2f}",
+                    "" if row.update_ms is None else f"{row.update_ms:.2f}",
+                    "" if row.cost_of_full is None else f"{row.cost_of_full:.2f}",
+                    "" if row.memory_bytes is None else f"{row.memory_bytes / 2**20:.1f} MiB",
+                ]
+            )
+        )
+    note = (
+        "Losses are interquartile means of the final test loss over seeds with a 95% bootstrap interval; a training "
+        "that diverged counts as infinite loss and as no success. `better than R`: share of paired seeds on which the "
+        "variant ends below R, ties counted half. Cost and memory: one training alone, the update's median and the "
+        "planned buffers."
+    )
+    return "\n".join([*lines, "", note, ""])
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _finite(value: Any) -> Any:
+    """The same with null for numbers that JSON does not have."""
+    if isinstance(value, dict):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

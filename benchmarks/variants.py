@@ -1,0 +1,77 @@
+"""`evenflow bench variants TASK`: train a study, then write its table, figures and diagnostics."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from benchmarks.costs import measure_costs
+from benchmarks.diagnostics import diagnose, write_diagnostics
+from benchmarks.report import reported, table, write_report
+from benchmarks.study import Pack, Study, load_study, run_study
+from engine import RunError
+from training.display import TrainingProgress
+
+
+def compare(study: Study, out: Path, console: Console, train: bool = True) -> list[Path]:
+    """Train what is left of a study if asked to, and write the report; returns the paths of what was written."""
+    if train:
+        watch = _Watch(study, console)
+        try:
+            run_study(study, out, watch)
+        finally:
+            watch.close()
+    config = load_study(out)
+    different = [name for name, value in study.to_config().items() if config.get(name) != value]
+    if different:
+        raise RunError(f"Expected the settings that {out} was begun with, got other {', '.join(different)}.")
+    reported(out)
+    threshold = study.experiment(study.difficulties[0], range(1)).task_options.build().success
+    costs = _costs(study, out, console)
+    written = write_report(out, threshold, costs)
+    with console.status("diagnosing gradients"):
+        written += write_diagnostics(diagnose(study, out), study, out)
+    for row in table(out, threshold, costs):
+        console.print(
+            f"{study.difficulty} {row.difficulty}  {row.name:8}  {row.loss:.3g}  ({row.loss_low:.3g} to "
+            f"{row.loss_high:.3g})  diverged {row.diverged:.0%}",
+            highlight=False,
+        )
+    return written
+
+
+def _costs(study: Study, out: Path, console: Console) -> dict[str, Any]:
+    """Measured once for each study, since figures from busier moments would not be comparable."""
+    file = out / "costs.json"
+    if file.exists():
+        return json.loads(file.read_text())
+    with console.status("timing one training of each gradient"):
+        costs = measure_costs(study)
+    file.write_text(json.dumps(costs, indent=1) + "\n")
+    return costs
+
+
+class _Watch:
+    """Names each pack as it starts and shows its progress."""
+
+    def __init__(self, study: Study, console: Console):
+        self._study, self._console = study, console
+        self._progress: TrainingProgress | None = None
+
+    def __call__(self, pack: Pack, left: int):
+        labels = pack.experiment.labels()
+        self._console.print(
+            f"{self._study.difficulty} {pack.difficulty}, {pack.phase}: {len(labels)} trainings together, {left} "
+            f"{'pack' if left == 1 else 'packs'} left here",
+            highlight=False,
+        )
+        if self._progress is not None:
+            self._progress.__exit__()
+        self._progress = TrainingProgress(labels, pack.experiment.epochs, self._console).__enter__()
+        return self._progress
+
+    def close(self) -> None:
+        """End the progress of the last pack."""
+        if self._progress is not None:
+            self._progress.__exit__()

@@ -1,0 +1,383 @@
+"""Guidance by repulsion: step, adjoint and sweeps against an oracle and physical laws; its task."""
+
+import math
+from functools import partial
+
+import pytest
+import torch
+from conftest import BySteps, StepCost, relative_error, tensor_options, uniform
+from test_rollout import VARIANTS, expected_gradient, random_policy
+
+import engine
+from engine import Rollout
+from engine.systems import Guidance
+from policies import MLP
+from training import build_task
+
+BATCH = 5
+
+
+def guidance_step(state, control, dt=4 / 60, mean_centre=False, reversed_flocking=False):
+    """The oracle, pair by pair as the equations are written: state [B, 4, N], control [B, 2, D], N = D + E."""
+    drivers, particles = control.shape[2], state.shape[2]
+    position, velocity = state[:, :2], state[:, 2:]
+    herd = position[:, :, drivers:]
+    r = position[:, :, :drivers] - (herd.mean if mean_centre else herd.sum)(2, keepdim=True)
+    turned = torch.stack([-r[:, 1], r[:, 0]], dim=1)
+    steering = control[:, :1] * r + control[:, 1:] * turned
+
+    # [B, 2, i, k] from k to i; a particle and itself are set apart, so that no root is taken of 0.
+    away = position.unsqueeze(3) - position.unsqueeze(2)
+    apart = torch.eye(particles, dtype=state.dtype)
+    distance = 0.1 + (away.square().sum(1, keepdim=True) + apart).sqrt()
+    squared = away / distance**2
+    phi = (0.5 / distance - 1) / distance
+    flock = (-1 if reversed_flocking else 1) * 0.2 * (-phi * away)[:, :, drivers:, drivers:].sum(3)
+    flight = 15 * squared[:, :, drivers:, :drivers].sum(3)
+    separation = 0.2 * squared[:, :, :drivers, :drivers].sum(3)
+
+    drive = steering - velocity[:, :, :drivers] + separation
+    flee = flight - 4 * velocity[:, :, drivers:] + flock
+    acceleration = torch.cat([drive, flee], dim=2)
+    return torch.cat([position + dt * velocity, velocity + dt * acceleration], dim=1)
+
+
+OPTIONS = {
+    "2-4": (2, 4, {}),
+    "1-1": (1, 1, {}),
+    "3-2": (3, 2, {"mean_centre": True}),
+    "2-18": (2, 18, {"reversed_flocking": True, "dt": 0.1}),
+    "17-150": (17, 150, {"mean_centre": True}),
+}
+# 18 evaders are summed in lanes, with a rest of 2; the large herd has every thread at work and drivers in lanes too.
+*SMALL, LARGE = OPTIONS
+# One object for all tests, since Taichi compiles the kernels of each object anew.
+CASES = {
+    name: (Guidance(drivers, evaders, **options), partial(guidance_step, **options))
+    for name, (drivers, evaders, options) in OPTIONS.items()
+}
+
+
+def case(name):
+    """A system, its oracle, and a batch of states, controls and adjoints at which to compare them."""
+    system, step = CASES[name]
+    states, adjoints = (uniform(seed, BATCH, *system.state_shape, low=-2, high=2) for seed in (0, 1))
+    return system, step, states, uniform(2, BATCH, *system.control_shape), adjoints
+
+
+def reference_pull_back(step, state, control, adjoint):
+    """(Aᵀλ, Bᵀλ) by torch autograd through the oracle, in float64."""
+    leaves = [tensor.detach().cpu().double().requires_grad_() for tensor in (state, control)]
+    return torch.autograd.grad(step(*leaves), leaves, adjoint.detach().cpu().double())
+
+
+def accuracy():
+    """What sums over all particles keep of the running precision."""
+    return 1e-13 if engine.current().precision == "float64" else 1e-5
+
+
+def check_step_and_pull_back(name):
+    system, step, state, control, next_adjoint = case(name)
+    expected = step(state.cpu().double(), control.cpu().double())
+    assert relative_error(system.step(state, control), expected) < accuracy()
+    pulled = system.pull_back(state, control, next_adjoint)
+    for found, wanted in zip(pulled, reference_pull_back(step, state, control, next_adjoint), strict=True):
+        assert relative_error(found, wanted) < accuracy()
+
+
+@pytest.mark.vulkan
+@pytest.mark.parametrize("name", CASES)
+def test_step_and_pull_back_equal_the_oracle(name):
+    check_step_and_pull_back(name)
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("name", CASES)
+def test_cuda_step_and_pull_back_equal_the_oracle_on_the_cpu(name):
+    check_step_and_pull_back(name)
+
+
+@pytest.mark.float64
+@pytest.mark.parametrize("name", SMALL)
+def test_pull_back_equals_central_differences_in_every_entry_of_A_and_B(name):
+    system, _, state, control, _ = case(name)
+    (rows, particles), (controls, drivers) = system.state_shape, system.control_shape
+    n, m, eps = rows * particles, controls * drivers, 1e-5
+    pulled = [
+        system.pull_back(state, control, unit.view(rows, particles).expand_as(state).contiguous())
+        for unit in torch.eye(n, **tensor_options())
+    ]
+    jacobian = torch.stack([torch.cat([a.flatten(1), b.flatten(1)], dim=1) for a, b in pulled], dim=1)
+
+    columns = []
+    for unit in eps * torch.eye(n + m, **tensor_options()):
+        shift, push = unit[:n].view(rows, particles), unit[n:].view(controls, drivers)
+        ahead, behind = (system.step(state + sign * shift, control + sign * push) for sign in (1, -1))
+        columns.append((ahead - behind).flatten(1) / (2 * eps))
+    # Truncation is eps² times a third derivative, at most of order 15/ε² = 1500 here; rounding is 1e-15/eps.
+    torch.testing.assert_close(jacobian, torch.stack(columns, dim=2), rtol=1e-7, atol=1e-7)
+
+
+@pytest.mark.float64
+def test_pull_back_of_a_large_herd_equals_central_differences_along_random_directions():
+    system, _, state, control, next_adjoint = case(LARGE)
+    to_state, to_control = system.pull_back(state, control, next_adjoint)
+    for seed in range(3):
+        shift, push, eps = uniform(10 + seed, *state.shape), uniform(20 + seed, *control.shape), 1e-6
+        ahead, behind = (system.step(state + sign * shift, control + sign * push) for sign in (eps, -eps))
+        slope = ((ahead - behind) / (2 * eps) * next_adjoint).sum()
+        assert relative_error((to_state * shift).sum() + (to_control * push).sum(), slope) < 1e-7
+
+
+@pytest.mark.vulkan
+@pytest.mark.parametrize("name", CASES)
+def test_pull_back_leaves_next_adjoint_alone_writes_adjoint_and_adds_to_cotangent(name):
+    system, _, state, control, next_adjoint = case(name)
+    given = next_adjoint.clone()
+    adjoint, cotangent = torch.full_like(state, math.nan), torch.ones_like(control)
+    launch = system.prepare_pull_back(state, control, next_adjoint, adjoint, cotangent)
+    launch()
+    launch()
+    expected_adjoint, expected_cotangent = system.pull_back(state, control, given)
+    assert torch.equal(next_adjoint, given)
+    assert torch.equal(adjoint, expected_adjoint)
+    torch.testing.assert_close(cotangent, 1 + 2 * expected_cotangent)
+
+
+def simulate(system, state, control, steps):
+    """All states [steps + 1, B, 4, N] under one constant control."""
+    states = [state]
+    for _ in range(steps):
+        states.append(system.step(states[-1], control))
+    return torch.stack(states)
+
+
+def sweep_buffers(system, steps):
+    """States and controls of a short simulation, and random direct, jacobian, adjoints and cotangents."""
+    (rows, particles), (controls, drivers) = system.state_shape, system.control_shape
+    state = uniform(0, BATCH, rows, particles, low=-2, high=2)
+    control = uniform(1, BATCH, controls, drivers, low=-0.2, high=0.2)
+    return (
+        simulate(system, state, control, steps),
+        control.expand(steps, *control.shape).contiguous(),
+        uniform(3, steps, BATCH, rows, particles),
+        uniform(4, steps, BATCH, controls * drivers, rows * particles),
+        uniform(5, steps + 1, BATCH, rows, particles),
+        uniform(6, steps, BATCH, controls, drivers),
+    )
+
+
+RULES = [engine.FULL, engine.PHYSICS_ONLY, engine.ONE_STEP, engine.POLICY_ONLY, engine.PathRule(0.5, -2.0)]
+
+
+@pytest.mark.vulkan
+@pytest.mark.parametrize("samples", [slice(0, BATCH), slice(1, 3)], ids=["all", "some"])
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: f"{rule.physics_weight:g},{rule.policy_weight:g}")
+@pytest.mark.parametrize("name", SMALL)
+def test_fused_sweep_equals_the_rule_applied_step_by_step(name, rule, samples):
+    system, steps = CASES[name][0], 4
+    states, controls, direct, jacobian, adjoints, cotangents = sweep_buffers(system, steps)
+    expected_adjoints, expected_cotangents = adjoints.clone(), cotangents.clone()
+    for t in reversed(range(steps)):
+        physics, pulled = system.pull_back(states[t], controls[t], expected_adjoints[t + 1])
+        expected_cotangents[t, samples] += pulled[samples]
+        policy = torch.einsum("bm,bmn->bn", expected_cotangents[t].flatten(1), jacobian[t]).view_as(physics)
+        expected_adjoints[t, samples] = rule(direct[t], physics, policy, t)[samples]
+
+    system.prepare_sweep(states, controls, direct, jacobian, adjoints, cotangents, samples, rule)()
+    assert relative_error(adjoints, expected_adjoints) < accuracy()
+    assert relative_error(cotangents, expected_cotangents) < accuracy()
+
+
+@pytest.mark.float64
+def test_rules_without_path_weights_and_large_herds_have_no_fused_sweep():
+    everyone = slice(0, BATCH)
+    small, large = (CASES[name][0] for name in ("2-4", LARGE))
+    assert small.prepare_sweep(*sweep_buffers(small, 1), everyone, engine.FULL) is not None
+    assert small.prepare_sweep(*sweep_buffers(small, 1), everyone, BySteps(engine.FULL)) is None
+    assert large.prepare_sweep(*sweep_buffers(large, 1), everyone, engine.FULL) is None
+
+
+def herd_cost(running, final):
+    """The paper's loss with rc = 0.1, for the oracle's flat states and the engine's alike."""
+    away = lambda state: state.reshape(len(state), 4, -1)[:, :2, 2:].square().mean((1, 2))  # noqa: E731
+    return StepCost(
+        lambda state, control, t: running * ((away(state) if t else 0.0) + 0.1 * control.flatten(1).square().mean(1)),
+        lambda state: final * away(state),
+    )
+
+
+def check_gradients(horizon, batch=8):
+    task = build_task("guidance", horizon=horizon)
+    policy = random_policy(MLP, (4, 6), (2, 2), (100, 100))
+    rollout = Rollout(CASES["2-4"][0], policy, horizon, batch)
+    initial = task.initial_states(batch, 0, "train", engine.current().dtype).to(engine.current().device)
+    rollout.forward(initial)
+    gradients = rollout.backward(list(VARIANTS.values()), task.objective).parameters
+    slow = [BySteps(rule) for rule in VARIANTS.values()]
+    stepped = rollout.backward(slow, task.objective).parameters
+    flat_step = lambda x, u: guidance_step(x.view(-1, 4, 6), u.view(-1, 2, 2)).flatten(1)  # noqa: E731
+    cost = herd_cost(1 / horizon, 1 / horizon)
+    for (variant, rule), by_steps in zip(VARIANTS.items(), slow, strict=True):
+        expected = expected_gradient(variant, flat_step, policy.widths, policy.theta, initial.flatten(1), horizon, cost)
+        assert relative_error(gradients[rule].flatten(), expected) < gradient_accuracy(), variant
+        assert relative_error(stepped[by_steps].flatten(), expected) < gradient_accuracy(), variant
+
+
+def gradient_accuracy():
+    return 1e-10 if engine.current().precision == "float64" else 1e-5
+
+
+def test_gradients_of_every_path_rule_equal_the_oracle():
+    check_gradients(60)
+
+
+@pytest.mark.vulkan
+def test_gradients_of_a_short_rollout_equal_the_oracle_on_vulkan_too():
+    check_gradients(10)
+
+
+@pytest.mark.cuda
+def test_cuda_gradients_equal_the_oracle_on_the_cpu():
+    check_gradients(60)
+
+
+@pytest.mark.vulkan
+def test_pair_forces_add_up_to_nothing():
+    plain, reversed_flocking = Guidance(3, 70), Guidance(3, 70, reversed_flocking=True)
+    state, control = uniform(0, BATCH, 4, 73, low=-2, high=2), torch.zeros(BATCH, 2, 3, **tensor_options())
+    state[:, 2:] = 0.0
+    ahead, behind = (system.step(state, control)[:, 2:] for system in (plain, reversed_flocking))
+    drivers, flock = ahead[:, :, :3], (ahead - behind)[:, :, 3:]
+    for force in (drivers, flock):
+        assert force.sum(2).abs().max() < 100 * torch.finfo(force.dtype).eps * ahead.abs().max()
+        assert force.abs().max() > 1e-3
+
+
+@pytest.mark.float64
+@pytest.mark.parametrize("reversed_flocking", [False, True])
+def test_two_evaders_attract_nearer_than_the_spacing_and_repel_beyond_as_released(reversed_flocking):
+    system, control = Guidance(1, 2, reversed_flocking=reversed_flocking), torch.zeros(2, 2, 1, **tensor_options())
+    state = torch.zeros(2, 4, 3, **tensor_options())
+    state[:, 1, 0] = 1e9  # the driver, too far to matter
+    state[:, 0, 1], state[:, 0, 2] = torch.tensor([-0.15, -0.25], **tensor_options()), torch.tensor([0.15, 0.25])
+    closing = system.step(state, control)[:, 2, 1]
+    d = torch.tensor([0.4, 0.6], **tensor_options())
+    expected = (-1 if reversed_flocking else 1) * 4 / 60 * 0.2 * (0.5 / d - 1) / d * (d - 0.1)
+    torch.testing.assert_close(closing, expected, rtol=0, atol=1e-8)
+
+
+@pytest.mark.vulkan
+@pytest.mark.parametrize("name", CASES)
+def test_a_turned_plane_moves_as_turned(name):
+    system, _, state, control, next_adjoint = case(name)
+    turn = lambda s: torch.stack([-s[:, 1], s[:, 0], -s[:, 3], s[:, 2]], dim=1)  # noqa: E731
+    torch.testing.assert_close(system.step(turn(state), control), turn(system.step(state, control)))
+    adjoint, cotangent = system.pull_back(state, control, next_adjoint)
+    turned_adjoint, turned_cotangent = system.pull_back(turn(state), control, turn(next_adjoint))
+    assert relative_error(turned_adjoint, turn(adjoint)) < accuracy()
+    assert relative_error(turned_cotangent, cotangent) < accuracy()
+
+
+@pytest.mark.vulkan
+@pytest.mark.parametrize("evaders", [3, 80])
+def test_coincident_particles_exert_no_force_and_have_a_defined_gradient(evaders):
+    system = Guidance(2, evaders, mean_centre=True)
+    state = torch.full((1, 4, 2 + evaders), 0.5, **tensor_options())
+    control, next_adjoint = uniform(1, 1, 2, 2), uniform(2, 1, 4, 2 + evaders)
+    ahead = system.step(state, control)
+    damping = torch.tensor([1.0] * 2 + [4.0] * evaders, **tensor_options())
+    torch.testing.assert_close(ahead[0, 2:], (0.5 - 4 / 60 * damping * 0.5).expand(2, -1))
+
+    adjoint, cotangent = system.pull_back(state, control, next_adjoint)
+    # Where |r| counts as constant, every force w r has the Jacobian w(ε): 15/ε² from drivers, 0.2 (1 - 0.5/ε)/ε else.
+    to_acceleration = 4 / 60 * next_adjoint[0, 2:]
+    herd, shepherds = to_acceleration[:, 2:], to_acceleration[:, :2]
+    steered = torch.stack([control[0, 0] * shepherds[0] + control[0, 1] * shepherds[1],
+                           control[0, 0] * shepherds[1] - control[0, 1] * shepherds[0]])  # fmt: skip
+    flock = 0.2 * (1 - 0.5 / 0.1) / 0.1 * (evaders * herd - herd.sum(1, keepdim=True))
+    expected = next_adjoint[0, :2, 2:] + 2 * 1500 * herd + flock - steered.sum(1, keepdim=True) / evaders
+    torch.testing.assert_close(adjoint[0, :2, 2:], expected, rtol=1e-5, atol=1e-4)
+    assert torch.isfinite(adjoint).all()
+    assert cotangent.abs().max() < 1e-5  # r = 0
+
+
+@pytest.mark.float64
+def test_guidance_converges_with_its_stated_order():
+    state, control = uniform(0, BATCH, 4, 6, low=-2, high=2), uniform(1, BATCH, 2, 2, low=-0.5, high=0.5)
+    duration, steps = 0.4, 200
+    exact, *found = (
+        simulate(Guidance(2, 4, dt=duration / count), state, control, count)[-1]
+        for count in (32 * steps, steps, 2 * steps)
+    )
+    errors = [relative_error(end, exact) for end in found]
+    assert math.log2(errors[0] / errors[1]) > 1 - 0.25
+
+
+@pytest.mark.float64
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"drivers": 0}, "Expected guidance with at least 1 driver, got 0."),
+        ({"evaders": -1}, "Expected guidance with at least 1 evader, got -1."),
+        ({"evaders": 2.5}, "Expected guidance with at least 1 evader, got 2.5."),
+        ({"dt": -0.1}, "Expected a time step dt above 0, got -0.1."),
+    ],
+)
+def test_impossible_settings_are_refused_by_system_and_task(settings, message):
+    for build in (Guidance, partial(build_task, "guidance")):
+        with pytest.raises(engine.SettingError) as refusal:
+            build(**settings)
+        assert str(refusal.value) == message
+
+
+@pytest.mark.float64
+def test_impossible_tasks_are_refused():
+    with pytest.raises(engine.SettingError, match=r"Expected a regularisation of at least 0, got -1"):
+        build_task("guidance", regularisation=-1)
+    with pytest.raises(engine.SettingError, match="Expected a horizon of at least 1 step, got 0"):
+        build_task("guidance", horizon=0)
+
+
+@pytest.mark.float64
+def test_initial_states_rest_in_their_annuli():
+    task = build_task("guidance", drivers=3, evaders=5)
+    states = task.initial_states(400, 0, "train", torch.float64)
+    assert states.shape == (400, 4, 8)
+    assert not states[:, 2:].any()
+    radius = states[:, :2, :3].norm(dim=1)
+    assert 3.0 <= radius.min() < 3.05
+    assert 3.95 < radius.max() <= 4.0
+    assert abs(radius.mean() - 3.5) < 0.03  # four standard errors of U(3, 4)
+    herd = states[:, :2, 3:]
+    assert 0.9 < (herd.amax(2) - herd.amin(2)).max() <= 1.0
+    distance = herd.mean(2).norm(dim=1)
+    assert 1.0 - 0.5 * math.sqrt(2) < distance.min() < distance.max() < 2.0 + 0.5 * math.sqrt(2)
+    # Every direction is as likely, for drivers and herds alike.
+    for places in (states[:, :2, 0], herd.mean(2)):
+        assert (places / places.norm(dim=1, keepdim=True)).mean(0).abs().max() < 4 * math.sqrt(0.5 / 400)
+
+
+@pytest.mark.float64
+def test_loss_is_the_mean_over_steps_evaders_and_axes_plus_the_mean_control():
+    options = {"regularisation": 0.5, "target_x": 1.0, "target_y": -2.0, "mean_centre": True, "reversed_flocking": True}
+    task = build_task("guidance", horizon=7, drivers=3, evaders=2, **options)
+    policy = random_policy(MLP, (4, 5), (2, 3), (6,))
+    rollout = Rollout(task.system, policy, 7, BATCH)
+    losses = rollout.forward(task.initial_states(BATCH, 0, "test", torch.float64), task.objective)
+    away = rollout.states[1:, :, :2, 3:] - torch.tensor([1.0, -2.0], **tensor_options()).view(2, 1)
+    expected = away.square().mean((0, 2, 3)) + 0.5 * rollout.controls.square().mean((0, 2, 3))
+    torch.testing.assert_close(losses, expected)
+    step = guidance_step(rollout.states[0], rollout.controls[0], mean_centre=True, reversed_flocking=True)
+    torch.testing.assert_close(rollout.states[1], step)
+
+
+@pytest.mark.float64
+def test_the_default_task_is_the_papers():
+    task = build_task("guidance")
+    policy = task.policy(1, **tensor_options())
+    policy.initialise(0, torch.Generator().manual_seed(0))
+    assert (task.system.drivers, task.system.evaders, task.horizon, task.objective.regularisation) == (2, 4, 60, 0.1)
+    assert policy.widths == (24, 100, 100, 4)
+    assert not policy(uniform(0, 1, BATCH, 4, 6)).any()
+    assert task.system.dt * task.horizon == pytest.approx(4.0)
