@@ -71,6 +71,7 @@ class Study:
         for value in self.difficulties:
             checked = self.experiment(value, range(1))  # every setting is checked before anything is trained
             checked.task_options.build()
+            checked.members()
             object.__setattr__(self, "gradients", checked.gradients)
 
     @classmethod

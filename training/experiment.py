@@ -77,9 +77,9 @@ class Experiment:
             for seed in self.seeds
         ]
 
-    def trainer(self) -> Trainer:
-        """A fresh trainer; needs a runtime."""
-        members = [
+    def members(self) -> list[Member]:
+        """The members, in the order of `labels`."""
+        return [
             Member(
                 gradient_named(label["gradient"]).estimator,
                 label["seed"],
@@ -88,7 +88,10 @@ class Experiment:
             )
             for label in self.labels()
         ]
-        return Trainer(self.task_options.build(), members, self.settings)
+
+    def trainer(self) -> Trainer:
+        """A fresh trainer; needs a runtime."""
+        return Trainer(self.task_options.build(), self.members(), self.settings)
 
     def to_config(self) -> dict[str, Any]:
         """Plain values that `from_config` reads back, with the runtime they were used on."""
