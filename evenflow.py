@@ -174,6 +174,8 @@ class Check:
 class Speed:
     """Time one update, alone and in an ensemble, and say where the time goes; peers run alternately where installed."""
 
+    task: str = "cart-pole"
+    """cart-pole, guidance or quantum."""
     rounds: int = 20
     """Turns of each side, four updates long; medians are reported."""
     members: int = 40
@@ -184,7 +186,7 @@ class Speed:
     def run(self) -> None:
         from benchmarks.speed import speed
 
-        speed(_console, self.rounds, self.members, self.out)
+        speed(_console, self.rounds, self.members, self.out, self.task)
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,6 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -66,21 +65,6 @@ class Peer:
     gradient: Callable[[], list[np.ndarray]]
 
 
-def cart_pole_problem(
-    poles: int, widths: tuple[int, ...] = (100, 100), horizon: int = 100, batch: int = 8, seed: int = 0
-) -> Problem:
-    """Random initial states around hanging, Glorot-uniform weights in every layer, zero biases."""
-    random = np.random.default_rng(seed)
-    states = random.uniform(-1, 1, (batch, 2 + 2 * poles))
-    states[:, 2 : 2 + poles] = np.pi * (1 + states[:, 2 : 2 + poles] / 6)
-    sizes = (2 + 2 * poles, *widths, 1)
-    pairs = list(pairwise(sizes))
-    weights = [random.uniform(-1, 1, pair) * np.sqrt(6 / sum(pair)) for pair in pairs]
-    weights = tuple(weight.astype(np.float32) for weight in weights)
-    biases = tuple(np.zeros(size, np.float32) for size in sizes[1:])
-    return Problem(states.astype(np.float32), weights, biases, horizon)
-
-
 def use_one_core() -> None:
     """Bind this process, and every thread it starts from now on, to one core (Linux only)."""
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
@@ -88,7 +72,7 @@ def use_one_core() -> None:
 
 def jax_peer(problem: Problem, variant: str) -> Peer:
     """The update with the adjoint recursion written out, both sweeps of C in one scan."""
-    jax, jnp = _require("jax"), _require("jax.numpy")
+    jax, jnp = require("jax"), require("jax.numpy")
     sweeps = SWEEPS[variant]
     batch, horizon = len(problem.initial_states), problem.horizon
     step = partial(_cart_pole_step, jnp)
@@ -131,16 +115,16 @@ def jax_peer(problem: Problem, variant: str) -> Peer:
         of_weights, of_biases = [], []
         for layer, cotangent in zip(rows, cotangents, strict=True):
             scaled = jnp.concatenate([scale * cotangent for scale in scales], axis=1)
-            of_weights.append(_combine(jnp, jnp.split(layer.T @ scaled, len(sweeps), axis=1)))
-            of_biases.append(_combine(jnp, jnp.split(scaled.sum(axis=0), len(sweeps))))
+            of_weights.append(combine(jnp, jnp.split(layer.T @ scaled, len(sweeps), axis=1)))
+            of_biases.append(combine(jnp, jnp.split(scaled.sum(axis=0), len(sweeps))))
         return of_weights, of_biases
 
-    return _compiled_peer(f"JAX {variant}, adjoint by hand", problem, gradient)
+    return compiled_peer(f"JAX {variant}, adjoint by hand", _parameters(problem), problem.initial_states, gradient)
 
 
 def jax_autodiff_peer(problem: Problem, variant: str) -> Peer:
     """The update as JAX is usually written: `jax.grad` of a scan, `stop_gradient` where a path is cut."""
-    jax, jnp = _require("jax"), _require("jax.numpy")
+    jax, jnp = require("jax"), require("jax.numpy")
     step = partial(_cart_pole_step, jnp)
 
     def loss(parameters: Any, initial: Any, sweep: tuple[bool, bool]) -> Any:
@@ -159,14 +143,18 @@ def jax_autodiff_peer(problem: Problem, variant: str) -> Peer:
 
     def gradient(parameters: Any, initial: Any) -> Any:
         found = [jax.grad(loss)(parameters, initial, sweep) for sweep in SWEEPS[variant]]
-        return jax.tree.map(lambda *each: _combine(jnp, each), *found)
+        return jax.tree.map(lambda *each: combine(jnp, each), *found)
 
-    return _compiled_peer(f"JAX {variant}, jax.grad", problem, gradient)
+    return compiled_peer(f"JAX {variant}, jax.grad", _parameters(problem), problem.initial_states, gradient)
 
 
-def _compiled_peer(name: str, problem: Problem, gradient: Callable[[Any, Any], Any]) -> Peer:
+def _parameters(problem: Problem) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    return list(problem.weights), list(problem.biases)
+
+
+def compiled_peer(name: str, given: Any, initial_states: np.ndarray, gradient: Callable[[Any, Any], Any]) -> Peer:
     """One compiled call for gradient and Adam, whose parameters and moments are updated in their own buffers."""
-    jax, jnp = _require("jax"), _require("jax.numpy")
+    jax, jnp = require("jax"), require("jax.numpy")
 
     def train(training: Any, initial: Any) -> Any:
         parameters, mean, square, count = training
@@ -181,9 +169,8 @@ def _compiled_peer(name: str, problem: Problem, gradient: Callable[[Any, Any], A
 
         return jax.tree.map(move, parameters, mean, square), mean, square, count
 
-    given = (list(problem.weights), list(problem.biases))
     zeros = jax.tree.map(np.zeros_like, given)
-    start = ((given, zeros, zeros, np.float32(0)), problem.initial_states)
+    start = ((given, zeros, zeros, np.float32(0)), initial_states)
     training, initial = jax.device_put(start, jax.devices("cpu")[0], may_alias=False)
     compiled = jax.jit(train, donate_argnums=0)
 
@@ -199,7 +186,7 @@ def _compiled_peer(name: str, problem: Problem, gradient: Callable[[Any, Any], A
 
 def torch_peer(problem: Problem, variant: str) -> Peer:
     """The update in eager PyTorch: autograd and `torch.optim.Adam`."""
-    torch = _require("torch")
+    torch = require("torch")
     sweeps = SWEEPS[variant]
     initial = torch.tensor(problem.initial_states)
     weights = [torch.tensor(array, requires_grad=True) for array in problem.weights]
@@ -237,7 +224,7 @@ def torch_peer(problem: Problem, variant: str) -> Peer:
         for sweep in sweeps:
             policy_open = sweep[1]
             found.append(torch.autograd.grad(loss, parameters, retain_graph=sweep is not sweeps[-1]))
-        return [_combine(torch, each) for each in zip(*found, strict=True)]
+        return [combine(torch, each) for each in zip(*found, strict=True)]
 
     def update() -> None:
         for parameter, found in zip(parameters, gradient(), strict=True):
@@ -247,7 +234,7 @@ def torch_peer(problem: Problem, variant: str) -> Peer:
     return Peer(f"PyTorch {variant}", update, lambda: [found.numpy() for found in gradient()])
 
 
-def _require(module: str) -> Any:
+def require(module: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
@@ -274,7 +261,7 @@ def _final_cost(xp: Any, state: Any) -> Any:
     return 1 - xp.cos(state[:, 2 : 2 + poles]).mean()
 
 
-def _combine(xp: Any, found: Any) -> Any:
+def combine(xp: Any, found: Any) -> Any:
     """Of one sweep its gradient; of two, the first where the second has the same sign, else 0."""
     first, *others = found
     return xp.where(xp.sign(first) == xp.sign(others[0]), first, 0) if others else first

@@ -1,9 +1,9 @@
 """`evenflow bench speed`: what one update costs, alone and in an ensemble, where the time goes, and peers beside it.
 
-The problem is the paper's smallest: cart-pole with 1 pole, 100 steps, batch 8, an MLP with two hidden layers of 100
-units, Adam, float32 on the CPU. Alone, every side is bound to one core and the sides take turns in one process;
-each turn is four updates, figures are medians. The ensemble runs in a process of its own with every core:
-`python -m benchmarks.speed alone ROUNDS` and `... ensemble ROUNDS MEMBERS` print their results as JSON.
+Tasks as in the paper at their smallest difficulty, batch 8, Adam, float32 on the CPU. Alone, every side is bound to one
+core and the sides take turns in one process; each turn is four updates, figures are medians. The ensemble runs in a
+process of its own with every core: `python -m benchmarks.speed alone ROUNDS TASK` and
+`... ensemble ROUNDS TASK MEMBERS` print their results as JSON.
 """
 
 import importlib.util
@@ -15,6 +15,7 @@ import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -24,30 +25,33 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import peers
+from benchmarks.peer_tasks import guidance_task, jax_task_peer, quantum_task
 from benchmarks.timing import PHASES, in_turns, phases
 from engine import RunError, SettingError, init
 from policies import MLP
-from training import GRADIENTS, Member, Trainer, build_task
+from training import GRADIENTS, Member, Trainer, build_task, gradient_named
+from training.task import generator
 
-_PEERS: dict[str, tuple[str, Callable[[peers.Problem, str], peers.Peer]]] = {
-    "JAX, jax.grad": ("jax", peers.jax_autodiff_peer),
-    "JAX, by hand": ("jax", peers.jax_peer),
-    "torch eager": ("torch", peers.torch_peer),
-}
+TASKS = ("cart-pole", "guidance", "quantum")
+MakePeer = Callable[[Trainer, torch.Tensor, str], peers.Peer]
 
 
-def speed(console: Console, rounds: int, members: int, out: Path | None = None) -> dict[str, Any]:
+def speed(
+    console: Console, rounds: int, members: int, out: Path | None = None, task: str = "cart-pole"
+) -> dict[str, Any]:
     """Measure, print the tables, and write the figures to `out`, which must not exist."""
+    if task not in TASKS:
+        raise SettingError(f"Expected a task among {', '.join(TASKS)} to time, got {task!r}.")
     for name, value in (("rounds", rounds), ("members", members)):
         if value < 1:
             raise SettingError(f"Expected {name} of at least 1, got {value}.")
     if out is not None and out.exists():
         raise RunError(f"Expected a new file for the results, got {out}, which exists; choose another --out.")
     with console.status("timing one controller on one core"):
-        alone = _apart("alone", rounds)
+        alone = _apart("alone", rounds, task)
     with console.status(f"timing {members} controllers together"):
-        ensemble = _apart("ensemble", rounds, members)
-    result = {"machine": _machine(), "alone": alone, "ensemble": ensemble}
+        ensemble = _apart("ensemble", rounds, task, members)
+    result = {"machine": _machine(), "task": task, "alone": alone, "ensemble": ensemble}
     _print_updates(console, alone)
     _print_phases(console, alone)
     _print_ensemble(console, ensemble)
@@ -57,20 +61,19 @@ def speed(console: Console, rounds: int, members: int, out: Path | None = None) 
     return result
 
 
-def alone(rounds: int) -> dict[str, Any]:
+def alone(rounds: int, task: str) -> dict[str, Any]:
     """ms of an update of each gradient on one core, ours and the peers' in turns, and the phases of ours."""
     peers.use_one_core()
     init("cpu", "float32", threads=1)
-    problem = peers.cart_pole_problem(poles=1)
     updates, trainers, errors = {}, {}, {}
     for entry in GRADIENTS:
-        trainer, initial = _trainer(entry.letter, 1, problem)
+        trainer, initial = make_trainer(task, entry.letter)
         updates["Evenflow", entry.letter] = lambda trainer=trainer, initial=initial: trainer.update(initial)
         trainers[entry.letter] = (trainer, initial)
-        for side, (module, make) in _PEERS.items():
+        for side, (module, make) in peers_of(task).items():
             if importlib.util.find_spec(module) is not None:
-                peer = make(problem, entry.letter)
-                errors[side] = max(errors.get(side, 0.0), _disagreement(trainer, initial, peer))
+                peer = make(trainer, initial, entry.letter)
+                errors[side] = max(errors.get(side, 0.0), disagreement(trainer, initial, peer))
                 updates[side, entry.letter] = peer.update
     times = in_turns(updates, rounds)
     result: dict[str, Any] = {"ms": defaultdict(dict), "disagreement": errors, "phases": {}}
@@ -78,19 +81,19 @@ def alone(rounds: int) -> dict[str, Any]:
         result["ms"][side][letter] = statistics.median(values)
     for letter, (trainer, initial) in trainers.items():
         result["phases"][letter] = phases(trainer, initial, rounds)
-    result["forward_us_per_step"] = result["phases"]["R"]["forward"] * 1e3 / problem.horizon
+    horizon = trainers["R"][0].task.horizon
+    result["forward_us_per_step"] = result["phases"]["R"]["forward"] * 1e3 / horizon
     return result
 
 
-def ensemble(rounds: int, members: int) -> dict[str, Any]:
+def ensemble(rounds: int, task: str, members: int) -> dict[str, Any]:
     """ms of an update per member, alone and with companions, R and C; every core may be used."""
     runtime = init("cpu", "float32")
-    problem = peers.cart_pole_problem(poles=1)
     result: dict[str, Any] = {"members": members, "threads": runtime.threads, "ms": {}, "phases": {}}
     updates, kept = {}, {}
     for letter in ("R", "C"):
         for count in (1, members):
-            trainer, initial = _trainer(letter, count, problem)
+            trainer, initial = make_trainer(task, letter, count)
             updates[letter, count] = lambda trainer=trainer, initial=initial: trainer.update(initial)
             kept[letter, count] = (trainer, initial)
     times = in_turns(updates, rounds)
@@ -102,32 +105,67 @@ def ensemble(rounds: int, members: int) -> dict[str, Any]:
     return result
 
 
-def _trainer(letter: str, members: int, problem: peers.Problem) -> tuple[Trainer, torch.Tensor]:
-    """A trainer of `members` equal controllers with the problem's weights, and the initial states of an update."""
-    estimator = next(entry.estimator for entry in GRADIENTS if entry.letter == letter)
-    poles = (problem.initial_states.shape[1] - 2) // 2
-    task = build_task("cart-pole", poles=poles, horizon=problem.horizon)
-    trainer = Trainer(task, [Member(estimator) for _ in range(members)])
-    policy = trainer.policy
-    assert isinstance(policy, MLP)
-    with torch.no_grad():
-        for layer, weights, biases in zip(policy.layers(policy.theta), problem.weights, problem.biases, strict=True):
-            layer[:, :-1].copy_(torch.from_numpy(weights))
-            layer[:, -1].copy_(torch.from_numpy(biases))
-    return trainer, torch.from_numpy(problem.initial_states).repeat(members, 1)
+def make_trainer(task: str, letter: str, members: int = 1, **options: Any) -> tuple[Trainer, torch.Tensor]:
+    """A trainer whose policies have no layer at zero, so that every path carries a gradient, and a mini-batch."""
+    trainer = Trainer(build_task(task, **options), [Member(gradient_named(letter).estimator) for _ in range(members)])
+    policy: Any = trainer.policy
+    policy.zero_last = False
+    for member in range(members):
+        policy.initialise(member, generator(member, "policy"))
+    return trainer, next(trainer.batches())
 
 
-def _disagreement(trainer: Trainer, initial: torch.Tensor, peer: peers.Peer) -> float:
-    """|g_peer - g| / |g| at the weights both start from."""
+def peers_of(task: str) -> dict[str, tuple[str, MakePeer]]:
+    """The task's peers by name: the module each needs, and how to make it."""
+    if task == "cart-pole":
+        return {
+            "JAX, jax.grad": ("jax", partial(_cart_pole_peer, peers.jax_autodiff_peer)),
+            "JAX, by hand": ("jax", partial(_cart_pole_peer, peers.jax_peer)),
+            "torch eager": ("torch", partial(_cart_pole_peer, peers.torch_peer)),
+        }
+    if task in ("guidance", "quantum"):
+        return {"JAX, jax.grad": ("jax", _task_peer)}
+    return {}
+
+
+def _cart_pole_peer(make: Callable, trainer: Trainer, initial: torch.Tensor, letter: str) -> peers.Peer:
+    pairs = _layers(trainer, trainer.policy.theta.detach())
+    weights, biases = (tuple(part.numpy().copy() for part in parts) for parts in zip(*pairs, strict=True))
+    return make(peers.Problem(initial.numpy().copy(), weights, biases, trainer.task.horizon), letter)
+
+
+def _task_peer(trainer: Trainer, initial: torch.Tensor, letter: str) -> peers.Peer:
+    task: Any = trainer.task
+    if task.name == "guidance":
+        system = task.system
+        problem = guidance_task(system.drivers, task.horizon, system.dt, task.objective.regularisation)
+    else:
+        system = task.system
+        problem = quantum_task(system.points, task.horizon, system.dt, task.objective.target)
+    pairs = _layers(trainer, trainer.policy.theta.detach())
+    arrays = [part.numpy().copy() for pair in pairs for part in pair]
+    return jax_task_peer(problem, arrays, initial.numpy().copy(), letter)
+
+
+def _layers(trainer: Trainer, flat: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Weights and biases of the first member's layers; a convolution's weights as [width, channels, filters]."""
+    policy: Any = trainer.policy
+    pairs = [(layer[0, :-1], layer[0, -1]) for layer in policy.layers(flat)]
+    if isinstance(policy, MLP):
+        return pairs
+    *convolutions, last = pairs
+    return [(weights.unflatten(0, (policy.width, -1)), biases) for weights, biases in convolutions] + [last]
+
+
+def disagreement(trainer: Trainer, initial: torch.Tensor, peer: peers.Peer) -> float:
+    """|g_peer - g| / |g| at the weights both start from; in whatever order the peer lists its arrays."""
     _, gradient = trainer.gradient(initial)
-    policy = trainer.policy
-    assert isinstance(policy, MLP)
-    layers = policy.layers(gradient)
-    ours = [layer[0, :-1] for layer in layers] + [layer[0, -1] for layer in layers]
-    difference = sum(
-        float((torch.tensor(theirs).view_as(own) - own).square().sum())
-        for theirs, own in zip(peer.gradient(), ours, strict=True)
-    )
+    theirs = [torch.tensor(array) for array in peer.gradient()]
+    pairs = _layers(trainer, gradient)
+    ours = [part for pair in pairs for part in pair]
+    if [part.shape for part in theirs] != [part.shape for part in ours]:
+        ours = [weights for weights, _ in pairs] + [biases for _, biases in pairs]
+    difference = sum(float((one - other).square().sum()) for one, other in zip(theirs, ours, strict=True))
     return (difference / float(gradient.square().sum())) ** 0.5
 
 
@@ -178,5 +216,5 @@ def _print_ensemble(console: Console, ensemble: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    measure = {"alone": alone, "ensemble": ensemble}[sys.argv[1]]
-    print(json.dumps(measure(*map(int, sys.argv[2:]))))
+    what, number, of, *more = sys.argv[1:]
+    print(json.dumps({"alone": alone, "ensemble": ensemble}[what](int(number), of, *map(int, more))))

@@ -5,9 +5,9 @@ import json
 import pytest
 from rich.console import Console
 
-from benchmarks import peers
-from benchmarks.speed import _disagreement, _trainer, speed
+from benchmarks.speed import TASKS, disagreement, make_trainer, peers_of, speed
 from benchmarks.timing import PHASES
+from engine import SettingError
 from training import GRADIENTS
 
 LETTERS = [entry.letter for entry in GRADIENTS]
@@ -15,13 +15,19 @@ LETTERS = [entry.letter for entry in GRADIENTS]
 
 @pytest.mark.float32
 @pytest.mark.parametrize("letter", LETTERS)
-@pytest.mark.parametrize("make", [peers.jax_peer, peers.jax_autodiff_peer, peers.torch_peer])
-def test_peers_follow_the_same_gradient(make, letter):
-    if make is not peers.torch_peer:
-        pytest.importorskip("jax")
-    problem = peers.cart_pole_problem(poles=2)
-    trainer, initial = _trainer(letter, 1, problem)
-    assert _disagreement(trainer, initial, make(problem, letter)) < 1e-5
+@pytest.mark.parametrize(("task", "side"), [(task, side) for task in TASKS for side in peers_of(task)])
+def test_peers_follow_the_same_gradient(task, side, letter):
+    module, make = peers_of(task)[side]
+    pytest.importorskip(module)
+    options = {"poles": 2} if task == "cart-pole" else {"horizon": 30}
+    trainer, initial = make_trainer(task, letter, **options)
+    assert disagreement(trainer, initial, make(trainer, initial, letter)) < 2e-5
+
+
+@pytest.mark.float64
+def test_other_tasks_are_refused():
+    with pytest.raises(SettingError, match="Expected a task among cart-pole, guidance, quantum to time, got 'lqr'"):
+        speed(Console(), 1, 2, task="lqr")
 
 
 @pytest.mark.float64
