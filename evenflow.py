@@ -26,6 +26,7 @@ from training import GRADIENTS, OPTIMISERS, TASKS, Experiment, RunDirectory, Tra
 from training import __all__ as _training_names
 from training import train as train_experiment
 from training.display import TrainingProgress, outcome_table
+from training.viewing import ViewSettings
 
 __version__ = "0.1.0"
 __all__ = [*_engine_names, *_policies_names, *_training_names]  # pyright: ignore[reportUnsupportedDunderAll]
@@ -263,6 +264,70 @@ class Figures:
             _console.print(f"figure: {path}", highlight=False, soft_wrap=True)
 
 
+def _view(controllers, settings: ViewSettings) -> None:
+    from training.viewing import view
+
+    Machine("cpu", controllers[0].precision).start()
+    out = view(controllers, settings, _console)
+    if out is not None:
+        _console.print(f"recorded: {out}", highlight=False, soft_wrap=True)
+
+
+@dataclass(frozen=True)
+class View:
+    """Watch a trained controller, compare two, or see how their gradients flow back.
+
+    `evenflow view TASK` watches a task without a controller; `evenflow view TASK --help` shows its options.
+    """
+
+    run_or_task: tyro.conf.Positional[str | None] = None
+    """RUN, or one of its controllers as RUN@C or RUN@C,3 (gradient, seed); by default that with the lowest loss."""
+    compare: tuple[str, str] | None = None
+    """Two controllers from the same start, side by side: RUN@R RUN@C."""
+    settings: tyro.conf.OmitArgPrefixes[ViewSettings] = field(default_factory=ViewSettings)
+
+    def run(self) -> None:
+        from training.viewing import watched
+
+        if (self.run_or_task is None) == (self.compare is None):
+            raise SettingError(  # noqa: F405
+                "Expected evenflow view RUN_OR_TASK, or evenflow view --compare RUN@R RUN@C, got "
+                f"{'neither' if self.compare is None else 'both'}."
+            )
+        addresses = self.compare or (self.run_or_task,)
+        _view([watched(address) for address in addresses if address is not None], self.settings)
+
+
+@dataclass(frozen=True)
+class ViewTask(Generic[Options]):
+    """Watch a task without a controller."""
+
+    options: tyro.conf.OmitArgPrefixes[Options]
+    settings: tyro.conf.OmitArgPrefixes[ViewSettings] = field(default_factory=ViewSettings)
+
+    def run(self) -> None:
+        from training.viewing import untrained
+
+        _view([untrained(self.options)], self.settings)  # pyright: ignore[reportArgumentType]
+
+
+@dataclass(frozen=True)
+class ReportPage:
+    """Write one HTML page of a run or a study: table, curves, last frames, adjoints, configuration."""
+
+    run_or_study: tyro.conf.Positional[Path]
+    """Directory of a run, or of a study by `evenflow bench variants`."""
+    out: Path | None = None
+    """A new file; by default report.html in the directory, in place of an earlier one."""
+
+    def run(self) -> None:
+        from benchmarks.report_page import precision_of, write_page
+
+        Machine("cpu", precision_of(self.run_or_study)).start()
+        page = write_page(self.run_or_study, self.out)
+        _console.print(f"report: {page}", highlight=False, soft_wrap=True)
+
+
 _Bench = Annotated[
     Annotated[Speed, tyro.conf.subcommand("speed")]
     | Annotated[VariantsHelp, tyro.conf.subcommand("variants")]
@@ -286,15 +351,19 @@ _Command = (
     | Annotated[Resume, tyro.conf.subcommand("train")]
     | Annotated[Check, tyro.conf.subcommand("check")]
     | Annotated[Bench, tyro.conf.subcommand("bench")]
+    | Annotated[View, tyro.conf.subcommand("view")]
+    | Annotated[ReportPage, tyro.conf.subcommand("report")]
 )
 
 
-_WITH_TASK = {("train",): Train, ("bench", "variants"): Variants}
+_WITH_TASK = {("train",): Train, ("bench", "variants"): Variants, ("view",): ViewTask}
 
 
-def _parse(arguments: Sequence[str]) -> Train | Variants | List | Resume | Check | Bench:
+def _parse(arguments: Sequence[str]) -> Train | Variants | ViewTask | List | Resume | Check | Bench | View | ReportPage:
     for words, command in _WITH_TASK.items():
         task = arguments[len(words) : len(words) + 1]
+        if words == ("view",) and task and task[0] not in TASKS:
+            continue  # a run's directory
         if tuple(arguments[: len(words)]) == words and task and not task[0].startswith("-"):
             prog = " ".join(("evenflow", *words, *task))
             return tyro.cli(command[task_options(task[0])], prog=prog, args=arguments[len(words) + 1 :])

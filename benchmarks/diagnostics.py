@@ -142,6 +142,8 @@ def _draw(found: list[Diagnosis], study: Study, path: Path) -> Path:
     figure, panels = new_figure(3.1 * len(last) + 0.6, 3.2, len(last), sharey=True)
     for axes, entry in zip(panels, last.values(), strict=True):
         for letter, profile in entry.adjoint_norms.items():
+            if letter not in study.gradients:
+                continue
             values = np.where(np.array(profile) > 0, np.array(profile), math.nan)
             steps = np.arange(len(values))
             axes.plot(steps, values[:, 1], color=COLOURS[letter], linewidth=1.2, label=letter)

@@ -6,8 +6,10 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from training.viewing import GRADIENT_COLOURS
+
 # Okabe and Ito (2008).
-COLOURS = {"R": "#000000", "M": "#0072B2", "S": "#E69F00", "N": "#CC79A7", "C": "#D55E00"}
+COLOURS = {letter: f"#{colour:06X}" for letter, colour in GRADIENT_COLOURS.items()}
 LINES = ("-", "--", ":", "-.")
 
 matplotlib.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False})

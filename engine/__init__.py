@@ -35,7 +35,7 @@ from engine.rules import (
 from engine.runtime import Runtime, available_backends, current, init
 from engine.sweep import Gradients
 from engine.system import KernelSystem, System
-from engine.systems import SYSTEMS, CartPole, Integrator, LinearSystem
+from engine.systems import SYSTEMS, CartPendulum, CartPole, Guidance, Integrator, LinearSystem, QuantumBox
 from engine.tape import RolloutTape
 from engine.trajectory import Cost, Trajectory
 from engine.vector_system import VectorSystem
@@ -50,6 +50,7 @@ __all__ = [
     "AdjointRule",
     "BackendError",
     "BudgetError",
+    "CartPendulum",
     "CartPole",
     "ClipNorm",
     "Controller",
@@ -58,12 +59,14 @@ __all__ = [
     "Decay",
     "EvenflowError",
     "Gradients",
+    "Guidance",
     "Integrator",
     "KernelSystem",
     "LinearSystem",
     "MemoryPlan",
     "PathRule",
     "PeakMemory",
+    "QuantumBox",
     "Rollout",
     "RolloutTape",
     "RunError",

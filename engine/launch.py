@@ -50,9 +50,9 @@ def _bind(kernel, compiled, args, gradients) -> Launch:
     for index, value in enumerate(args):
         name = compiled.arguments[index + offset].name
         if isinstance(value, torch.Tensor):
-            _check(name, value)
+            _check(f"argument {name}", value)
         if gradients is not None and gradients[index] is not None:
-            _check(f"gradient of {name}", gradients[index])
+            _check_gradient(name, value, gradients[index])
     lookup = list(args)
     if gradients is not None:
         lookup = [
@@ -86,9 +86,16 @@ def _bind(kernel, compiled, args, gradients) -> Launch:
 
 def _check(name: str, tensor: torch.Tensor) -> None:
     if not tensor.is_contiguous():
-        raise ShapeError(
-            f"Expected argument {name} to be contiguous, got strides {tensor.stride()}; call .contiguous()."
-        )
+        raise ShapeError(f"Expected {name} to be contiguous, got strides {tensor.stride()}; call .contiguous().")
     device = runtime.current().device.type
     if tensor.device.type != device:
-        raise ShapeError(f"Expected argument {name} on {device}, got {tensor.device.type}.")
+        raise ShapeError(f"Expected {name} on {device}, got {tensor.device.type}; call .to({device!r}).")
+
+
+def _check_gradient(name: str, tensor: torch.Tensor, gradient: torch.Tensor) -> None:
+    _check(f"the gradient of {name}", gradient)
+    if gradient.shape != tensor.shape or gradient.dtype != tensor.dtype:
+        raise ShapeError(
+            f"Expected the gradient of {name} as {tensor.dtype} of shape {list(tensor.shape)}, got {gradient.dtype} "
+            f"of shape {list(gradient.shape)}."
+        )

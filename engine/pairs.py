@@ -5,6 +5,7 @@ each sum lives in a local variable and no atomics are needed. Written for many p
 lanes, at 0.3 ns a pair forward and 0.4 ns in the adjoint on two cores in float32.
 """
 
+import math
 from typing import NamedTuple
 
 import taichi as ti
@@ -20,12 +21,18 @@ _TINY = 1e-30
 class CentralForce(NamedTuple):
     """The force (near/d² + far/d) r of one particle on another, d = softening + |r|, r pointing away from the first.
 
-    The gradient of |r| at r = 0 is taken as 0, so a particle exerts neither force nor gradient on itself.
+    The gradient of |r| at r = 0 is taken as 0, so a particle exerts neither force nor gradient on itself. With a
+    finite radius R the force is multiplied by the window
+
+        W(|r|) = s² (3 - 2s),   s = 4/3 (1 - |r|²/R²), at least 0 and at most 1
+
+    which is 1 up to R/2 and 0 from R on; force and Jacobian are continuous.
     """
 
     near: float
     far: float
     softening: float
+    radius: float = math.inf
 
 
 def lanes_pay(particles: int) -> bool:
@@ -100,18 +107,35 @@ def pair_adjoints(
 
 @ti.func
 def _force(dx, dy, force: ti.template()):
-    inverse = 1.0 / (force.softening + ti.sqrt(dx * dx + dy * dy + _TINY))
+    squared = dx * dx + dy * dy
+    inverse = 1.0 / (force.softening + ti.sqrt(squared + _TINY))
     weight = inverse * (force.far + force.near * inverse)
+    if ti.static(force.radius < math.inf):
+        s = _window_argument(squared, force)
+        weight *= s * s * (3.0 - 2.0 * s)
     return weight * dx, weight * dy
 
 
 @ti.func
 def _force_pull_back(dx, dy, gx, gy, force: ti.template()):
     """J g with J = w + (w'/|r|) r rᵀ for the force w r."""
-    length = ti.sqrt(dx * dx + dy * dy + _TINY)
+    squared = dx * dx + dy * dy
+    length = ti.sqrt(squared + _TINY)
     # One division serves 1/d and 1/|r|.
     both = 1.0 / ((force.softening + length) * length)
     inverse = both * length
     weight = inverse * (force.far + force.near * inverse)
-    slope = -inverse * both * (force.far + 2.0 * force.near * inverse) * (dx * gx + dy * gy)
+    slope = -inverse * both * (force.far + 2.0 * force.near * inverse)
+    if ti.static(force.radius < math.inf):
+        s = _window_argument(squared, force)
+        window = s * s * (3.0 - 2.0 * s)
+        # W'/|r| is 6 s (1 - s) times that of s; flat where s is 0 or 1.
+        slope = window * slope - (16.0 / force.radius**2) * s * (1.0 - s) * weight
+        weight *= window
+    slope *= dx * gx + dy * gy
     return weight * gx + slope * dx, weight * gy + slope * dy
+
+
+@ti.func
+def _window_argument(squared, force: ti.template()):
+    return ti.min(ti.max((4.0 / 3.0) * (1.0 - squared / force.radius**2), 0.0), 1.0)

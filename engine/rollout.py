@@ -46,12 +46,10 @@ class Rollout(Trajectory):
             inspect: sees every adjoint and cotangent.
 
         Raises:
-            AdjointError: before any forward rollout.
+            AdjointError: before any forward rollout, or if its states are not stored.
+            ShapeError: samples that are not whole members, or of a rule that is not swept.
         """
-        if self.restored is None:
-            raise AdjointError("Expected a forward rollout before its adjoint, got none; call the rollout first.")
-        if self.forward_only:
-            raise AdjointError("Expected a rollout that stores its states, got forward_only=True; build another.")
+        self.check_stored()
         if self.states.grad is not None and len(self.plan.segments) > 1:
             raise AdjointError(
                 "Expected every state in memory where kernels add to states.grad, got a rollout cut into segments; "
@@ -60,6 +58,9 @@ class Rollout(Trajectory):
         if self._sweeper is None:
             self._sweeper = Sweeper(self)
         chosen = {rule: self._whole_members(part) for rule, part in (samples or {}).items()}
+        for rule in chosen:
+            if rule not in rules:
+                raise ShapeError(f"Expected samples of rules that are swept, got samples of {rule}; add it to rules.")
         return self._sweeper.run(list(dict.fromkeys(rules)), cost, chosen, inspect)
 
     def _whole_members(self, samples: slice) -> slice:

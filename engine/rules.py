@@ -99,8 +99,11 @@ class ClipNorm(_Wrapped):
 
     def __call__(self, direct, physics, policy, t):
         adjoint = self.of(direct, physics, policy, t)
-        norm = adjoint.flatten(1).norm(dim=1)
-        scale = (self.limit / norm).clamp_max(1.0).nan_to_num_(1.0)  # 0/0 and ∞/∞ leave λ as it is
+        flat = adjoint.flatten(1)
+        # Squares of an exploding λ would overflow long before λ does.
+        largest = flat.abs().amax(1, keepdim=True)
+        norm = (flat / largest).norm(dim=1, keepdim=True)
+        scale = (self.limit / largest / norm).clamp_max(1.0).nan_to_num_(1.0)  # 0/0 and ∞/∞ leave λ as it is
         return adjoint * scale.view(-1, *[1] * (adjoint.dim() - 1))
 
 

@@ -12,6 +12,9 @@ from engine.rules import AdjointRule
 from engine.threads import BLOCK_ROWS, torch_threads
 from engine.trajectory import Cost, Trajectory
 
+# Rules whose fused launches are kept; a schedule of rules would make ever more.
+_FUSED_KEPT = 16
+
 
 @dataclass
 class Gradients:
@@ -47,19 +50,26 @@ class Sweeper:
         self.jacobian = states.new_zeros(slots, rollout.batch, m, n) if rollout.holds_jacobian else None
         self._physics = torch.zeros_like(states[0], requires_grad=False)
         self._fused: dict[tuple, Launch | None] = {}
-        self._pull_backs: dict[tuple, Launch] = {}
+        self._pull_backs: dict[tuple, list[Launch]] = {}
 
     def run(
         self, rules: list[AdjointRule], cost: Cost | None, samples: dict[AdjointRule, slice], inspect: Inspect | None
     ) -> Gradients:
+        everyone = slice(0, self.rollout.batch)
+        swept = {rule: samples.get(rule, everyone) for rule in rules}
+        self._forget(swept)
         with torch_threads(self.rollout.batch * self.rollout.block >= BLOCK_ROWS):
-            return self._run(rules, cost, samples, inspect)
+            return self._run(swept, cost, inspect)
 
-    def _run(
-        self, rules: list[AdjointRule], cost: Cost | None, samples: dict[AdjointRule, slice], inspect: Inspect | None
-    ) -> Gradients:
-        rollout = self.rollout
-        everyone = slice(0, rollout.batch)
+    def _forget(self, swept: dict[AdjointRule, slice]) -> None:
+        """Drop launches that this sweep does not need: samples and rules may change with every sweep of a training."""
+        parts = {(samples.start, samples.stop) for samples in swept.values()}
+        self._pull_backs = {key: launches for key, launches in self._pull_backs.items() if key[1:] in parts}
+        if len(self._fused) > _FUSED_KEPT * len(self.rollout.plan.segments):
+            self._fused.clear()
+
+    def _run(self, swept: dict[AdjointRule, slice], cost: Cost | None, inspect: Inspect | None) -> Gradients:
+        rollout, rules = self.rollout, list(swept)
         states = rollout.states
         members, count = rollout.controller.members, rollout.controller.parameter_count
         result = Gradients(states.new_zeros(rollout.batch))
@@ -73,13 +83,12 @@ class Sweeper:
             rollout.restore(part)
             self._direct(cost, part, result)
             with torch.inference_mode():
-                self._linearise(rules, part, samples, everyone)
-                for rule in rules:
-                    chosen = samples.get(rule, everyone)
+                self._linearise(swept, part)
+                for rule, chosen in swept.items():
                     self.adjoints[part.last].copy_(carried[rule])
                     self._sweep(rule, part, chosen)
                     carried[rule].copy_(self.adjoints[part.first])
-                    for first, last in self._exact_blocks(part):
+                    for first, last in part.own_blocks(rollout.block, rollout.horizon):
                         self.record.pull_back_parameters(
                             first, last, states[first:last], self.cotangents[first:last], chosen,
                             result.parameters[rule],
@@ -134,21 +143,14 @@ class Sweeper:
         if rollout.states.grad is not None:
             self.direct_states.add_(rollout.states.grad[: len(self.direct_states)])
 
-    def _linearise(
-        self, rules: list[AdjointRule], part: Segment, samples: dict[AdjointRule, slice], everyone: slice
-    ) -> None:
+    def _linearise(self, swept: dict[AdjointRule, slice], part: Segment) -> None:
         """Linearise the controller for every sample that some rule needs, with K where a rule uses it."""
-        using = [samples.get(rule, everyone) for rule in rules if rule.uses_policy and self.jacobian is not None]
-        wanted = using or [samples.get(rule, everyone) for rule in rules]
+        using = [samples for rule, samples in swept.items() if rule.uses_policy and self.jacobian is not None]
+        wanted = using or list(swept.values())
         chosen = slice(min(one.start for one in wanted), max(one.stop for one in wanted))
         for first, last in part.blocks(self.rollout.block, self.rollout.horizon):
             jacobian = self.jacobian[first:last] if using and self.jacobian is not None else None
             self.record.linearise(first, last, self.rollout.states[first:last], chosen, jacobian)
-
-    def _exact_blocks(self, part: Segment) -> list[tuple[int, int]]:
-        """The segment's blocks without the slots that belong to its neighbours."""
-        blocks = part.blocks(self.rollout.block, self.rollout.horizon)
-        return [(max(first, part.first), min(last, part.last)) for first, last in blocks]
 
     def _sweep(self, rule: AdjointRule, part: Segment, samples: slice) -> None:
         first, last = part.first, part.last
@@ -180,9 +182,10 @@ class Sweeper:
 
     def _sweep_by_steps(self, rule: AdjointRule, part: Segment, samples: slice) -> None:
         physics = self._physics[samples]
+        pull_backs = self._prepare_pull_backs(part, samples)
         for t in range(part.stop - 1, part.start - 1, -1):
             slot = t - part.base
-            self._pull_back(part, t, samples)()
+            pull_backs[t - part.start]()
             policy = self._policy_term(slot, samples) if rule.uses_policy else None
             direct = self.direct_states[slot, samples]
             adjoint = rule(direct, physics if rule.uses_physics else None, policy, t)
@@ -195,16 +198,23 @@ class Sweeper:
         rows = cotangent.flatten(1).unsqueeze(1)
         return torch.bmm(rows, self.jacobian[slot, samples]).view_as(state)
 
-    def _pull_back(self, part: Segment, t: int, samples: slice) -> Launch:
-        key = (t, samples.start, samples.stop)
-        launch = self._pull_backs.get(key)
-        if launch is None:
-            slot, rollout = t - part.base, self.rollout
-            launch = self._pull_backs[key] = rollout.system.prepare_pull_back(
-                rollout.states[slot, samples].detach(),
-                rollout.controls[t, samples],
-                self.adjoints[slot + 1, samples],
-                self._physics[samples],
-                self.cotangents[slot, samples],
-            )
-        return launch
+    def _prepare_pull_backs(self, part: Segment, samples: slice) -> list[Launch]:
+        """The pull-backs of a segment's steps, all prepared at once.
+
+        Prepared between the steps of a sweep, these small objects that stay would break up the memory that the
+        rules' temporaries come from, step after step.
+        """
+        key = (part.start, samples.start, samples.stop)
+        if key not in self._pull_backs:
+            rollout = self.rollout
+            self._pull_backs[key] = [
+                rollout.system.prepare_pull_back(
+                    rollout.states[t - part.base, samples].detach(),
+                    rollout.controls[t, samples],
+                    self.adjoints[t - part.base + 1, samples],
+                    self._physics[samples],
+                    self.cotangents[t - part.base, samples],
+                )
+                for t in range(part.start, part.stop)
+            ]
+        return self._pull_backs[key]

@@ -1,6 +1,7 @@
 """The contract of a physical system, x_{t+1} = S(x_t, u_t), and the systems a user writes with Taichi kernels."""
 
 import abc
+import math
 from collections.abc import Sequence
 
 import torch
@@ -26,6 +27,7 @@ class System(abc.ABC):
     name: str
     state_shape: tuple[int, ...]
     control_shape: tuple[int, ...]
+    _buffers: dict[tuple, torch.Tensor] | None = None
 
     @abc.abstractmethod
     def prepare_step(self, state: torch.Tensor, control: torch.Tensor, next_state: torch.Tensor) -> Launch:
@@ -67,6 +69,19 @@ class System(abc.ABC):
             samples: the samples that are swept.
         """
         return None
+
+    def scratch(self, name: str, *shape: int) -> torch.Tensor:
+        """A buffer for what a launch needs only while it runs: launches take turns, so those of one system share it."""
+        if self._buffers is None:
+            self._buffers = {}
+        key = (name, *shape)
+        if key not in self._buffers:
+            self._buffers[key] = torch.zeros(shape, dtype=runtime.current().dtype, device=runtime.current().device)
+        return self._buffers[key]
+
+    def scratch_bytes(self, batch: int) -> int:
+        """Bytes of `scratch` that launches on `batch` samples use, for planning; a system that has any says so."""
+        return 0
 
     def step(self, state: torch.Tensor, control: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
         """S(state, control) for tensors [B, *state_shape], [B, *control_shape]; for rollouts use `Rollout`."""
@@ -134,7 +149,7 @@ class KernelSystem(System):
                 "silently wrong, got only a step; write the adjoint or use the CPU or CUDA."
             )
         # The adjoint kernel zeroes the gradient of what the step assigns, and may repeat the step.
-        incoming, repeated = torch.empty_like(next_adjoint), torch.empty_like(state)
+        incoming, repeated = self.scratch("incoming", *state.shape), self.scratch("repeated", *state.shape)
         differentiate = prepare_adjoint(
             self._step,
             (state, control, repeated, *self._constants),
@@ -147,6 +162,11 @@ class KernelSystem(System):
             differentiate()
 
         return launch
+
+    def scratch_bytes(self, batch):
+        if self._pull_back is not None:
+            return 0
+        return 2 * batch * math.prod(self.state_shape) * runtime.current().dtype.itemsize
 
 
 def positive_shape(name: str, shape: Sequence[int]) -> tuple[int, ...]:

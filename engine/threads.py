@@ -7,7 +7,7 @@ import torch
 
 from engine import runtime
 
-STEP_ROWS = 256
+STEP_ROWS = 1024
 """Samples from which one step of a rollout is shared among threads."""
 BLOCK_ROWS = 4096
 """Rows from which work batched over time is shared among threads."""

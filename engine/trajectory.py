@@ -9,7 +9,7 @@ import torch
 from engine import memory as memory_module
 from engine import runtime
 from engine.controller import Controller
-from engine.errors import SettingError, ShapeError
+from engine.errors import AdjointError, SettingError, ShapeError
 from engine.memory import MemoryPlan, Segment
 from engine.system import System
 from engine.threads import STEP_ROWS, torch_threads
@@ -20,6 +20,8 @@ _BLOCK_BYTES = 4 * 2**20
 # Beyond these sizes one policy pull-back per step is cheaper than all of K.
 _JACOBIAN_CONTROLS = 8
 _JACOBIAN_ELEMENTS = 2**18
+# What the prepared launches of a step and of its pull-back take with all that they hold on to: 12 to 28 KB were seen.
+_LAUNCH_BYTES = 28 * 2**10
 
 
 class Cost(Protocol):
@@ -85,6 +87,8 @@ class Trajectory:
         self.forward_only = forward_only
         self.block = 1 if forward_only else self._block_steps()
         self.plan = self._plan(None, 1) if forward_only else self._plan(memory, segment)
+        if memory is not None and len(self.plan.segments) > 1:
+            memory_module.return_freed_memory()
         options = {"dtype": runtime.current().dtype, "device": runtime.current().device}
         slots = self.plan.slots
         self.states = torch.zeros(slots + 1, batch, *system.state_shape, **options)
@@ -115,7 +119,7 @@ class Trajectory:
                 self._checkpoints[index].copy_(self.states[part.first])
             self._run(part)
             if cost is not None and losses is not None:
-                losses += self._running_value(cost, part)
+                self._add_running(cost, part, losses)
         self.restored = segments[-1]
         if cost is not None and losses is not None:
             final = cost.final(self.final_state)
@@ -126,6 +130,13 @@ class Trajectory:
     def final_state(self) -> torch.Tensor:
         """x_T [B, *state_shape], after `forward` and until `backward` restores an earlier segment."""
         return self.states[self.plan.segments[-1].last]
+
+    def check_stored(self) -> None:
+        """AdjointError unless there is a forward rollout whose states can be had again."""
+        if self.forward_only:
+            raise AdjointError("Expected a rollout that stores its states, got forward_only=True; build another.")
+        if self.restored is None:
+            raise AdjointError("Expected a forward rollout before its adjoint, got none; call the rollout first.")
 
     @torch.inference_mode()
     def restore(self, part: Segment) -> None:
@@ -138,12 +149,14 @@ class Trajectory:
 
     def first_nonfinite(self, samples: slice) -> tuple[int, int] | None:
         """(step, sample) of the first state of `samples` that is not finite, or None; restores segments as needed."""
+        self.check_stored()
         for part in self.plan.segments:
             self.restore(part)
-            bad = ~torch.isfinite(self.states[part.first : part.last + 1, samples]).flatten(2).all(2)
-            if bad.any():
-                step, sample = (int(value) for value in bad.nonzero()[0])
-                return part.start + step, samples.start + sample
+            # A segment's last state is the next one's first.
+            for slot in range(part.first, part.last + (part.stop == self.horizon)):
+                bad = ~torch.isfinite(self.states[slot, samples]).flatten(1).all(1)
+                if bad.any():
+                    return part.base + slot, samples.start + int(bad.nonzero()[0])
         return None
 
     def _run(self, part: Segment) -> None:
@@ -153,10 +166,14 @@ class Trajectory:
                 act()
                 step()
 
-    def _running_value(self, cost: Cost, part: Segment) -> torch.Tensor | float:
-        steps = torch.arange(part.start, part.stop, device=self.states.device)
-        values = cost.running(self.states[part.first : part.last], self.controls[part.start : part.stop], steps)
-        return 0.0 if values is None else values.sum(0)
+    def _add_running(self, cost: Cost, part: Segment, losses: torch.Tensor) -> None:
+        for first, last in part.own_blocks(self.block, self.horizon):
+            steps = torch.arange(part.base + first, part.base + last, device=self.states.device)
+            controls = self.controls[part.base + first : part.base + last]
+            values = cost.running(self.states[first:last], controls, steps)
+            if values is None:
+                break
+            losses += values.sum(0)
 
     def _block_steps(self) -> int:
         bytes_per_step = self.batch * math.prod(self.system.state_shape) * runtime.current().dtype.itemsize
@@ -171,9 +188,11 @@ class Trajectory:
         per_slot = self.batch * per_sample_slot * item + self.controller.record_bytes(self.batch, *shapes)
         rows = self.block * self.batch
         parameters = self.controller.members * self.controller.parameter_count
+        # All controls; a dozen states at once and six sets of parameters, enough to sweep with four rules.
+        fixed = (self.batch * (self.horizon * m + 12 * n) + 6 * parameters) * item + self.horizon * _LAUNCH_BYTES
         # Costs are differentiated block by block: leaves, gradients and two temporaries of their size.
-        fixed = (self.batch * (self.horizon * m + 6 * n) + 4 * parameters + 4 * rows * (n + m)) * item
-        fixed += self.controller.scratch_bytes(rows)
+        fixed += 4 * rows * (n + m) * item
+        fixed += self.controller.scratch_bytes(rows) + self.system.scratch_bytes(self.batch)
         return memory_module.plan(
             self.horizon, self.block, memory, per_slot, self.batch * n * item, fixed, segment=segment
         )

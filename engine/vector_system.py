@@ -36,10 +36,10 @@ class VectorSystem(System):
         """(Aᵀ next_adjoint, Bᵀ next_adjoint) at (state, control)."""
 
     def prepare_step(self, state, control, next_state):
-        return prepare(self._step, state, control, next_state, _serial(state.shape[0]))
+        return prepare(self._step, state, control, next_state, serial_loop(state.shape[0]))
 
     def prepare_pull_back(self, state, control, next_adjoint, adjoint, cotangent):
-        return prepare(self._pull_back, state, control, next_adjoint, adjoint, cotangent, _serial(state.shape[0]))
+        return prepare(self._pull_back, state, control, next_adjoint, adjoint, cotangent, serial_loop(state.shape[0]))
 
     def prepare_sweep(self, states, controls, direct, jacobian, adjoints, cotangents, samples, rule):
         weights = getattr(rule, "path_weights", None)
@@ -58,7 +58,7 @@ class VectorSystem(System):
             last,
             float(weights[0]),
             float(weights[1]),
-            _serial(last - first),
+            serial_loop(last - first),
             rule.uses_physics,
             rule.uses_policy,
         )
@@ -141,5 +141,6 @@ class VectorSystem(System):
                     adjoints[t, b, i] = value
 
 
-def _serial(samples: int) -> bool:
+def serial_loop(samples: int) -> bool:
+    """Whether a loop over this many samples is better run by one thread."""
     return samples <= _SERIAL_SAMPLES and runtime.current().backend == "cpu"

@@ -1,9 +1,22 @@
 """Policies: torch modules from states to controls. They know nothing of the engine."""
 
+from policies.convolutional import Convolutional
 from policies.linear import Linear
 from policies.mlp import MLP
 from policies.module import ModulePolicy
+from policies.particles import DeepSets, Moments
 from policies.policy import Policy, PolicyError, PolicyRecord
 from policies.polynomial import Polynomial
 
-__all__ = ["MLP", "Linear", "ModulePolicy", "Policy", "PolicyError", "PolicyRecord", "Polynomial"]
+__all__ = [
+    "MLP",
+    "Convolutional",
+    "DeepSets",
+    "Linear",
+    "ModulePolicy",
+    "Moments",
+    "Policy",
+    "PolicyError",
+    "PolicyRecord",
+    "Polynomial",
+]

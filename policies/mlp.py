@@ -78,9 +78,10 @@ class MLP(Policy):
         return batch * (inputs + kept * sum(self.widths[1:-1])) * self.theta.element_size()
 
     def scratch_bytes(self, rows: int) -> int:
-        # Weighted inputs and cotangents, K's gradients, and two rows for each hidden layer: δ and what reaches it.
+        # For each hidden layer δ, what reaches it and, for K, G and what reaches that; activations before they are
+        # stored; inputs weighted by μ, K's and the state's gradients; cotangents by member.
         hidden = sum(self.widths[1:-1])
-        return rows * (3 * hidden + 2 * self.widths[0] + 2 * self.widths[-1] + 1) * self.theta.element_size()
+        return rows * (5 * hidden + 3 * self.widths[0] + 1 + 2 * self.widths[-1]) * self.theta.element_size()
 
 
 # Up to this many controls, ∂u_c/∂(layer) is kept for every c and weighted by μ_c, which saves a matrix product.

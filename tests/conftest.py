@@ -88,6 +88,29 @@ def relative_error(found, expected):
     return float((found - expected).norm() / expected.norm())
 
 
+class _Step(torch.autograd.Function):
+    """One step of a system as an operation of torch."""
+
+    @staticmethod
+    def forward(ctx, system, state, control):
+        ctx.system = system
+        ctx.save_for_backward(state, control)
+        return system.step(state, control)
+
+    @staticmethod
+    def backward(ctx, *next_adjoint):
+        return None, *ctx.system.pull_back(*ctx.saved_tensors, next_adjoint[0].contiguous())
+
+
+def gradcheck(system, state, control):
+    """Whether `system.pull_back` equals central differences of `system.step` in every entry of A and B, in float64."""
+    leaves = [tensor.clone().requires_grad_() for tensor in (state, control)]
+    # Truncation is of order eps², rounding of order 1e-16/eps.
+    return torch.autograd.gradcheck(
+        lambda *inputs: _Step.apply(system, *inputs), leaves, eps=1e-5, rtol=1e-8, atol=1e-8
+    )
+
+
 def run_python(source):
     """Run `source` in a fresh process that can import the project; the completed process, checked for success."""
     # What the engine tells Taichi through the environment is not for the child to inherit.

@@ -137,7 +137,7 @@ def test_a_prepared_adjoint_computes_what_kernel_grad_does():
     ("tensor", "message"),
     [
         (torch.zeros(20, 2).double()[:, 0], "Expected argument source to be contiguous, got strides (2,)"),
-        (torch.zeros(20, device="meta").double(), "Expected argument source on cpu, got meta."),
+        (torch.zeros(20, device="meta").double(), "Expected argument source on cpu, got meta; call .to('cpu')."),
     ],
 )
 def test_tensors_that_a_pointer_cannot_describe_are_refused(tensor, message):
@@ -147,22 +147,53 @@ def test_tensors_that_a_pointer_cannot_describe_are_refused(tensor, message):
 
 
 @pytest.mark.float64
-def test_gradient_buffers_that_a_pointer_cannot_describe_are_refused():
+@pytest.mark.parametrize(
+    ("buffer", "message"),
+    [
+        (torch.zeros(20, 2).double()[:, 0], "Expected the gradient of left to be contiguous, got strides (2,)"),
+        (torch.zeros(20, device="meta").double(), "Expected the gradient of left on cpu, got meta"),
+        (
+            torch.zeros(10).double(),
+            "Expected the gradient of left as torch.float64 of shape [20], got torch.float64 of shape [10].",
+        ),
+        (
+            torch.zeros(20).float(),
+            "Expected the gradient of left as torch.float64 of shape [20], got torch.float32 of shape [20].",
+        ),
+    ],
+    ids=["strided", "elsewhere", "too short", "another precision"],
+)
+def test_gradient_buffers_that_a_pointer_cannot_describe_are_refused(buffer, message):
     left, right, product = (uniform(seed, 20) for seed in range(3))
-    buffers = [torch.zeros(20, 2, **tensor_options())[:, 0], torch.zeros_like(right), torch.zeros_like(product)]
-    with pytest.raises(engine.ShapeError, match="contiguous"):
-        prepare_adjoint(sine_product, (left, right, product), buffers)
+    with pytest.raises(engine.ShapeError) as error:
+        prepare_adjoint(sine_product, (left, right, product), [buffer, torch.zeros(20).double(), product.clone()])
+    assert str(error.value).startswith(message)
 
 
 @pytest.mark.cuda
-def test_cuda_kernels_share_memory_and_order_of_work_with_torch():
-    source, target = uniform(0, 1000), torch.zeros(1000, **tensor_options())
-    pointers = source.data_ptr(), target.data_ptr()
-    launch = prepare(scale, source, 2.0, 1, target)
-    launch()
-    first = target.clone()
-    source.neg_()
-    launch()
-    assert (source.data_ptr(), target.data_ptr()) == pointers
-    torch.testing.assert_close(first, 1 - 2 * source)
-    torch.testing.assert_close(target, 1 + 2 * source)
+def test_cuda_kernels_work_on_the_memory_of_torch_in_the_order_of_torch():
+    source, target = uniform(0, 2, 1000), torch.zeros(1000, **tensor_options())
+    # Half of a tensor: a copy of what is passed could not be seen through the whole.
+    launch = prepare(scale, source[1], 2.0, 1, target)
+    given = source[1].clone()
+    # Torch raises here where the host would wait for the device.
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        launch()
+        first = target.clone()
+        source.neg_()
+        launch()
+        second = target.clone()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    torch.testing.assert_close(first, 1 + 2 * given)
+    torch.testing.assert_close(second, 1 - 2 * given)
+
+
+@pytest.mark.cuda
+def test_cuda_adjoints_equal_those_of_the_formula():
+    left, right, seed = uniform(0, 20), uniform(1, 20), uniform(2, 20)
+    buffers = [torch.zeros_like(left), torch.zeros_like(left), seed.clone()]
+    prepare_adjoint(sine_product, (left, right, torch.zeros_like(left)), buffers)()
+    torch.testing.assert_close(buffers[0], left.cos() * right * seed)
+    torch.testing.assert_close(buffers[1], left.sin() * seed)

@@ -302,6 +302,24 @@ def test_predicted_bytes_of_a_record_are_those_of_its_buffers():
 
 
 @pytest.mark.float64
+@pytest.mark.parametrize("members", [1, 2])
+@pytest.mark.parametrize("controls", [1, 3, 6])
+def test_predicted_scratch_of_an_mlp_covers_what_its_record_uses(controls, members):
+    policy, batch = random_mlp(controls, (7, 16, 9), members), members * ROWS
+    record, everyone = policy.record(SLOTS, batch, (STATES,), (controls,)), slice(0, batch)
+    states, cotangents = uniform(1, SLOTS, batch, STATES), uniform(2, SLOTS, batch, controls)
+    for slot in range(SLOTS):
+        record.prepare_act(slot, states[slot], torch.zeros_like(cotangents[slot]))()
+    for jacobian in (uniform(3, SLOTS, batch, controls, STATES), None):
+        record.linearise(0, SLOTS, states, everyone, jacobian)
+        record.pull_back_state(0, states[0], cotangents[0], everyone)
+        record.pull_back_parameters(0, SLOTS, states, cotangents, everyone, torch.zeros_like(policy.theta))
+    of_rows = {name: buffer for name, buffer in record._scratch.items() if not name.startswith("weights")}
+    used, predicted = sum(buffer.numel() * 8 for buffer in of_rows.values()), policy.scratch_bytes(SLOTS * batch)
+    assert predicted / 3 < used <= predicted
+
+
+@pytest.mark.float64
 def test_policies_share_one_interface():
     for build in (*KINDS.values(), *OTHERS.values()):
         policy = build()

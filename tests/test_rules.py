@@ -105,6 +105,23 @@ def test_a_huge_clip_changes_nothing(limit, terms):
     assert torch.equal(ClipNorm(limit=limit)(*terms, t=T), FULL(*terms, t=T))
 
 
+@pytest.mark.parametrize("size", [1e-30, 1e30])
+def test_clipping_limits_adjoints_whose_squares_overflow(size):
+    """Squares of these are beyond float32, where a norm taken plainly is 0 or infinite."""
+    explosion = uniform(0, 7, 4) * size
+    clipped = ClipNorm(limit=1.0)(explosion, None, None, t=T)
+    expected = explosion if size < 1 else torch.nn.functional.normalize(uniform(0, 7, 4), dim=1)
+    torch.testing.assert_close(clipped, expected)
+
+
+def test_clipping_leaves_what_is_not_finite_to_be_found():
+    broken = torch.stack([uniform(0, 4), uniform(1, 4)])
+    broken[0, 1], broken[1, 2] = math.inf, math.nan
+    clipped = ClipNorm(ONE_STEP, limit=0.1)(broken, None, None, t=T)
+    assert clipped[0, 1].isinf()
+    assert clipped[1, 2].isnan()
+
+
 def test_decay_shrinks_what_comes_from_later_steps_and_not_the_direct_term(terms):
     direct, physics, policy = terms
     torch.testing.assert_close(Decay(factor=0.7)(*terms, t=T), direct + 0.7 * (physics + policy))

@@ -21,7 +21,9 @@ def test_peers_follow_the_same_gradient(task, side, letter):
     pytest.importorskip(module)
     options = {"poles": 2} if task == "cart-pole" else {"horizon": 30}
     trainer, initial = make_trainer(task, letter, **options)
-    assert disagreement(trainer, initial, make(trainer, initial, letter)) < 2e-5
+    # The phases of a wave turn by many radians, and in float32 each side rounds them in its own way.
+    limit = 5e-4 if task == "quantum" else 2e-5
+    assert disagreement(trainer, initial, make(trainer, initial, letter)) < limit
 
 
 @pytest.mark.float64

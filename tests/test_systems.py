@@ -1,15 +1,15 @@
-"""Systems: one step and its pull-back against the oracle, differences, Taichi's own AD, and physical laws."""
+"""Short-vector systems: step and pull-back against the oracle, differences, Taichi's own AD, and physical laws."""
 
 import math
 
 import pytest
 import reference
-import taichi as ti
 import torch
-from conftest import BySteps, relative_error, swing_up_states, tensor_options, uniform
+from conftest import BySteps, gradcheck, relative_error, swing_up_states, tensor_options, uniform
 
 import engine
-from engine import CartPole, Integrator, KernelSystem, LinearSystem
+from engine import CartPole, Integrator, LinearSystem
+from engine.launch import prepare_adjoint
 
 A = [[1.0, 0.1, 0.0], [-0.02, 0.97, 0.3], [0.5, -0.4, 1.1]]
 B = [[0.0, 1.0], [0.1, 0.0], [-0.7, 0.2]]
@@ -82,22 +82,20 @@ def test_cuda_step_and_pull_back_equal_the_oracle_on_the_cpu(case):
 
 
 @pytest.mark.float64
-def test_pull_back_equals_central_differences_in_every_entry_of_A_and_B(case):
+def test_pull_back_passes_gradcheck(case):
     system, _, state, control, _ = case
-    n, m = system.state_shape[0], system.control_shape[0]
-    rows = [
-        torch.cat(system.pull_back(state, control, unit.expand(BATCH, n).contiguous()), dim=1)
-        for unit in torch.eye(n, **tensor_options())
-    ]
-    jacobian = torch.stack(rows, dim=1)
+    assert gradcheck(system, state, control)
 
-    eps, columns = 1e-5, []
-    for unit in eps * torch.eye(n + m, **tensor_options()):
-        ahead = system.step(state + unit[:n], control + unit[n:])
-        behind = system.step(state - unit[:n], control - unit[n:])
-        columns.append((ahead - behind) / (2 * eps))
-    # Truncation is of order eps², rounding of order 1e-16/eps.
-    torch.testing.assert_close(jacobian, torch.stack(columns, dim=2), rtol=1e-8, atol=1e-8)
+
+@pytest.mark.parametrize("serial", [True, False], ids=["serial", "parallel"])
+def test_pull_back_equals_taichis_derivative_of_the_step(case, serial):
+    system, _, state, control, next_adjoint = case
+    arguments = state, control, torch.zeros_like(state), serial
+    adjoint, cotangent = torch.zeros_like(state), torch.zeros_like(control)
+    prepare_adjoint(system._step, arguments, (adjoint, cotangent, next_adjoint.clone(), None))()
+    expected_adjoint, expected_cotangent = system.pull_back(state, control, next_adjoint)
+    assert relative_error(adjoint, expected_adjoint) < accuracy()
+    assert relative_error(cotangent, expected_cotangent) < accuracy()
 
 
 @pytest.mark.vulkan
@@ -148,109 +146,6 @@ def test_a_rule_without_path_weights_has_no_fused_sweep():
     cotangents, everyone = torch.zeros_like(controls), slice(0, BATCH)
     assert system.prepare_sweep(states, *buffers, cotangents, everyone, BySteps(engine.FULL)) is None
     assert system.prepare_sweep(states, *buffers, cotangents, everyone, engine.FULL) is not None
-
-
-@ti.kernel
-def one_pole(
-    state: ti.types.ndarray(ndim=2),
-    control: ti.types.ndarray(ndim=2),
-    next_state: ti.types.ndarray(ndim=2),
-    dt: float,
-):
-    for b in range(state.shape[0]):
-        sine, cosine, rate, force = ti.sin(state[b, 2]), ti.cos(state[b, 2]), state[b, 3], control[b, 0]
-        push = (force + 0.05 * sine * rate * rate) / 1.1
-        angular = (9.8 * sine - cosine * push) / (0.5 * (4.0 / 3.0 - 0.1 * cosine * cosine / 1.1))
-        cart = (force + 0.05 * (sine * rate * rate - angular * cosine)) / 1.1
-        next_state[b, 0] = state[b, 0] + dt * (state[b, 1] + dt * cart)
-        next_state[b, 1] = state[b, 1] + dt * cart
-        next_state[b, 2] = state[b, 2] + dt * (rate + dt * angular)
-        next_state[b, 3] = rate + dt * angular
-
-
-def test_pull_back_of_one_pole_equals_taichis_derivative_of_the_forward_step():
-    by_hand, by_taichi = CartPole(1), KernelSystem(one_pole, (4,), (1,), constants=(0.01,))
-    state, control, next_adjoint = swing_up_states(0, BATCH, 1), uniform(1, BATCH, 1), uniform(2, BATCH, 4)
-    assert relative_error(by_hand.step(state, control), by_taichi.step(state, control)) < accuracy()
-    pairs = zip(*(system.pull_back(state, control, next_adjoint) for system in (by_hand, by_taichi)), strict=True)
-    for found, expected in pairs:
-        assert relative_error(found, expected) < accuracy()
-
-
-@ti.kernel
-def damped_pendulum(
-    state: ti.types.ndarray(ndim=2),
-    control: ti.types.ndarray(ndim=2),
-    next_state: ti.types.ndarray(ndim=2),
-    dt: float,
-    damping: float,
-):
-    for b in range(state.shape[0]):
-        rate = state[b, 1] + dt * (control[b, 0] - ti.sin(state[b, 0]) - damping * state[b, 1])
-        next_state[b, 0] = state[b, 0] + dt * rate
-        next_state[b, 1] = rate
-
-
-def damped_pendulum_step(state, control, dt=0.05, damping=0.3):
-    angle, rate = state.unbind(1)
-    rate = rate + dt * (control[:, 0] - angle.sin() - damping * rate)
-    return torch.stack([angle + dt * rate, rate], dim=1)
-
-
-@ti.kernel
-def damped_pendulum_pull_back(
-    state: ti.types.ndarray(ndim=2),
-    control: ti.types.ndarray(ndim=2),
-    next_adjoint: ti.types.ndarray(ndim=2),
-    adjoint: ti.types.ndarray(ndim=2),
-    cotangent: ti.types.ndarray(ndim=2),
-    dt: float,
-    damping: float,
-):
-    for b in range(state.shape[0]):
-        rate_bar = next_adjoint[b, 1] + dt * next_adjoint[b, 0]
-        adjoint[b, 0] = next_adjoint[b, 0] - dt * ti.cos(state[b, 0]) * rate_bar
-        adjoint[b, 1] = (1.0 - dt * damping) * rate_bar
-        cotangent[b, 0] += dt * rate_bar
-
-
-def check_pendulum(system):
-    state, control, next_adjoint = uniform(0, BATCH, 2), uniform(1, BATCH, 1), uniform(2, BATCH, 2)
-    expected = damped_pendulum_step(state.double(), control.double())
-    assert relative_error(system.step(state, control), expected) < accuracy()
-    pulled = system.pull_back(state, control, next_adjoint)
-    for found, wanted in zip(
-        pulled, reference_pull_back(damped_pendulum_step, state, control, next_adjoint), strict=True
-    ):
-        assert relative_error(found, wanted) < accuracy()
-
-
-def test_a_users_forward_kernel_gets_its_adjoint_from_taichi():
-    system = KernelSystem(damped_pendulum, (2,), (1,), constants=(0.05, 0.3))
-    check_pendulum(system)
-    assert system.name == "damped_pendulum"
-
-
-@pytest.mark.vulkan
-def test_a_users_own_pull_back_kernel_is_used_everywhere():
-    check_pendulum(KernelSystem(damped_pendulum, (2,), (1,), (0.05, 0.3), damped_pendulum_pull_back, "pendulum"))
-
-
-@pytest.mark.float64
-def test_whole_numbers_serve_as_constants():
-    system = KernelSystem(damped_pendulum, (2,), (1,), constants=(1, 0))
-    state, control = uniform(0, BATCH, 2), uniform(1, BATCH, 1)
-    torch.testing.assert_close(system.step(state, control), damped_pendulum_step(state, control, 1.0, 0.0))
-
-
-@pytest.mark.vulkan
-def test_vulkan_refuses_taichis_derivatives_with_a_sentence():
-    if engine.current().backend != "vulkan":
-        pytest.skip("asks for --backend vulkan")
-    system = KernelSystem(damped_pendulum, (2,), (1,), constants=(0.05, 0.3))
-    state = uniform(0, BATCH, 2)
-    with pytest.raises(engine.AdjointError, match="pull_back kernel for 'damped_pendulum' on Vulkan"):
-        system.pull_back(state, uniform(1, BATCH, 1), state)
 
 
 @pytest.mark.float64
@@ -317,21 +212,9 @@ def test_a_mirrored_cart_pole_moves_in_mirror_image(poles):
         (lambda: LinearSystem(A, [[1.0]]), engine.ShapeError, "Expected A of shape [n, n] and B of shape [n, m]"),
         (lambda: LinearSystem([[math.inf]], [[1.0]]), engine.ShapeError, "Expected A with finite entries"),
         (lambda: LinearSystem(torch.eye(33), torch.ones(33, 1)), engine.ShapeError, "Expected at most 32 states"),
-        (lambda: KernelSystem(one_pole, (), (1,)), engine.ShapeError, "Expected state_shape as positive integers"),
     ],
 )
 def test_impossible_systems_are_refused(build, error, message):
     with pytest.raises(error) as refusal:
         build()
     assert str(refusal.value).startswith(message)
-
-
-@pytest.mark.float64
-def test_step_and_pull_back_check_what_they_are_given():
-    system, state, control = CartPole(1), uniform(0, BATCH, 4), uniform(1, BATCH, 1)
-    with pytest.raises(engine.ShapeError, match=r"Expected control of shape \[5, 1\], got \[4, 1\]"):
-        system.step(state, control[:4])
-    with pytest.raises(engine.ShapeError, match=r"Expected state of shape \[5, 4\], got \[5, 3\]"):
-        system.step(state[:, :3].contiguous(), control)
-    with pytest.raises(engine.ShapeError, match=r"Expected next_adjoint of shape \[5, 4\]"):
-        system.pull_back(state, control, control)

@@ -187,16 +187,17 @@ class CountingSystem(System):
 
 
 @pytest.mark.float64
+@pytest.mark.parametrize("rules", [[FULL], [FULL, PHYSICS_ONLY], [FULL, PHYSICS_ONLY, ONE_STEP, ClipNorm()]], ids=len)
 @pytest.mark.parametrize(("segment", "steps"), [(None, HORIZON), (5, HORIZON + 10)])
-def test_two_rules_share_one_forward_pass(initial, segment, steps):
+def test_any_number_of_rules_shares_one_forward_pass(initial, segment, steps, rules):
     system = CountingSystem(SYSTEM)
     rollout = Rollout(system, Linear((4,), (1,), **tensor_options()), HORIZON, BATCH, segment=segment)
-    with RolloutTape(FULL, PHYSICS_ONLY) as tape:
+    with RolloutTape(*rules) as tape:
         rollout(initial, COST)
         assert (system.steps, system.pull_backs) == (HORIZON, 0)
     # Segments of 5, 5 and 2 steps: the last is still there when the sweeps begin.
-    assert (system.steps, system.pull_backs) == (steps, 2 * HORIZON)
-    assert set(tape.gradients(rollout).parameters) == {FULL, PHYSICS_ONLY}
+    assert (system.steps, system.pull_backs) == (steps, len(rules) * HORIZON)
+    assert list(tape.gradients(rollout).parameters) == rules
 
 
 @pytest.mark.float64

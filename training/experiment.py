@@ -148,7 +148,8 @@ def _continue(
     run: RunDirectory, trainer: Trainer, experiment: Experiment, progress: Progress | None, epochs: int | None = None
 ) -> Trainer:
     total = epochs or experiment.epochs
-    started = time.perf_counter()
+    recorded = run.metrics()
+    started = time.perf_counter() - (recorded[-1]["seconds"] if recorded else 0.0)
     try:
         if not run.checkpoints():
             run.save(trainer)

@@ -5,6 +5,9 @@ from engine.systems.cart_pole import CartPole
 from engine.systems.guidance import Guidance
 from engine.systems.integrator import Integrator
 from engine.systems.linear import LinearSystem
+from engine.systems.n_body import NBody
+from engine.systems.quantum import QuantumBox
+from engine.systems.swarm import Swarm
 
 SYSTEMS = {
     "cart-pendulum": CartPendulum,
@@ -12,6 +15,19 @@ SYSTEMS = {
     "guidance": Guidance,
     "integrator": Integrator,
     "linear": LinearSystem,
+    "n-body": NBody,
+    "quantum": QuantumBox,
+    "swarm": Swarm,
 }
 
-__all__ = ["SYSTEMS", "CartPendulum", "CartPole", "Guidance", "Integrator", "LinearSystem"]
+__all__ = [
+    "SYSTEMS",
+    "CartPendulum",
+    "CartPole",
+    "Guidance",
+    "Integrator",
+    "LinearSystem",
+    "NBody",
+    "QuantumBox",
+    "Swarm",
+]

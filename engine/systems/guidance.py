@@ -8,7 +8,7 @@ from engine.errors import SettingError
 from engine.launch import prepare
 from engine.pairs import CentralForce, lanes_pay, pair_adjoints, pair_forces
 from engine.system import System
-from engine.vector_system import _serial
+from engine.vector_system import serial_loop
 
 SOFTENING = 0.1
 DRIVER_DAMPING = 1.0
@@ -103,7 +103,7 @@ class Guidance(System):
             last,
             float(weights[0]),
             float(weights[1]),
-            _serial(last - first),
+            serial_loop(last - first),
             lanes_pay(self.evaders),
             rule.uses_physics,
             rule.uses_policy,
@@ -113,7 +113,7 @@ class Guidance(System):
         """Whether a loop over the particles of all samples is serial, and whether sums over evaders run in lanes."""
         particles = len(state) * self.particles
         few = particles * self.particles <= _SERIAL_PAIRS and runtime.current().backend == "cpu"
-        return few or _serial(particles), lanes_pay(self.evaders)
+        return few or serial_loop(particles), lanes_pay(self.evaders)
 
     @ti.kernel
     def _step(

@@ -10,13 +10,28 @@ from training.tasks.cart_pole import CartPoleOptions
 from training.tasks.guidance import GuidanceOptions
 from training.tasks.integrator import IntegratorOptions
 from training.tasks.lqr import LQROptions
+from training.tasks.n_body import NBodyOptions
+from training.tasks.quantum import QuantumOptions
+from training.tasks.swarm import SwarmOptions
 
-TaskOptions = CartPoleOptions | CartPendulumOptions | GuidanceOptions | LQROptions | IntegratorOptions
+TaskOptions = (
+    CartPoleOptions
+    | CartPendulumOptions
+    | GuidanceOptions
+    | NBodyOptions
+    | SwarmOptions
+    | QuantumOptions
+    | LQROptions
+    | IntegratorOptions
+)
 
 TASKS: dict[str, type[TaskOptions]] = {
     "cart-pole": CartPoleOptions,
     "cart-pendulum": CartPendulumOptions,
     "guidance": GuidanceOptions,
+    "quantum": QuantumOptions,
+    "n-body": NBodyOptions,
+    "swarm": SwarmOptions,
     "lqr": LQROptions,
     "integrator": IntegratorOptions,
 }

@@ -1,0 +1,244 @@
+"""`evenflow report`: one HTML page of a run or a study, with everything in it, that opens from disk with no network."""
+
+import base64
+import html
+import io
+import json
+import math
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from benchmarks.curves import loss_figure
+from benchmarks.report import AXES, loss_panels, reported, table
+from benchmarks.study import load_study
+from benchmarks.style import COLOURS, LINES, new_figure
+from engine import RunError
+from engine.drawing import GuiCanvas
+from training import Experiment, RunDirectory, gradient_named, task_options
+from training.summary import groups, outcomes
+from training.viewing import Show, Watched, member_of
+from training.viewing.simulation import Simulation
+
+_PROFILES = ("R", "M", "S", "C")
+_SAMPLES = 16
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 60em; margin: 2em auto; padding: 0 1em; }
+h1, h2 { font-weight: 600; line-height: 1.2; } h2 { margin-top: 2em; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+th, td { padding: .25em .8em .25em 0; border-bottom: 1px solid #ddd; text-align: left; vertical-align: top; }
+img { max-width: 100%; } figure { margin: 1em 0; } figcaption { color: #555; font-size: 90%; }
+pre { background: #f5f5f5; padding: 1em; overflow-x: auto; font-size: 85%; }
+"""
+
+
+def precision_of(path: Path) -> str:
+    """The precision that a run or study was trained in; RunError if there is neither."""
+    config = load_study(path) if (path / "study.yaml").exists() else RunDirectory.open(path).config
+    runtime = config.get("runtime")
+    precision = runtime.get("precision") if isinstance(runtime, dict) else None
+    if precision not in ("float32", "float64"):
+        raise RunError(f"Expected a precision in the configuration of {path}, got {precision!r}.")
+    return precision
+
+
+def write_page(path: Path, out: Path | None = None) -> Path:
+    """Write the page of a run or study; needs a runtime of its precision.
+
+    Args:
+        path: of the run or study.
+        out: the file; by default report.html in `path`, where it may replace an earlier one.
+
+    Raises:
+        RunError: no run or study there, nothing finished in it, or a file of the reader's own in the way.
+    """
+    if out is not None and out.exists():
+        raise RunError(f"Expected a new file for the report, got {out}, which exists; choose another --out.")
+    parts = _study_parts(path) if (path / "study.yaml").exists() else _run_parts(path)
+    target = out or path / "report.html"
+    part = target.with_name(f".{target.name}.part")
+    try:
+        part.write_text(_page(*parts), encoding="utf-8")
+        os.replace(part, target)
+    except OSError as error:
+        raise RunError(f"Expected a report that can be written, got {target}: {error.strerror}.") from error
+    finally:
+        if part.parent.is_dir():
+            part.unlink(missing_ok=True)
+    return target
+
+
+def _run_parts(path: Path) -> tuple[str, list[tuple[str, str]]]:
+    """(title, sections) of a run."""
+    run = RunDirectory.open(path)
+    experiment = Experiment.from_config(run.config)
+    records, labels = run.metrics(), experiment.labels()
+    if not records:
+        raise RunError(f"Expected a run with at least one epoch, got {path}, which has none; train it first.")
+    losses = records[-1]["test_loss"]
+    controllers = []
+    for group in groups(labels):
+        best = min(group.members, key=lambda member: _loss(losses[member]))
+        controllers.append(replace(member_of(run, best), name=f"{group.name}, seed {labels[best]['seed']}"))
+    success = controllers[0].task.success
+    heads = ["gradient", "seeds", "median", "lowest", "highest", "diverged"]
+    heads += [] if success is None else [f"below {success:g}"]
+    rows = [
+        [row.group.name, len(row.group.members), *map(_number, (row.median, row.lowest, row.highest)), row.diverged]
+        + ([] if success is None else [row.solved])
+        for row in outcomes(labels, records[-1]["test_loss"], success)
+    ]
+    epochs = f"{records[-1]['epoch']} of {experiment.epochs} epochs"
+    return f"{experiment.task}: {path.name}", [
+        (f"Test loss after {epochs}", _table(heads, rows)),
+        ("Curves", _run_curves(run, labels)),
+        ("Last frames", _last_frames(controllers)),
+        ("Adjoint profile", _adjoint_profile(controllers)),
+        ("Configuration", f"<pre>{html.escape(yaml.safe_dump(run.config, sort_keys=False))}</pre>"),
+    ]
+
+
+def _study_parts(path: Path) -> tuple[str, list[tuple[str, str]]]:
+    """(title, sections) of a study; frames and adjoints are of R's, or the first gradient's, first seed."""
+    config = load_study(path)
+    results = reported(path)
+    kind = task_options(config["task"])
+    costs = _json(path / "costs.json")
+    name, success = kind.difficulty[0], kind(**results[0]["options"]).build().success
+    rows = [
+        [row.difficulty, row.name, f"{row.learning_rate:g}", row.seeds, f"{row.loss:.3g}",
+         f"{row.loss_low:.3g} to {row.loss_high:.3g}", "" if row.success is None else f"{row.success:.0%}",
+         f"{row.diverged:.0%}", "" if row.better_than_full is None else f"{row.better_than_full:.2f}",
+         "" if row.update_ms is None else f"{row.update_ms:.2f}"]
+        for row in table(path, success, costs)
+    ]  # fmt: skip
+    heads = [name, "variant", "rate", "seeds", "loss (IQM)", "95%", "success", "diverged", "better than R", "ms/update"]
+    curves = [axis for axis in AXES if axis != "time" or costs]
+    controllers = _of_hardest(path, config, results)
+    return f"{config['task']}: {path.name}", [
+        (f"Test loss over {config['seeds']} paired seeds", _table(heads, rows)),
+        ("Curves", "".join(_study_curves(path, axis, costs) for axis in curves)),
+        ("Last frames", _last_frames(controllers)),
+        ("Adjoint profile", _adjoint_profile(controllers)),
+        ("Configuration", f"<pre>{html.escape(yaml.safe_dump(config, sort_keys=False))}</pre>"),
+    ]
+
+
+def _of_hardest(path: Path, config: dict[str, Any], results: Sequence[dict[str, Any]]) -> list[Watched]:
+    """At the last difficulty that is done, each variant's training with the lowest final loss."""
+    name, hardest = task_options(config["task"]).difficulty[0], results[-1]["difficulty"]
+    found: dict[tuple, dict[str, Any]] = {}
+    for result in (result for result in results if result["difficulty"] == hardest):
+        key = (result["gradient"], result["clipping"])
+        if key not in found or _loss(result["test_loss"][-1]) < _loss(found[key]["test_loss"][-1]):
+            found[key] = result
+    chosen = []
+    for (letter, clipping), result in sorted(found.items(), key=lambda item: "RMSNC".index(item[0][0])):
+        member = member_of(RunDirectory.open(path / f"{name}-{hardest}" / result["run"]), result["member"])
+        label = letter if clipping == "none" else f"{letter}, {clipping}"
+        chosen.append(replace(member, name=f"{label}, {name} {hardest}, seed {result['seed']}"))
+    return chosen
+
+
+def _last_frames(controllers: Sequence[Watched]) -> str:
+    """Start, middle and end of the best controller of each variant, from one start."""
+    found = []
+    for controller in controllers:
+        show = Show([controller], seed=0)
+        canvas, pictures = GuiCanvas("report", size=280), []
+        for t in (0, show.player.horizon // 2, show.player.horizon):
+            show.player.position = float(t)
+            canvas.clear()
+            canvas.paint(show.scenes())
+            pictures.append(canvas.image())
+        caption = f"{controller.name}: first, middle and last state of a rollout from test seed 0."
+        found.append(_figure(_png(np.concatenate(pictures, axis=1)), caption))
+    return "".join(found)
+
+
+def _adjoint_profile(controllers: Sequence[Watched]) -> str:
+    """|λ_t| of every gradient along the last controller's rollouts: median and 5 to 95% over starts."""
+    controller = controllers[-1]
+    simulation = Simulation(controller, [gradient_named(letter) for letter in _PROFILES])
+    last = max(len(controller.checkpoints) - 1, 0)
+    swept = [simulation.run(simulation.initial(seed), last).adjoints for seed in range(_SAMPLES)]
+    figure, (axes,) = new_figure(6, 3.4)
+    for letter, line in zip(_PROFILES, LINES, strict=False):
+        norms = np.stack([np.linalg.norm(one[letter].reshape(len(one[letter]), -1), axis=1) for one in swept])
+        norms = np.where(norms > 0, norms, np.nan)
+        known = np.isfinite(norms).any(0)
+        steps = np.flatnonzero(known)
+        low, middle, high = np.nanquantile(norms[:, known], (0.05, 0.5, 0.95), axis=0)
+        axes.plot(steps, middle, line, marker="." if len(steps) == 1 else "", color=COLOURS[letter], label=letter)
+        axes.fill_between(steps, low, high, color=COLOURS[letter], alpha=0.15, linewidth=0)
+    axes.set(xlabel="step t", ylabel="size of the adjoint |λ|", yscale="log")
+    axes.legend(frameon=False)
+    axes.grid(alpha=0.25)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    caption = (
+        f"On the rollouts of {controller.name} from {_SAMPLES} starts: medians, and 5 to 95%. C: M's adjoint where its "
+        "sign agrees with R's, else 0."
+    )
+    return _figure(buffer.getvalue(), caption)
+
+
+def _run_curves(run: RunDirectory, labels: list[dict[str, Any]]) -> str:
+    return _drawn(lambda file: loss_figure(run, labels, file), "Median over seeds; bands from lowest to highest.")
+
+
+def _study_curves(path: Path, axis: str, costs: dict[str, Any]) -> str:
+    caption = f"Interquartile mean against {AXES[axis]}, with its 95% interval."
+    return _drawn(lambda file: loss_panels(path, axis, costs=costs, path=file), caption)
+
+
+def _drawn(draw: Callable[[Path], Path], caption: str) -> str:
+    """The figure that `draw` writes to a file."""
+    with tempfile.TemporaryDirectory() as folder:
+        return _figure(draw(Path(folder) / "figure.png").read_bytes(), caption)
+
+
+def _figure(picture: bytes, caption: str) -> str:
+    data = base64.b64encode(picture).decode()
+    text = html.escape(caption)
+    return f'<figure><img alt="{text}" src="data:image/png;base64,{data}"><figcaption>{text}</figcaption></figure>'
+
+
+def _png(picture: np.ndarray) -> bytes:
+    import imageio.v2 as imageio
+
+    buffer = io.BytesIO()
+    imageio.imwrite(buffer, picture, format="png")  # pyright: ignore[reportArgumentType, reportCallIssue]
+    return buffer.getvalue()
+
+
+def _table(heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    cells = lambda kind, values: "".join(f"<{kind}>{html.escape(str(value))}</{kind}>" for value in values)  # noqa: E731
+    body = "".join(f"<tr>{cells('td', row)}</tr>" for row in rows)
+    return f"<table><thead><tr>{cells('th', heads)}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _page(title: str, sections: Sequence[tuple[str, str]]) -> str:
+    body = "".join(f"<section><h2>{html.escape(head)}</h2>{content}</section>" for head, content in sections)
+    return (
+        f'<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
+        f"<style>{_STYLE}</style></head><body><h1>{html.escape(title)}</h1>{body}</body></html>\n"
+    )
+
+
+def _number(value: float | None) -> str:
+    return "diverged" if value is None else f"{value:.3g}"
+
+
+def _loss(value: float | None) -> float:
+    return math.inf if value is None else value
+
+
+def _json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text()) if path.exists() else {}

@@ -1,0 +1,136 @@
+"""The contract of a drawing, and the one for systems without their own: state components over time."""
+
+import abc
+from dataclasses import dataclass
+
+import numpy as np
+
+from engine.drawing.scene import BLACK, CYCLE, GREY, PALE, Frame, Scene
+from engine.system import System
+
+
+@dataclass(frozen=True)
+class Moment:
+    """One sample's rollout, seen at one step.
+
+    Attributes:
+        states: [T+1, *state_shape]; controls: [T, *control_shape].
+        t: the step, 0 to T.
+        shades: a colour for each body, 0xRRGGBB, in place of its own; None for its own.
+    """
+
+    states: np.ndarray
+    controls: np.ndarray
+    t: int
+    shades: np.ndarray | None = None
+
+    @property
+    def state(self) -> np.ndarray:
+        return self.states[self.t]
+
+    @property
+    def control(self) -> np.ndarray | None:
+        """What acts on the state; None at the last step."""
+        return self.controls[self.t] if self.t < len(self.controls) else None
+
+
+class Drawing(abc.ABC):
+    """Turns the states of one system into primitives. World coordinates are the drawing's own."""
+
+    @abc.abstractmethod
+    def frame(self, states: np.ndarray) -> Frame:
+        """A frame that holds everything drawn for states [n, *state_shape]."""
+
+    def camera(self, frame: Frame, state: np.ndarray) -> Frame:
+        """The frame in which a state [*state_shape] is seen; another than `frame` if the drawing follows its bodies."""
+        return frame
+
+    @abc.abstractmethod
+    def draw(self, scene: Scene, frame: Frame, moment: Moment) -> None:
+        """Add bodies, goal and control to the scene."""
+
+    @abc.abstractmethod
+    def sizes(self, adjoints: np.ndarray) -> np.ndarray:
+        """|λ| of every body, [n, bodies], for adjoints [n, *state_shape]."""
+
+    @abc.abstractmethod
+    def push(self, state: np.ndarray, start: np.ndarray, drag: np.ndarray) -> np.ndarray:
+        """A copy of `state` whose body nearest to `start` is pushed along `drag`; both [2], in the world."""
+
+
+class StatePlot(Drawing):
+    """State components over time, one line each, the control below them; bodies are components.
+
+    World coordinates are the step and the value. Pushing adds the height of the drag to the nearest component.
+    """
+
+    _LOW, _HIGH = (0.12, 0.36), (0.95, 0.82)
+    _STRIP = (0.16, 0.3)
+    _MOST = 64  # components; more cannot be told apart
+
+    def __init__(self, system: System, goal: np.ndarray | None = None):
+        self.goal = goal
+
+    def frame(self, states):
+        values = states[np.isfinite(states)]
+        values = values if len(values) else np.zeros(1)
+        if self.goal is not None:
+            values = np.append(values, self.goal)
+        low, high = float(values.min()), float(values.max())
+        gap = max(0.05 * (high - low), 1e-3 * max(abs(low), abs(high), 1.0))
+        return Frame.of_box((0.0, low - gap), (max(len(states) - 1, 1), high + gap), self._LOW, self._HIGH)
+
+    def draw(self, scene, frame, moment):
+        self._axes(scene, frame, moment)
+        values = moment.states.reshape(len(moment.states), -1)[:, : self._MOST]
+        colours = np.array([CYCLE[index % len(CYCLE)] for index in range(values.shape[1])], dtype=np.uint32)
+        times = np.arange(moment.t + 1)
+        for column, colour in zip(values.T, colours, strict=True):
+            scene.polyline(frame(np.stack([times, column[: moment.t + 1]], axis=1)), 0.004, int(colour))
+        now = values[moment.t]
+        finite = np.isfinite(now)
+        shown = colours if moment.shades is None else moment.shades[: self._MOST]
+        centres = np.stack([np.full(finite.sum(), moment.t), now[finite]], axis=1)
+        scene.circles(frame(centres), 0.014, shown[finite])
+        self._controls(scene, frame, moment)
+
+    def sizes(self, adjoints):
+        return np.abs(adjoints).reshape(len(adjoints), -1)
+
+    def push(self, state, start, drag):
+        pushed = np.array(state, dtype=float)
+        nearest = int(np.nanargmin(np.abs(pushed - start[1])))
+        pushed.reshape(-1)[nearest] += drag[1]
+        return pushed
+
+    def _axes(self, scene: Scene, frame: Frame, moment: Moment) -> None:
+        (x0, y0), (x1, y1) = self._LOW, self._HIGH
+        for low, high in ((y0, y1), self._STRIP):
+            scene.lines([(x0, low), (x0, low)], [(x1, low), (x0, high)], 0.003, PALE)
+        for height in (y0, y1):
+            scene.text(f"{frame.world((0.0, height))[1]:.3g}", (0.01, height + 0.015), 0.026, GREY)
+        if self.goal is not None:
+            targets = [(0.0, value) for value in np.ravel(self.goal)]
+            scene.lines(frame(targets), frame([(len(moment.states) - 1, y) for _, y in targets]), 0.003, GREY)
+        now = frame([(moment.t, 0.0)])[0, 0]
+        scene.lines([(now, self._STRIP[0])], [(now, y1)], 0.002, GREY)
+
+    def _controls(self, scene: Scene, frame: Frame, moment: Moment) -> None:
+        """Controls up to now in a strip of their own, the present one as arrows."""
+        flat = moment.controls.reshape(len(moment.controls), -1)[:, : self._MOST]
+        middle, half = sum(self._STRIP) / 2, (self._STRIP[1] - self._STRIP[0]) / 2
+        heights = middle + half * flat / largest(flat)
+        across = frame([(t, 0.0) for t in range(len(flat))])[:, 0]
+        for column in heights.T:
+            scene.polyline(np.stack([across, column], axis=1)[: moment.t + 1], 0.003, GREY)
+        if moment.t < len(flat):
+            ends = heights[moment.t][np.isfinite(heights[moment.t])]
+            begin = np.stack([np.full(len(ends), across[moment.t]), np.full(len(ends), middle)], axis=1)
+            scene.arrows(begin, begin + np.stack([np.zeros(len(ends)), ends - middle], axis=1), 0.006, BLACK)
+        scene.text("control", (0.01, self._STRIP[1]), 0.026, GREY)
+
+
+def largest(values: np.ndarray) -> float:
+    """Largest finite |value|, never 0."""
+    finite = np.abs(values[np.isfinite(values)])
+    return max(float(finite.max()) if len(finite) else 0.0, 1e-12)

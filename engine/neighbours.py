@@ -1,0 +1,281 @@
+"""Neighbours within a radius, by cells: for sums over pairs that cost N instead of N².
+
+    neighbours of i = {k : |x_i - x_k| ≤ radius},   |·| to the nearest image where an axis is periodic
+
+Space is cut into cells at least `radius` wide, so that all neighbours of a particle are in the 3^dim cells around it.
+Particles are sorted by cell with torch; kernels then gather over runs of consecutive sorted particles, one thread for
+each particle and without atomics. An axis without period is unbounded: its cells are counted modulo their number, so
+that cells far apart may share an entry, which costs a few distances and loses no pair. No place is outside, and no
+array overflows.
+
+Positions may be anything. A particle whose position is not finite neither has nor is a neighbour; coincident
+particles are neighbours; a radius above the domain makes all pairs neighbours. At positions so far out that rounding
+them moves a particle by a millionth of the radius, pairs at that distance from the radius may be missed.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import taichi as ti
+import torch
+
+from engine import runtime
+from engine.errors import SettingError
+from engine.launch import prepare
+from engine.threads import torch_threads
+
+# Cells are wider than the radius by more than what rounding moves a particle.
+_MARGIN = 1.0 + 1e-6
+# Cells for each particle: enough that unlike places seldom share a cell, few enough to look up quickly.
+_CELLS_PER_PARTICLE = 2
+
+
+class Grid(NamedTuple):
+    """What kernels know of the cells at compile time.
+
+    Attributes:
+        counts: cells along each axis.
+        periods: length of each axis, 0 where it has no end.
+        radius: of the neighbourhood.
+    """
+
+    counts: tuple[int, ...]
+    periods: tuple[float, ...]
+    radius: float
+
+    @property
+    def runs(self) -> int:
+        """Runs of sorted particles that together hold all neighbours of one: pass 0 ... runs - 1."""
+        return 2 * 3 ** (len(self.counts) - 1)
+
+
+class Cells:
+    """Particles of one batch sorted by cell: buffers that `build` fills and kernels read.
+
+    Attributes:
+        order: int32 [B, N], the particle at each place of the sorted order; stable, so results repeat bit for bit.
+        cell: int32 [B, N], the cell of each sorted particle, ascending.
+        starts: int32 [B, cells + 1], where each cell begins in the sorted order.
+    """
+
+    def __init__(self, grid: Grid, batch: int, particles: int):
+        device = runtime.current().device
+        make = lambda *shape: torch.zeros(*shape, dtype=torch.int32, device=device)  # noqa: E731
+        count = math.prod(grid.counts)
+        self.order, self.cell, self.starts = make(batch, particles), make(batch, particles), make(batch, count + 1)
+        self._indices = torch.zeros(batch, particles, dtype=torch.int64, device=device)
+        self._bounds = torch.arange(count + 1, dtype=torch.int32, device=device).expand(batch, -1).contiguous()
+        column = lambda values: torch.tensor(values, dtype=torch.float64, device=device).view(1, -1, 1)  # noqa: E731
+        widths = [
+            period / count if period else grid.radius * _MARGIN
+            for period, count in zip(grid.periods, grid.counts, strict=True)
+        ]
+        self._widths, self._counts = column(widths), column(grid.counts)
+        self._strides = column([math.prod(grid.counts[axis + 1 :]) for axis in range(len(grid.counts))])
+
+    def build(self, positions: torch.Tensor) -> None:
+        """Sort by `positions` [B, dim, N]; float64 inside, so that float32 loses no pair to rounding."""
+        # Torch's threads would wait for those of Taichi, busy with the kernel before this; ten times slower was seen.
+        with torch_threads(False):
+            places = positions.to(torch.float64).div(self._widths).floor_().remainder_(self._counts).nan_to_num_(0.0)
+            keys = places.mul_(self._strides).sum(1).to(torch.int32)
+            torch.sort(keys, dim=1, stable=True, out=(self.cell, self._indices))
+            self.order.copy_(self._indices)
+            torch.searchsorted(self.cell, self._bounds, out_int32=True, out=self.starts)
+
+    def sort(self, values: torch.Tensor, out: torch.Tensor) -> None:
+        """Write `values` [B, rows, N] in the sorted order to `out`."""
+        torch.gather(values, 2, self._indices.unsqueeze(1).expand_as(values), out=out)
+
+
+class Neighbours:
+    """A neighbour search for batches of N particles in `dim` dimensions.
+
+    A system builds the cells in each launch, `cells(batch).build(positions)`, in the step and again in the
+    pull-back, so that nothing but states is stored; then its kernel gathers, for each sorted particle s of sample b,
+
+        for run in range(grid.runs):
+            first, last = neighbour_run(starts, cell[b, s], b, run, grid)
+            ...                                             # sum over the sorted particles first ... last - 1
+
+    where pairs beyond the radius turn up too and must count as nothing. `pairs` does so for lists of pairs.
+
+    Args:
+        dim: 2 or 3.
+        particles: N, at least 1.
+        radius: above 0; any size.
+        period: length of each axis, None for an axis without end; or one for all axes.
+    """
+
+    def __init__(self, dim: int, particles: int, radius: float, period: float | Sequence[float | None] | None = None):
+        if dim not in (2, 3):
+            raise SettingError(f"Expected neighbours in 2 or 3 dimensions, got {dim!r}.")
+        if not isinstance(particles, int) or particles < 1:
+            raise SettingError(f"Expected neighbours among at least 1 particle, got {particles!r}.")
+        if not 0 < radius < math.inf:
+            raise SettingError(f"Expected a finite radius above 0, got {radius}.")
+        periods = (period,) * dim if period is None or isinstance(period, (int, float)) else tuple(period)
+        if len(periods) != dim or any(length is not None and not 0 < length < math.inf for length in periods):
+            raise SettingError(f"Expected {dim} finite periods above 0, or None for axes without end, got {period!r}.")
+        self.dim, self.particles = dim, particles
+        most = max(1, round((_CELLS_PER_PARTICLE * particles) ** (1 / dim)))
+        counts = (
+            most if length is None else int(max(1, min(most, length // (radius * _MARGIN)))) for length in periods
+        )
+        lengths = tuple(0.0 if length is None else float(length) for length in periods)
+        self.grid = Grid(tuple(counts), lengths, float(radius))
+        self._cells: dict[int, Cells] = {}
+
+    def cells(self, batch: int) -> Cells:
+        """The cells of a batch of this size; launches share them, since they run one after another."""
+        if batch not in self._cells:
+            # Made inside an inference mode they could not be filled outside it.
+            with torch.inference_mode(False):
+                self._cells[batch] = Cells(self.grid, batch, self.particles)
+        return self._cells[batch]
+
+    def scratch_bytes(self, batch: int) -> int:
+        """Bytes of the buffers for a batch of this size, and of what building them takes for a while."""
+        places = 4 * math.prod(self.grid.counts) * 2
+        return batch * (places + self.particles * (4 + 4 + 8 + 8 + 8 * self.dim))
+
+    def pairs(self, positions: torch.Tensor) -> torch.Tensor:
+        """All (sample, i, k) with i ≠ k within the radius for `positions` [B, dim, N], sorted: int64 [pairs, 3]."""
+        runtime.current().check("positions", positions, (len(positions), self.dim, self.particles))
+        cells = self.cells(len(positions))
+        cells.build(positions)
+        ordered = torch.empty_like(positions, memory_format=torch.contiguous_format)
+        cells.sort(positions, ordered)
+        counts = torch.zeros_like(cells.order)
+        arrays = ordered, cells.order, cells.cell, cells.starts
+        prepare(_count_pairs, *arrays, counts, self.grid)()
+        ends = counts.flatten().cumsum(0)
+        total = int(ends[-1])
+        found = torch.zeros(max(1, total), 3, dtype=torch.int32, device=positions.device)
+        begins = (ends - counts.flatten()).view_as(counts)
+        if total >= 2**31:
+            raise SettingError(f"Expected fewer than 2³¹ pairs to list, got {total}; take a smaller radius.")
+        prepare(_list_pairs, *arrays, begins.to(torch.int32), found, self.grid)()
+        found = found[:total].long()
+        keys = (found[:, 0] * self.particles + found[:, 1]) * self.particles + found[:, 2]
+        return found[keys.argsort()]
+
+    def candidates(self, positions: torch.Tensor) -> int:
+        """How many pairs a gather over `positions` [B, dim, N] looks at: the cost of one sum."""
+        runtime.current().check("positions", positions, (len(positions), self.dim, self.particles))
+        cells = self.cells(len(positions))
+        cells.build(positions)
+        counts = torch.zeros_like(cells.order)
+        prepare(_count_candidates, cells.cell, cells.starts, counts, self.grid)()
+        return int(counts.long().sum())
+
+
+@ti.func
+def neighbour_run(starts: ti.template(), cell, b, run, grid: ti.template()):
+    """(first, last) of one of the `grid.runs` runs of sorted particles around `cell`, empty where first = last.
+
+    Consecutive cells along the last axis are consecutive in the sorted order: they make one run, or two where the
+    axis wraps. Together the runs hold each particle of the 3^dim cells once.
+    """
+    last_axis = ti.static(len(grid.counts) - 1)
+    width = ti.static(grid.counts[last_axis])
+    column, rest, choice = cell % width, cell // width, run // 2
+    row, stride, inside = 0, 1, True
+    for back in ti.static(range(last_axis)):
+        count = ti.static(grid.counts[last_axis - 1 - back])
+        place = rest % count + choice % 3 - 1
+        rest, choice = rest // count, choice // 3
+        if ti.static(count >= 3):
+            place = (place + count) % count
+        else:
+            inside = inside and 0 <= place < count
+        row += stride * place
+        stride *= count
+    low, high = ti.max(column - 1, 0), ti.min(column + 1, width - 1)
+    if run % 2 == 1:
+        low, high = 0, -1
+        if ti.static(width >= 3):
+            if column == 0:
+                low, high = width - 1, width - 1
+            elif column == width - 1:
+                low, high = 0, 0
+    first, last = 0, 0
+    if inside and low <= high:
+        first, last = starts[b, row * width + low], starts[b, row * width + high + 1]
+    return first, last
+
+
+@ti.func
+def nearest_image(delta, axis: ti.template(), grid: ti.template()):
+    """A difference of coordinates along `axis`, to the nearest image where the axis is periodic."""
+    result = delta
+    if ti.static(grid.periods[axis] > 0.0):
+        period = ti.static(grid.periods[axis])
+        result -= period * ti.round(delta / period)
+    return result
+
+
+@ti.func
+def _near(ordered: ti.template(), b, s, k, grid: ti.template()):
+    squared = 0.0
+    for axis in ti.static(range(len(grid.counts))):
+        delta = nearest_image(ordered[b, axis, s] - ordered[b, axis, k], axis, grid)
+        squared += delta * delta
+    return s != k and squared <= grid.radius * grid.radius
+
+
+@ti.kernel
+def _count_pairs(
+    ordered: ti.types.ndarray(ndim=3),
+    order: ti.types.ndarray(ndim=2),
+    cell: ti.types.ndarray(ndim=2),
+    starts: ti.types.ndarray(ndim=2),
+    counts: ti.types.ndarray(ndim=2),
+    grid: ti.template(),
+):
+    for b, s in ti.ndrange(order.shape[0], order.shape[1]):
+        count = 0
+        for run in range(grid.runs):
+            first, last = neighbour_run(starts, cell[b, s], b, run, grid)
+            for k in range(first, last):
+                if _near(ordered, b, s, k, grid):
+                    count += 1
+        counts[b, s] = count
+
+
+@ti.kernel
+def _list_pairs(
+    ordered: ti.types.ndarray(ndim=3),
+    order: ti.types.ndarray(ndim=2),
+    cell: ti.types.ndarray(ndim=2),
+    starts: ti.types.ndarray(ndim=2),
+    begins: ti.types.ndarray(ndim=2),
+    found: ti.types.ndarray(ndim=2),
+    grid: ti.template(),
+):
+    for b, s in ti.ndrange(order.shape[0], order.shape[1]):
+        place = begins[b, s]
+        for run in range(grid.runs):
+            first, last = neighbour_run(starts, cell[b, s], b, run, grid)
+            for k in range(first, last):
+                if _near(ordered, b, s, k, grid):
+                    found[place, 0] = b
+                    found[place, 1] = order[b, s]
+                    found[place, 2] = order[b, k]
+                    place += 1
+
+
+@ti.kernel
+def _count_candidates(
+    cell: ti.types.ndarray(ndim=2),
+    starts: ti.types.ndarray(ndim=2),
+    counts: ti.types.ndarray(ndim=2),
+    grid: ti.template(),
+):
+    for b, s in ti.ndrange(cell.shape[0], cell.shape[1]):
+        count = 0
+        for run in range(grid.runs):
+            first, last = neighbour_run(starts, cell[b, s], b, run, grid)
+            count += last - first
+        counts[b, s] = count

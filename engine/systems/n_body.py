@@ -1,0 +1,250 @@
+"""Bodies that attract each other by softened gravity, some of them with thrusters."""
+
+import math
+from collections.abc import Sequence
+
+import taichi as ti
+import torch
+
+from engine import runtime
+from engine.errors import SettingError
+from engine.launch import prepare
+from engine.system import System
+from engine.vector_system import serial_loop
+
+# As many sums beside each other as LLVM turns into vector instructions.
+_LANES = 16
+# Up to this many pairs, about 100 µs of them, waking other threads for a step costs more than it saves.
+_SERIAL_PAIRS = 2**15
+
+
+@ti.data_oriented
+class NBody(System):
+    """N bodies in 2 or 3 dimensions; every pair attracts.
+
+        ẋ_i = v_i,   v̇_i = G Σ_{k≠i} m_k (x_k - x_i) / (|x_k - x_i|² + ε²)^{3/2} + u_i
+
+    G = `gravity`, m = `masses`, ε = `softening`; u_i is the thrust of body i for each unit of its mass, 0 for bodies
+    without thrusters. Units are the caller's. Bodies of mass 0 are pulled and do not pull; coincident bodies exert no
+    force on each other.
+
+    Leapfrog, drift-kick-drift, with the thrust constant in each step; second order, symplectic without thrust:
+
+        x½ = x + dt/2 v,   v' = v + dt (a(x½) + u),   x' = x½ + dt/2 v'
+
+    The frequency of any motion about any configuration is at most √(G Σm / ε³), and the scheme is stable for time
+    steps below 2 over that; longer ones are refused.
+
+    State [2·dim, N]: rows x, y, (z,) vx, vy, (vz). Control [dim, thrusters]: a column for each body in `thrusters`.
+
+    All pairs are summed for each body, in the step and in the adjoint alike, without atomics: with the symmetric
+    Jacobian H_ik of (x_k - x_i) / (...)^{3/2} and q̂ the adjoint of v', body i gathers G Σ_k H_ik (m_i q̂_k - m_k q̂_i).
+
+    Source: Hairer, Lubich and Wanner, Geometric Numerical Integration (2006), Sec. I.1.4; softening: Plummer (1911).
+
+    Args:
+        masses: of the bodies, 0 or more each.
+        thrusters: which bodies have one, by index.
+        dim: 2 or 3.
+        dt: time step.
+        gravity: G, 0 or more.
+        softening: ε, above 0.
+    """
+
+    def __init__(
+        self,
+        masses: Sequence[float] = (1.0, 1e-3, 1e-3),
+        thrusters: Sequence[int] = (1, 2),
+        dim: int = 2,
+        dt: float = 0.02,
+        gravity: float = 1.0,
+        softening: float = 0.1,
+    ):
+        masses, thrusters = tuple(float(mass) for mass in masses), tuple(thrusters)
+        if not masses or not all(0 <= mass < math.inf for mass in masses):
+            raise SettingError(f"Expected at least 1 body, each of a finite mass of at least 0, got {_brief(masses)}.")
+        if dim not in (2, 3):
+            raise SettingError(f"Expected n-body in 2 or 3 dimensions, got {dim!r}.")
+        bodies = range(len(masses))
+        if not thrusters or len(set(thrusters)) < len(thrusters) or any(body not in bodies for body in thrusters):
+            raise SettingError(
+                f"Expected thrusters as one or more different bodies below {len(masses)}, got {_brief(thrusters)}."
+            )
+        if not softening > 0:
+            raise SettingError(f"Expected a softening above 0, got {softening}.")
+        if not gravity >= 0:
+            raise SettingError(f"Expected a gravity of at least 0, got {gravity}.")
+        self.name = "n-body"
+        self.masses, self.thrusters, self.dim = masses, thrusters, dim
+        self.dt, self.gravity, self.softening = dt, gravity, softening
+        longest = longest_dt(masses, gravity, softening)
+        if not 0 < dt < longest:
+            raise SettingError(f"Expected a time step dt above 0 and below 2 √(ε³ / (G Σm)) = {longest:.4g}, got {dt}.")
+        self.bodies = len(masses)
+        self.state_shape, self.control_shape = (2 * dim, self.bodies), (dim, len(thrusters))
+        device = runtime.current().device
+        self._masses = torch.tensor(masses, dtype=runtime.current().dtype, device=device)
+        self._columns = torch.full((self.bodies,), -1, dtype=torch.int32, device=device)
+        self._columns[list(thrusters)] = torch.arange(len(thrusters), dtype=torch.int32, device=device)
+
+    def prepare_step(self, state, control, next_state):
+        half, _ = self._half_and_kick(state)
+        return prepare(self._step, state, control, self._masses, self._columns, half, next_state, *self._loops(state))
+
+    def prepare_pull_back(self, state, control, next_adjoint, adjoint, cotangent):
+        half, kick = self._half_and_kick(state)
+        return prepare(
+            self._pull_back,
+            state,
+            next_adjoint,
+            self._masses,
+            self._columns,
+            half,
+            kick,
+            adjoint,
+            cotangent,
+            *self._loops(state),
+        )
+
+    def scratch_bytes(self, batch):
+        return 2 * batch * self.dim * self.bodies * runtime.current().dtype.itemsize
+
+    def _half_and_kick(self, state: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Where launches put x½ and q̂ [B, dim, N]."""
+        shape = len(state), self.dim, self.bodies
+        return self.scratch("half", *shape), self.scratch("kick", *shape)
+
+    def _loops(self, state: torch.Tensor) -> tuple[bool, bool]:
+        """Whether a loop over the bodies of all samples is serial, and whether sums over bodies run in lanes."""
+        rows, on_cpu = len(state) * self.bodies, runtime.current().backend == "cpu"
+        few = rows * self.bodies <= _SERIAL_PAIRS and on_cpu
+        return few or serial_loop(rows), on_cpu and self.bodies >= _LANES
+
+    @ti.kernel
+    def _step(
+        self,
+        state: ti.types.ndarray(ndim=3),
+        control: ti.types.ndarray(ndim=3),
+        masses: ti.types.ndarray(ndim=1),
+        columns: ti.types.ndarray(ndim=1),
+        half: ti.types.ndarray(ndim=3),
+        next_state: ti.types.ndarray(ndim=3),
+        serial: ti.template(),
+        in_lanes: ti.template(),
+    ):
+        ti.loop_config(serialize=serial)
+        for b, i in ti.ndrange(state.shape[0], self.bodies):
+            for axis in ti.static(range(self.dim)):
+                half[b, axis, i] = state[b, axis, i] + 0.5 * self.dt * state[b, self.dim + axis, i]
+        ti.loop_config(serialize=serial)
+        for b, i in ti.ndrange(state.shape[0], self.bodies):
+            acceleration = self.gravity * self._pull(half, masses, b, i, in_lanes)
+            for axis in ti.static(range(self.dim)):
+                if columns[i] >= 0:
+                    acceleration[axis] += control[b, axis, columns[i]]
+                velocity = state[b, self.dim + axis, i] + self.dt * acceleration[axis]
+                next_state[b, self.dim + axis, i] = velocity
+                next_state[b, axis, i] = half[b, axis, i] + 0.5 * self.dt * velocity
+
+    @ti.kernel
+    def _pull_back(
+        self,
+        state: ti.types.ndarray(ndim=3),
+        next_adjoint: ti.types.ndarray(ndim=3),
+        masses: ti.types.ndarray(ndim=1),
+        columns: ti.types.ndarray(ndim=1),
+        half: ti.types.ndarray(ndim=3),
+        kick: ti.types.ndarray(ndim=3),
+        adjoint: ti.types.ndarray(ndim=3),
+        cotangent: ti.types.ndarray(ndim=3),
+        serial: ti.template(),
+        in_lanes: ti.template(),
+    ):
+        ti.loop_config(serialize=serial)
+        for b, i in ti.ndrange(state.shape[0], self.bodies):
+            for axis in ti.static(range(self.dim)):
+                half[b, axis, i] = state[b, axis, i] + 0.5 * self.dt * state[b, self.dim + axis, i]
+                kick[b, axis, i] = next_adjoint[b, self.dim + axis, i] + 0.5 * self.dt * next_adjoint[b, axis, i]
+        ti.loop_config(serialize=serial)
+        for b, i in ti.ndrange(state.shape[0], self.bodies):
+            gathered = self.gravity * self._pull_adjoint(half, kick, masses, b, i, in_lanes)
+            for axis in ti.static(range(self.dim)):
+                to_position = next_adjoint[b, axis, i] + self.dt * gathered[axis]
+                adjoint[b, axis, i] = to_position
+                adjoint[b, self.dim + axis, i] = kick[b, axis, i] + 0.5 * self.dt * to_position
+                if columns[i] >= 0:
+                    cotangent[b, axis, columns[i]] += self.dt * kick[b, axis, i]
+
+    @ti.func
+    def _pull(self, half: ti.template(), masses: ti.template(), b, i, in_lanes: ti.template()):
+        """Σ_k m_k (x_k - x_i) / d³."""
+        x = ti.Vector([half[b, axis, i] for axis in range(self.dim)])
+        result, rest = ti.Vector.zero(float, self.dim), 0
+        if ti.static(in_lanes):
+            lanes_x, lanes_y = ti.Vector.zero(float, _LANES), ti.Vector.zero(float, _LANES)
+            lanes_z = ti.Vector.zero(float, _LANES)
+            for block in range(self.bodies // _LANES):
+                for lane in range(_LANES):
+                    term = self._attraction(half, masses, b, block * _LANES + lane, x)
+                    lanes_x[lane] += term[0]
+                    lanes_y[lane] += term[1]
+                    if ti.static(self.dim == 3):
+                        lanes_z[lane] += term[2]
+            result[0], result[1] = lanes_x.sum(), lanes_y.sum()
+            if ti.static(self.dim == 3):
+                result[2] = lanes_z.sum()
+            rest = self.bodies // _LANES * _LANES
+        for k in range(rest, self.bodies):
+            result += self._attraction(half, masses, b, k, x)
+        return result
+
+    @ti.func
+    def _attraction(self, half: ti.template(), masses: ti.template(), b, k, x):
+        r = ti.Vector([half[b, axis, k] - x[axis] for axis in range(self.dim)])
+        inverse = 1.0 / ti.sqrt(r.dot(r) + self.softening * self.softening)
+        return masses[k] * inverse * inverse * inverse * r
+
+    @ti.func
+    def _pull_adjoint(
+        self, half: ti.template(), kick: ti.template(), masses: ti.template(), b, i, in_lanes: ti.template()
+    ):
+        """Σ_k H_ik (m_i q̂_k - m_k q̂_i)."""
+        x = ti.Vector([half[b, axis, i] for axis in range(self.dim)])
+        q = ti.Vector([kick[b, axis, i] for axis in range(self.dim)])
+        mass = masses[i]
+        result, rest = ti.Vector.zero(float, self.dim), 0
+        if ti.static(in_lanes):
+            lanes_x, lanes_y = ti.Vector.zero(float, _LANES), ti.Vector.zero(float, _LANES)
+            lanes_z = ti.Vector.zero(float, _LANES)
+            for block in range(self.bodies // _LANES):
+                for lane in range(_LANES):
+                    term = self._attraction_pull_back(half, kick, masses, b, block * _LANES + lane, x, q, mass)
+                    lanes_x[lane] += term[0]
+                    lanes_y[lane] += term[1]
+                    if ti.static(self.dim == 3):
+                        lanes_z[lane] += term[2]
+            result[0], result[1] = lanes_x.sum(), lanes_y.sum()
+            if ti.static(self.dim == 3):
+                result[2] = lanes_z.sum()
+            rest = self.bodies // _LANES * _LANES
+        for k in range(rest, self.bodies):
+            result += self._attraction_pull_back(half, kick, masses, b, k, x, q, mass)
+        return result
+
+    @ti.func
+    def _attraction_pull_back(self, half: ti.template(), kick: ti.template(), masses: ti.template(), b, k, x, q, mass):
+        r = ti.Vector([half[b, axis, k] - x[axis] for axis in range(self.dim)])
+        h = ti.Vector([mass * kick[b, axis, k] - masses[k] * q[axis] for axis in range(self.dim)])
+        inverse = 1.0 / ti.sqrt(r.dot(r) + self.softening * self.softening)
+        squared = inverse * inverse
+        return squared * inverse * (h - 3.0 * squared * r.dot(h) * r)
+
+
+def longest_dt(masses: Sequence[float], gravity: float, softening: float) -> float:
+    """The time step below which the scheme is stable, about any configuration."""
+    pull = gravity * math.fsum(masses)
+    return 2.0 * math.sqrt(softening**3 / pull) if pull > 0 else math.inf
+
+
+def _brief(values: tuple) -> str:
+    return str(values) if len(values) <= 8 else f"{len(values)} of them"

@@ -1,0 +1,213 @@
+"""A quantum particle in a box, steered by a field."""
+
+import math
+
+import taichi as ti
+import torch
+
+from engine.errors import SettingError
+from engine.launch import prepare
+from engine.system import System
+from engine.vector_system import serial_loop
+
+LENGTH = 2.0
+
+
+@ti.data_oriented
+class QuantumBox(System):
+    """i ∂ψ/∂t = H ψ,  H = -∂²/∂x² + u x,  on [0, 2] with ψ = 0 at the walls.
+
+    N interior points x_j = j dx, dx = 2/(N + 1); the Laplacian by central differences, so that H is tridiagonal with
+    2/dx² + u x_j on its diagonal and -1/dx² beside it. Crank-Nicolson, second order in dt and unitary:
+
+        (1 + ½i dt H) ψ' = (1 - ½i dt H) ψ
+
+    computed as ψ' = 2 z - ψ with (1 + ½i dt H) z = ψ, which rounds less than multiplying by H does, and solved by
+    elimination along the grid in O(N), without pivots, which a matrix 1 + iH with H real and symmetric never needs.
+    With λ as a complex number the adjoint is
+
+        (1 - ½i dt H) w = λ',   λ = 2 w - λ',   ū = ½ dt Σ_j x_j Im(w_j* (ψ_j + ψ'_j))
+
+    State [2, N]: rows Re ψ, Im ψ. Control [1]: u, the strength of the field. Units with ħ = 1 and mass ½.
+
+    Source: Schnell and Thuerey (ICLR 2024), Sec. 3.3.
+
+    Args:
+        points: N, at least 2.
+        dt: time step.
+    """
+
+    def __init__(self, points: int = 32, dt: float = 0.0625):
+        if not isinstance(points, int) or points < 2:
+            raise SettingError(f"Expected quantum with at least 2 points, got {points!r}.")
+        if not dt > 0:
+            raise SettingError(f"Expected a time step dt above 0, got {dt}.")
+        self.name = "quantum"
+        self.points, self.dt = points, dt
+        self.state_shape, self.control_shape = (2, points), (1,)
+        self.dx = LENGTH / (points + 1)
+        self._half = 0.5 * dt
+        self._centre, self._beside = 2.0 / self.dx**2, -1.0 / self.dx**2
+
+    def eigenstate(self, n: int) -> torch.Tensor:
+        """The n-th eigenstate of H at u = 0, n from 1: sin(π n j / (N + 1)), of norm 1; [N], float64."""
+        if not 1 <= n <= self.points:
+            raise SettingError(f"Expected an eigenstate from 1 to {self.points}, got {n}.")
+        values = torch.sin(math.pi * n * torch.arange(1, self.points + 1, dtype=torch.float64) / (self.points + 1))
+        return values / values.norm()
+
+    def prepare_step(self, state, control, next_state):
+        scratch = self._scratch(state)
+        return prepare(self._step, state, control, next_state, scratch, serial_loop(len(state)))
+
+    def prepare_pull_back(self, state, control, next_adjoint, adjoint, cotangent):
+        arrays = (state, control, next_adjoint, adjoint, cotangent, torch.zeros_like(state), self._scratch(state))
+        return prepare(self._pull_back, *arrays, serial_loop(len(state)))
+
+    def prepare_sweep(self, states, controls, direct, jacobian, adjoints, cotangents, samples, rule):
+        weights = getattr(rule, "path_weights", None)
+        if weights is None:
+            return None
+        first, last, _ = samples.indices(states.shape[1])
+        return prepare(
+            self._sweep,
+            states,
+            controls,
+            direct,
+            jacobian,
+            adjoints,
+            cotangents,
+            self._scratch(states[0]),
+            first,
+            last,
+            float(weights[0]),
+            float(weights[1]),
+            serial_loop(last - first),
+            rule.uses_physics,
+            rule.uses_policy,
+        )
+
+    def _scratch(self, state: torch.Tensor) -> torch.Tensor:
+        """[B, 4, N]: elimination factors, then the right-hand side and solution; real and imaginary rows."""
+        return state.new_zeros(len(state), 4, self.points)
+
+    @ti.kernel
+    def _step(
+        self,
+        state: ti.types.ndarray(ndim=3),
+        control: ti.types.ndarray(ndim=2),
+        next_state: ti.types.ndarray(ndim=3),
+        scratch: ti.types.ndarray(ndim=3),
+        serial: ti.template(),
+    ):
+        ti.loop_config(serialize=serial)
+        for b in range(state.shape[0]):
+            self._load(state, scratch, b)
+            self._solve(scratch, b, control[b, 0], 1.0)
+            for j in range(self.points):
+                next_state[b, 0, j] = 2.0 * scratch[b, 2, j] - state[b, 0, j]
+                next_state[b, 1, j] = 2.0 * scratch[b, 3, j] - state[b, 1, j]
+
+    @ti.kernel
+    def _pull_back(
+        self,
+        state: ti.types.ndarray(ndim=3),
+        control: ti.types.ndarray(ndim=2),
+        next_adjoint: ti.types.ndarray(ndim=3),
+        adjoint: ti.types.ndarray(ndim=3),
+        cotangent: ti.types.ndarray(ndim=2),
+        middle: ti.types.ndarray(ndim=3),
+        scratch: ti.types.ndarray(ndim=3),
+        serial: ti.template(),
+    ):
+        ti.loop_config(serialize=serial)
+        for b in range(state.shape[0]):
+            u = control[b, 0]
+            self._load(state, scratch, b)
+            self._solve(scratch, b, u, 1.0)
+            for j in range(self.points):
+                middle[b, 0, j], middle[b, 1, j] = scratch[b, 2, j], scratch[b, 3, j]
+            self._load(next_adjoint, scratch, b)
+            self._solve(scratch, b, u, -1.0)
+            pulled = 0.0
+            for j in range(self.points):
+                re, im = scratch[b, 2, j], scratch[b, 3, j]
+                pulled += (j + 1) * (re * middle[b, 1, j] - im * middle[b, 0, j])
+                adjoint[b, 0, j] = 2.0 * re - next_adjoint[b, 0, j]
+                adjoint[b, 1, j] = 2.0 * im - next_adjoint[b, 1, j]
+            cotangent[b, 0] += self.dt * self.dx * pulled  # ψ + ψ' = 2 z
+
+    @ti.kernel
+    def _sweep(
+        self,
+        states: ti.types.ndarray(ndim=4),
+        controls: ti.types.ndarray(ndim=3),
+        direct: ti.types.ndarray(ndim=4),
+        jacobian: ti.types.ndarray(ndim=4),
+        adjoints: ti.types.ndarray(ndim=4),
+        cotangents: ti.types.ndarray(ndim=3),
+        scratch: ti.types.ndarray(ndim=3),
+        first: int,
+        last: int,
+        physics_weight: float,
+        policy_weight: float,
+        serial: ti.template(),
+        uses_physics: ti.template(),
+        uses_policy: ti.template(),
+    ):
+        ti.loop_config(serialize=serial)
+        for sample in range(last - first):
+            b = first + sample
+            steps = controls.shape[0]
+            for back in range(steps):
+                t = steps - 1 - back
+                u = controls[t, b, 0]
+                for j in range(self.points):
+                    scratch[b, 2, j] = adjoints[t + 1, b, 0, j]
+                    scratch[b, 3, j] = adjoints[t + 1, b, 1, j]
+                self._solve(scratch, b, u, -1.0)
+                pulled = 0.0
+                for j in range(self.points):
+                    re = states[t, b, 0, j] + states[t + 1, b, 0, j]
+                    im = states[t, b, 1, j] + states[t + 1, b, 1, j]
+                    pulled += (j + 1) * (scratch[b, 2, j] * im - scratch[b, 3, j] * re)
+                cotangent = cotangents[t, b, 0] + self._half * self.dx * pulled
+                cotangents[t, b, 0] = cotangent
+                for j in range(self.points):
+                    value = ti.Vector([direct[t, b, 0, j], direct[t, b, 1, j]])
+                    if ti.static(uses_physics):
+                        for row in ti.static(range(2)):
+                            value[row] += physics_weight * (2.0 * scratch[b, 2 + row, j] - adjoints[t + 1, b, row, j])
+                    if ti.static(uses_policy):
+                        value[0] += policy_weight * jacobian[t, b, 0, j] * cotangent
+                        value[1] += policy_weight * jacobian[t, b, 0, self.points + j] * cotangent
+                    adjoints[t, b, 0, j] = value[0]
+                    adjoints[t, b, 1, j] = value[1]
+
+    @ti.func
+    def _load(self, values: ti.template(), scratch: ti.template(), b):
+        """Make the rows of sample b the right-hand side."""
+        for j in range(self.points):
+            scratch[b, 2, j], scratch[b, 3, j] = values[b, 0, j], values[b, 1, j]
+
+    @ti.func
+    def _solve(self, scratch: ti.template(), b, u, sign):
+        """Solve (1 + sign ½i dt H) z = r in place, r and z in rows 2 and 3."""
+        e = sign * self._half * self._beside  # i e stands beside the diagonal 1 + i d
+        c_re, c_im, y_re, y_im = 0.0, 0.0, 0.0, 0.0
+        for j in range(self.points):
+            d = sign * self._half * (self._centre + u * self.dx * (j + 1))
+            m_re, m_im = 1.0 + e * c_im, d - e * c_re
+            inverse = 1.0 / (m_re * m_re + m_im * m_im)
+            r_re, r_im = scratch[b, 2, j] + e * y_im, scratch[b, 3, j] - e * y_re
+            c_re, c_im = e * m_im * inverse, e * m_re * inverse
+            y_re, y_im = (r_re * m_re + r_im * m_im) * inverse, (r_im * m_re - r_re * m_im) * inverse
+            scratch[b, 0, j], scratch[b, 1, j] = c_re, c_im
+            scratch[b, 2, j], scratch[b, 3, j] = y_re, y_im
+        for back in range(1, self.points):
+            j = self.points - 1 - back
+            c_re, c_im = scratch[b, 0, j], scratch[b, 1, j]
+            z_re = scratch[b, 2, j] - c_re * y_re + c_im * y_im
+            z_im = scratch[b, 3, j] - c_re * y_im - c_im * y_re
+            scratch[b, 2, j], scratch[b, 3, j] = z_re, z_im
+            y_re, y_im = z_re, z_im

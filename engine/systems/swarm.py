@@ -1,0 +1,224 @@
+"""Guidance of thousands of evaders: all pairs, or a flock that feels no further than a radius."""
+
+import math
+
+import taichi as ti
+import torch
+
+from engine import runtime
+from engine.errors import SettingError
+from engine.launch import prepare
+from engine.neighbours import Cells, Neighbours, neighbour_run
+from engine.pairs import CentralForce, pair_adjoints, pair_forces
+from engine.systems.guidance import DRIVER_DAMPING, EVADER_DAMPING, FLOCKING, SOFTENING, SPACING, Guidance
+from engine.vector_system import serial_loop
+
+# Explicit Euler lets damped velocities decay for time steps below this.
+LONGEST_DT = 2.0 / max(DRIVER_DAMPING, EVADER_DAMPING)
+
+
+@ti.data_oriented
+class Swarm(Guidance):
+    """D drivers steer E evaders in the plane, as in `Guidance`; E may be thousands, and evaders may be short-sighted.
+
+        v̇_di = c₁ r + c₂ r⊥ - γ_d v_di + α Σ_{k≠i} (x_di - x_dk) / d_ik²
+        v̇_ej = β Σ_i (x_ej - x_di) / d_ij² - γ_e v_ej + σ Σ_{k≠j} W(|x_ej - x_ek|) φ(d_jk) (x_ek - x_ej)
+
+    Symbols, constants, units, shapes and integrator (explicit Euler, first order) as in `Guidance`; σ = `flocking`.
+    W cuts the flocking of evaders off at R = `radius`:
+
+        W(ρ) = s² (3 - 2s),   s = 4/3 (1 - ρ²/R²), at least 0 and at most 1
+
+    that is 1 up to R/2, 0 from R on, and smooth enough that force and Jacobian are continuous. Without a radius W = 1
+    and the physics is that of `Guidance`. Drivers are seen from anywhere.
+
+    State [4, D + E]: rows x, y, vx, vy; drivers first. Control [2, D]: rows c₁, c₂.
+
+    All pairs cost E². With cells the evaders are sorted by place in every step, and again in its adjoint, and each
+    gathers from those around it (`engine.neighbours`): E times the evaders near one. Either way there are no atomics.
+    The plane has no end and no place is outside; coincident particles exert no force on each other. A state that is
+    not finite makes its sample so, which trainers report.
+
+    Source: Schnell and Thuerey (ICLR 2024), Sec. 3.2, after Ko and Zuazua (2020); the cut-off is ours.
+
+    Args:
+        drivers: D, at least 1.
+        evaders: E, at least 1.
+        dt: time step, below `LONGEST_DT` = 2/γ_e = 0.5, beyond which the damping itself is unstable.
+        radius: R, above 0; None for no cut-off. Large ones cost what all pairs cost.
+        cells: find evaders within the radius by cells; otherwise all pairs are looked at, with the same result.
+        flocking: σ.
+        mean_centre, reversed_flocking: as in `Guidance`.
+    """
+
+    def __init__(
+        self,
+        drivers: int = 8,
+        evaders: int = 2000,
+        dt: float = 4 / 60,
+        radius: float | None = None,
+        cells: bool = True,
+        flocking: float = FLOCKING,
+        mean_centre: bool = False,
+        reversed_flocking: bool = False,
+    ):
+        if not 0 < dt < LONGEST_DT:
+            raise SettingError(f"Expected a time step dt above 0 and below {LONGEST_DT}, got {dt}.")
+        if radius is not None and not 0 < radius < math.inf:
+            raise SettingError(f"Expected a finite radius above 0, or None for no cut-off, got {radius}.")
+        if not math.isfinite(flocking):
+            raise SettingError(f"Expected a finite flocking, got {flocking}.")
+        super().__init__(drivers, evaders, dt, mean_centre, reversed_flocking)
+        self.name = "swarm"
+        attraction = -flocking if reversed_flocking else flocking
+        self._flock = CentralForce(
+            -SPACING * attraction, attraction, SOFTENING, math.inf if radius is None else float(radius)
+        )
+        self._neighbours = Neighbours(2, evaders, radius) if radius is not None and cells else None
+        self._grid = None if self._neighbours is None else self._neighbours.grid
+
+    def prepare_step(self, state, control, next_state):
+        if self._neighbours is None:
+            return super().prepare_step(state, control, next_state)
+        cells, ordered = self._sorted(len(state))
+        positions = state.detach()[:, :2, self.drivers :]
+        rows = ordered[0, :, :2]
+        gather = prepare(
+            self._step_in_cells,
+            *(tensor.unsqueeze(0) for tensor in (state, control, next_state)),
+            ordered,
+            cells.order,
+            cells.cell,
+            cells.starts,
+            *self._loops(state),
+        )
+
+        def launch() -> None:
+            cells.build(positions)
+            cells.sort(positions, rows)
+            gather()
+
+        return launch
+
+    def prepare_pull_back(self, state, control, next_adjoint, adjoint, cotangent):
+        if self._neighbours is None:
+            return super().prepare_pull_back(state, control, next_adjoint, adjoint, cotangent)
+        cells, ordered = self._sorted(len(state))
+        positions, velocities = (
+            state.detach()[:, :2, self.drivers :],
+            next_adjoint.detach()[:, 2:, self.drivers :],
+        )
+        rows, adjoint_rows = ordered[0, :, :2], ordered[0, :, 2:]
+        gather = prepare(
+            self._pull_back_in_cells,
+            *(tensor.unsqueeze(0) for tensor in (state, control, next_adjoint, adjoint, cotangent)),
+            ordered,
+            cells.order,
+            cells.cell,
+            cells.starts,
+            *self._loops(state),
+        )
+
+        def launch() -> None:
+            cells.build(positions)
+            cells.sort(positions, rows)
+            cells.sort(velocities, adjoint_rows)
+            gather()
+
+        return launch
+
+    def prepare_sweep(self, states, controls, direct, jacobian, adjoints, cotangents, samples, rule):
+        if self._neighbours is not None:
+            return None
+        return super().prepare_sweep(states, controls, direct, jacobian, adjoints, cotangents, samples, rule)
+
+    def scratch_bytes(self, batch):
+        if self._neighbours is None:
+            return super().scratch_bytes(batch)
+        ordered = 4 * batch * self.evaders * runtime.current().dtype.itemsize
+        return ordered + self._neighbours.scratch_bytes(batch)
+
+    def _sorted(self, batch: int) -> tuple[Cells, torch.Tensor]:
+        """The cells, and [1, B, 4, E] in which evaders are sorted: rows x, y, and the adjoint of vx, vy."""
+        assert self._neighbours is not None
+        # Made inside an inference mode it could not be filled outside it.
+        with torch.inference_mode(False):
+            return self._neighbours.cells(batch), self.scratch("ordered", 1, batch, 4, self.evaders)
+
+    def _loops(self, state: torch.Tensor) -> tuple[bool, bool]:
+        serial, in_lanes = super()._loops(state)
+        if self._neighbours is not None:
+            serial = serial_loop(len(state) * self.particles)
+        return serial, in_lanes
+
+    @ti.kernel
+    def _step_in_cells(
+        self,
+        state: ti.types.ndarray(ndim=4),
+        control: ti.types.ndarray(ndim=4),
+        next_state: ti.types.ndarray(ndim=4),
+        ordered: ti.types.ndarray(ndim=4),
+        order: ti.types.ndarray(ndim=2),
+        cell: ti.types.ndarray(ndim=2),
+        starts: ti.types.ndarray(ndim=2),
+        serial: ti.template(),
+        in_lanes: ti.template(),
+    ):
+        ti.loop_config(serialize=serial)
+        for b, place in ti.ndrange(state.shape[1], self.particles):
+            i, acceleration = place, ti.Vector.zero(float, 2)
+            if place < self.drivers:
+                acceleration = self._acceleration(state, control, b, i, in_lanes)
+            else:
+                s = place - self.drivers
+                i = self.drivers + order[b, s]
+                acceleration = pair_forces(state, 0, b, i, 0, self.drivers, self._flight, in_lanes)
+                acceleration -= EVADER_DAMPING * ti.Vector([state[0, b, 2, i], state[0, b, 3, i]])
+                for run in range(self._grid.runs):
+                    first, last = neighbour_run(starts, cell[b, s], b, run, self._grid)
+                    acceleration += pair_forces(ordered, 0, b, s, first, last, self._flock, in_lanes)
+            for axis in ti.static(range(2)):
+                velocity = state[0, b, 2 + axis, i]
+                next_state[0, b, axis, i] = state[0, b, axis, i] + self.dt * velocity
+                next_state[0, b, 2 + axis, i] = velocity + self.dt * acceleration[axis]
+
+    @ti.kernel
+    def _pull_back_in_cells(
+        self,
+        state: ti.types.ndarray(ndim=4),
+        control: ti.types.ndarray(ndim=4),
+        next_adjoint: ti.types.ndarray(ndim=4),
+        adjoint: ti.types.ndarray(ndim=4),
+        cotangent: ti.types.ndarray(ndim=4),
+        ordered: ti.types.ndarray(ndim=4),
+        order: ti.types.ndarray(ndim=2),
+        cell: ti.types.ndarray(ndim=2),
+        starts: ti.types.ndarray(ndim=2),
+        serial: ti.template(),
+        in_lanes: ti.template(),
+    ):
+        ti.loop_config(serialize=serial)
+        for b, place in ti.ndrange(state.shape[1], self.particles):
+            i, physics = place, ti.Vector.zero(float, 4)
+            if place < self.drivers:
+                physics = self._pull_back_particle(state, control, next_adjoint, 0, 0, b, i, in_lanes)
+                steering = self._pull_back_control(state, next_adjoint, self._centre(state, 0, b), 0, 0, b, i)
+                cotangent[0, b, 0, i] += steering[0]
+                cotangent[0, b, 1, i] += steering[1]
+            else:
+                s = place - self.drivers
+                i = self.drivers + order[b, s]
+                flight = pair_adjoints(
+                    state, next_adjoint, 0, 0, b, i, 0, self.drivers, self._flight, 1.0, 0.0, in_lanes
+                )
+                for d in range(self.drivers):
+                    flight -= self._centre_scale * self._pull_back_steering(control, next_adjoint, 0, 0, b, d)
+                for run in range(self._grid.runs):
+                    first, last = neighbour_run(starts, cell[b, s], b, run, self._grid)
+                    flight += pair_adjoints(ordered, ordered, 0, 0, b, s, first, last, self._flock, 1.0, 1.0, in_lanes)
+                for axis in ti.static(range(2)):
+                    position, velocity = next_adjoint[0, b, axis, i], next_adjoint[0, b, 2 + axis, i]
+                    physics[axis] = position + self.dt * flight[axis]
+                    physics[2 + axis] = velocity + self.dt * (position - EVADER_DAMPING * velocity)
+            for row in ti.static(range(4)):
+                adjoint[0, b, row, i] = physics[row]

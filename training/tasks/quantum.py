@@ -1,0 +1,63 @@
+"""Steering a particle in a box from its lowest states to a higher one."""
+
+import math
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar
+
+import torch
+
+from engine import QuantumBox
+from policies import Convolutional
+from training.objective import Objective
+from training.task import Task
+
+
+class Transfer(Objective):
+    """Σ_{t=1..T} (1 - |⟨ψ_t|φ_n⟩|²), with φ_n the target eigenstate.
+
+    Args:
+        system: the box.
+        target: n, from 1.
+    """
+
+    def __init__(self, system: QuantumBox, target: int):
+        self.target, self._wave = target, system.eigenstate(target)
+
+    def running(self, states, controls, steps):
+        # The sum starts at step 1: the first state is given.
+        return (steps > 0).to(states.dtype).view(-1, 1) * self.final(states)
+
+    def final(self, state):
+        return 1.0 - (state @ self._wave.to(state)).square().sum(-1)
+
+
+@dataclass(frozen=True)
+class QuantumOptions:
+    """Bring a particle in a box to an eigenstate by a field; Schnell and Thuerey (ICLR 2024), Sec. 3.3."""
+
+    difficulty: ClassVar[tuple[str, tuple[Any, ...]]] = ("target", (3, 4, 5))
+
+    target: int = 3
+    """The eigenstate n, from 1; starts are superpositions of 1 and 2."""
+    points: int = 32
+    """Interior points of the grid."""
+    horizon: int = 128
+    """Steps."""
+    dt: float = 0.0625
+    """Time step."""
+
+    def build(self) -> Task:
+        system = QuantumBox(self.points, self.dt)
+        objective = Transfer(system, self.target)
+        low = torch.stack([system.eigenstate(1), system.eigenstate(2)])
+
+        def sample(count: int, generator: torch.Generator) -> torch.Tensor:
+            weights = torch.randn(count, 2, generator=generator, dtype=torch.float64)
+            phases = 2.0 * math.pi * torch.rand(count, 2, generator=generator, dtype=torch.float64)
+            weights = weights / weights.norm(dim=1, keepdim=True)
+            return torch.stack([(weights * phases.cos()) @ low, (weights * phases.sin()) @ low], 1)
+
+        policy = partial(Convolutional, system.state_shape, system.control_shape)
+        make = lambda members, dtype, device: policy(members=members, dtype=dtype, device=device)  # noqa: E731
+        return Task("quantum", system, objective, sample, self.horizon, make)

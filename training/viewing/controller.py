@@ -1,0 +1,117 @@
+"""Controllers to watch: one member of a run at any of its checkpoints, or a task without one."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+
+from engine import RunError, SettingError
+from training.estimators import gradient_named
+from training.experiment import Experiment
+from training.run import RunDirectory, read_checkpoint
+from training.task import Task
+from training.tasks import TASKS, TaskOptions
+
+
+@dataclass(frozen=True)
+class Watched:
+    """A controller of a task.
+
+    Attributes:
+        name: for people.
+        options: of its task.
+        checkpoints: (epoch, file) in order; none without a trained controller, whose control is then 0.
+        member: which of the ensemble.
+        precision: that it was trained in.
+    """
+
+    name: str
+    options: TaskOptions
+    checkpoints: tuple[tuple[int, Path], ...] = ()
+    member: int = 0
+    precision: str = "float32"
+
+    @cached_property
+    def task(self) -> Task:
+        """What it does; some systems need a runtime to be built."""
+        return self.options.build()
+
+    def weights(self, checkpoint: int, like: torch.Tensor) -> torch.Tensor:
+        """Parameters [1, n] at a checkpoint, in the dtype and on the device of `like` [1, n]; zeros if untrained."""
+        if not self.checkpoints:
+            return torch.zeros_like(like)
+        path = self.checkpoints[min(checkpoint, len(self.checkpoints) - 1)][1]
+        theta = read_checkpoint(path)[1].get("theta")
+        if theta is None or theta.dim() != 2 or theta.shape[1] != like.shape[1] or len(theta) <= self.member:
+            shape = None if theta is None else list(theta.shape)
+            raise RunError(
+                f"Expected theta of at least {self.member + 1} members with {like.shape[1]} parameters in {path}, "
+                f"got {shape}; train the run again."
+            )
+        return theta[self.member : self.member + 1].to(like)
+
+    def epoch(self, checkpoint: int) -> int | None:
+        """The epoch of a checkpoint; None if untrained."""
+        return self.checkpoints[min(checkpoint, len(self.checkpoints) - 1)][0] if self.checkpoints else None
+
+
+def untrained(options: TaskOptions) -> Watched:
+    """A task of these options without a controller."""
+    return Watched("no control", options)
+
+
+def watched(address: str) -> Watched:
+    """The controller at an address: a run directory, RUN, RUN@C or RUN@C,3 (gradient, seed), or the name of a task.
+
+    Without gradient or seed it is, of those that fit, the one with the lowest test loss last.
+
+    Raises:
+        RunError: no run there, or one without checkpoints, or of another version.
+        SettingError: a task, gradient or seed that does not exist.
+    """
+    name, _, member = address.partition("@")
+    if not Path(name).is_dir():
+        if name in TASKS and not member:
+            return untrained(TASKS[name]())
+        raise RunError(f"Expected a run directory or a task among {', '.join(TASKS)}, got {name!r}.")
+    run = RunDirectory.open(name)
+    return member_of(run, _member(run, Experiment.from_config(run.config), member))
+
+
+def member_of(run: RunDirectory, index: int) -> Watched:
+    """One member of a run; RunError or SettingError as for `watched`."""
+    experiment = Experiment.from_config(run.config)
+    options, precision = experiment.task_options, _precision(run)
+    files = tuple((int(path.stem.split("-")[1]), path) for path in run.checkpoints())
+    if not files:
+        raise RunError(f"Expected a run with checkpoints, got {run.path}, which has none; train it first.")
+    label = experiment.labels()[index]
+    return Watched(f"{label['gradient']}, seed {label['seed']}", options, files, index, precision)
+
+
+def _member(run: RunDirectory, experiment: Experiment, wanted: str) -> int:
+    """Index of the member that "C" or "C,3" names, else of the best."""
+    labels = experiment.labels()
+    name, _, seed = (part.strip() for part in wanted.partition(","))
+    letter = gradient_named(name).letter if name else ""
+    fitting = [
+        index
+        for index, label in enumerate(labels)
+        if letter in ("", label["gradient"]) and seed in ("", str(label["seed"]))
+    ]
+    if not fitting:
+        known = ", ".join(f"{label['gradient']},{label['seed']}" for label in labels)
+        raise SettingError(f"Expected after @ a controller of {run.path} among {known}, got {wanted!r}.")
+    records = run.metrics()
+    losses = records[-1]["test_loss"] if records else []
+    loss = lambda index: losses[index] if index < len(losses) and losses[index] is not None else float("inf")  # noqa: E731
+    return min(fitting, key=loss)
+
+
+def _precision(run: RunDirectory) -> str:
+    runtime = run.config.get("runtime")
+    precision = runtime.get("precision") if isinstance(runtime, dict) else None
+    if precision not in ("float32", "float64"):
+        raise RunError(f"Expected a precision in {run.path / 'config.yaml'}, got {precision!r}; train the run again.")
+    return precision

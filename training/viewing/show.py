@@ -1,0 +1,149 @@
+"""What `evenflow view` shows: rollouts and adjoints under a player's control, as scenes for a canvas."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from engine import RunError, SettingError
+from engine.drawing import Drawing, Frame, Moment, Scene, drawing_of
+from engine.drawing.scene import BLACK, GREY, VERMILION
+from training.estimators import gradient_named
+from training.viewing.controller import Watched
+from training.viewing.player import Player
+from training.viewing.profile import Profile
+from training.viewing.simulation import Episode, Simulation, goal_of
+
+_KEY_LINES = (
+    "space pause   left/right step   up/down speed   r restart",
+    "a/s seed   p/n checkpoint   drag: push   right click: target   q quit",
+)
+
+
+class Show:
+    """Panels of scenes: one for each controller, or one for each gradient with their profile beside them.
+
+    Args:
+        controllers: who is watched, all from the same start.
+        gradients: letters or names whose adjoints are played backwards; for one controller.
+        seed, speed: to begin with.
+
+    Attributes:
+        player: what is shown when.
+        episodes: the present rollout of each controller.
+    """
+
+    def __init__(
+        self, controllers: Sequence[Watched], gradients: Sequence[str] = (), seed: int = 0, speed: float = 1.0
+    ):
+        first, *others = controllers
+        variants = [gradient_named(name) for name in dict.fromkeys(gradients)]
+        if others and variants:
+            raise SettingError(
+                "Expected gradients of one controller, got two to compare; drop --gradient or --compare."
+            )
+        for other in others:
+            here, there = ((one.task.name, one.task.system.state_shape, one.task.horizon) for one in (first, other))
+            if here != there:
+                raise RunError(
+                    f"Expected runs of the same task, size and horizon to compare, got {here[0]} {list(here[1])} over "
+                    f"{here[2]} steps and {there[0]} {list(there[1])} over {there[2]}."
+                )
+        self._simulations = [Simulation(one, variants) for one in controllers]
+        checkpoints = max(max(len(one.checkpoints) for one in controllers), 1)
+        self.player = Player(
+            first.task.horizon,
+            checkpoints,
+            seed,
+            bool(variants),
+            speed,
+            checkpoints - 1,
+        )
+        self._letters = [variant.letter for variant in variants]
+        self._pushed: np.ndarray | None = None
+        self._roll()
+
+    @property
+    def title(self) -> str:
+        task = self._simulations[0].task.name
+        return f"{task}: {' beside '.join(one.of.name for one in self._simulations)}"
+
+    @property
+    def panels(self) -> int:
+        return len(self._letters) + 1 if self._letters else len(self._simulations)
+
+    @property
+    def can_aim(self) -> bool:
+        """Whether there is a target to move: a point in the plane."""
+        target = getattr(self._simulations[0].task.objective, "target", None)
+        return isinstance(target, tuple) and len(target) == 2
+
+    def press(self, key: str) -> None:
+        """Act on a key; a restart undoes pushes, and another seed or checkpoint makes a new rollout."""
+        if self.player.press(key):
+            self._pushed = None
+            self._roll()
+
+    def push(self, panel: int, start: tuple[float, float], end: tuple[float, float]) -> None:
+        """Push the body nearest to `start`, in a panel's unit square, toward `end`; the rollout starts anew there."""
+        index = min(panel, len(self.episodes) - 1)
+        state = self.episodes[index].states[self.player.t]
+        frame = self._drawing.camera(self._frame, state)
+        begin, stop = frame.world(start), frame.world(end)
+        if not self._letters or panel < len(self._letters):
+            self._pushed = self._drawing.push(state, begin, stop - begin)
+            self.player.rewind()
+            self._roll()
+
+    def aim(self, place: tuple[float, float]) -> None:
+        """Move the target, if there is one, to a place of a panel's unit square; the rollout keeps its start."""
+        if self.can_aim:
+            x, y = self._frame.world(place)
+            for simulation in self._simulations:
+                simulation.aim((float(x), float(y)))
+            self._roll()
+
+    def scenes(self) -> list[Scene]:
+        """One scene for each panel, as the player stands."""
+        if not self._letters:
+            pairs = zip(self._simulations, self.episodes, strict=True)
+            return [self._scene(episode, simulation, simulation.of.name) for simulation, episode in pairs]
+        profile, (simulation,), (episode,) = self._profile, self._simulations, self.episodes
+        assert profile is not None
+        player, scenes = self.player, []
+        for letter in self._letters:
+            colours = profile.shades(letter, player.t) if player.returning else None
+            scenes.append(self._scene(episode, simulation, f"gradient {letter}", colours))
+        scenes.append(Scene())
+        profile.draw(scenes[-1], player.t, player.returning)
+        return scenes
+
+    def add_keys(self, scene: Scene) -> None:
+        """The keys, at the foot of a scene."""
+        for line, text in enumerate(_KEY_LINES):
+            scene.text(text, (0.02, 0.075 - 0.036 * line), 0.026, GREY)
+
+    def _roll(self) -> None:
+        start = self._simulations[0].initial(self.player.seed) if self._pushed is None else self._pushed
+        self.episodes = [simulation.run(start, self.player.checkpoint) for simulation in self._simulations]
+        task = self._simulations[0].task
+        self._drawing: Drawing = drawing_of(task.system, goal_of(task))
+        states = np.stack([episode.states for episode in self.episodes])
+        self._frame: Frame = self._drawing.frame(states.reshape(-1, *states.shape[2:]))
+        adjoints = self.episodes[0].adjoints
+        self._profile = Profile(adjoints, self._drawing) if adjoints else None
+
+    def _scene(self, episode: Episode, simulation: Simulation, name: str, colours: np.ndarray | None = None) -> Scene:
+        scene, player = Scene(), self.player
+        moment = Moment(episode.states, episode.controls, player.t, colours)
+        self._drawing.draw(scene, self._drawing.camera(self._frame, moment.state), moment)
+        epoch = simulation.of.epoch(player.checkpoint)
+        trained = "" if epoch is None else f", epoch {epoch}"
+        scene.text(f"{name}{trained}", (0.02, 0.985), 0.04, BLACK)
+        loss = episode.losses[-1 if player.returning else player.t]
+        value = "loss" if player.returning else "loss so far"
+        paused = "" if player.playing or player.ended else "   paused"
+        line = f"t {player.t}/{player.horizon}   {value} {loss:.4g}   seed {player.seed}   x{player.speed:g}{paused}"
+        scene.text(line, (0.02, 0.94), 0.032, GREY)
+        if player.returning:
+            scene.text("the adjoint flows back", (0.02, 0.9), 0.032, VERMILION)
+        return scene

@@ -1,0 +1,105 @@
+"""One sample's rollout and its adjoints, as arrays to draw."""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from engine import Rollout, current
+from training.estimators import NamedGradient
+from training.task import Task
+from training.viewing.controller import Watched
+
+
+@dataclass(frozen=True)
+class Episode:
+    """A rollout of one sample.
+
+    Attributes:
+        states: [T+1, *state_shape]; controls: [T, *control_shape]; float64.
+        losses: [T+1]; what the loss would be, had the rollout ended at this step: the costs before it and the final
+            cost at it. The last is the loss.
+        adjoints: for each variant λ [T+1, *state_shape], if asked for.
+    """
+
+    states: np.ndarray
+    controls: np.ndarray
+    losses: np.ndarray
+    adjoints: dict[str, np.ndarray]
+
+
+class Simulation:
+    """Rolls out one controller from one state at a time.
+
+    Args:
+        of: the controller.
+        variants: gradients whose adjoints are wanted. A variant of several sweeps combines their adjoints as it
+            combines parameter gradients in training: C shows M's λ where its sign agrees with R's, else 0.
+    """
+
+    def __init__(self, of: Watched, variants: Sequence[NamedGradient] = ()):
+        self.of, self.task, self._variants = of, of.task, tuple(variants)
+        runtime = current()
+        self._policy = self.task.policy(members=1, dtype=runtime.dtype, device=runtime.device)
+        self._rollout = Rollout(self.task.system, self._policy, self.task.horizon, 1)
+
+    def initial(self, seed: int) -> np.ndarray:
+        """The initial state [*state_shape] of a seed."""
+        return _array(self.task.initial_states(1, seed, "test", current().dtype)[0])
+
+    def run(self, initial: np.ndarray, checkpoint: int) -> Episode:
+        """Roll out from `initial` [*state_shape] with the weights of a checkpoint."""
+        with torch.no_grad():
+            self._policy.theta.copy_(self.of.weights(checkpoint, self._policy.theta))
+        start = torch.as_tensor(initial, dtype=current().dtype).unsqueeze(0).to(current().device).contiguous()
+        self._rollout.forward(start)
+        states, controls = self._rollout.states.detach(), self._rollout.controls.detach()
+        return Episode(_array(states[:, 0]), _array(controls[:, 0]), self._losses(states, controls), self._adjoints())
+
+    def aim(self, target: tuple[float, float]) -> None:
+        """Move the target of the task's objective."""
+        objective = copy.copy(self.task.objective)
+        objective.target = target  # type: ignore[attr-defined]
+        self.task = replace(self.task, objective=objective)
+
+    def _losses(self, states: torch.Tensor, controls: torch.Tensor) -> np.ndarray:
+        objective, horizon = self.task.objective, self.task.horizon
+        with torch.no_grad():
+            running = objective.running(states[:-1], controls, torch.arange(horizon, device=states.device))
+            final = objective.final(states[:, 0])
+        losses = np.zeros(horizon + 1)
+        if running is not None:
+            losses[1:] = np.cumsum(_array(running[:, 0]))
+        return losses if final is None else losses + _array(final)
+
+    def _adjoints(self) -> dict[str, np.ndarray]:
+        rules = list(dict.fromkeys(rule for variant in self._variants for rule in variant.estimator.rules))
+        if not rules:
+            return {}
+        found: dict[Any, torch.Tensor] = {}
+
+        def note(rule, part, adjoints, cotangents) -> None:
+            swept = found.setdefault(rule, torch.zeros_like(self._rollout.states[:, 0], requires_grad=False))
+            swept[part.start : part.stop + 1] = adjoints[:, 0]
+
+        self._rollout.backward(rules, self.task.objective, inspect=note)
+        return {
+            variant.letter: _array(variant.estimator.combine({rule: found[rule] for rule in variant.estimator.rules}))
+            for variant in self._variants
+        }
+
+
+def goal_of(task: Task) -> np.ndarray | None:
+    """Where the task's objective wants the system to be, as its drawing takes it; None if that cannot be drawn."""
+    target = getattr(task.objective, "target", None)
+    eigenstate = getattr(task.system, "eigenstate", None)
+    if not isinstance(target, (int, float, tuple, list, np.ndarray, torch.Tensor)):
+        return None
+    return _array(eigenstate(target)) if eigenstate is not None else np.asarray(target, dtype=float)
+
+
+def _array(tensor: torch.Tensor) -> np.ndarray:
+    return np.array(tensor.detach().cpu().double().numpy())

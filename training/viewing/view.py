@@ -1,0 +1,60 @@
+"""`evenflow view`: in a window where there is a display, else into a recording."""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from engine import BackendError, SettingError
+from engine.drawing import has_display
+from training.viewing.controller import Watched
+from training.viewing.record import record
+from training.viewing.show import Show
+
+
+@dataclass(frozen=True)
+class ViewSettings:
+    """How to watch."""
+
+    seed: int = 0
+    """Of the initial state."""
+    gradient: tuple[str, ...] = ()
+    """Gradients (letters or names) whose adjoints are played backwards after the rollout."""
+    speed: float = 1.0
+    """1 shows 25 steps a second."""
+    record: Path | None = None
+    """FILE.mp4, FILE.gif or a directory for pictures, instead of a window."""
+    window: bool = False
+    """Insist on a window; without one and without a display, the view is recorded."""
+    size: int = 480
+    """Pixels of a panel's side."""
+
+    def __post_init__(self):
+        if not 100 <= self.size <= 2000:
+            raise SettingError(f"Expected a size from 100 to 2000 pixels, got {self.size}.")
+        if self.window and self.record is not None:
+            raise SettingError("Expected a window or a recording, got both --window and --record; drop one of them.")
+
+
+def view(controllers: Sequence[Watched], settings: ViewSettings, console: Console) -> Path | None:
+    """Show controllers side by side, or one with its gradients; returns the recording, if that is what it became."""
+    if settings.window and not has_display():
+        raise BackendError("Expected a display for --window, got none; record with --record FILE.mp4.")
+    show = Show(controllers, settings.gradient, settings.seed, settings.speed)
+    if settings.record is None and has_display():
+        from training.viewing.window import Window
+
+        Window(show, settings.size).run()
+        return None
+    out = settings.record or _free(Path(f"{controllers[0].task.name}-seed-{settings.seed}.gif"))
+    if settings.record is None:
+        console.print("no display, so the view is recorded", style="dim")
+    return record(show, out, settings.size // 2 * 2, console)
+
+
+def _free(path: Path) -> Path:
+    """`path`, or one like it that nothing has yet."""
+    numbered = (path.with_stem(f"{path.stem}-{number}") for number in itertools.count(2))
+    return next(found for found in itertools.chain([path], numbered) if not found.exists())
