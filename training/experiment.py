@@ -5,7 +5,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +63,7 @@ class Experiment:
             return kind(**self.options)
         except TypeError as error:
             raise SettingError(
-                f"Expected options of {self.task} among {', '.join(kind.__dataclass_fields__)}, "
+                f"Expected options of {self.task} among {', '.join(entry.name for entry in fields(kind))}, "
                 f"got {', '.join(self.options)}."
             ) from error
 

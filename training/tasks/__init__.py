@@ -3,6 +3,8 @@
 `difficulty` of an options class names the option that makes the task harder, and the values that the benchmarks use.
 """
 
+from dataclasses import fields
+
 from engine import SettingError
 from training.task import Task
 from training.tasks.cart_pendulum import CartPendulumOptions
@@ -47,7 +49,7 @@ def task_options(name: str) -> type[TaskOptions]:
 def build_task(name: str, **options) -> Task:
     """The task with this name; options as in its dataclass, e.g. `build_task("cart-pole", poles=2)`."""
     kind = task_options(name)
-    known = kind.__dataclass_fields__
+    known = [entry.name for entry in fields(kind)]
     for option in options:
         if option not in known:
             raise SettingError(f"Expected options of {name} among {', '.join(known)}, got {option!r}.")
