@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 
@@ -51,10 +52,16 @@ class Convolutional(Policy):
             places.append((places[-1] - width) // stride + 1)
         self.places = tuple(places)
         pairs = [(width * into, out) for into, out in zip(self.channels[:-1], self.channels[1:], strict=True)]
-        self._pairs = [*pairs, (places[-1] * filters[-1], math.prod(control_shape))]
-        count = sum((inputs + 1) * outputs for inputs, outputs in self._pairs)
+        self.pairs = (*pairs, (places[-1] * filters[-1], math.prod(control_shape)))
+        count = sum((inputs + 1) * outputs for inputs, outputs in self.pairs)
         super().__init__(state_shape, control_shape, count, members, dtype, device)
         self.zero_last = zero_last
+
+    @property
+    def padded(self) -> tuple[int, ...]:
+        """Places of a record's buffers after each convolution: no fewer than `places`, each `stride` times the next."""
+        last = -(-self.places[1] // self.stride ** (len(self.places) - 2))
+        return tuple(last * self.stride**above for above in reversed(range(len(self.places) - 1)))
 
     def layers(self, flat: torch.Tensor) -> list[torch.Tensor]:
         """Views of flat rows [P, n], layer by layer: [P, in + 1, out], the last row being the biases.
@@ -62,7 +69,7 @@ class Convolutional(Policy):
         A convolution's inputs are ordered (place in the window, channel), the dense layer's (place, channel).
         """
         views, offset = [], 0
-        for inputs, outputs in self._pairs:
+        for inputs, outputs in self.pairs:
             stop = offset + (inputs + 1) * outputs
             views.append(flat[:, offset:stop].unflatten(1, (inputs + 1, outputs)))
             offset = stop
@@ -98,82 +105,80 @@ class Convolutional(Policy):
         return ConvolutionalRecord(self, slots, batch)
 
     def record_bytes(self, batch: int, state_shape: tuple[int, ...], control_shape: tuple[int, ...]) -> int:
-        # Patches and the dense layer's inputs, with their ones; activations; for a single control its slopes.
-        outputs = [places * filters for places, filters in zip(self.places[1:], self.channels[1:], strict=True)]
-        patches = [p * (inputs + 1) for p, (inputs, _) in zip((*self.places[1:], 1), self._pairs, strict=True)]
-        kept = 2 if math.prod(control_shape) == 1 else 1
-        return batch * (sum(patches) + kept * sum(outputs)) * self.theta.element_size()
+        # Windows of the state with their ones; activations; for a single control the gradients of these.
+        kept = 2 if self.pairs[-1][1] == 1 else 1
+        windows = self.padded[0] * (self.pairs[0][0] + 1)
+        return batch * (windows + kept * sum(self._activations())) * self.theta.element_size()
 
     def scratch_bytes(self, rows: int) -> int:
-        # Gradients of patches and of activations, and weighted slopes, of every layer.
-        outputs = [places * filters for places, filters in zip(self.places[1:], self.channels[1:], strict=True)]
-        patches = [p * inputs for p, (inputs, _) in zip(self.places[1:], self._pairs[:-1], strict=True)]
-        ends = 3 * (math.prod(self.state_shape) + self._pairs[-1][1])
-        return rows * (sum(patches) + 3 * sum(outputs) + ends) * self.theta.element_size()
+        # For each activation its gradient, what reaches it, and that gradient weighted by μ (or, for several members,
+        # the activation before it is stored); windows of the state likewise; the state's gradient; cotangents.
+        windows = self.padded[0] * (self.pairs[0][0] + 1)
+        ends = 2 * math.prod(self.state_shape) + 2 * self.pairs[-1][1]
+        return rows * (3 * sum(self._activations()) + 2 * windows + ends) * self.theta.element_size()
+
+    def _activations(self) -> list[int]:
+        """Elements of one sample's activations after each convolution, as buffers hold them."""
+        return [places * filters for places, filters in zip(self.padded, self.channels[1:], strict=True)]
 
 
 class ConvolutionalRecord(PolicyRecord):
-    """Patches and activations of a rollout, member-major: [P, slots, b, places, ...].
+    """Activations h_l of a rollout and, for a single control u, its gradients G_l at their sums.
 
-    A convolution is one product of patches [rows·places, width·channels + 1], ones appended for the biases, with its
-    weights. Backwards, its product's transpose gives the gradient of the patches, which are then added up over the
-    windows that overlap. For a single control the gradients of u at every layer are kept and only scaled by μ.
+    Buffers are member-major, [P, slots, b, places, channels]. The first convolution is one product of the state's
+    windows, ones appended for the biases, with its weights. A later one gathers no windows: with H the activations
+    below, `stride` places side by side in a row, and W_k the weights of the window's places from k·stride on,
+
+        sums = Σ_k H[k:] W_k + b,   dH[k:] = Σ_k d(sums) W_kᵀ,   dW_k = H[k:]ᵀ d(sums)
+
+    over all rows of all samples at once. Sums beyond a sample's last whole window mix it with the next sample. Buffers
+    of gradients start at zero, and there, as between windows with gaps, they are never written.
     """
 
     def __init__(self, policy: Convolutional, slots: int, batch: int):
         self.policy, self.members, self.rows = policy, policy.members, batch // policy.members
         self.layers = policy.layers(policy.theta.detach())
-        self.controls = policy._pairs[-1][1]
+        self.controls = policy.pairs[-1][1]
         make = policy.theta.detach().new_zeros
         shape = (self.members, slots, self.rows)
-        places, channels = policy.places[1:], policy.channels[1:]
-        self.patches = [
-            make(*shape, place, inputs + 1) for place, (inputs, _) in zip((*places, 1), policy._pairs, strict=True)
+        self.windows = make(*shape, policy.padded[0], policy.pairs[0][0] + 1)
+        self.windows[..., -1] = 1.0
+        self.hidden = [
+            make(*shape, places, filters) for places, filters in zip(policy.padded, policy.channels[1:], strict=True)
         ]
-        for buffer in self.patches:
-            buffer[..., -1] = 1.0
-        self.hidden = [make(*shape, place, channel) for place, channel in zip(places, channels, strict=True)]
-        single = self.controls == 1
-        self.slopes = [torch.zeros_like(buffer) for buffer in self.hidden] if single else []
+        self.slopes = [torch.zeros_like(hidden) for hidden in self.hidden] if self.controls == 1 else []
         self._held: slice | None = None
-        self._one = make(1).add_(1.0)
         self._scratch: dict[str, torch.Tensor] = {}
 
     def prepare_act(self, slot: int, state: torch.Tensor, control: torch.Tensor) -> Callable[[], None]:
-        single = self.members == 1
-        product = torch.mm if single else torch.bmm
-        strip = (lambda tensor: tensor[0]) if single else (lambda tensor: tensor)
-        inputs = state.detach().view(self.members, self.rows, *self.policy.state_shape).transpose(2, 3)
-        out = strip(control.view(self.members, self.rows, -1))
-        steps: list[tuple[torch.Tensor, ...]] = []
-        for index, hidden in enumerate(self.hidden):
-            patches = self.patches[index][:, slot]
-            windows = self._windows(inputs)
-            target = self._buffer(f"act {index}", (self.members, math.prod(hidden.shape[2:4]), hidden.shape[4]))
-            steps.append(
-                (
-                    patches[..., :-1].unflatten(3, windows.shape[3:]),
-                    windows,
-                    strip(patches.flatten(1, 2)),
-                    strip(self.layers[index]),
-                    strip(target),
-                    hidden[:, slot],
-                    target.view(hidden[:, slot].shape),
-                )
-            )
-            inputs = hidden[:, slot]
-        dense = self.patches[-1][:, slot, :, 0]
-        dense_inputs, last_source, last_layer = dense[..., :-1], strip(dense), strip(self.layers[-1])
-        flat = inputs.flatten(2)
+        """Windows of the state, then products and tanh into this slot's buffers, all `out=`."""
+        policy, windows = self.policy, self.windows[:, slot]
+        given = state.detach().view(self.members, self.rows, *policy.state_shape)
+        inside = windows[:, :, : policy.places[1], :-1].unflatten(3, (policy.width, -1))
+        unfolded = given.unfold(3, policy.width, policy.stride).permute(0, 1, 3, 4, 2)
+        calls: list[Callable] = [partial(inside.copy_, unfolded)]
+        source = windows
+        for index, (kept, layer) in enumerate(zip(self.hidden, self.layers, strict=False)):
+            # Batched products and tanh are several times slower on a slot of several members, which is not contiguous.
+            hidden, apart = kept[:, slot], self.members > 1
+            target = self._buffer(f"act {index}", tuple(hidden.shape)) if apart else hidden
+            sums, bias = target.flatten(1, 2), layer[:, -1:]
+            if index == 0:
+                calls.append(_product(source.flatten(1, 2), layer, sums))
+            else:
+                (_, rows, weights), *others = self._terms(source, layer[:, :-1])
+                calls.append(_product(rows, weights, sums, bias))
+                calls += [_product(rows, weights, sums[:, :-shift], add=True) for shift, rows, weights in others]
+            calls.append(target.tanh_)
+            if apart:
+                calls.append(partial(hidden.copy_, target))
+            source = target
+        out, last = control.view(self.members, self.rows, -1), self.layers[-1]
+        calls += [_product(self._dense_inputs(source), last[:, :-1], out), partial(out.add_, last[:, -1:])]
 
         def act() -> None:
-            for slots, windows, patches, layer, target, activation, shaped in steps:
-                slots.copy_(windows)
-                product(patches, layer, out=target)
-                target.tanh_()
-                activation.copy_(shaped)
-            dense_inputs.copy_(flat)
-            product(last_source, last_layer, out=out)
+            for call in calls:
+                call()
 
         return act
 
@@ -186,12 +191,8 @@ class ConvolutionalRecord(PolicyRecord):
             return
         steps = last - first
         for c in range(self.controls):
-            output = states.new_zeros(members.stop - members.start, steps * self.rows, self.controls)
-            output[..., c] = 1.0
-            deltas = self._deltas(first, last, output, members)
-            if self.slopes:
-                for buffer, delta in zip(self.slopes, deltas, strict=False):
-                    buffer[members, first:last].flatten(1, 2).copy_(delta)
+            weights = self.layers[-1][members, :-1, c].unsqueeze(1)
+            deltas = self._deltas(first, last, weights, members, self.slopes)
             if jacobian is not None:
                 gradient = self._to_state(deltas[0], members)
                 rows = jacobian.view(steps, self.members, self.rows, *jacobian.shape[2:])[:, members, :, c]
@@ -200,7 +201,8 @@ class ConvolutionalRecord(PolicyRecord):
     def pull_back_state(self, slot: int, state: torch.Tensor, cotangent: torch.Tensor, samples: slice) -> torch.Tensor:
         members = self._members(samples)
         output = cotangent.reshape(members.stop - members.start, self.rows, -1)
-        deltas = self._deltas(slot, slot + 1, output, members)
+        above = torch.bmm(output, self.layers[-1][members, :-1].transpose(1, 2))
+        deltas = self._deltas(slot, slot + 1, above, members)
         return self._to_state(deltas[0], members).reshape(state.shape)
 
     def pull_back_parameters(
@@ -214,63 +216,110 @@ class ConvolutionalRecord(PolicyRecord):
     ) -> None:
         members = self._members(samples)
         output = cotangents.reshape(last - first, self.members, self.rows, -1)[:, members].transpose(0, 1).flatten(1, 2)
+        windows = self._slots(self.windows, first, last, members)
         held = self._held
         if held is not None and held.start <= members.start and members.stop <= held.stop:
-            deltas = [
-                torch.mul(
-                    slope[members, first:last].flatten(1, 2),
-                    output.unsqueeze(3),
-                    out=self._like(f"delta {i}", slope, output),
-                )
-                for i, slope in enumerate(self.slopes)
+            slopes = [self._slots(slope, first, last, members) for slope in self.slopes]
+            # In the first layer μ weights the windows, which are fewer than G_1.
+            windows, *others = [
+                torch.mul(values, output.unsqueeze(3), out=self._buffer(f"weighted {i}", tuple(values.shape)))
+                for i, values in enumerate([windows, *slopes[1:]])
             ]
-            deltas.append(output.unsqueeze(2))
+            deltas = [slopes[0], *others]
         else:
-            deltas = self._deltas(first, last, output, members)
-        for layer, patches, delta in zip(self.policy.layers(gradient[members]), self.patches, deltas, strict=True):
-            rows = patches[members, first:last].flatten(1, 3)
-            layer += torch.bmm(rows.transpose(1, 2), delta.flatten(1, 2))
+            above = torch.bmm(output, self.layers[-1][members, :-1].transpose(1, 2))
+            deltas = self._deltas(first, last, above, members)
+        first_layer, *layers, dense = self.policy.layers(gradient[members])
+        _product(windows.flatten(1, 2).transpose(1, 2), deltas[0].flatten(1, 2), first_layer, add=True)()
+        for layer, hidden, delta in zip(layers, self.hidden, deltas[1:], strict=False):
+            sums = delta.flatten(1, 2)
+            layer[:, -1] += sums.sum(1)
+            for shift, rows, part in self._terms(self._slots(hidden, first, last, members), layer[:, :-1]):
+                _product(rows.transpose(1, 2), sums[:, : sums.shape[1] - shift], part, add=True)()
+        inputs = self._dense_inputs(self._slots(self.hidden[-1], first, last, members))
+        dense[:, -1] += output.sum(1)
+        _product(inputs.transpose(1, 2), output, dense[:, :-1], add=True)()
 
-    def _deltas(self, first: int, last: int, output: torch.Tensor, members: slice) -> list[torch.Tensor]:
-        """Gradients [P, rows, places, channels] at every layer's sum for cotangents `output` [P, rows, m]."""
-        deltas = [output.unsqueeze(2)]
-        last_weights = self.layers[-1][members, :-1].transpose(1, 2)
-        above = torch.bmm(output, last_weights).unflatten(2, self.hidden[-1].shape[3:])
+    def _deltas(
+        self, first: int, last: int, above: torch.Tensor, members: slice, kept: Sequence[torch.Tensor] = ()
+    ) -> list[torch.Tensor]:
+        """Gradients [P, rows, places, filters] at every convolution's sums, in the buffers `kept` if given.
+
+        `above` [P, rows or 1, places·filters] is the gradient at the dense layer's inputs.
+        """
+        deltas: list[torch.Tensor] = []
+        above = above.unflatten(2, (self.policy.places[-1], -1))
         for index in reversed(range(len(self.hidden))):
-            hidden = self.hidden[index][members, first:last].flatten(1, 2)
-            delta = torch.addcmul(self._one, hidden, hidden, value=-1.0).mul_(above)
+            hidden, places = self._slots(self.hidden[index], first, last, members), self.policy.places[index + 1]
+            if kept:
+                delta = self._slots(kept[index], first, last, members)
+            else:
+                delta = self._buffer(f"delta {index}", tuple(hidden.shape))
+            valid = hidden[:, :, :places]
+            _slope_of_tanh(above[:, :, :places].expand_as(valid), valid, grad_input=delta[:, :, :places])
             deltas.insert(0, delta)
             if index > 0:
-                above = self._gather(delta, self.layers[index][members, :-1], self.hidden[index - 1].shape[3:])
+                below = (*hidden.shape[:2], *self.hidden[index - 1].shape[3:])
+                above, sums = self._buffer(f"above {index}", below), delta.flatten(1, 2)
+                for shift, rows, weights in self._terms(above, self.layers[index][members, :-1]):
+                    part = sums[:, : sums.shape[1] - shift]
+                    _product(part, weights.transpose(1, 2), rows, add=shift > 0)()
         return deltas
 
     def _to_state(self, delta: torch.Tensor, members: slice) -> torch.Tensor:
-        """The gradient [P, rows, channels, points] of the state, from that of the first layer's sum."""
-        channels, points = self.policy.state_shape
-        return self._gather(delta, self.layers[0][members, :-1], (points, channels)).transpose(2, 3)
-
-    def _gather(self, delta: torch.Tensor, weights: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
-        """A convolution's gradient [P, rows, *shape] of its inputs: overlapping windows added up."""
-        width, stride, places = self.policy.width, self.policy.stride, delta.shape[2]
-        windows = torch.bmm(delta.flatten(1, 2), weights.transpose(1, 2)).unflatten(1, delta.shape[1:3])
-        result = delta.new_zeros(*delta.shape[:2], *shape)
-        for place in range(width):
-            stop = place + stride * (places - 1) + 1
-            result[:, :, place:stop:stride] += windows[..., place * shape[1] : (place + 1) * shape[1]]
+        """The gradient [P, rows, channels, points] of the state, from that of the first sums."""
+        policy = self.policy
+        weights = self.layers[0][members, :-1].transpose(1, 2)
+        windows = self._buffer("state windows", (*delta.shape[:3], weights.shape[2]))
+        _product(delta.flatten(1, 2), weights, windows.flatten(1, 2))()
+        inside = windows[:, :, : policy.places[1]].unflatten(3, (policy.width, -1))
+        result = self._buffer("state", (*delta.shape[:2], *policy.state_shape)).zero_()
+        for place in range(policy.width):
+            stop = place + policy.stride * (policy.places[1] - 1) + 1
+            result[:, :, :, place : stop : policy.stride] += inside[:, :, :, place].transpose(2, 3)
         return result
 
-    def _windows(self, signal: torch.Tensor) -> torch.Tensor:
-        """[P, b, places, width, channels] views of a signal [P, b, places, channels]."""
-        return signal.unfold(2, self.policy.width, self.policy.stride).transpose(3, 4)
+    def _terms(self, signal: torch.Tensor, weights: torch.Tensor) -> list[tuple[int, torch.Tensor, torch.Tensor]]:
+        """(k, H[k:], W_k) of a later convolution over `signal` [P, ..., places, channels]; views."""
+        channels, width, stride = signal.shape[-1], self.policy.width, self.policy.stride
+        rows = signal.reshape(len(signal), -1, stride * channels)
+        terms = []
+        for shift, place in enumerate(range(0, width, stride)):
+            count = channels * min(stride, width - place)
+            terms.append((shift, rows[:, shift:, :count], weights[:, place * channels : place * channels + count]))
+        return terms
+
+    def _dense_inputs(self, hidden: torch.Tensor) -> torch.Tensor:
+        return hidden.flatten(2)[:, :, : self.policy.pairs[-1][0]]
+
+    def _slots(self, buffer: torch.Tensor, first: int, last: int, members: slice) -> torch.Tensor:
+        """Slots [first, last) of a buffer as [P, rows, places, channels]; a view."""
+        return buffer[members, first:last].flatten(1, 2)
 
     def _members(self, samples: slice) -> slice:
         return slice(samples.start // self.rows, samples.stop // self.rows)
 
-    def _like(self, name: str, slope: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
-        return self._buffer(name, (*output.shape[:2], *slope.shape[3:]))
-
     def _buffer(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
+        # One flat buffer serves every shape of a name: blocks at the edges of segments are shorter.
         size = math.prod(shape)
         if name not in self._scratch or self._scratch[name].numel() < size:
             self._scratch[name] = self.policy.theta.detach().new_zeros(size)
         return self._scratch[name][:size].view(shape)
+
+
+_slope_of_tanh = torch.ops.aten.tanh_backward.grad_input
+"""(gradient, tanh(z), *, grad_input=out): gradient · (1 - tanh²(z)) in one pass."""
+
+
+def _product(
+    left: torch.Tensor, right: torch.Tensor, out: torch.Tensor, bias: torch.Tensor | None = None, add: bool = False
+) -> Callable[[], torch.Tensor]:
+    """A call that writes left @ right (+ bias [P, 1, width]) to `out`, or adds to it; all [P, ...]."""
+    single = len(out) == 1
+    if single:
+        left, right, out = left[0], right[0], out[0]
+    if add:
+        return partial(out.addmm_ if single else out.baddbmm_, left, right)
+    if bias is None:
+        return partial(torch.mm if single else torch.bmm, left, right, out=out)
+    return partial(torch.addmm if single else torch.baddbmm, bias[0] if single else bias, left, right, out=out)

@@ -1,5 +1,7 @@
 """The convolutional policy: torch's own convolution forward, autograd as the oracle of its hand-written record."""
 
+import math
+
 import pytest
 import torch
 from conftest import relative_error, tensor_options, uniform
@@ -53,30 +55,65 @@ def both_records(policy):
     return ours, theirs, states
 
 
+GEOMETRIES = {
+    "as in the paper": ((6, 5), 3, 2),
+    "one layer": ((6,), 3, 2),
+    "three layers": ((4, 5, 3), 3, 2),
+    "stride 1": ((6, 5), 3, 1),
+    "wide": ((6, 5), 5, 2),
+    "gaps": ((6, 5), 2, 3),
+    "points": ((6, 5), 1, 1),
+}
+
+
 @pytest.mark.parametrize("members", [1, 3])
 @pytest.mark.parametrize("controls", [1, 2])
-@pytest.mark.parametrize(("width", "stride"), [(3, 2), (2, 3)])
-def test_derivatives_equal_autograd(members, controls, width, stride):
-    policy = random_policy(members, controls, width=width, stride=stride)
+@pytest.mark.parametrize("geometry", GEOMETRIES.values(), ids=GEOMETRIES)
+def test_derivatives_equal_autograd(members, controls, geometry):
+    policy = random_policy(members, controls, *geometry)
     ours, theirs, states = both_records(policy)
-    batch, everyone = members * ROWS, slice(0, members * ROWS)
+    batch = members * ROWS
     cotangents = uniform(3, SLOTS, batch, controls)
-    found, expected = (
-        (
-            torch.zeros(SLOTS, batch, controls, CHANNELS * POINTS, **tensor_options()),
-            torch.zeros_like(policy.theta.data),
+    for samples in (slice(0, batch), slice(batch - ROWS, batch)):
+        found, expected = (
+            (
+                torch.zeros(SLOTS, batch, controls, CHANNELS * POINTS, **tensor_options()),
+                torch.zeros_like(policy.theta.data),
+            )
+            for _ in range(2)
         )
-        for _ in range(2)
-    )
-    for record, (jacobian, gradient) in zip((ours, theirs), (found, expected), strict=True):
+        for record, (jacobian, gradient) in zip((ours, theirs), (found, expected), strict=True):
+            with torch.inference_mode():
+                record.linearise(0, SLOTS, states, samples, jacobian)
+                record.pull_back_parameters(0, SLOTS, states, cotangents, samples, gradient)
+        assert relative_error(found[0][:, samples], expected[0][:, samples]) < accuracy()
+        assert relative_error(found[1], expected[1]) < accuracy()
         with torch.inference_mode():
-            record.linearise(0, SLOTS, states, everyone, jacobian)
-            record.pull_back_parameters(0, SLOTS, states, cotangents, everyone, gradient)
-    for one, other in zip(found, expected, strict=True):
-        assert relative_error(one, other) < accuracy()
-    with torch.inference_mode():
-        pulled = [record.pull_back_state(2, states[2], cotangents[2], everyone) for record in (ours, theirs)]
-    assert relative_error(*pulled) < accuracy()
+            pulled = [
+                record.pull_back_state(2, states[2, samples], cotangents[2, samples], samples)
+                for record in (ours, theirs)
+            ]
+        assert relative_error(*pulled) < accuracy()
+
+
+@pytest.mark.parametrize("members", [1, 2])
+@pytest.mark.parametrize("value", [0.7, math.nan], ids=["other", "not a number"])
+def test_a_row_of_K_depends_on_its_own_state_alone_to_the_bit(members, value):
+    policy = random_policy(members)
+    ours, _, states = both_records(policy)
+    control = torch.zeros(members * ROWS, 1, **tensor_options())
+    found = []
+    for state in (states[2], states[2].clone().index_fill_(0, torch.tensor([1], device=states.device), value)):
+        jacobian = torch.zeros(SLOTS, members * ROWS, 1, CHANNELS * POINTS, **tensor_options())
+        with torch.inference_mode():
+            ours.prepare_act(2, state, control)()
+            ours.linearise(0, SLOTS, states, slice(0, members * ROWS), jacobian)
+        found.append((jacobian, control.clone()))
+    (before, acted), (after, reacted) = found
+    assert not torch.equal(before[2, 1], after[2, 1])
+    after[2, 1], reacted[1] = before[2, 1], acted[1]
+    assert torch.equal(before, after)
+    assert torch.equal(acted, reacted)
 
 
 def test_parameters_are_pulled_back_without_a_linearisation_too():
@@ -87,19 +124,49 @@ def test_parameters_are_pulled_back_without_a_linearisation_too():
     for record in (ours, theirs):
         gradients.append(torch.zeros_like(policy.theta.data))
         with torch.inference_mode():
-            record.pull_back_parameters(1, 4, states[1:4], cotangents[1:4],
-                                        chosen, gradients[-1])  # fmt: skip
+            record.pull_back_parameters(1, 4, states[1:4], cotangents[1:4], chosen, gradients[-1])
     assert relative_error(*gradients) < accuracy()
     assert not gradients[0][0].any()
+
+
+def test_members_that_were_not_linearised_are_pulled_back_too():
+    policy = random_policy(3)
+    ours, _, states = both_records(policy)
+    cotangents, everyone = uniform(3, SLOTS, 3 * ROWS, 1), slice(0, 3 * ROWS)
+    found = []
+    for linearised in (everyone, slice(ROWS, 2 * ROWS)):
+        with torch.inference_mode():
+            ours.linearise(0, SLOTS, states, linearised, None)
+            found.append(torch.zeros_like(policy.theta))
+            ours.pull_back_parameters(0, SLOTS, states, cotangents, everyone, found[-1])
+        for slope in ours.slopes:
+            slope[0] = math.nan  # what was kept of others may be stale
+    assert relative_error(found[1], found[0]) < accuracy()
 
 
 @pytest.mark.float64
 def test_predicted_bytes_are_those_of_the_buffers():
     policy = random_policy(2)
     record = policy.record(SLOTS, 2 * ROWS, (CHANNELS, POINTS), (1,))
-    buffers = [*record.patches, *record.hidden, *record.slopes]
+    buffers = [record.windows, *record.hidden, *record.slopes]
     predicted = policy.record_bytes(2 * ROWS, (CHANNELS, POINTS), (1,)) * SLOTS
     assert predicted == sum(buffer.numel() * buffer.element_size() for buffer in buffers)
+
+
+@pytest.mark.float64
+@pytest.mark.parametrize("members", [1, 2])
+@pytest.mark.parametrize("controls", [1, 2])
+def test_scratch_is_no_more_than_predicted(members, controls):
+    policy = random_policy(members, controls)
+    record, _, states = both_records(policy)
+    everyone, cotangents = slice(0, members * ROWS), uniform(3, SLOTS, members * ROWS, controls)
+    jacobian = torch.zeros(SLOTS, members * ROWS, controls, CHANNELS * POINTS, **tensor_options())
+    with torch.inference_mode():
+        for held in (jacobian, None):
+            record.pull_back_parameters(0, SLOTS, states, cotangents, everyone, torch.zeros_like(policy.theta))
+            record.linearise(0, SLOTS, states, everyone, held)
+    taken = sum(buffer.numel() * buffer.element_size() for buffer in record._scratch.values())
+    assert taken <= policy.scratch_bytes(SLOTS * members * ROWS) < 2 * taken
 
 
 @pytest.mark.float64

@@ -1,4 +1,4 @@
-"""The particle in a box: unitary, second order, and an adjoint that equals a dense complex solve."""
+"""The particle in a box: unitary, second order, and an adjoint that equals a dense complex solve; its task."""
 
 import math
 from typing import Any
@@ -6,15 +6,19 @@ from typing import Any
 import pytest
 import reference
 import torch
-from conftest import BySteps, StepCost, relative_error, tensor_options, uniform
+from conftest import BySteps, gradcheck, relative_error, tensor_options, uniform
+from torch.nn import functional
 
 import engine
 from engine import FULL, ONE_STEP, PHYSICS_ONLY, POLICY_ONLY, PathRule, QuantumBox, Rollout, SettingError
-from policies import MLP, PolicyError
+from engine import trajectory as trajectory_module
+from policies import PolicyError
 from training import Member, Trainer, build_task
 
+# One object for all tests, since Taichi compiles the kernels of each object anew.
 SYSTEMS = {points: QuantumBox(points) for points in (2, 5, 32)}
 VARIANTS = {"R": FULL, "M": PHYSICS_ONLY, "S": ONE_STEP, "N": POLICY_ONLY}
+BATCH = 6
 
 
 def hamiltonian(points, u):
@@ -39,53 +43,107 @@ def accuracy():
     return 1e-10 if engine.current().precision == "float64" else 1e-5
 
 
-@pytest.mark.vulkan
-@pytest.mark.parametrize("points", SYSTEMS)
-def test_a_step_equals_a_dense_solve(points):
-    state, control = uniform(0, 6, 2, points), 5 * uniform(1, 6, 1)
-    found = SYSTEMS[points].step(state, control)
-    assert relative_error(found, dense_step(state.double(), control.double())) < accuracy()
-
-
-@pytest.mark.vulkan
-@pytest.mark.parametrize("points", SYSTEMS)
-def test_the_pull_back_equals_autograd_of_a_dense_solve(points):
-    state, control, adjoint = uniform(0, 6, 2, points), 5 * uniform(1, 6, 1), uniform(2, 6, 2, points)
-    found = SYSTEMS[points].pull_back(state, control, adjoint)
-    before, field = state.double().requires_grad_(), control.double().requires_grad_()
-    expected = torch.autograd.grad(dense_step(before, field), (before, field), adjoint.double())
-    for one, other in zip(found, expected, strict=True):
+def check_step_and_pull_back(points, batch=BATCH):
+    state, control, adjoint = uniform(0, batch, 2, points), 5 * uniform(1, batch, 1), uniform(2, batch, 2, points)
+    before, field = (tensor.cpu().double().requires_grad_() for tensor in (state, control))
+    after = dense_step(before, field)
+    assert relative_error(SYSTEMS[points].step(state, control), after) < accuracy()
+    expected = torch.autograd.grad(after, (before, field), adjoint.cpu().double())
+    for one, other in zip(SYSTEMS[points].pull_back(state, control, adjoint), expected, strict=True):
         assert relative_error(one, other) < accuracy()
+
+
+@pytest.mark.vulkan
+@pytest.mark.parametrize("points", SYSTEMS)
+def test_step_and_pull_back_equal_a_dense_solve(points):
+    check_step_and_pull_back(points)
+
+
+@pytest.mark.vulkan
+def test_many_samples_in_parallel_equal_a_dense_solve():
+    check_step_and_pull_back(5, batch=600)
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("points", SYSTEMS)
+def test_cuda_step_and_pull_back_equal_a_dense_solve_on_the_cpu(points):
+    check_step_and_pull_back(points)
 
 
 @pytest.mark.float64
 @pytest.mark.parametrize("points", SYSTEMS)
 def test_the_pull_back_passes_gradcheck(points):
-    system = SYSTEMS[points]
-
-    class Step(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx, state, control):  # type: ignore[override]
-            ctx.save_for_backward(state, control)
-            return system.step(state, control)
-
-        @staticmethod
-        def backward(ctx, *grads):
-            state, control = ctx.saved_tensors
-            return system.pull_back(state, control, grads[0].contiguous())
-
-    inputs = uniform(0, 2, 2, points).requires_grad_(), uniform(1, 2, 1).requires_grad_()
-    assert torch.autograd.gradcheck(Step.apply, inputs)
+    assert gradcheck(SYSTEMS[points], uniform(0, 2, 2, points), uniform(1, 2, 1))
 
 
 @pytest.mark.vulkan
-def test_a_cotangent_is_added_to_and_the_next_adjoint_left_alone():
+def test_pull_back_leaves_next_adjoint_alone_writes_adjoint_and_adds_to_cotangent():
     system, state, control, following = SYSTEMS[5], uniform(0, 3, 2, 5), uniform(1, 3, 1), uniform(2, 3, 2, 5)
-    _, expected = system.pull_back(state, control, following)
-    before, cotangent, adjoint = following.clone(), torch.ones_like(control), torch.zeros_like(state)
-    system.prepare_pull_back(state, control, following, adjoint, cotangent)()
-    torch.testing.assert_close(cotangent, 1 + expected)
+    expected_adjoint, expected_cotangent = system.pull_back(state, control, following)
+    before, cotangent, adjoint = following.clone(), torch.ones_like(control), torch.full_like(state, math.nan)
+    launch = system.prepare_pull_back(state, control, following, adjoint, cotangent)
+    launch()
+    launch()
     assert torch.equal(following, before)
+    assert torch.equal(adjoint, expected_adjoint)
+    torch.testing.assert_close(cotangent, 1 + 2 * expected_cotangent)
+
+
+def sweep_buffers(system, steps):
+    """A trajectory under random fields, with random derivatives, adjoints and cotangents to start a sweep from."""
+    shape, controls = (BATCH, *system.state_shape), 5 * uniform(1, steps, BATCH, 1)
+    states = [uniform(0, *shape)]
+    for control in controls:
+        states.append(system.step(states[-1], control))
+    jacobian = uniform(4, steps, BATCH, 1, 2 * system.points)
+    return (
+        torch.stack(states), controls, uniform(3, steps, *shape), jacobian,
+        uniform(5, steps + 1, *shape), uniform(6, steps, BATCH, 1),
+    )  # fmt: skip
+
+
+@pytest.mark.vulkan
+@pytest.mark.parametrize("samples", [slice(0, BATCH), slice(1, 3)], ids=["all", "some"])
+@pytest.mark.parametrize(
+    "rule",
+    [*VARIANTS.values(), PathRule(0.5, -2.0)],
+    ids=lambda rule: f"{rule.physics_weight:g},{rule.policy_weight:g}",
+)
+def test_fused_sweep_equals_the_rule_applied_step_by_step(rule, samples):
+    system, steps = SYSTEMS[5], 4
+    states, controls, direct, jacobian, adjoints, cotangents = sweep_buffers(system, steps)
+    expected_adjoints, expected_cotangents = adjoints.clone(), cotangents.clone()
+    for t in reversed(range(steps)):
+        physics, pulled = system.pull_back(states[t], controls[t], expected_adjoints[t + 1])
+        expected_cotangents[t, samples] += pulled[samples]
+        policy = torch.einsum("bm,bmn->bn", expected_cotangents[t], jacobian[t]).view_as(physics)
+        expected_adjoints[t, samples] = rule(direct[t], physics, policy, t)[samples]
+    launch = system.prepare_sweep(states, controls, direct, jacobian, adjoints, cotangents, samples, rule)
+    assert launch is not None
+    launch()
+    assert relative_error(adjoints, expected_adjoints) < accuracy()
+    assert relative_error(cotangents, expected_cotangents) < accuracy()
+
+
+@pytest.mark.float64
+def test_a_rule_without_path_weights_has_no_fused_sweep():
+    buffers = sweep_buffers(SYSTEMS[5], 1)
+    assert SYSTEMS[5].prepare_sweep(*buffers, slice(0, BATCH), BySteps(FULL)) is None
+
+
+@pytest.mark.float64
+def test_launches_of_every_batch_share_scratch_of_the_predicted_size():
+    system, state, control = QuantumBox(5), uniform(0, 4, 2, 5), uniform(1, 4, 1)
+    found = torch.zeros(2, *state.shape, **tensor_options())
+    launches = [system.prepare_step(state[:n], control[:n], out[:n]) for n, out in zip((2, 4), found, strict=True)]
+    for launch in (*launches, *launches):
+        launch()
+    expected = SYSTEMS[5].step(state, control)
+    assert torch.equal(found[0, :2], expected[:2])
+    assert torch.equal(found[1], expected)
+    small, large = (system._scratch(state[:n]) for n in (2, 4))
+    assert small.data_ptr() == large.data_ptr()
+    assert large.numel() * large.element_size() == system.scratch_bytes(4)
 
 
 @pytest.mark.vulkan
@@ -129,52 +187,83 @@ def test_the_error_falls_with_the_square_of_the_time_step():
     assert all(math.log2(errors[i] / errors[i + 1]) > 1.75 for i in range(2))
 
 
-def rollout(horizon, batch=8):
-    policy = MLP((2, 8), (1,), (20,), **tensor_options())
-    policy.initialise(0, torch.Generator().manual_seed(0))
-    policy.theta.data *= 2.0
-    system = QuantumBox(8)
-    state = uniform(3, batch, 2, 8)
-    return policy, Rollout(system, policy, horizon, batch), state / state.flatten(1).norm(dim=1).view(-1, 1, 1)
+def convolutional(layers, state):
+    """The oracle's policy by torch's convolutions; `layers` are [in + 1, out], state [B, 2, N]."""
+    signal = state
+    for layer in layers[:-1]:
+        kernel = layer[:-1].unflatten(0, (3, -1)).permute(2, 1, 0)
+        signal = torch.tanh(functional.conv1d(signal, kernel, layer[-1], 2))
+    return signal.transpose(1, 2).flatten(1) @ layers[-1][:-1] + layers[-1][-1]
 
 
-@pytest.mark.vulkan
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_gradients_equal_those_of_an_independent_rollout(variant):
-    policy, own, initial = rollout(128)
-
-    def running(x, u, t):
-        return x[:, 0, 2] ** 2 + x[:, 1, 2] ** 2 + 0.1 * u[:, 0] ** 2
-
-    def final(x):
-        return x[:, 0, 1] ** 2 + x[:, 1, 1] ** 2
-
-    cost = StepCost(running, final)
-    own.forward(initial)
-    found = own.backward([VARIANTS[variant]], cost).parameters[VARIANTS[variant]]
-
-    def oracle(parameters, state):
-        layers = policy.layers(parameters[0])
-        weights, biases = [layer[0, :-1] for layer in layers], [layer[0, -1] for layer in layers]
-        return reference.mlp(weights, biases, state.flatten(1))
-
-    (expected,) = reference.gradients(
-        variant, [policy.theta.detach().double()], dense_step, oracle, initial.double(), 128, running, final
+def miss(state):
+    """1 - |⟨ψ|φ_3⟩|² for state [B, 2, 32]."""
+    place = torch.arange(1, 33, dtype=state.dtype) / 33
+    overlap = torch.complex(state[:, 0], state[:, 1]) @ (torch.sin(3 * math.pi * place) / 16.5**0.5).to(
+        torch.complex128
     )
-    # In float32 128 steps of both recursions round to about 1e-5.
-    assert relative_error(found, expected) < (1e-10 if engine.current().precision == "float64" else 1e-4)
+    return 1 - overlap.abs().square()
+
+
+def quantum_rollout(**cut):
+    """The task of the paper, batch 8, with a policy whose biases are not zero."""
+    task = build_task("quantum")
+    policy: Any = task.policy(1, **tensor_options())
+    policy.initialise(0, torch.Generator().manual_seed(0))
+    policy.theta.data += uniform(1, *policy.theta.shape, low=-0.05, high=0.05)
+    initial = task.initial_states(8, 0, "train", tensor_options()["dtype"]).to(tensor_options()["device"])
+    return task, policy, Rollout(SYSTEMS[32], policy, task.horizon, 8, **cut), initial
+
+
+def check_gradients():
+    task, policy, rollout, initial = quantum_rollout()
+    losses = rollout.forward(initial, task.objective)
+    gradients = rollout.backward(list(VARIANTS.values()), task.objective).parameters
+    weights = [layer[0].cpu().double() for layer in policy.layers(policy.theta.detach())]
+    start, running = initial.cpu().double(), lambda state, control, t: float(t > 0) * miss(state)
+    assert rollout.horizon == 128
+    with torch.no_grad():
+        oracle = lambda state: convolutional(weights, state)  # noqa: E731
+        expected = reference.rollout_loss(dense_step, oracle, start, 128, running, miss)
+    assert relative_error(losses, expected) < accuracy()
+    for variant, rule in VARIANTS.items():
+        found = [layer[0] for layer in policy.layers(gradients[rule])]
+        expected = reference.gradients(variant, weights, dense_step, convolutional, start, 128, running, miss)
+        # In float32 128 steps of both recursions round to about 1e-5.
+        limit = 1e-10 if engine.current().precision == "float64" else 1e-4
+        assert relative_error(*(torch.cat([layer.flatten().cpu().double() for layer in layers])
+                                for layers in (found, expected))) < limit, variant  # fmt: skip
 
 
 @pytest.mark.vulkan
-def test_the_fused_sweep_equals_the_one_by_steps():
-    _, own, initial = rollout(20)
-    rules = [FULL, PHYSICS_ONLY, PathRule(0.5, 0.25)]
-    slow = [BySteps(rule) for rule in rules]
-    own.forward(initial)
-    found = own.backward([*rules, *slow], StepCost(final=lambda x: x[:, 0, 2] ** 2 + x[:, 1, 2] ** 2))
-    for rule, by_steps in zip(rules, slow, strict=True):
-        assert relative_error(found.parameters[rule], found.parameters[by_steps]) < accuracy()
-        assert relative_error(found.initial[rule], found.initial[by_steps]) < accuracy()
+def test_gradients_of_the_task_equal_those_of_an_independent_rollout():
+    check_gradients()
+
+
+@pytest.mark.cuda
+def test_cuda_gradients_of_the_task_equal_those_of_an_independent_rollout_on_the_cpu():
+    check_gradients()
+
+
+@pytest.mark.parametrize("block", [128, 10])
+@pytest.mark.parametrize("length", [1, 7, 50])
+def test_segments_of_any_length_change_no_bit(length, block, monkeypatch):
+    monkeypatch.setattr(trajectory_module, "_BLOCK_ROWS", 8 * block)
+    found = []
+    for segment in (None, length):
+        task, _, rollout, initial = quantum_rollout(segment=segment)
+        pieces = []
+        losses = rollout.forward(initial, task.objective)
+        gradients = rollout.backward(
+            [FULL], task.objective,
+            inspect=lambda rule, part, adjoints, cotangents, pieces=pieces: pieces.insert(0, cotangents.clone()),
+        )  # fmt: skip
+        found.append((torch.cat(pieces), gradients.initial[FULL], losses, gradients.parameters[FULL]))
+    whole, cut = found
+    assert torch.equal(whole[0], cut[0])
+    assert torch.equal(whole[1], cut[1])
+    for one, other in zip(whole[2:], cut[2:], strict=True):  # sums, segment by segment
+        assert relative_error(one, other) < (1e-12 if engine.current().precision == "float64" else 1e-5)
 
 
 @pytest.mark.float64

@@ -5,12 +5,16 @@ import math
 import taichi as ti
 import torch
 
+from engine import runtime
 from engine.errors import SettingError
 from engine.launch import prepare
 from engine.system import System
 from engine.vector_system import serial_loop
 
 LENGTH = 2.0
+
+# Rows of scratch for each sample, see `QuantumBox._scratch`.
+_ROWS = 6
 
 
 @ti.data_oriented
@@ -48,6 +52,7 @@ class QuantumBox(System):
         self.dx = LENGTH / (points + 1)
         self._half = 0.5 * dt
         self._centre, self._beside = 2.0 / self.dx**2, -1.0 / self.dx**2
+        self._shared: torch.Tensor | None = None
 
     def eigenstate(self, n: int) -> torch.Tensor:
         """The n-th eigenstate of H at u = 0, n from 1: sin(π n j / (N + 1)), of norm 1; [N], float64."""
@@ -57,11 +62,10 @@ class QuantumBox(System):
         return values / values.norm()
 
     def prepare_step(self, state, control, next_state):
-        scratch = self._scratch(state)
-        return prepare(self._step, state, control, next_state, scratch, serial_loop(len(state)))
+        return prepare(self._step, state, control, next_state, self._scratch(state), serial_loop(len(state)))
 
     def prepare_pull_back(self, state, control, next_adjoint, adjoint, cotangent):
-        arrays = (state, control, next_adjoint, adjoint, cotangent, torch.zeros_like(state), self._scratch(state))
+        arrays = state, control, next_adjoint, adjoint, cotangent, self._scratch(state)
         return prepare(self._pull_back, *arrays, serial_loop(len(state)))
 
     def prepare_sweep(self, states, controls, direct, jacobian, adjoints, cotangents, samples, rule):
@@ -87,9 +91,17 @@ class QuantumBox(System):
             rule.uses_policy,
         )
 
+    def scratch_bytes(self, batch):
+        return batch * _ROWS * self.points * runtime.current().dtype.itemsize
+
     def _scratch(self, state: torch.Tensor) -> torch.Tensor:
-        """[B, 4, N]: elimination factors, then the right-hand side and solution; real and imaginary rows."""
-        return state.new_zeros(len(state), 4, self.points)
+        """[B, 6, N]: elimination factors, right-hand side and then solution, ½(ψ + ψ'); Re and Im of each.
+
+        Launches run one after another, so all share one buffer, as large as the largest batch needs.
+        """
+        if self._shared is None or len(self._shared) < len(state):
+            self._shared = state.new_zeros(len(state), _ROWS, self.points)
+        return self._shared[: len(state)]
 
     @ti.kernel
     def _step(
@@ -116,7 +128,6 @@ class QuantumBox(System):
         next_adjoint: ti.types.ndarray(ndim=3),
         adjoint: ti.types.ndarray(ndim=3),
         cotangent: ti.types.ndarray(ndim=2),
-        middle: ti.types.ndarray(ndim=3),
         scratch: ti.types.ndarray(ndim=3),
         serial: ti.template(),
     ):
@@ -126,16 +137,16 @@ class QuantumBox(System):
             self._load(state, scratch, b)
             self._solve(scratch, b, u, 1.0)
             for j in range(self.points):
-                middle[b, 0, j], middle[b, 1, j] = scratch[b, 2, j], scratch[b, 3, j]
+                scratch[b, 4, j], scratch[b, 5, j] = scratch[b, 2, j], scratch[b, 3, j]
             self._load(next_adjoint, scratch, b)
             self._solve(scratch, b, u, -1.0)
             pulled = 0.0
             for j in range(self.points):
                 re, im = scratch[b, 2, j], scratch[b, 3, j]
-                pulled += (j + 1) * (re * middle[b, 1, j] - im * middle[b, 0, j])
+                pulled += (j + 1) * (re * scratch[b, 5, j] - im * scratch[b, 4, j])
                 adjoint[b, 0, j] = 2.0 * re - next_adjoint[b, 0, j]
                 adjoint[b, 1, j] = 2.0 * im - next_adjoint[b, 1, j]
-            cotangent[b, 0] += self.dt * self.dx * pulled  # ψ + ψ' = 2 z
+            cotangent[b, 0] += self.dt * self.dx * pulled
 
     @ti.kernel
     def _sweep(
