@@ -1,10 +1,11 @@
-"""One optimiser for all members against a torch optimiser for each, and clipping against torch's own."""
+"""One optimiser for all members against a torch optimiser for each."""
 
 import pytest
 import torch
 from conftest import uniform
 
-from training import OPTIMISERS, Clipping, EnsembleOptimiser
+from engine import SettingError
+from training import OPTIMISERS, EnsembleOptimiser
 
 pytestmark = pytest.mark.float64
 
@@ -79,26 +80,33 @@ def test_loading_an_optimisers_tensors_continues_it(name):
     assert torch.equal(second.theta, ensemble(name)[0])
 
 
-def test_clipping_by_norm_is_torchs_for_every_member():
-    gradient = uniform(2, 4, 30) * torch.tensor([[0.01], [1.0], [10.0], [1e6]], dtype=torch.float64)
-    clipped = Clipping("norm", 1.0)(gradient)
-    for row, found in zip(gradient, clipped, strict=True):
-        parameter = torch.nn.Parameter(row.clone())
-        parameter.grad = row.clone()
-        torch.nn.utils.clip_grad_norm_([parameter], 1.0)
-        # Torch divides by norm + 1e-6.
-        torch.testing.assert_close(found, parameter.grad, rtol=2e-6, atol=0.0)
-    assert torch.equal(clipped[0], gradient[0])
+def test_loaded_tensors_move_to_where_the_parameters_are():
+    # Checkpoints are read on the CPU; "meta" stands in for a device that is not.
+    optimiser = EnsembleOptimiser(torch.zeros(3, 20, device="meta"), RATES, "momentum")
+    optimiser.load({"momentum_buffer": torch.ones(3, 20)})
+    assert optimiser.tensors()["momentum_buffer"].device.type == "meta"
 
 
-def test_clipping_by_value_is_torchs():
-    gradient = 3 * uniform(2, 4, 30)
-    parameter = torch.nn.Parameter(gradient.clone())
-    parameter.grad = gradient.clone()
-    torch.nn.utils.clip_grad_value_([parameter], 1.0)
-    assert torch.equal(Clipping("value", 1.0)(gradient), parameter.grad)
+@pytest.mark.parametrize("name", OPTIMISERS)
+def test_a_fresh_optimiser_has_all_its_tensors_and_they_are_zero(name):
+    fresh, stepped = ensemble(name, stop=0)[1].tensors(), ensemble(name, stop=1)[1].tensors()
+    assert {key: value.shape for key, value in fresh.items()} == {key: value.shape for key, value in stepped.items()}
+    assert not any(value.any() for value in fresh.values())
 
 
-def test_no_clipping_changes_nothing():
-    gradient = 1e6 * uniform(2, 4, 30)
-    assert torch.equal(Clipping()(gradient), gradient)
+def test_an_unknown_optimiser_is_refused_with_those_there_are():
+    with pytest.raises(SettingError, match=r"^Expected an optimiser among adam, .*, rmsprop, got 'adamw'\.$"):
+        ensemble("adamw")
+
+
+@pytest.mark.parametrize("momentum", [-0.1, 1.0, float("nan")])
+def test_a_momentum_that_does_not_decay_is_refused(momentum):
+    with pytest.raises(SettingError, match=r"^Expected a momentum in \[0, 1\), got .*\.$"):
+        ensemble("momentum", momentum)
+
+
+@pytest.mark.parametrize("rate", [float("inf"), 1e39])
+def test_rates_beyond_the_precision_are_refused(rate):
+    rates = torch.tensor([1e-3, rate], dtype=torch.float32)
+    with pytest.raises(SettingError, match=r"^Expected learning rates that are finite as torch\.float32, got .*\.$"):
+        EnsembleOptimiser(torch.zeros(2, 5), rates)

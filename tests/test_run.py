@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import random
 
 import pytest
 import torch
@@ -77,13 +78,22 @@ def test_an_empty_directory_may_become_a_run(tmp_path):
     assert RunDirectory.create(tmp_path, EXPERIMENT.to_config()).checkpoints() == []
 
 
-def test_a_checkpoint_holds_everything_a_trainer_continues_from(trained):
-    run, trainer = trained
+def check_continuation(run, trainer):
     other = EXPERIMENT.trainer()
     assert run.restore(other) == 2
     assert {name: value.tolist() for name, value in other.state().items()} == {
         name: value.tolist() for name, value in trainer.state().items()
     }
+    assert other.run_epoch() == trainer.run_epoch()
+
+
+def test_a_checkpoint_holds_everything_a_trainer_continues_from(trained):
+    check_continuation(*trained)
+
+
+@pytest.mark.cuda
+def test_a_checkpoint_continues_on_cuda(trained):
+    check_continuation(*trained)
 
 
 def test_losses_that_are_not_finite_are_written_as_null(run):
@@ -106,6 +116,13 @@ def test_a_line_of_metrics_cut_off_by_a_kill_is_left_out(trained):
     file = run.path / "metrics.jsonl"
     file.write_text(file.read_text()[:-10])
     assert [line["epoch"] for line in run.metrics()] == [1]
+
+
+def test_epochs_count_as_numbers_and_other_files_are_no_checkpoints(run):
+    folder = run.path / "checkpoints"
+    for name in ("epoch-1000000", "epoch-000009", "epoch-000009-best", "epoch-000009 (copy)", "epoch-", "best"):
+        (folder / f"{name}.safetensors").touch()
+    assert [file.stem for file in run.checkpoints()] == ["epoch-000009", "epoch-1000000"]
 
 
 def test_metrics_past_the_restored_checkpoint_are_cut_off(trained):
@@ -134,6 +151,28 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(trained, monkey
     with pytest.raises(OSError, match="No space left"):
         run.save(trainer)
     assert contents(run.path) == before
+
+
+def test_a_restore_that_cannot_be_written_says_so_and_changes_nothing(trained, monkeypatch):
+    run, _ = trained
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    assert "No space left" in refused(run.path, lambda: run.restore(EXPERIMENT.trainer()))
+
+
+def test_metrics_without_any_checkpoint_are_kept(trained):
+    run, _ = trained
+    for file in run.checkpoints():
+        file.unlink()
+    sentence = refused(run.path, lambda: run.restore(EXPERIMENT.trainer()))
+    assert "got 2 epochs of metrics and none" in sentence
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint_starts_anew(run):
+    assert run.restore(EXPERIMENT.trainer()) == 0
 
 
 class Hostile:
@@ -178,7 +217,27 @@ def test_a_damaged_checkpoint_is_refused(kind, trained, monkeypatch):
     assert trainer.epoch == 0
 
 
+def test_a_flipped_bit_anywhere_in_a_checkpoint_is_refused(trained):
+    run, _ = trained
+    path, draw = run.checkpoints()[-1], random.Random(0)
+    data = path.read_bytes()
+    header = 8 + int.from_bytes(data[:8], "little")
+    for place in [draw.randrange(header) for _ in range(150)] + [draw.randrange(header, len(data)) for _ in range(50)]:
+        flipped = bytearray(data)
+        flipped[place] ^= 1 << draw.randrange(8)
+        path.write_bytes(flipped)
+        with pytest.raises(RunError, match=r"^Expected .*\.$"):
+            read_checkpoint(path)
+
+
+def test_a_checkpoint_from_before_there_were_checksums_is_read(trained):
+    run, trainer = trained
+    save_file(trainer.state(), run.checkpoints()[-1], OURS)
+    assert run.restore(EXPERIMENT.trainer()) == 2
+
+
 OURS = {"kind": "evenflow checkpoint", "format": "1", "epoch": "2", "divergences": "[]"}
+DIVERGED = {"member": 0, "epoch": 1, "update": 2, "cause": "the loss is not finite"}
 
 
 @pytest.mark.parametrize(
@@ -189,11 +248,24 @@ OURS = {"kind": "evenflow checkpoint", "format": "1", "epoch": "2", "divergences
         ({}, {"epoch": "two"}, "damaged metadata"),
         ({}, {"divergences": '[{"member": 0}]'}, "damaged metadata"),
         ({}, {"divergences": "7"}, "damaged metadata"),
+        ({}, {"divergences": "[[0]]"}, "damaged metadata"),
+        ({}, {"divergences": "[" * 100_000}, "damaged metadata"),
+        ({}, {"divergences": json.dumps([{**DIVERGED, "member": "0"}])}, "damaged metadata"),
+        ({}, {"divergences": json.dumps([{**DIVERGED, "member": 99}])}, "members [] as diverged"),
+        ({"active": torch.tensor([False, True])}, {}, "members [0] as diverged"),
+        ({}, {"epoch": "-1"}, "damaged metadata"),
+        ({}, {"epoch": "9" * 5000}, "damaged metadata"),
+        ({}, {"unknown": "7"}, "damaged metadata"),
         ({"theta": torch.zeros(1, 3).double()}, {}, "'theta'"),
         ({"theta": torch.zeros(2, 10801)}, {}, "'theta'"),
         ({"theta": None}, {}, "without it"),
         ({"extra": torch.zeros(2)}, {}, "'extra'"),
         ({"optimiser.exp_avg": torch.zeros(5)}, {}, "'optimiser.exp_avg'"),
+        ({"optimiser.exp_avg": torch.zeros(())}, {}, "'optimiser.exp_avg'"),
+        ({"optimiser.exp_avg": None}, {}, "without it"),
+        ({"optimiser.step": None, "optimiser.exp_avg": None, "optimiser.exp_avg_sq": None}, {}, "without it"),
+        ({"optimiser.extra": torch.zeros(())}, {}, "'optimiser.extra'"),
+        ({"order.0": torch.zeros(5056, dtype=torch.uint8)}, {}, "random generators"),
     ],
 )
 def test_tensors_that_are_not_this_runs_are_refused(change, metadata, message, trained):
@@ -217,7 +289,12 @@ def test_tensors_that_are_not_this_runs_are_refused(change, metadata, message, t
         "just text",
         "kind: something else",
         "kind: evenflow run\nformat: 2\n",
+        "kind: evenflow run\nformat: '1'\n",
         "\x00\x01",
+        "[" * 10_000,
+        "day: 2020-13-45",
+        "number: " + "9" * 5000,
+        "? [a]\n: b",
     ],
 )
 def test_a_configuration_that_is_not_ours_is_refused_and_runs_nothing(text, run, monkeypatch):
@@ -236,10 +313,34 @@ def test_an_incomplete_configuration_is_refused(missing, run):
     refused(run.path, lambda: Experiment.from_config(opened.config))
 
 
-def test_metrics_that_are_not_json_are_refused(trained):
+@pytest.mark.parametrize(
+    "line",
+    [
+        "not json",
+        "",
+        "5",
+        "null",
+        "[" * 100_000,
+        "9" * 5000,
+        "{}",
+        '{"epoch": 2, "seconds": 1.0}',
+        '{"epoch": "2", "seconds": 1.0, "train_loss": [1.0], "test_loss": [1.0], "diverged": []}',
+        '{"epoch": 2, "seconds": null, "train_loss": [1.0], "test_loss": [1.0], "diverged": []}',
+        '{"epoch": 2, "seconds": 1.0, "train_loss": 1.0, "test_loss": [1.0], "diverged": []}',
+    ],
+    ids=lambda line: line[:40] or "empty",
+)
+def test_metrics_that_are_not_an_epochs_losses_are_refused(line, trained):
     run, _ = trained
-    (run.path / "metrics.jsonl").write_text('{"epoch": 1}\nnot json\n{"epoch": 3}\n')
-    assert "line 2" in refused(run.path, run.metrics)
+    file = run.path / "metrics.jsonl"
+    first, second = file.read_text().splitlines()
+    file.write_text(f"{first}\n{line}\n{second}\n")
+    assert "line 2" in refused(run.path, lambda: run.restore(EXPERIMENT.trainer()))
+
+
+def test_metrics_that_cannot_be_read_are_refused(run):
+    (run.path / "metrics.jsonl").mkdir()
+    assert "Is a directory" in refused(run.path, lambda: run.restore(EXPERIMENT.trainer()))
 
 
 def test_metrics_are_plain_json(trained):

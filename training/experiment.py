@@ -5,11 +5,12 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from engine import RunError, SettingError, current
+from engine import BudgetError, RunError, SettingError, current
+from training.checks import check_types
 from training.clipping import Clipping
 from training.estimators import gradient_named
 from training.run import RunDirectory
@@ -55,6 +56,10 @@ class Experiment:
         if len(set(letters)) < len(letters):
             raise SettingError(f"Expected each gradient once, got {list(self.gradients)}.")
         object.__setattr__(self, "gradients", letters)
+        variants = tuple((gradient_named(name).letter, clipping, rate) for name, clipping, rate in self.variants)
+        if len(set(variants)) < len(variants):
+            raise SettingError(f"Expected variants without repetition, got {list(variants)}.")
+        object.__setattr__(self, "variants", variants)
 
     @property
     def task_options(self) -> TaskOptions:
@@ -114,8 +119,13 @@ class Experiment:
             values["variants"] = tuple(tuple(variant) for variant in values.get("variants", ()))
             if values.get("milestones") is not None:
                 values["milestones"] = tuple(values["milestones"])
-            values["settings"] = TrainingSettings(**values["settings"])
-            return cls(**values)
+            with _read_from_config():
+                check_types(cls, {name: value for name, value in values.items() if name != "settings"})
+                check_types(task_options(values["task"]), values.get("options", {}))
+                check_types(TrainingSettings, values["settings"])
+                experiment = cls(**{**values, "settings": TrainingSettings(**values["settings"])})
+                experiment.members()  # for the errors of their settings
+            return experiment
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise RunError(f"Expected a complete configuration in config.yaml, got one that fails: {error}.") from error
 
@@ -139,15 +149,16 @@ def resume(path: str | Path, progress: Progress | None = None, epochs: int | Non
     """
     run = RunDirectory.open(path)
     experiment = Experiment.from_config(run.config)
-    trainer = experiment.trainer()
+    if epochs is not None:
+        experiment = replace(experiment, epochs=epochs)
+    with _read_from_config():
+        trainer = experiment.trainer()
     run.restore(trainer)
-    return _continue(run, trainer, experiment, progress, epochs)
+    return _continue(run, trainer, experiment, progress)
 
 
-def _continue(
-    run: RunDirectory, trainer: Trainer, experiment: Experiment, progress: Progress | None, epochs: int | None = None
-) -> Trainer:
-    total = epochs or experiment.epochs
+def _continue(run: RunDirectory, trainer: Trainer, experiment: Experiment, progress: Progress | None) -> Trainer:
+    total = experiment.epochs
     recorded = run.metrics()
     started = time.perf_counter() - (recorded[-1]["seconds"] if recorded else 0.0)
     try:
@@ -166,6 +177,15 @@ def _continue(
     except OSError as error:
         raise RunError(f"Expected to write the run in {run.path}, got: {error.strerror}.") from error
     return trainer
+
+
+@contextmanager
+def _read_from_config() -> Iterator[None]:
+    """Settings that make no sense are the file's fault where they come from one."""
+    try:
+        yield
+    except (SettingError, BudgetError) as error:
+        raise RunError(f"{str(error).removesuffix('.')} in config.yaml.") from error
 
 
 @contextmanager

@@ -23,9 +23,18 @@ class EnsembleOptimiser:
     def __init__(self, theta: torch.Tensor, learning_rates: torch.Tensor, name: str = "adam", momentum: float = 0.9):
         if not 0 <= momentum < 1:
             raise SettingError(f"Expected a momentum in [0, 1), got {momentum}.")
+        if not torch.isfinite(learning_rates).all():
+            raise SettingError(
+                f"Expected learning rates that are finite as {theta.dtype}, got {learning_rates.tolist()}."
+            )
         self.theta, self.learning_rates = theta, learning_rates.unsqueeze(1)
         self.displacement = torch.zeros_like(theta, requires_grad=True)
         self.optimiser = _make(name, self.displacement, momentum)
+        # Torch makes an optimiser's state in its first step; all of it starts at zero.
+        self.displacement.grad = torch.zeros_like(self.displacement)
+        self.optimiser.step()
+        for value in self.tensors().values():
+            value.zero_()
 
     @torch.no_grad()
     def step(self, gradient: torch.Tensor, active: torch.Tensor) -> None:
@@ -44,8 +53,9 @@ class EnsembleOptimiser:
         return {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}
 
     def load(self, tensors: dict[str, torch.Tensor]) -> None:
-        """Continue from `tensors()` of an earlier optimiser."""
-        self.optimiser.state[self.displacement] = {name: value.clone() for name, value in tensors.items()}
+        """Continue from `tensors()` of an earlier optimiser, wherever those are."""
+        for name, value in self.tensors().items():
+            value.copy_(tensors[name])
 
 
 def _make(name: str, parameter: torch.Tensor, momentum: float) -> torch.optim.Optimizer:

@@ -6,14 +6,15 @@
     *.png                                figures
 
 Files are written whole, under a temporary name, and then renamed. Tensors are read as safetensors and settings as
-plain YAML: nothing that is read can run code.
+plain YAML: nothing that is read can run code. A checksum in a checkpoint tells whether it is as it was written.
 """
 
 import json
 import math
 import os
 import tempfile
-from collections.abc import Collection
+import zlib
+from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,8 @@ import yaml
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from engine import RunError
+from engine import RunError, SettingError
+from training.checks import check_types
 from training.trainer import Divergence, EpochRecord, Trainer
 
 FORMAT = 1
@@ -64,7 +66,7 @@ class RunDirectory:
             config = yaml.safe_load(file.read_text())
         except FileNotFoundError as error:
             raise RunError(f"Expected a run directory with a config.yaml, got {path}, which has none.") from error
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
             raise RunError(f"Expected {file} as plain YAML, got something that cannot be read as such.") from error
         if not isinstance(config, dict) or config.pop("kind", None) != _KIND:
             raise RunError(f"Expected {file} to describe a run, got other content.")
@@ -88,16 +90,25 @@ class RunDirectory:
     def metrics(self) -> list[dict[str, Any]]:
         """All complete lines of the metrics; a line cut off by a kill is left out."""
         file = self.path / "metrics.jsonl"
-        if not file.exists():
+        try:
+            lines = file.read_text(errors="replace").splitlines(keepends=True)
+        except FileNotFoundError:
             return []
+        except OSError as error:
+            raise RunError(f"Expected metrics that can be read, got {file}: {error.strerror}.") from error
         records = []
-        for number, line in enumerate(file.read_text(errors="replace").splitlines(keepends=True)):
+        for number, line in enumerate(lines):
             if not line.endswith("\n"):
                 break
             try:
-                records.append(json.loads(line))
-            except json.JSONDecodeError as error:
-                raise RunError(f"Expected JSON in line {number + 1} of {file}, got something else.") from error
+                record = json.loads(line)
+            except (ValueError, RecursionError):
+                record = None
+            if not _is_record(record):
+                raise RunError(
+                    f"Expected an epoch's losses as JSON in line {number + 1} of {file}, got something else."
+                )
+            records.append(record)
         return records
 
     def save(self, trainer: Trainer, milestones: Collection[int] | None = None) -> Path:
@@ -112,48 +123,65 @@ class RunDirectory:
             "epoch": str(trainer.epoch),
             "divergences": json.dumps([asdict(entry) for entry in trainer.divergences.values()]),
         }
+        metadata["checksum"] = _checksum(tensors, metadata)
         path = self.path / "checkpoints" / f"epoch-{trainer.epoch:06d}.safetensors"
         _write(path, save(tensors, metadata))
         if milestones is not None:
             for old in self.checkpoints()[:-2]:
-                if int(old.stem.split("-")[1]) not in milestones:
+                if _epoch(old) not in milestones:
                     old.unlink()
         return path
 
     def checkpoints(self) -> list[Path]:
         """Complete checkpoints, oldest first."""
-        return sorted((self.path / "checkpoints").glob("epoch-*.safetensors"))
+        files = (self.path / "checkpoints").glob("epoch-*.safetensors")
+        return sorted((file for file in files if file.stem[len("epoch-") :].isdecimal()), key=_epoch)
 
     def restore(self, trainer: Trainer, checkpoint: Path | None = None) -> int:
         """Load a checkpoint (the last by default) into a trainer of the same configuration; returns its epoch.
 
         Metrics of later epochs are cut off: the continued run writes the same lines again.
         """
-        found = self.checkpoints()
+        found, records = self.checkpoints(), self.metrics()
         if checkpoint is None and not found:
+            if records:
+                raise RunError(
+                    f"Expected a checkpoint to continue from in {self.path}, got {len(records)} epochs of metrics and "
+                    "none; train anew in another directory."
+                )
             return 0
-        path = checkpoint or found[-1]
-        epoch, tensors, divergences = read_checkpoint(path)
-        expected = trainer.state()
-        # Optimisers make their state at the first step, so a fresh trainer has only some of the names.
-        for name, value in expected.items():
-            if name not in tensors:
-                raise RunError(f"Expected tensor {name!r} in checkpoint {path}, got a file without it.")
-            if tensors[name].shape != value.shape or tensors[name].dtype != value.dtype:
-                raise RunError(
-                    f"Expected tensor {name!r} as {list(value.shape)} {value.dtype} in {path}, "
-                    f"got {list(tensors[name].shape)} {tensors[name].dtype}."
-                )
-        for name, value in tensors.items():
-            fits = name.startswith("optimiser.") and value.shape in (expected["theta"].shape, torch.Size([]))
-            if name not in expected and not fits:
-                raise RunError(
-                    f"Expected only this run's tensors in {path}, got {name!r} of shape {list(value.shape)}."
-                )
-        trainer.load(epoch, tensors, divergences)
-        kept = [record for record in self.metrics() if record["epoch"] <= epoch]
-        _write(self.path / "metrics.jsonl", "".join(json.dumps(record) + "\n" for record in kept))
+        epoch = _load(checkpoint or found[-1], trainer)
+        kept = [record for record in records if record["epoch"] <= epoch]
+        try:
+            _write(self.path / "metrics.jsonl", "".join(json.dumps(record) + "\n" for record in kept))
+        except OSError as error:
+            raise RunError(f"Expected to write the run in {self.path}, got: {error.strerror}.") from error
         return epoch
+
+
+def _load(path: Path, trainer: Trainer) -> int:
+    """Load a checkpoint into a trainer that it fits; returns its epoch."""
+    epoch, tensors, divergences = read_checkpoint(path)
+    expected = trainer.state()
+    for name, value in expected.items():
+        if name not in tensors:
+            raise RunError(f"Expected tensor {name!r} in checkpoint {path}, got a file without it.")
+        if tensors[name].shape != value.shape or tensors[name].dtype != value.dtype:
+            raise RunError(
+                f"Expected tensor {name!r} as {list(value.shape)} {value.dtype} in {path}, "
+                f"got {list(tensors[name].shape)} {tensors[name].dtype}."
+            )
+    for name, value in tensors.items():
+        if name not in expected:
+            raise RunError(f"Expected only this run's tensors in {path}, got {name!r} of shape {list(value.shape)}.")
+    frozen = (~tensors["active"]).nonzero().flatten().tolist()
+    if sorted(divergences) != frozen:
+        raise RunError(f"Expected members {frozen} as diverged in {path}, got {sorted(divergences)}.")
+    try:
+        trainer.load(epoch, tensors, divergences)
+    except RuntimeError as error:
+        raise RunError(f"Expected states of random generators in {path}, got something else.") from error
+    return epoch
 
 
 def read_checkpoint(path: Path) -> tuple[int, dict[str, torch.Tensor], dict[int, Divergence]]:
@@ -169,11 +197,47 @@ def read_checkpoint(path: Path) -> tuple[int, dict[str, torch.Tensor], dict[int,
         ) from error
     if metadata.get("kind") != _CHECKPOINT_KIND or metadata.get("format") != str(FORMAT):
         raise RunError(f"Expected an Evenflow checkpoint of format {FORMAT}, got other tensors in {path}.")
+    checksum = metadata.pop("checksum", None)  # absent from the first checkpoints of this format
+    if checksum is not None and checksum != _checksum(tensors, metadata):
+        raise RunError(
+            f"Expected a checkpoint as it was written, got {path}, which is damaged; "
+            "remove it to continue from the one before."
+        )
     try:
-        entries = [Divergence(**entry) for entry in json.loads(metadata["divergences"])]
-        return int(metadata["epoch"]), tensors, {entry.member: entry for entry in entries}
-    except (KeyError, TypeError, ValueError) as error:
+        entries = json.loads(metadata["divergences"])
+        for entry in entries:
+            check_types(Divergence, entry)
+        divergences = {entry["member"]: Divergence(**entry) for entry in entries}
+        epoch = int(metadata["epoch"])
+        if epoch < 0 or set(metadata) != {"kind", "format", "epoch", "divergences"}:
+            raise ValueError(metadata)
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError, SettingError) as error:
         raise RunError(f"Expected epoch and divergences in checkpoint {path}, got damaged metadata.") from error
+    return epoch, tensors, divergences
+
+
+def _checksum(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> str:
+    """CRC-32 of a checkpoint's metadata and tensors; safetensors itself has none."""
+    total = zlib.crc32(json.dumps(sorted(metadata.items())).encode())
+    for name, value in sorted(tensors.items()):
+        total = zlib.crc32(name.encode(), total)
+        total = zlib.crc32(value.reshape(-1).view(torch.uint8).numpy().data, total)
+    return f"{total:08x}"
+
+
+def _epoch(path: Path) -> int:
+    """The epoch that a checkpoint's name gives."""
+    return int(path.stem[len("epoch-") :])
+
+
+def _is_record(value: Any) -> bool:
+    """Whether a line of the metrics is what `append` writes."""
+    return (
+        isinstance(value, dict)
+        and isinstance(value.get("epoch"), int)
+        and isinstance(value.get("seconds"), (int, float))
+        and all(isinstance(value.get(name), list) for name in ("train_loss", "test_loss", "diverged"))
+    )
 
 
 def _finite(value: float) -> float | None:

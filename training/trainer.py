@@ -186,14 +186,14 @@ class Trainer:
 
     def load(self, epoch: int, tensors: dict[str, torch.Tensor], divergences: dict[int, Divergence]) -> None:
         """Continue from `state()` after `epoch` epochs."""
+        for index, order in enumerate(self._orders):
+            order.set_state(tensors[f"order.{index}"].cpu())
         self.epoch, self.divergences = epoch, dict(divergences)
         with torch.no_grad():
             self.policy.theta.copy_(tensors["theta"])
         self._active.copy_(tensors["active"])
         prefix = "optimiser."
         self._optimiser.load({name[len(prefix) :]: value for name, value in tensors.items() if name.startswith(prefix)})
-        for index, order in enumerate(self._orders):
-            order.set_state(tensors[f"order.{index}"].cpu())
 
     def _states(self, stream: str, count: int) -> torch.Tensor:
         runtime = current()

@@ -1,0 +1,59 @@
+"""Clipping, member by member, against torch's own."""
+
+import pytest
+import torch
+from conftest import uniform
+
+from engine import SettingError
+from training import Clipping
+
+pytestmark = pytest.mark.float64
+
+
+def test_clipping_by_norm_is_torchs_for_every_member():
+    gradient = uniform(2, 4, 30) * torch.tensor([[0.01], [1.0], [10.0], [1e6]], dtype=torch.float64)
+    clipped = Clipping("norm", 1.0)(gradient)
+    for row, found in zip(gradient, clipped, strict=True):
+        parameter = torch.nn.Parameter(row.clone())
+        parameter.grad = row.clone()
+        torch.nn.utils.clip_grad_norm_([parameter], 1.0)
+        # Torch divides by norm + 1e-6.
+        torch.testing.assert_close(found, parameter.grad, rtol=2e-6, atol=0.0)
+    assert torch.equal(clipped[0], gradient[0])
+
+
+def test_clipping_by_value_is_torchs():
+    gradient = 3 * uniform(2, 4, 30)
+    parameter = torch.nn.Parameter(gradient.clone())
+    parameter.grad = gradient.clone()
+    torch.nn.utils.clip_grad_value_([parameter], 1.0)
+    assert torch.equal(Clipping("value", 1.0)(gradient), parameter.grad)
+
+
+def test_no_clipping_changes_nothing():
+    gradient = 1e6 * uniform(2, 4, 30)
+    assert torch.equal(Clipping()(gradient), gradient)
+
+
+def test_a_member_is_clipped_whatever_its_companions_are():
+    gradient = uniform(3, 2, 30)
+    wild = gradient * torch.tensor([[1.0], [1e100]], dtype=torch.float64)
+    assert torch.equal(Clipping("norm", 0.5)(gradient)[0], Clipping("norm", 0.5)(wild)[0])
+
+
+@pytest.mark.parametrize("kind", ["none", "value", "norm"])
+def test_a_gradient_that_is_not_finite_never_passes_for_a_finite_one(kind):
+    clipped = Clipping(kind)(torch.tensor([[1.0, torch.nan], [0.1, 0.2]], dtype=torch.float64))
+    assert not torch.isfinite(clipped[0]).all()
+    assert torch.isfinite(clipped[1]).all()
+
+
+def test_an_unknown_kind_is_refused_with_those_there_are():
+    with pytest.raises(SettingError, match=r"^Expected clipping among none, value, norm, got 'hard'\.$"):
+        Clipping("hard")
+
+
+@pytest.mark.parametrize("limit", [0.0, -1.0, float("nan")])
+def test_a_limit_that_leaves_nothing_is_refused(limit):
+    with pytest.raises(SettingError, match=r"^Expected a clipping limit above 0, got .*\.$"):
+        Clipping("norm", limit)
