@@ -2,7 +2,9 @@
 
 from engine.systems.cart_pendulum import CartPendulum
 from engine.systems.cart_pole import CartPole
+from engine.systems.fluid import Fluid
 from engine.systems.guidance import Guidance
+from engine.systems.held import Held
 from engine.systems.integrator import Integrator
 from engine.systems.linear import LinearSystem
 from engine.systems.n_body import NBody
@@ -12,6 +14,7 @@ from engine.systems.swarm import Swarm
 SYSTEMS = {
     "cart-pendulum": CartPendulum,
     "cart-pole": CartPole,
+    "fluid": Fluid,
     "guidance": Guidance,
     "integrator": Integrator,
     "linear": LinearSystem,
@@ -24,7 +27,9 @@ __all__ = [
     "SYSTEMS",
     "CartPendulum",
     "CartPole",
+    "Fluid",
     "Guidance",
+    "Held",
     "Integrator",
     "LinearSystem",
     "NBody",

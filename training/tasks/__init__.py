@@ -9,6 +9,7 @@ from engine import SettingError
 from training.task import Task
 from training.tasks.cart_pendulum import CartPendulumOptions
 from training.tasks.cart_pole import CartPoleOptions
+from training.tasks.fluid import FluidOptions
 from training.tasks.guidance import GuidanceOptions
 from training.tasks.integrator import IntegratorOptions
 from training.tasks.lqr import LQROptions
@@ -20,6 +21,7 @@ TaskOptions = (
     CartPoleOptions
     | CartPendulumOptions
     | GuidanceOptions
+    | FluidOptions
     | NBodyOptions
     | SwarmOptions
     | QuantumOptions
@@ -32,6 +34,7 @@ TASKS: dict[str, type[TaskOptions]] = {
     "cart-pendulum": CartPendulumOptions,
     "guidance": GuidanceOptions,
     "quantum": QuantumOptions,
+    "fluid": FluidOptions,
     "n-body": NBodyOptions,
     "swarm": SwarmOptions,
     "lqr": LQROptions,

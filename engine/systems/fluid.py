@@ -1,0 +1,530 @@
+"""A weakly compressible fluid of particles in a box, stirred by jets."""
+
+import math
+from collections.abc import Sequence
+
+import taichi as ti
+import torch
+
+from engine import runtime
+from engine.errors import SettingError
+from engine.launch import prepare
+from engine.neighbours import Cells, Neighbours, neighbour_run
+from engine.system import System
+from engine.vector_system import serial_loop
+
+# The kernel's radius in particle spacings: about 21 neighbours in the plane, 74 in space.
+RADIUS = 2.6
+# Exponent of the equation of state.
+STIFFNESS = 7
+# Within this part of a spacing from a wall a spring pushes back.
+WALL_DEPTH = 0.25
+# A steered jet's velocity decays at this rate.
+JET_DAMPING = 1.0
+# As many sums beside each other as LLVM turns into vector instructions.
+_LANES = 16
+# Jets sum what they do to the fluid over so many particles at a time, in parallel and always in the same order.
+_CHUNK = 512
+# |r| = √(r·r + this): changes no distance that rounding would notice, and gives |r| the derivative 0 at r = 0.
+_TINY = 1e-30
+
+
+@ti.data_oriented
+class Fluid(System):
+    """N particles of fluid in a closed box in 2 or 3 dimensions, and J jets that push whatever is near them.
+
+        z_i = V Σ_k W(r_ik),   W(r) = α w⁴ (1 + 4 |r|/R),   w = 1 - |r|/R, at least 0,   r_ik = x_i - x_k
+        P_i = c²/7 (z_i⁵ - z_i⁻²), at least 0
+        v̇_i = -V Σ_k T_ik ∇W(r_ik) + g + F Σ_j f_j E(x_i - y_j) + walls
+        T_ik = P_i + P_k - 2 (dim + 2) ν v_ik·r_ik / (|r_ik|² + η²),   v_ik = v_i - v_k
+        E(r) = (1 - |r|²/J²)³, at least 0
+
+    z is density over rest density, P pressure over density squared (Tait's equation; no tension, so that surfaces stay
+    whole), c = `sound_speed`, ν = `viscosity`, g = `gravity` along the last axis downwards, R = 2.6 `spacing`, α such
+    that ∫W = 1, V such that z = 1 on a square lattice of that spacing (near spacing^dim), η² = R²/400. y_j is the place
+    of jet j and f_j its push, J = `jet_radius`, F = `jet_strength`. Density has no unit; lengths, times and
+    accelerations are the caller's.
+
+    Walls are mirrors: near one, sums go over the images of particles too, which gives a wall the fluid's own pressure
+    and lets it slip. A spring of frequency c / (spacing/2), from a quarter of a spacing on, catches single particles:
+    those up to a speed of c/3 never cross, and particles outside the box are drawn back into it.
+
+    Leapfrog, drift-kick-drift, with the control constant in each step; second order where viscosity is 0, else first:
+
+        x½ = x + dt/2 v,   v' = v + dt a(x½, v),   x' = x½ + dt/2 v'
+
+    `longest_dt` is the time step up to which it is stable; longer ones are refused.
+
+    State [2·dim, J + N]: rows x, y, (z,) vx, vy, (vz); jets first. Control [dim, J]: the pushes f, each for F;
+    with steered jets [2·dim, J], where the other rows are accelerations of the jets themselves, whose velocities decay
+    at rate 1. Jets that are not steered keep their velocities.
+
+    Every step, and again its adjoint, sorts the particles by cell and makes two sums over neighbours, each gathered
+    by one thread for each particle, without atomics. With q̂ the adjoint of v' and σ_i that of z_i, particle
+    i gathers
+
+        σ_i = P'(z_i) V Σ_k -∇W·(q̂_i - q̂_k),   x̄½_i = V Σ_k ∂/∂r [-T ∇W·(q̂_i - q̂_k)] + (σ_i + σ_k) ∇W
+
+    Source: Monaghan, Smoothed particle hydrodynamics (2005); kernel: Wendland (1995); the sums over images: Libersky
+    and Petschek (1993).
+
+    Args:
+        particles: N, at least 1.
+        jets: at least 1.
+        size: the box is [0, size], one length for each of its 2 or 3 axes, each at least 2 R.
+        spacing: between particles at rest.
+        dt: time step; None for `longest_dt`.
+        sound_speed: c, ten times the fastest flow for densities within 1%.
+        viscosity: ν, 0 or more.
+        gravity: g, 0 or more.
+        jet_radius: above 0.
+        jet_strength: the acceleration in the middle of a jet of push 1, above 0.
+        steered: whether the jets' motion is controlled too.
+    """
+
+    def __init__(
+        self,
+        particles: int,
+        jets: int,
+        size: Sequence[float],
+        spacing: float,
+        dt: float | None = None,
+        sound_speed: float = 10.0,
+        viscosity: float = 1e-3,
+        gravity: float = 1.0,
+        jet_radius: float = 0.1,
+        jet_strength: float = 1.0,
+        steered: bool = False,
+    ):
+        for kind, count in (("particle", particles), ("jet", jets)):
+            if not isinstance(count, int) or count < 1:
+                raise SettingError(f"Expected a fluid with at least 1 {kind}, got {count!r}.")
+        size = tuple(float(length) for length in size)
+        if len(size) not in (2, 3):
+            raise SettingError(f"Expected the size of a box as 2 or 3 lengths, got {size}.")
+        for name, value in (
+            ("spacing", spacing),
+            ("sound speed", sound_speed),
+            ("jet radius", jet_radius),
+            ("jet strength", jet_strength),
+        ):
+            if not 0 < value < math.inf:
+                raise SettingError(f"Expected a finite {name} above 0, got {value}.")
+        for name, value in (("viscosity", viscosity), ("gravity", gravity)):
+            if not 0 <= value < math.inf:
+                raise SettingError(f"Expected a finite {name} of at least 0, got {value}.")
+        self.radius = RADIUS * spacing
+        if not all(2 * self.radius <= length < math.inf for length in size):
+            raise SettingError(
+                f"Expected a box of at least 2 kernel radii, {2 * self.radius:.4g}, along each axis, got {size}; "
+                "lower the spacing."
+            )
+        longest = longest_dt(spacing, sound_speed, viscosity, gravity)
+        dt = longest if dt is None else dt
+        if not 0 < dt <= longest:
+            raise SettingError(f"Expected a time step dt above 0 and at most {longest:.4g}, got {dt}.")
+        self.name = "fluid"
+        self.dim, self.size, self.spacing, self.dt = len(size), size, spacing, float(dt)
+        self.particles, self.jets, self.steered = particles, jets, bool(steered)
+        self.sound_speed, self.viscosity, self.gravity = sound_speed, viscosity, gravity
+        self.jet_radius, self.jet_strength = jet_radius, jet_strength
+        self.state_shape = (2 * self.dim, jets + particles)
+        self.control_shape = ((2 if steered else 1) * self.dim, jets)
+        scale = lattice_sum(self.dim)
+        # z = Σ w⁴ (1 + 4 s) / scale, and -V ∇W = slope w³ r.
+        self._weight = 1.0 / scale
+        self._slope = 20.0 / (scale * self.radius**2)
+        self._thickness = 2.0 * (self.dim + 2) * viscosity
+        self._depth = WALL_DEPTH * spacing
+        self._spring = (2.0 * sound_speed / spacing) ** 2
+        self._chunks = -(-particles // _CHUNK)
+        self._neighbours = Neighbours(self.dim, particles, self.radius)
+        self._grid = self._neighbours.grid
+
+    def prepare_step(self, state, control, next_state):
+        cells, half, ordered, _ = self._buffers_for(state)
+        fluid, velocities = half[:, :, self.jets :], state.detach()[:, self.dim :, self.jets :]
+        places, speeds, _ = self._rows(ordered)
+        drift = prepare(self._drift, state, half, serial_loop(state.shape[0] * state.shape[2]))
+        arrays = half, ordered, cells.order, cells.cell, cells.starts
+        advance = prepare(self._advance, state, control, *arrays, next_state, *self._loops(state))
+
+        def launch() -> None:
+            drift()
+            cells.build(fluid)
+            cells.sort(fluid, places)
+            cells.sort(velocities, speeds)
+            advance()
+
+        return launch
+
+    def prepare_pull_back(self, state, control, next_adjoint, adjoint, cotangent):
+        cells, half, ordered, sums = self._buffers_for(state)
+        kick = self.scratch("kick", len(state), self.dim, self.jets + self.particles)
+        fluid, velocities = half[:, :, self.jets :], state.detach()[:, self.dim :, self.jets :]
+        places, speeds, kicks = self._rows(ordered)
+        serial = serial_loop(state.shape[0] * state.shape[2])
+        drift = prepare(self._drift, state, half, serial)
+        drift_back = prepare(self._drift_back, next_adjoint, kick, serial)
+        arrays = half, kick, ordered, cells.order, cells.cell, cells.starts, sums
+        pull_back = prepare(
+            self._pull_back, state, control, next_adjoint, *arrays, adjoint, cotangent, *self._loops(state)
+        )
+
+        def launch() -> None:
+            drift()
+            drift_back()
+            cells.build(fluid)
+            cells.sort(fluid, places)
+            cells.sort(velocities, speeds)
+            cells.sort(kick[:, :, self.jets :], kicks)
+            pull_back()
+
+        return launch
+
+    def scratch_bytes(self, batch):
+        bodies = self.jets + self.particles
+        numbers = (
+            2 * self.dim * bodies
+            + (3 * self.dim + 2) * (self.particles + _LANES)
+            + self._chunks * self.jets * 2 * self.dim
+        )
+        return batch * numbers * runtime.current().dtype.itemsize + self._neighbours.scratch_bytes(batch)
+
+    def densities(self, state: torch.Tensor) -> torch.Tensor:
+        """z [B, N] of states [B, *state_shape]: density over rest density."""
+        runtime.current().check("state", state, (len(state), *self.state_shape))
+        cells, _, ordered, _ = self._buffers_for(state)
+        places = state.detach()[:, : self.dim, self.jets :]
+        cells.build(places)
+        cells.sort(places, self._rows(ordered)[0])
+        found = torch.zeros(len(state), self.particles, dtype=state.dtype, device=state.device)
+        prepare(self._densities, ordered, cells.order, cells.cell, cells.starts, found, *self._loops(state))()
+        return found
+
+    def _buffers_for(self, state: torch.Tensor) -> tuple[Cells, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The cells; x½ of all bodies [B, dim, J + N]; of sorted particles x½, v, q̂, P, σ [B, rows, N]; jets' sums."""
+        batch = len(state)
+        # Made inside an inference mode they could not be filled outside it.
+        with torch.inference_mode(False):
+            return (
+                self._neighbours.cells(batch),
+                self.scratch("half", batch, self.dim, self.jets + self.particles),
+                self.scratch("ordered", batch, 3 * self.dim + 2, self.particles + _LANES),
+                self.scratch("sums", batch, self._chunks, self.jets, 2 * self.dim),
+            )
+
+    def _rows(self, ordered: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """x½, v and q̂ of the sorted particles, each [B, dim, N]; sums in lanes read beyond the last, and drop it."""
+        return ordered[:, : 3 * self.dim, : self.particles].split(self.dim, dim=1)
+
+    def _loops(self, state: torch.Tensor) -> tuple[bool, int]:
+        """Whether loops over the particles of all samples are serial, and in how many lanes sums run."""
+        return serial_loop(len(state) * self.particles), _LANES if runtime.current().backend == "cpu" else 1
+
+    @ti.kernel
+    def _drift(self, state: ti.types.ndarray(ndim=3), half: ti.types.ndarray(ndim=3), serial: ti.template()):
+        ti.loop_config(serialize=serial)
+        for b, i in ti.ndrange(state.shape[0], state.shape[2]):
+            for axis in ti.static(range(self.dim)):
+                half[b, axis, i] = state[b, axis, i] + 0.5 * self.dt * state[b, self.dim + axis, i]
+
+    @ti.kernel
+    def _drift_back(
+        self, next_adjoint: ti.types.ndarray(ndim=3), kick: ti.types.ndarray(ndim=3), serial: ti.template()
+    ):
+        ti.loop_config(serialize=serial)
+        for b, i in ti.ndrange(kick.shape[0], kick.shape[2]):
+            for axis in ti.static(range(self.dim)):
+                kick[b, axis, i] = next_adjoint[b, self.dim + axis, i] + 0.5 * self.dt * next_adjoint[b, axis, i]
+
+    @ti.kernel
+    def _densities(
+        self,
+        ordered: ti.types.ndarray(ndim=3),
+        order: ti.types.ndarray(ndim=2),
+        cell: ti.types.ndarray(ndim=2),
+        starts: ti.types.ndarray(ndim=2),
+        found: ti.types.ndarray(ndim=2),
+        serial: ti.template(),
+        lanes: ti.template(),
+    ):
+        ti.loop_config(serialize=serial)
+        for b, s in ti.ndrange(order.shape[0], self.particles):
+            total = self._gather(self._weigh, 1, ordered, cell, starts, b, s, lanes)
+            found[b, order[b, s]] = self._weight * total[0]
+
+    @ti.kernel
+    def _advance(
+        self,
+        state: ti.types.ndarray(ndim=3),
+        control: ti.types.ndarray(ndim=3),
+        half: ti.types.ndarray(ndim=3),
+        ordered: ti.types.ndarray(ndim=3),
+        order: ti.types.ndarray(ndim=2),
+        cell: ti.types.ndarray(ndim=2),
+        starts: ti.types.ndarray(ndim=2),
+        next_state: ti.types.ndarray(ndim=3),
+        serial: ti.template(),
+        lanes: ti.template(),
+    ):
+        ti.loop_config(serialize=serial)
+        for b, s in ti.ndrange(order.shape[0], self.particles):
+            total = self._gather(self._weigh, 1, ordered, cell, starts, b, s, lanes)
+            pressure, _ = self._pressure(self._weight * total[0])
+            ordered[b, 3 * self.dim, s] = pressure
+        ti.loop_config(serialize=serial)
+        for b, s in ti.ndrange(order.shape[0], self.particles):
+            acceleration = self._slope * self._gather(self._push, self.dim, ordered, cell, starts, b, s, lanes)
+            x, i = self._vector(ordered, b, 0, s), self.jets + order[b, s]
+            acceleration[self.dim - 1] -= self.gravity
+            for axis in ti.static(range(self.dim)):
+                acceleration[axis] += self._spring * self._beyond_wall(x[axis], axis)
+            for j in range(self.jets):
+                reach = self._reach(x - self._vector(half, b, 0, j))
+                for axis in ti.static(range(self.dim)):
+                    acceleration[axis] += self.jet_strength * control[b, axis, j] * reach**3
+            for axis in ti.static(range(self.dim)):
+                velocity = ordered[b, self.dim + axis, s] + self.dt * acceleration[axis]
+                next_state[b, self.dim + axis, i] = velocity
+                next_state[b, axis, i] = x[axis] + 0.5 * self.dt * velocity
+        ti.loop_config(serialize=True)
+        for b, j in ti.ndrange(order.shape[0], self.jets):
+            for axis in ti.static(range(self.dim)):
+                velocity = state[b, self.dim + axis, j]
+                if ti.static(self.steered):
+                    velocity += self.dt * (control[b, self.dim + axis, j] - JET_DAMPING * velocity)
+                next_state[b, self.dim + axis, j] = velocity
+                next_state[b, axis, j] = half[b, axis, j] + 0.5 * self.dt * velocity
+
+    @ti.kernel
+    def _pull_back(
+        self,
+        state: ti.types.ndarray(ndim=3),
+        control: ti.types.ndarray(ndim=3),
+        next_adjoint: ti.types.ndarray(ndim=3),
+        half: ti.types.ndarray(ndim=3),
+        kick: ti.types.ndarray(ndim=3),
+        ordered: ti.types.ndarray(ndim=3),
+        order: ti.types.ndarray(ndim=2),
+        cell: ti.types.ndarray(ndim=2),
+        starts: ti.types.ndarray(ndim=2),
+        sums: ti.types.ndarray(ndim=4),
+        adjoint: ti.types.ndarray(ndim=3),
+        cotangent: ti.types.ndarray(ndim=3),
+        serial: ti.template(),
+        lanes: ti.template(),
+    ):
+        ti.loop_config(serialize=serial)
+        for b, s in ti.ndrange(order.shape[0], self.particles):
+            total = self._gather(self._weigh_back, 2, ordered, cell, starts, b, s, lanes)
+            pressure, derivative = self._pressure(self._weight * total[0])
+            ordered[b, 3 * self.dim, s] = pressure
+            ordered[b, 3 * self.dim + 1, s] = derivative * self._slope * total[1]
+        ti.loop_config(serialize=serial)
+        for b, s in ti.ndrange(order.shape[0], self.particles):
+            to_place = self._slope * self._gather(self._push_back, self.dim, ordered, cell, starts, b, s, lanes)
+            to_velocity = ti.Vector.zero(float, self.dim)
+            if ti.static(self.viscosity > 0):
+                # In a sum of its own: with twice the rows LLVM gives up on vectors.
+                to_velocity = self._slope * self._gather(self._drag_back, self.dim, ordered, cell, starts, b, s, lanes)
+            x, q, i = self._vector(ordered, b, 0, s), self._vector(ordered, b, 2 * self.dim, s), self.jets + order[b, s]
+            for axis in ti.static(range(self.dim)):
+                if self._beyond_wall(x[axis], axis) != 0.0:
+                    to_place[axis] -= self._spring * q[axis]
+            for j in range(self.jets):
+                r, work = x - self._vector(half, b, 0, j), 0.0
+                reach = self._reach(r)
+                for axis in ti.static(range(self.dim)):
+                    work += self.jet_strength * control[b, axis, j] * q[axis]
+                for axis in ti.static(range(self.dim)):
+                    to_place[axis] -= 6.0 / self.jet_radius**2 * work * reach * reach * r[axis]
+            for axis in ti.static(range(self.dim)):
+                to_position = next_adjoint[b, axis, i] + self.dt * to_place[axis]
+                adjoint[b, axis, i] = to_position
+                adjoint[b, self.dim + axis, i] = q[axis] + self.dt * (to_velocity[axis] + 0.5 * to_position)
+        ti.loop_config(serialize=serial)
+        for b, chunk in ti.ndrange(order.shape[0], self._chunks):
+            for j in range(self.jets):
+                pushes, places = ti.Vector.zero(float, self.dim), ti.Vector.zero(float, self.dim)
+                y = self._vector(half, b, 0, j)
+                for s in range(chunk * _CHUNK, ti.min((chunk + 1) * _CHUNK, self.particles)):
+                    r, q = self._vector(ordered, b, 0, s) - y, self._vector(ordered, b, 2 * self.dim, s)
+                    reach, work = self._reach(r), 0.0
+                    for axis in ti.static(range(self.dim)):
+                        work += self.jet_strength * control[b, axis, j] * q[axis]
+                    pushes += reach**3 * q
+                    places += 6.0 / self.jet_radius**2 * work * reach * reach * r
+                for axis in ti.static(range(self.dim)):
+                    sums[b, chunk, j, axis] = pushes[axis]
+                    sums[b, chunk, j, self.dim + axis] = places[axis]
+        ti.loop_config(serialize=True)
+        for b, j in ti.ndrange(order.shape[0], self.jets):
+            for axis in ti.static(range(self.dim)):
+                push, place = 0.0, 0.0
+                for chunk in range(self._chunks):
+                    push += sums[b, chunk, j, axis]
+                    place += sums[b, chunk, j, self.dim + axis]
+                q = kick[b, axis, j]
+                to_position = next_adjoint[b, axis, j] + self.dt * place
+                cotangent[b, axis, j] += self.dt * self.jet_strength * push
+                adjoint[b, axis, j] = to_position
+                adjoint[b, self.dim + axis, j] = q + 0.5 * self.dt * to_position
+                if ti.static(self.steered):
+                    cotangent[b, self.dim + axis, j] += self.dt * q
+                    adjoint[b, self.dim + axis, j] -= self.dt * JET_DAMPING * q
+
+    @ti.func
+    def _vector(self, rows: ti.template(), b, first: ti.template(), i):
+        return ti.Vector([rows[b, first + axis, i] for axis in range(self.dim)])
+
+    @ti.func
+    def _pressure(self, z):
+        """P and P' at relative density z."""
+        pressure, derivative = 0.0, 0.0
+        if z > 1.0:
+            scale = self.sound_speed**2 / STIFFNESS
+            pressure = scale * (z**5 - 1.0 / z**2)
+            derivative = scale * (5.0 * z**4 + 2.0 / z**3)
+        return pressure, derivative
+
+    @ti.func
+    def _beyond_wall(self, place, axis: ti.template()):
+        """How far a coordinate is inside the springs of the walls across `axis`, positive at the lower one."""
+        upper = ti.static(self.size[axis] - self._depth)
+        return ti.max(self._depth - place, 0.0) - ti.max(place - upper, 0.0)
+
+    @ti.func
+    def _reach(self, r):
+        """1 - |r|²/J², at least 0."""
+        return ti.max(1.0 - r.dot(r) / self.jet_radius**2, 0.0)
+
+    @ti.func
+    def _gather(
+        self,
+        term: ti.template(),
+        width: ti.template(),
+        ordered: ti.template(),
+        cell: ti.template(),
+        starts: ti.template(),
+        b,
+        s,
+        lanes: ti.template(),
+    ):
+        """Σ_k term(s, k), a vector of `width` ≤ 3, over sorted particles k around s and, near walls, their images."""
+        # LLVM keeps several short vectors in registers, but not one matrix.
+        first_row, second_row = ti.Vector.zero(float, lanes), ti.Vector.zero(float, lanes)
+        third_row = ti.Vector.zero(float, lanes)
+        sums = ti.static([first_row, second_row, third_row])
+        straight, nowhere = ti.Vector.one(float, self.dim), ti.Vector.zero(float, self.dim)
+        x = self._vector(ordered, b, 0, s)
+        for run in range(self._grid.runs):
+            first, last = neighbour_run(starts, cell[b, s], b, run, self._grid)
+            for block in range((last - first + lanes - 1) // lanes):
+                for lane in range(lanes):
+                    k = first + block * lanes + lane
+                    part = term(ordered, b, s, k, straight, nowhere)
+                    for row in ti.static(range(width)):
+                        sums[row][lane] += ti.select(k < last, part[row], 0.0)
+        result = ti.Vector.zero(float, width)
+        for row in ti.static(range(width)):
+            result[row] = sums[row].sum()
+        near = False
+        for axis in ti.static(range(self.dim)):
+            near = near or x[axis] < self.radius or x[axis] > self.size[axis] - self.radius
+        if near:
+            for choice in range(1, 2**self.dim):
+                mirror, offset, some = self._image(x, choice)
+                for run in range(self._grid.runs * some):
+                    first, last = neighbour_run(starts, cell[b, s], b, run, self._grid)
+                    for k in range(first, last):
+                        # Always so for particles inside the box, which are nearer than their images.
+                        r = x - self._vector(ordered, b, 0, k)
+                        if r.dot(r) < self.radius**2:
+                            result += term(ordered, b, s, k, mirror, offset)
+        return result
+
+    @ti.func
+    def _image(self, x, choice):
+        """The reflection mirror ∘ y + offset in the walls next to x that `choice` has a bit for; whether it matters."""
+        mirror, offset, some = ti.Vector.one(float, self.dim), ti.Vector.zero(float, self.dim), True
+        for axis in ti.static(range(self.dim)):
+            if (choice >> axis) % 2 == 1:
+                mirror[axis] = -1.0
+                if x[axis] > 0.5 * self.size[axis]:
+                    offset[axis] = 2.0 * self.size[axis]
+                some = some and ti.abs(2.0 * x[axis] - offset[axis]) < 2.0 * self.radius
+        return mirror, offset, int(some)
+
+    @ti.func
+    def _apart(self, ordered: ti.template(), b, s, k, mirror, offset):
+        """r, |r| and w between s and the image of k."""
+        r = self._vector(ordered, b, 0, s) - mirror * self._vector(ordered, b, 0, k) - offset
+        length = ti.sqrt(r.dot(r) + _TINY)
+        return r, length, ti.max(1.0 - length / self.radius, 0.0)
+
+    @ti.func
+    def _weigh(self, ordered: ti.template(), b, s, k, mirror, offset):
+        """w⁴ (1 + 4 |r|/R)."""
+        _, length, w = self._apart(ordered, b, s, k, mirror, offset)
+        return ti.Vector([w**4 * (1.0 + 4.0 / self.radius * length)])
+
+    @ti.func
+    def _push(self, ordered: ti.template(), b, s, k, mirror, offset):
+        """T w³ r."""
+        r, _, w = self._apart(ordered, b, s, k, mirror, offset)
+        v = self._vector(ordered, b, self.dim, s) - mirror * self._vector(ordered, b, self.dim, k)
+        friction = self._thickness / (r.dot(r) + self.radius**2 / 400.0) * v.dot(r)
+        return (ordered[b, 3 * self.dim, s] + ordered[b, 3 * self.dim, k] - friction) * w**3 * r
+
+    @ti.func
+    def _weigh_back(self, ordered: ti.template(), b, s, k, mirror, offset):
+        """w⁴ (1 + 4 |r|/R) and w³ r·(q̂ - q̂_k)."""
+        r, length, w = self._apart(ordered, b, s, k, mirror, offset)
+        q = self._vector(ordered, b, 2 * self.dim, s) - mirror * self._vector(ordered, b, 2 * self.dim, k)
+        cubed = w**3
+        return ti.Vector([cubed * w * (1.0 + 4.0 / self.radius * length), cubed * r.dot(q)])
+
+    @ti.func
+    def _push_back(self, ordered: ti.template(), b, s, k, mirror, offset):
+        """∂/∂r [T w³ r·(q̂ - q̂_k)] - (σ + σ_k) w³ r."""
+        r, length, w = self._apart(ordered, b, s, k, mirror, offset)
+        v = self._vector(ordered, b, self.dim, s) - mirror * self._vector(ordered, b, self.dim, k)
+        q = self._vector(ordered, b, 2 * self.dim, s) - mirror * self._vector(ordered, b, 2 * self.dim, k)
+        squared, work, inverse = w * w, r.dot(q), 1.0 / (r.dot(r) + self.radius**2 / 400.0)
+        cubed, friction = squared * w, self._thickness * inverse * v.dot(r)
+        stress = ordered[b, 3 * self.dim, s] + ordered[b, 3 * self.dim, k] - friction
+        spread = ordered[b, 3 * self.dim + 1, s] + ordered[b, 3 * self.dim + 1, k]
+        along = (
+            cubed * (2.0 * friction * inverse * work - spread) - 3.0 / self.radius * stress * squared / length * work
+        )
+        return stress * cubed * q + along * r - self._thickness * inverse * cubed * work * v
+
+    @ti.func
+    def _drag_back(self, ordered: ti.template(), b, s, k, mirror, offset):
+        """∂/∂v [T w³ r·(q̂ - q̂_k)]."""
+        r, _, w = self._apart(ordered, b, s, k, mirror, offset)
+        q = self._vector(ordered, b, 2 * self.dim, s) - mirror * self._vector(ordered, b, 2 * self.dim, k)
+        return -self._thickness / (r.dot(r) + self.radius**2 / 400.0) * w**3 * r.dot(q) * r
+
+
+def longest_dt(spacing: float, sound_speed: float, viscosity: float, gravity: float) -> float:
+    """The time step up to which the scheme is stable: sound, friction and falling go no further than part of h = R/2.
+
+    dt ≤ 0.4 h / c,   0.125 h² / ν,   0.25 √(h / g), as in Monaghan (2005)
+    """
+    h = 0.5 * RADIUS * spacing
+    longest = 0.4 * h / sound_speed
+    if viscosity > 0:
+        longest = min(longest, 0.125 * h * h / viscosity)
+    if gravity > 0:
+        longest = min(longest, 0.25 * math.sqrt(h / gravity))
+    return longest
+
+
+def lattice_sum(dim: int) -> float:
+    """Σ w⁴ (1 + 4 |r|/R) over a square lattice with spacing 1."""
+    reach = range(-math.ceil(RADIUS), math.ceil(RADIUS) + 1)
+    grids = torch.meshgrid(*[torch.tensor(reach, dtype=torch.float64)] * dim, indexing="ij")
+    distance = torch.stack(grids).square().sum(0).sqrt() / RADIUS
+    return float(((1.0 - distance).clamp(min=0.0) ** 4 * (1.0 + 4.0 * distance)).sum())

@@ -1,0 +1,92 @@
+"""Physics in steps shorter than the controller's."""
+
+import math
+from typing import NamedTuple
+
+import torch
+
+from engine import runtime
+from engine.errors import SettingError
+from engine.launch import Launch
+from engine.system import System
+
+
+class _Chain(NamedTuple):
+    """Launches of all steps of one batch, with states [steps + 1, B, ...] and two adjoints by turns [2, B, ...]."""
+
+    states: torch.Tensor
+    control: torch.Tensor
+    adjoints: torch.Tensor
+    cotangent: torch.Tensor
+    forward: list[Launch]
+    backward: list[Launch]
+
+
+class Held(System):
+    """`steps` steps of another system under one control: S(... S(S(x, u), u) ..., u).
+
+    For controllers that decide less often than the physics must be computed. The states between are not stored but
+    found again in the pull-back: memory is that of the other system at its longer horizon divided by `steps`.
+
+    Args:
+        system: the physics.
+        steps: how many steps a control is held, at least 1.
+    """
+
+    def __init__(self, system: System, steps: int):
+        if not isinstance(steps, int) or steps < 1:
+            raise SettingError(f"Expected a control to be held for at least 1 step, got {steps!r}.")
+        self.system, self.steps = system, steps
+        self.name = system.name
+        self.state_shape, self.control_shape = system.state_shape, system.control_shape
+        self._chains: dict[int, _Chain] = {}
+
+    def prepare_step(self, state, control, next_state):
+        chain = self._chain(len(state))
+
+        def launch() -> None:
+            chain.states[0].copy_(state)
+            chain.control.copy_(control)
+            for step in chain.forward:
+                step()
+            next_state.copy_(chain.states[self.steps])
+
+        return launch
+
+    def prepare_pull_back(self, state, control, next_adjoint, adjoint, cotangent):
+        chain = self._chain(len(state))
+
+        def launch() -> None:
+            chain.states[0].copy_(state)
+            chain.control.copy_(control)
+            for step in chain.forward[:-1]:
+                step()
+            chain.adjoints[self.steps % 2].copy_(next_adjoint)
+            chain.cotangent.copy_(cotangent)
+            for pull_back in chain.backward:
+                pull_back()
+            adjoint.copy_(chain.adjoints[0])
+            cotangent.copy_(chain.cotangent)
+
+        return launch
+
+    def scratch_bytes(self, batch):
+        numbers = (self.steps + 3) * math.prod(self.state_shape) + 2 * math.prod(self.control_shape)
+        return batch * numbers * runtime.current().dtype.itemsize + self.system.scratch_bytes(batch)
+
+    def _chain(self, batch: int) -> _Chain:
+        if batch not in self._chains:
+            # Made inside an inference mode they could not be filled outside it.
+            with torch.inference_mode(False):
+                states = self.scratch("states", self.steps + 1, batch, *self.state_shape)
+                adjoints = self.scratch("adjoints", 2, batch, *self.state_shape)
+                control = self.scratch("control", batch, *self.control_shape)
+                cotangent = self.scratch("cotangent", batch, *self.control_shape)
+            system, times = self.system, range(self.steps)
+            forward = [system.prepare_step(states[t], control, states[t + 1]) for t in times]
+            backward = [
+                system.prepare_pull_back(states[t], control, adjoints[(t + 1) % 2], adjoints[t % 2], cotangent)
+                for t in reversed(times)
+            ]
+            self._chains[batch] = _Chain(states, control, adjoints, cotangent, forward, backward)
+        return self._chains[batch]

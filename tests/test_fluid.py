@@ -1,0 +1,246 @@
+"""The fluid's step and adjoint against an oracle that sums over all pairs and images, and its bad input."""
+
+import itertools
+import math
+from functools import partial
+
+import pytest
+import torch
+from conftest import relative_error, tensor_options, uniform
+from test_systems import accuracy, reference_pull_back
+
+import engine
+from engine.systems import Fluid
+from engine.systems.fluid import lattice_sum
+
+BATCH = 2
+
+
+def images(size):
+    """(mirror, offset) of the box's image in itself and in every choice of its walls, as mirror · x + offset."""
+    for choice in itertools.product((None, 0.0, 1.0), repeat=len(size)):
+        mirror = torch.tensor([1.0 if wall is None else -1.0 for wall in choice], dtype=torch.float64)
+        offset = [0.0 if wall is None else 2 * wall * length for wall, length in zip(choice, size, strict=True)]
+        yield mirror, torch.tensor(offset, dtype=torch.float64)
+
+
+def accelerations(x, v, places, pushes, system):
+    """The equations as they are written, for x, v [N, dim], jets at `places` [J, dim] with `pushes` [J, dim]."""
+    dim, radius = len(system.size), 2.6 * system.spacing
+    alpha = {2: 7 / (math.pi * radius**2), 3: 21 / (2 * math.pi * radius**3)}[dim]
+    volume = 1 / (alpha * lattice_sum(dim))
+    pairs, z = [], torch.zeros(len(x), dtype=x.dtype)
+    for mirror, offset in images(system.size):
+        image = mirror * x + offset
+        i, k = (torch.cdist(x.detach(), image.detach()) < radius).nonzero().T
+        r = x[i] - image[k]
+        distance = (r.square().sum(1) + 1e-30).sqrt()
+        pairs.append((i, k, r, distance, 1 - distance / radius, v[i] - mirror * v[k]))
+    for i, _, _, distance, w, _ in pairs:
+        z = z.index_add(0, i, volume * alpha * w**4 * (1 + 4 * distance / radius))
+    pressure = (system.sound_speed**2 / 7 * (z**5 - z**-2)).clamp(min=0)
+    total = torch.zeros_like(x)
+    for i, k, r, _, w, apart in pairs:
+        friction = (apart * r).sum(1) / (r.square().sum(1) + radius**2 / 400)
+        stress = pressure[i] + pressure[k] - 2 * (dim + 2) * system.viscosity * friction
+        slope = -20 * alpha / radius**2 * w**3  # ∇W = slope r
+        total = total.index_add(0, i, -volume * (stress * slope).unsqueeze(1) * r)
+    total = total - system.gravity * torch.eye(dim, dtype=x.dtype)[-1]
+    depth = system.spacing / 4
+    inside = (depth - x).clamp(min=0) - (x - x.new_tensor(system.size) + depth).clamp(min=0)
+    total = total + (2 * system.sound_speed / system.spacing) ** 2 * inside
+    for place, push in zip(places, pushes, strict=True):
+        reach = (1 - (x - place).square().sum(1, keepdim=True) / system.jet_radius**2).clamp(min=0)
+        total = total + system.jet_strength * reach**3 * push
+    return total
+
+
+def fluid_step(state, control, system):
+    """The oracle: state [B, 2·dim, J + N], control [B, dim or 2·dim, J]."""
+    dim, jets = state.shape[1] // 2, control.shape[2]
+    ends = []
+    for sample, pushes in zip(state, control, strict=True):
+        velocity = sample[dim:].T
+        half = sample[:dim].T + 0.5 * system.dt * velocity
+        moved = torch.zeros_like(velocity[:jets])
+        if len(pushes) > dim:
+            moved = pushes[dim:].T - velocity[:jets]
+        found = accelerations(half[jets:], velocity[jets:], half[:jets], pushes[:dim].T, system)
+        velocity = velocity + system.dt * torch.cat([moved, found])
+        ends.append(torch.cat([half + 0.5 * system.dt * velocity, velocity], dim=1).T)
+    return torch.stack(ends)
+
+
+# One object for all tests, since Taichi compiles the kernels of each object anew.
+CASES = {
+    "plane": Fluid(60, 2, (1.2, 1.3), 0.1, viscosity=0.05, jet_radius=0.5, jet_strength=3.0),
+    "space": Fluid(40, 2, (1.1, 1.2, 1.05), 0.1, viscosity=0.05, jet_radius=0.5, steered=True),
+    "one": Fluid(1, 1, (1.2, 1.3), 0.1, jet_radius=2.0),
+    "without friction": Fluid(60, 1, (1.1, 1.1), 0.1, viscosity=0.0, gravity=0.0, steered=True),
+    "many": Fluid(800, 3, (3.2, 3.7), 0.1, viscosity=0.02, sound_speed=3.0, jet_radius=1.0),
+}
+# The last has every thread at work and the jets' sums in two chunks.
+
+
+def case(name):
+    """A system, its oracle, and a batch of states, controls and adjoints at which to compare them.
+
+    Particles are on a lattice, each moved by up to a third of the spacing, so that some touch walls and none is at the
+    foot of a wall of pressure, where finite differences see nothing.
+    """
+    system = CASES[name]
+    state, adjoint = (uniform(seed, BATCH, *system.state_shape) for seed in (0, 1))
+    sizes = torch.tensor(system.size, **tensor_options()).view(1, -1, 1)
+    state[:, : system.dim, : system.jets] = 0.5 * sizes * (1 + state[:, : system.dim, : system.jets])
+    places = lattice([int(length / system.spacing) for length in system.size])[:, : system.particles]
+    moved = state[:, : system.dim, system.jets :] / 3
+    state[:, : system.dim, system.jets :] = system.spacing * (0.5 + places + moved)
+    return system, partial(fluid_step, system=system), state, uniform(2, BATCH, *system.control_shape), adjoint
+
+
+def lattice(counts):
+    """The points of a lattice with spacing 1 from 0 on, the last axis slowest: [dim, points]."""
+    axes = [torch.arange(count, **tensor_options()) for count in reversed(counts)]
+    return torch.stack(torch.meshgrid(*axes, indexing="ij")).flatten(1).flip(0)
+
+
+def check_step_and_pull_back(name):
+    system, step, state, control, next_adjoint = case(name)
+    expected = step(state.cpu().double(), control.cpu().double())
+    assert relative_error(system.step(state, control), expected) < accuracy()
+    pulled = system.pull_back(state, control, next_adjoint)
+    for found, wanted in zip(pulled, reference_pull_back(step, state, control, next_adjoint), strict=True):
+        assert relative_error(found, wanted) < 5 * accuracy()
+
+
+@pytest.mark.vulkan
+@pytest.mark.parametrize("name", CASES)
+def test_step_and_pull_back_equal_the_oracle(name):
+    check_step_and_pull_back(name)
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("name", CASES)
+def test_cuda_step_and_pull_back_equal_the_oracle_on_the_cpu(name):
+    check_step_and_pull_back(name)
+
+
+@pytest.mark.float64
+@pytest.mark.parametrize("name", CASES)
+def test_pull_back_equals_differences(name):
+    system, _, state, control, next_adjoint = case(name)
+    to_state, to_control = system.pull_back(state, control, next_adjoint)
+    for seed in range(10, 15):
+        # Pressure is so stiff that larger differences are far from linear.
+        state_step, control_step = 1e-6 * uniform(seed, *state.shape), 1e-6 * uniform(-seed, *control.shape)
+        ahead = system.step(state + state_step, control + control_step)
+        behind = system.step(state - state_step, control - control_step)
+        expected = (next_adjoint * (ahead - behind)).sum() / 2
+        found = (to_state * state_step).sum() + (to_control * control_step).sum()
+        assert abs(found - expected) < 1e-8 * (to_state * state_step).abs().sum()
+
+
+@pytest.mark.vulkan
+@pytest.mark.parametrize("name", ["plane", "space", "many"])
+def test_pull_back_leaves_next_adjoint_alone_writes_adjoint_and_adds_to_cotangent(name):
+    system, _, state, control, next_adjoint = case(name)
+    given = next_adjoint.clone()
+    adjoint, cotangent = torch.full_like(state, math.nan), torch.ones_like(control)
+    launch = system.prepare_pull_back(state, control, next_adjoint, adjoint, cotangent)
+    launch()
+    launch()
+    expected_adjoint, expected_cotangent = system.pull_back(state, control, given)
+    assert torch.equal(next_adjoint, given)
+    assert torch.equal(adjoint, expected_adjoint)
+    torch.testing.assert_close(cotangent, 1 + 2 * expected_cotangent)
+
+
+@pytest.mark.vulkan
+@pytest.mark.parametrize(("name", "dim"), [("plane", 2), ("many", 2), ("space", 3)])
+def test_momentum_far_from_walls_is_kept_to_rounding(name, dim):
+    system, _, state, control, _ = case(name)
+    middle = torch.tensor(system.size, **tensor_options()).view(1, -1, 1) / 2
+    state[:, :dim] = middle + 0.35 * (state[:, :dim] - middle)
+    before, after = (x[:, dim:, system.jets :] for x in (state, system.step(state, torch.zeros_like(control))))
+    kicks = after - before
+    kicks[:, -1] += system.dt * system.gravity
+    assert kicks.abs().sum(2).min() > 0.1
+    assert kicks.sum(2).abs().max() < 10 * torch.finfo(state.dtype).eps * kicks.abs().sum(2).max()
+
+
+@pytest.mark.vulkan
+def test_one_particle_falls_freely_and_has_the_density_of_its_own_kernel():
+    system, _, state, control, _ = case("one")
+    state[:, :, 1] = torch.tensor([0.6, 0.7, 0.3, -0.2], **tensor_options())
+    after, dt = system.step(state, torch.zeros_like(control)), system.dt
+    expected = torch.tensor([0.6 + 0.3 * dt, 0.7 - 0.2 * dt - 0.5 * dt**2, 0.3, -0.2 - dt], **tensor_options())
+    torch.testing.assert_close(after[:, :, 1], expected.expand(BATCH, 4))
+    torch.testing.assert_close(system.densities(state), torch.full((BATCH, 1), 1 / lattice_sum(2), **tensor_options()))
+
+
+@pytest.mark.vulkan
+@pytest.mark.parametrize("dim", [2, 3])
+def test_a_lattice_that_fills_its_box_has_density_one_and_stays_at_rest(dim):
+    size = (1.2, 1.1, 1.1)[:dim]
+    counts = [round(10 * length) for length in size]
+    system = Fluid(math.prod(counts), 1, size, 0.1, gravity=0.0)
+    state = torch.zeros(1, *system.state_shape, **tensor_options())
+    state[0, :dim, 1:] = 0.1 * (0.5 + lattice(counts))
+    densities = system.densities(state)
+    torch.testing.assert_close(densities, torch.ones_like(densities))
+    after = system.step(state, torch.zeros(1, *system.control_shape, **tensor_options()))
+    assert after[:, dim:].abs().max() < 1e3 * torch.finfo(state.dtype).eps
+
+
+@pytest.mark.vulkan
+@pytest.mark.parametrize("name", ["plane", "space", "many"])
+def test_coincident_particles_exert_no_force_and_no_nan_comes_of_them(name):
+    system, _, state, control, next_adjoint = case(name)
+    state[:, : system.dim] = 0.5 * torch.tensor(system.size, **tensor_options()).view(1, -1, 1)
+    state[:, system.dim :] = 0.0
+    after = system.step(state, torch.zeros_like(control))
+    fallen = torch.zeros_like(after[:, system.dim :, system.jets :])
+    fallen[:, -1] = -system.dt * system.gravity
+    torch.testing.assert_close(after[:, system.dim :, system.jets :], fallen)
+    assert all(tensor.isfinite().all() for tensor in system.pull_back(state, control, next_adjoint))
+
+
+@pytest.mark.vulkan
+def test_a_sample_that_is_not_finite_leaves_the_others_alone():
+    system, _, state, control, next_adjoint = case("many")
+    step, pulled = system.step(state, control), system.pull_back(state, control, next_adjoint)
+    state[1, 0, 700] = math.nan
+    assert torch.equal(system.step(state, control)[0], step[0])
+    for found, expected in zip(system.pull_back(state, control, next_adjoint), pulled, strict=True):
+        assert torch.equal(found[0], expected[0])
+
+
+@pytest.mark.float64
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"particles": 0}, "a fluid with at least 1 particle, got 0."),
+        ({"jets": 0}, "a fluid with at least 1 jet, got 0."),
+        ({"jets": 1.5}, "a fluid with at least 1 jet, got 1.5."),
+        ({"size": (1.0,)}, "the size of a box as 2 or 3 lengths, got (1.0,)."),
+        ({"spacing": 0.0}, "a finite spacing above 0, got 0.0."),
+        ({"spacing": math.nan}, "a finite spacing above 0, got nan."),
+        ({"sound_speed": math.inf}, "a finite sound speed above 0, got inf."),
+        ({"jet_radius": -1.0}, "a finite jet radius above 0, got -1.0."),
+        ({"jet_strength": 0.0}, "a finite jet strength above 0, got 0.0."),
+        ({"viscosity": -1.0}, "a finite viscosity of at least 0, got -1.0."),
+        ({"gravity": -1.0}, "a finite gravity of at least 0, got -1.0."),
+        (
+            {"size": (1.2, 0.5)},
+            "a box of at least 2 kernel radii, 0.52, along each axis, got (1.2, 0.5); lower the spacing.",
+        ),
+        ({"dt": 0.0}, "a time step dt above 0 and at most 0.0052, got 0.0."),
+        ({"dt": 0.006}, "a time step dt above 0 and at most 0.0052, got 0.006."),
+        ({"dt": math.nan}, "a time step dt above 0 and at most 0.0052, got nan."),
+    ],
+)
+def test_impossible_settings_are_refused(settings, message):
+    given = {"particles": 5, "jets": 1, "size": (1.2, 1.3), "spacing": 0.1} | settings
+    with pytest.raises(engine.SettingError) as refusal:
+        Fluid(**given)
+    assert str(refusal.value) == f"Expected {message}"

@@ -1,0 +1,84 @@
+"""The task of gathering a fluid: its starts, its cost, and that it can be learned."""
+
+import pytest
+import torch
+from conftest import tensor_options, uniform
+
+import engine
+from engine import Rollout
+from training import build_task
+
+
+@pytest.mark.float64
+@pytest.mark.parametrize("dim", [2, 3])
+def test_starts_are_columns_at_rest_inside_the_tank_with_the_density_of_water(dim):
+    task = build_task("fluid", particles=1000, dim=dim)
+    fluid = task.system.system
+    states = task.initial_states(6, 0, "train", torch.float64)
+    places, jets = states[:, :dim, fluid.jets :], states[:, :dim, : fluid.jets]
+    sizes = torch.tensor(fluid.size, dtype=torch.float64).view(1, -1, 1)
+    assert places.min() > 0
+    assert (places < sizes).all()
+    assert (jets > 0).all()
+    assert (jets < sizes).all()
+    assert not states[:, dim:].any()
+    assert torch.equal(jets[0], jets[5])
+    assert (places[:, 0].mean(1).amax() - places[:, 0].mean(1).amin()) > 0.2
+    widths = places[:, 0].amax(1) - places[:, 0].amin(1)
+    assert widths.amax() - widths.amin() > 0.02
+    densities = fluid.densities(states[:2].to(engine.current().device))
+    assert 0.9 < densities.median() < 1.05
+    assert densities.max() < 1.1
+
+
+@pytest.mark.float64
+def test_the_cost_is_its_formula():
+    task = build_task("fluid", particles=100, jets=2, regularisation=0.5, horizon=7)
+    state = torch.zeros(1, 4, 2 + 3, **tensor_options())
+    state[0, :2, 2:] = torch.tensor([[1.5, 1.5, 1.5 - 0.8], [0.3, 0.3 + 0.2, 0.3]], **tensor_options())
+    # Two particles in the ball of radius 0.3, one half a unit outside; distances count in half tanks, which are 1.
+    assert task.objective.final(state).item() == pytest.approx(0.25 / 3, rel=1e-9)
+    controls = uniform(0, 7, 1, 2, 2)
+    running = task.objective.running(state.expand(7, 1, 4, 5), controls, torch.arange(7))
+    torch.testing.assert_close(running.sum(0), 0.5 * controls.square().mean((0, 2, 3)))
+    state[0, :2] = torch.tensor([[1.5], [0.3]], **tensor_options())
+    (gradient,) = torch.autograd.grad(task.objective.final(state.requires_grad_()).sum(), state)
+    assert gradient.isfinite().all()
+
+
+@pytest.mark.float64
+def test_training_gathers_the_fluid():
+    task = build_task("fluid", particles=120, horizon=20)
+    policy = task.policy(1, **tensor_options())
+    policy.initialise(0, torch.Generator().manual_seed(0))
+    optimiser = torch.optim.Adam([policy.theta], lr=1e-2)
+    rollout = Rollout(task.system, policy, task.horizon, 4)
+    start, losses = task.initial_states(4, 0, "train", torch.float64), []
+    for _ in range(20):
+        rollout.forward(start)
+        gradients = rollout.backward([engine.FULL], task.objective)
+        policy.theta.grad = gradients.parameters[engine.FULL]
+        optimiser.step()
+        losses.append(gradients.losses.mean().item())
+    assert losses[-1] < 0.75 * losses[0]
+
+
+@pytest.mark.float64
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"particles": 0}, "a fluid task with at least 1 particle, got 0."),
+        ({"jets": 0}, "a fluid task with at least 1 jet, got 0."),
+        ({"horizon": 0}, "a fluid task with at least 1 step of horizon, got 0."),
+        ({"dim": 4}, "a fluid in 2 or 3 dimensions, got 4."),
+        ({"duration": 0.0}, "a finite duration above 0, got 0.0."),
+        ({"sound_speed": -1.0}, "a finite sound speed above 0, got -1.0."),
+        ({"regularisation": -1.0}, "a regularisation of at least 0, got -1.0."),
+        ({"viscosity": -1.0}, "a finite viscosity of at least 0, got -1.0."),
+        ({"particles": 2}, "a box of at least 2 kernel radii,"),
+    ],
+)
+def test_impossible_tasks_are_refused(options, message):
+    with pytest.raises(engine.SettingError) as refusal:
+        build_task("fluid", **options)
+    assert str(refusal.value).startswith(f"Expected {message}")

@@ -1,0 +1,70 @@
+"""Controls held for several steps of physics."""
+
+import pytest
+import torch
+from conftest import relative_error, tensor_options, uniform
+from test_systems import accuracy
+
+import engine
+from engine import CartPole, Rollout
+from engine.systems import Held
+from training import build_task
+
+BATCH = 3
+
+
+def by_single_steps(system, steps, state, control, next_adjoint):
+    """(S(...S(x, u)..., u), Aᵀλ, Bᵀλ) by the chain rule over single steps."""
+    states = [state]
+    for _ in range(steps):
+        states.append(system.step(states[-1], control))
+    adjoint, cotangent = next_adjoint, torch.zeros_like(control)
+    for before in reversed(states[:-1]):
+        adjoint, part = system.pull_back(before, control, adjoint)
+        cotangent = cotangent + part
+    return states[-1], adjoint, cotangent
+
+
+@pytest.mark.vulkan
+@pytest.mark.parametrize("steps", [1, 2, 5])
+def test_step_and_pull_back_are_those_of_single_steps_one_after_another(steps):
+    system = CartPole(2)
+    held = Held(system, steps)
+    state, next_adjoint = (uniform(seed, BATCH, *system.state_shape) for seed in (0, 1))
+    control = uniform(2, BATCH, *system.control_shape)
+    end, adjoint, cotangent = by_single_steps(system, steps, state, control, next_adjoint)
+    given = next_adjoint.clone()
+    assert torch.equal(held.step(state, control), end)
+    found, to_control = held.pull_back(state, control, next_adjoint)
+    assert torch.equal(next_adjoint, given)
+    assert relative_error(found, adjoint) < accuracy()
+    assert relative_error(to_control, cotangent) < accuracy()
+    summed = torch.ones_like(control)
+    held.prepare_pull_back(state, control, next_adjoint, torch.empty_like(state), summed)()
+    torch.testing.assert_close(summed, 1 + cotangent)
+
+
+@pytest.mark.float64
+def test_a_rollout_of_a_held_fluid_has_the_gradient_of_differences_along_itself():
+    task = build_task("fluid", particles=200, horizon=4, duration=0.1)
+    assert task.system.steps > 1
+    policy = task.policy(1, **tensor_options())
+    policy.theta.data.copy_(0.1 * uniform(0, *policy.theta.shape))
+    start, way = task.initial_states(2, 0, "train", torch.float64), 1e-5 * uniform(1, *policy.theta.shape)
+    rollout = Rollout(task.system, policy, task.horizon, 2)
+    rollout.forward(start)
+    gradient = rollout.backward([engine.FULL], task.objective).parameters[engine.FULL]
+    losses = []
+    for sign in (1, -1):
+        policy.theta.data.add_(sign * way)
+        losses.append(rollout.forward(start, task.objective).mean())
+        policy.theta.data.sub_(sign * way)
+    difference = (losses[0] - losses[1]) / 2
+    assert abs(float((gradient * way).sum() - difference)) < 1e-5 * abs(float(difference))
+
+
+@pytest.mark.float64
+@pytest.mark.parametrize("steps", [0, -1, 1.5])
+def test_other_numbers_of_steps_are_refused(steps):
+    with pytest.raises(engine.SettingError, match=f"^Expected a control to be held for at least 1 step, got {steps}"):
+        Held(CartPole(1), steps)
