@@ -49,7 +49,7 @@ def outcome_figure(path: Path, out: Path, seed: int = 0) -> Path:
     ]
     drawing = drawing_of(simulations[0].task.system, goal_of(simulations[0].task))
     frame = _frame(drawing, episodes[0].states[0], [episode.states[-1] for episode in episodes])
-    figure, panels = new_figure(2.4 * (1 + len(episodes)), 3.0, 1 + len(episodes))
+    figure, panels = new_figure(2.4 * (1 + len(episodes)), 2.9, 1 + len(episodes))
     moments = [Moment(episodes[0].states, 0 * episodes[0].controls, 0)]
     moments += [Moment(episode.states, episode.controls, len(episode.controls)) for episode in episodes]
     for axes, moment, title in zip(panels, moments, ["start", *titles], strict=True):
