@@ -25,7 +25,9 @@ def loss_figure(run: RunDirectory, labels: list[dict[str, Any]], path: Path | No
     for group in groups(labels):
         draw_group(axes, epochs, losses[:, list(group.members)], group, LINES[seen.get(group.gradient, 0) % len(LINES)])
         seen[group.gradient] = seen.get(group.gradient, 0) + 1
-    axes.set(xlabel="epoch", ylabel="test loss", title=_title(run.config["task"], run.config["options"]))
+    clippings = {label["clipping"] for label in labels}
+    clipped = f", clipping {labels[0]['clipping']}" if len(clippings) == 1 and clippings != {"none"} else ""
+    axes.set(xlabel="epoch", ylabel="test loss", title=_title(run.config["task"], run.config["options"]) + clipped)
     epochs_and_log(axes)
     axes.legend(frameon=False)
     axes.grid(alpha=0.25)
