@@ -264,6 +264,42 @@ class Figures:
             _console.print(f"figure: {path}", highlight=False, soft_wrap=True)
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """Draw what a run amounts to: one test start, and where each gradient's median controller takes it."""
+
+    trained: tyro.conf.Positional[Path]
+    """Directory of the run."""
+    out: Path
+    """The picture; it must not exist."""
+    seed: int = 0
+    """Of the start."""
+
+    def run(self) -> None:
+        from benchmarks.outcome import outcome_figure
+        from benchmarks.report_page import precision_of
+
+        Machine("cpu", precision_of(self.trained)).start()
+        _console.print(f"figure: {outcome_figure(self.trained, self.out, self.seed)}", highlight=False, soft_wrap=True)
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """Test a run's controllers at other values of the option that makes the task harder, such as other sizes."""
+
+    trained: tyro.conf.Positional[Path]
+    """Directory of the run."""
+    difficulties: tuple[float, ...]
+    """Values of that option."""
+    machine: tyro.conf.OmitArgPrefixes[Machine] = field(default_factory=Machine)
+
+    def run(self) -> None:
+        from benchmarks.transfer import transfer_table, transferred
+
+        self.machine.start()
+        _console.print(transfer_table(self.trained, transferred(self.trained, self.difficulties)))
+
+
 def _view(controllers, settings: ViewSettings) -> None:
     from training.viewing import view
 
@@ -331,14 +367,16 @@ class ReportPage:
 _Bench = Annotated[
     Annotated[Speed, tyro.conf.subcommand("speed")]
     | Annotated[VariantsHelp, tyro.conf.subcommand("variants")]
-    | Annotated[Figures, tyro.conf.subcommand("figures")],
+    | Annotated[Figures, tyro.conf.subcommand("figures")]
+    | Annotated[Outcome, tyro.conf.subcommand("outcome")]
+    | Annotated[Transfer, tyro.conf.subcommand("transfer")],
     tyro.conf.OmitSubcommandPrefixes,
 ]
 
 
 @dataclass(frozen=True)
 class Bench:
-    """Benchmarks: speed, gradients compared over many seeds, and the paper's figures."""
+    """Benchmarks: speed, gradients compared over many seeds, the outcome of a run, and the paper's figures."""
 
     what: _Bench
 

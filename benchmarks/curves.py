@@ -1,13 +1,14 @@
 """Loss curves of one training: median and spread over seeds, group by group."""
 
+import textwrap
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 
-from benchmarks.style import COLOURS, LINES, new_figure, save
-from training import RunDirectory
+from benchmarks.style import COLOURS, LINES, epochs_and_log, new_figure, save
+from training import RunDirectory, task_options
 from training.summary import Group, groups
 
 
@@ -24,11 +25,25 @@ def loss_figure(run: RunDirectory, labels: list[dict[str, Any]], path: Path | No
     for group in groups(labels):
         draw_group(axes, epochs, losses[:, list(group.members)], group, LINES[seen.get(group.gradient, 0) % len(LINES)])
         seen[group.gradient] = seen.get(group.gradient, 0) + 1
-    options = ", ".join(f"{name} {value}" for name, value in run.config["options"].items())
-    axes.set(xlabel="epoch", ylabel="test loss", yscale="log", title=f"{run.config['task']} ({options})")
+    clippings = {label["clipping"] for label in labels}
+    clipped = f", clipping {labels[0]['clipping']}" if len(clippings) == 1 and clippings != {"none"} else ""
+    axes.set(xlabel="epoch", ylabel="test loss", title=_title(run.config["task"], run.config["options"]) + clipped)
+    epochs_and_log(axes)
     axes.legend(frameon=False)
     axes.grid(alpha=0.25)
     return save(figure, path or run.path / "losses.png")
+
+
+def _title(task: str, options: dict[str, Any]) -> str:
+    """The task with the option that makes it harder, and those that are not as by default."""
+    kind = task_options(task)
+    default = vars(kind())
+    named = [
+        f"{name.replace('_', ' ')} {value}"
+        for name, value in options.items()
+        if name == kind.difficulty[0] or default.get(name) != value
+    ]
+    return textwrap.fill(f"{task} ({', '.join(named)})", 80)
 
 
 def draw_group(axes: Axes, epochs: np.ndarray, losses: np.ndarray, group: Group, line: str = "-") -> None:

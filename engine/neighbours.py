@@ -3,10 +3,10 @@
     neighbours of i = {k : |x_i - x_k| ≤ radius},   |·| to the nearest image where an axis is periodic
 
 Space is cut into cells at least `radius` wide, so that all neighbours of a particle are in the 3^dim cells around it.
-Particles are sorted by cell with torch; kernels then gather over runs of consecutive sorted particles, one thread for
-each particle and without atomics. An axis without period is unbounded: its cells are counted modulo their number, so
-that cells far apart may share an entry, which costs a few distances and loses no pair. No place is outside, and no
-array overflows.
+Particles are sorted by cell, on the CPU by counting and elsewhere with torch; kernels then gather over runs of
+consecutive sorted particles, one thread for each particle and without atomics. An axis without period is unbounded: its
+cells are counted modulo their number, so that cells far apart may share an entry, which costs a few distances and loses
+no pair. No place is outside, and no array overflows.
 
 Positions may be anything. A particle whose position is not finite neither has nor is a neighbour; coincident
 particles are neighbours; a radius above the domain makes all pairs neighbours. At positions so far out that rounding
@@ -15,78 +15,17 @@ them moves a particle by a millionth of the radius, pairs at that distance from 
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import taichi as ti
 import torch
 
 from engine import runtime
+from engine.cells import MARGIN, Cells, Grid
 from engine.errors import SettingError
 from engine.launch import prepare
-from engine.threads import torch_threads
 
-# Cells are wider than the radius by more than what rounding moves a particle.
-_MARGIN = 1.0 + 1e-6
 # Cells for each particle: enough that unlike places seldom share a cell, few enough to look up quickly.
 _CELLS_PER_PARTICLE = 2
-
-
-class Grid(NamedTuple):
-    """What kernels know of the cells at compile time.
-
-    Attributes:
-        counts: cells along each axis.
-        periods: length of each axis, 0 where it has no end.
-        radius: of the neighbourhood.
-    """
-
-    counts: tuple[int, ...]
-    periods: tuple[float, ...]
-    radius: float
-
-    @property
-    def runs(self) -> int:
-        """Runs of sorted particles that together hold all neighbours of one: pass 0 ... runs - 1."""
-        return 2 * 3 ** (len(self.counts) - 1)
-
-
-class Cells:
-    """Particles of one batch sorted by cell: buffers that `build` fills and kernels read.
-
-    Attributes:
-        order: int32 [B, N], the particle at each place of the sorted order; stable, so results repeat bit for bit.
-        cell: int32 [B, N], the cell of each sorted particle, ascending.
-        starts: int32 [B, cells + 1], where each cell begins in the sorted order.
-    """
-
-    def __init__(self, grid: Grid, batch: int, particles: int):
-        device = runtime.current().device
-        make = lambda *shape: torch.zeros(*shape, dtype=torch.int32, device=device)  # noqa: E731
-        count = math.prod(grid.counts)
-        self.order, self.cell, self.starts = make(batch, particles), make(batch, particles), make(batch, count + 1)
-        self._indices = torch.zeros(batch, particles, dtype=torch.int64, device=device)
-        self._bounds = torch.arange(count + 1, dtype=torch.int32, device=device).expand(batch, -1).contiguous()
-        column = lambda values: torch.tensor(values, dtype=torch.float64, device=device).view(1, -1, 1)  # noqa: E731
-        widths = [
-            period / count if period else grid.radius * _MARGIN
-            for period, count in zip(grid.periods, grid.counts, strict=True)
-        ]
-        self._widths, self._counts = column(widths), column(grid.counts)
-        self._strides = column([math.prod(grid.counts[axis + 1 :]) for axis in range(len(grid.counts))])
-
-    def build(self, positions: torch.Tensor) -> None:
-        """Sort by `positions` [B, dim, N]; float64 inside, so that float32 loses no pair to rounding."""
-        # Torch's threads would wait for those of Taichi, busy with the kernel before this; ten times slower was seen.
-        with torch_threads(False):
-            places = positions.to(torch.float64).div(self._widths).floor_().remainder_(self._counts).nan_to_num_(0.0)
-            keys = places.mul_(self._strides).sum(1).to(torch.int32)
-            torch.sort(keys, dim=1, stable=True, out=(self.cell, self._indices))
-            self.order.copy_(self._indices)
-            torch.searchsorted(self.cell, self._bounds, out_int32=True, out=self.starts)
-
-    def sort(self, values: torch.Tensor, out: torch.Tensor) -> None:
-        """Write `values` [B, rows, N] in the sorted order to `out`."""
-        torch.gather(values, 2, self._indices.unsqueeze(1).expand_as(values), out=out)
 
 
 class Neighbours:
@@ -120,9 +59,7 @@ class Neighbours:
             raise SettingError(f"Expected {dim} finite periods above 0, or None for axes without end, got {period!r}.")
         self.dim, self.particles = dim, particles
         most = max(1, round((_CELLS_PER_PARTICLE * particles) ** (1 / dim)))
-        counts = (
-            most if length is None else int(max(1, min(most, length // (radius * _MARGIN)))) for length in periods
-        )
+        counts = (most if length is None else int(max(1, min(most, length // (radius * MARGIN)))) for length in periods)
         lengths = tuple(0.0 if length is None else float(length) for length in periods)
         self.grid = Grid(tuple(counts), lengths, float(radius))
         self._cells: dict[int, Cells] = {}

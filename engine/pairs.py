@@ -2,7 +2,8 @@
 
 Positions are rows 0 and 1 of states [S, B, rows, N]. Particle i gathers what every other particle does to it, so
 each sum lives in a local variable and no atomics are needed. Written for many particles: on the CPU the sums run in
-lanes, at 0.3 ns a pair forward and 0.4 ns in the adjoint on two cores in float32.
+lanes, at 0.3 ns a pair forward and 0.4 ns in the adjoint on two cores in float32. Sums over a few, such as those near
+one, are mostly what is left after whole lanes: `few_forces` and `few_adjoints` compute that in lanes as well.
 """
 
 import math
@@ -103,6 +104,68 @@ def pair_adjoints(
         fx += px
         fy += py
     return ti.Vector([fx, fy])
+
+
+@ti.func
+def few_forces(state: ti.template(), t, b, i, first: int, last: int, force: ti.template(), in_lanes: ti.template()):
+    """`pair_forces` at less cost where particles are few: the last lanes are filled with others, and these left out.
+
+    In lanes, `state` must hold at least as many particles as there are lanes: see `lanes_pay`.
+    """
+    x, y = state[t, b, 0, i], state[t, b, 1, i]
+    result = ti.Vector.zero(float, 2)
+    if ti.static(in_lanes):
+        lanes_x, lanes_y = ti.Vector.zero(float, _LANES), ti.Vector.zero(float, _LANES)
+        for block in range((last - first + _LANES - 1) // _LANES):
+            low = first + block * _LANES
+            start = ti.min(low, state.shape[3] - _LANES)
+            for lane in range(_LANES):
+                k = start + lane
+                px, py = _force(x - state[t, b, 0, k], y - state[t, b, 1, k], force)
+                counts = (low <= k) & (k < last)
+                lanes_x[lane] += ti.select(counts, px, 0.0)
+                lanes_y[lane] += ti.select(counts, py, 0.0)
+        result = ti.Vector([lanes_x.sum(), lanes_y.sum()])
+    else:
+        result = pair_forces(state, t, b, i, first, last, force, False)
+    return result
+
+
+@ti.func
+def few_adjoints(
+    state: ti.template(),
+    adjoint: ti.template(),
+    t,
+    s,
+    b,
+    i,
+    first: int,
+    last: int,
+    force: ti.template(),
+    own,
+    other,
+    in_lanes: ti.template(),
+):
+    """`pair_adjoints` where particles are few, as `few_forces`."""
+    x, y = state[t, b, 0, i], state[t, b, 1, i]
+    gx, gy = own * adjoint[s, b, 2, i], own * adjoint[s, b, 3, i]
+    result = ti.Vector.zero(float, 2)
+    if ti.static(in_lanes):
+        lanes_x, lanes_y = ti.Vector.zero(float, _LANES), ti.Vector.zero(float, _LANES)
+        for block in range((last - first + _LANES - 1) // _LANES):
+            low = first + block * _LANES
+            start = ti.min(low, state.shape[3] - _LANES)
+            for lane in range(_LANES):
+                k = start + lane
+                hx, hy = gx - other * adjoint[s, b, 2, k], gy - other * adjoint[s, b, 3, k]
+                px, py = _force_pull_back(x - state[t, b, 0, k], y - state[t, b, 1, k], hx, hy, force)
+                counts = (low <= k) & (k < last)
+                lanes_x[lane] += ti.select(counts, px, 0.0)
+                lanes_y[lane] += ti.select(counts, py, 0.0)
+        result = ti.Vector([lanes_x.sum(), lanes_y.sum()])
+    else:
+        result = pair_adjoints(state, adjoint, t, s, b, i, first, last, force, own, other, False)
+    return result
 
 
 @ti.func

@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
-from benchmarks.curves import draw_group, loss_figure
-from benchmarks.style import COLOURS, new_figure
+from benchmarks.curves import _title, draw_group, loss_figure
+from benchmarks.style import COLOURS, epochs_and_log, new_figure
 from training import RunDirectory
 from training.summary import Group
+from training.tasks.swarm import SwarmOptions
 from training.trainer import EpochRecord
 
 pytestmark = pytest.mark.float64
@@ -38,3 +39,27 @@ def test_the_figure_of_a_run_stands_in_its_directory(tmp_path):
     path = loss_figure(run, labels)
     assert path == tmp_path / "run" / "losses.png"
     assert path.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("losses", "labels"),
+    [
+        ([5.1, 7.4], ["6", "7"]),
+        ([0.02, 0.9], ["0.02", "0.05", "0.1", "0.2", "0.5", "1"]),
+    ],
+)
+def test_ticks_are_whole_epochs_and_plain_losses(losses, labels):
+    figure, (axes,) = new_figure(6, 3.6)
+    axes.plot([1, 4], losses)
+    epochs_and_log(axes)
+    figure.draw_without_rendering()
+    low, high = axes.get_ylim()
+    ticks = zip(axes.get_yticks(), axes.get_yticklabels(), strict=True)
+    shown = [label.get_text() for place, label in ticks if low <= place <= high]
+    assert shown == labels
+    assert all(float(place).is_integer() for place in axes.get_xticks())
+
+
+def test_the_title_names_what_is_not_as_by_default():
+    assert _title("swarm", {"drivers": 8, "evaders": 9, "dt": 0.2}) == "swarm (evaders 9, dt 0.2)"
+    assert max(map(len, _title("swarm", dict.fromkeys(vars(SwarmOptions()), 7)).splitlines())) <= 80

@@ -15,7 +15,7 @@ from engine import Rollout
 from engine.systems import Guidance
 from policies import MLP
 from training import build_task
-from training.tasks.guidance import Herd
+from training.tasks.herd import Herd
 
 BATCH = 5
 

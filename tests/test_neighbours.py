@@ -193,3 +193,14 @@ def test_impossible_settings_are_refused(settings, message):
 def test_positions_of_another_shape_are_refused():
     with pytest.raises(engine.ShapeError, match=r"Expected positions of shape \[3, 2, 10\], got \[3, 2, 11\]"):
         Neighbours(2, 10, 1.0).pairs(uniform(0, BATCH, 2, 11))
+
+
+@pytest.mark.float64
+def test_sorting_by_counting_and_with_torch_agree():
+    positions = uniform(0, BATCH, 2, 300).index_fill(2, torch.tensor([7]), math.nan)
+    cells = Neighbours(2, 300, 0.1).cells(BATCH)
+    cells.build(positions)
+    counted = [one.clone() for one in (cells.order, cells.cell, cells.starts, cells._indices)]
+    cells._order_with_torch()
+    for one, other in zip(counted, (cells.order, cells.cell, cells.starts, cells._indices), strict=True):
+        assert torch.equal(one, other)

@@ -14,13 +14,13 @@ from engine import Rollout
 from engine.systems import Guidance, Swarm
 from policies import Moments
 from training import build_task
-from training.tasks.guidance import Herd
+from training.tasks.herd import Herd
 
 BATCH = 3
 
 
-def swarm_step(state, control, radius=None, flocking=0.2, reversed_flocking=False, dt=4 / 60, **options):
-    """The oracle: guidance, whose flocking among evaders is exchanged for the one that W cuts off."""
+def swarm_step(state, control, radius=None, flocking=0.2, flight=15.0, reversed_flocking=False, dt=4 / 60, **options):
+    """The oracle: guidance, whose flocking among evaders is exchanged for the one that W cuts off, and its flight."""
     drivers, herd = control.shape[2], state[:, :2, control.shape[2] :]
     away = herd.unsqueeze(3) - herd.unsqueeze(2)
     squared = away.square().sum(1, keepdim=True)
@@ -32,6 +32,8 @@ def swarm_step(state, control, radius=None, flocking=0.2, reversed_flocking=Fals
     phi = (0.5 / distance - 1) / distance
     sign = -1 if reversed_flocking else 1
     exchanged = (sign * (flocking * window - 0.2) * -phi * away).sum(3)
+    seen = herd.unsqueeze(3) - state[:, :2, :drivers].unsqueeze(2)
+    exchanged = exchanged + ((flight - 15.0) * seen / (0.1 + seen.norm(dim=1, keepdim=True)) ** 2).sum(3)
     plain = guidance_step(state, control, dt=dt, reversed_flocking=reversed_flocking, **options)
     kick = torch.cat([torch.zeros_like(exchanged), dt * exchanged], dim=1)
     return torch.cat([plain[:, :, :drivers], plain[:, :, drivers:] + kick], dim=2)
@@ -40,9 +42,9 @@ def swarm_step(state, control, radius=None, flocking=0.2, reversed_flocking=Fals
 OPTIONS = {
     "all pairs": (3, 40, {"flocking": 0.05, "mean_centre": True}),
     "one and one": (1, 1, {"radius": 0.5}),
-    "few in cells": (2, 5, {"radius": 0.6, "reversed_flocking": True}),
+    "few in cells": (2, 5, {"radius": 0.6, "reversed_flocking": True, "flight": 3.0}),
     "cells": (2, 40, {"radius": 0.9, "mean_centre": True, "flocking": 0.1}),
-    "many in cells": (17, 300, {"radius": 0.5, "mean_centre": True, "dt": 0.1}),
+    "many in cells": (17, 300, {"radius": 0.5, "mean_centre": True, "dt": 0.1, "flight": 2.0}),
     "many in few cells": (4, 300, {"radius": 1.6, "reversed_flocking": True}),
     "cut off in all pairs": (2, 150, {"radius": 0.7, "cells": False, "mean_centre": True}),
 }
@@ -223,7 +225,7 @@ def test_swarm_converges_with_its_stated_order():
 @pytest.mark.vulkan
 @pytest.mark.parametrize("radius", [0.0, 1.0])
 def test_gradients_of_a_rollout_equal_autograd_through_the_oracle_in_every_segment_length(radius):
-    task = build_task("swarm", drivers=2, evaders=30, horizon=6, radius=radius)
+    task = build_task("swarm", drivers=2, evaders=30, horizon=6, radius=radius, flocking=0.8, flight=6.0)
     policy = Moments((4, 32), (2, 2), hidden=(8,), **tensor_options())
     policy.theta.data.copy_(0.1 * uniform(3, *policy.theta.shape))
     start = task.initial_states(BATCH, 0, "train", engine.current().dtype).to(engine.current().device)
@@ -233,7 +235,8 @@ def test_gradients_of_a_rollout_equal_autograd_through_the_oracle_in_every_segme
         rollout.forward(start)
         found.append(rollout.backward([engine.FULL], task.objective).parameters[engine.FULL])
 
-    step = partial(swarm_step, radius=radius or None, flocking=0.8 / 30, reversed_flocking=True, mean_centre=True)
+    shared = {"flocking": 0.8 / 30, "flight": 3.0}
+    step = partial(swarm_step, radius=radius or None, dt=0.1, reversed_flocking=True, mean_centre=True, **shared)
     slow = Moments((4, 32), (2, 2), hidden=(8,), dtype=torch.float64)
     slow.theta.data.copy_(policy.theta.data)
     state, loss = start.cpu().double(), 0.0
@@ -261,6 +264,7 @@ def test_gradients_of_a_rollout_equal_autograd_through_the_oracle_in_every_segme
         ({"radius": -1.0}, "a finite radius above 0, or None for no cut-off, got -1.0."),
         ({"radius": math.inf}, "a finite radius above 0, or None for no cut-off, got inf."),
         ({"flocking": math.nan}, "a finite flocking, got nan."),
+        ({"flight": math.inf}, "a finite flight, got inf."),
     ],
 )
 def test_impossible_settings_are_refused(settings, message):
@@ -274,8 +278,9 @@ def test_impossible_settings_are_refused(settings, message):
     ("options", "message"),
     [
         ({"evaders": 0}, "a swarm with at least 1 evader, got 0"),
-        ({"drivers": 0}, "guidance with at least 1 driver, got 0"),
+        ({"drivers": 0}, "a swarm with at least 1 driver, got 0"),
         ({"radius": -1.0}, "a radius of at least 0, got -1.0"),
+        ({"half_width": 0.0}, "a half width above 0, got 0.0"),
         ({"dt": 0.6}, "a time step dt above 0 and below 0.5, got 0.6"),
         ({"regularisation": -1.0}, "a regularisation of at least 0, got -1.0"),
         ({"horizon": 0}, "a horizon of at least 1 step, got 0"),
@@ -291,13 +296,15 @@ def test_the_default_task_has_thousands_of_evaders():
     task = build_task("swarm")
     assert isinstance(task.system, Swarm)
     assert isinstance(task.objective, Herd)
-    assert (task.system.drivers, task.system.evaders, task.horizon) == (8, 2000, 60)
+    assert (task.system.drivers, task.system.evaders, task.horizon) == (8, 2000, 50)
     policy = task.policy(2, **tensor_options())
     policy.initialise(0, torch.Generator().manual_seed(0))
     states = task.initial_states(2, 0, "train", torch.float64)
     assert not policy(states.unsqueeze(1)).any()
     radius = states[:, :2, :8].norm(dim=1)
     assert 3.0 <= radius.min() < radius.max() <= 4.0
+    herd = states[:, :2, 8:]
+    assert 1.9 < (herd.amax(2) - herd.amin(2)).min() <= (herd.amax(2) - herd.amin(2)).max() <= 2.0
 
 
 @pytest.mark.float64
@@ -310,7 +317,7 @@ def test_a_swarm_left_alone_stays_finite():
 
 @pytest.mark.float64
 def test_training_drives_a_swarm_nearer_to_its_target():
-    task = build_task("swarm", evaders=60, radius=1.0)
+    task = build_task("swarm", evaders=60)
     policy = task.policy(1, **tensor_options())
     policy.initialise(0, torch.Generator().manual_seed(0))
     optimiser = torch.optim.Adam([policy.theta], lr=1e-2)

@@ -16,11 +16,13 @@ from engine.system import System
 from engine.systems import CartPendulum, CartPole, Guidance
 from engine.systems.n_body import NBody
 from engine.systems.quantum import QuantumBox
+from engine.systems.swarm import Swarm
 
 DRAWINGS: dict[type[System], Callable[[Any, Any], Drawing]] = {
     CartPole: CartDrawing,
     CartPendulum: CartDrawing,
     Guidance: HerdDrawing,
+    Swarm: HerdDrawing,
     NBody: BodiesDrawing,
     QuantumBox: WaveDrawing,
 }

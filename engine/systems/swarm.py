@@ -6,11 +6,12 @@ import taichi as ti
 import torch
 
 from engine import runtime
+from engine.cells import Cells
 from engine.errors import SettingError
 from engine.launch import prepare
-from engine.neighbours import Cells, Neighbours, neighbour_run
-from engine.pairs import CentralForce, pair_adjoints, pair_forces
-from engine.systems.guidance import DRIVER_DAMPING, EVADER_DAMPING, FLOCKING, SOFTENING, SPACING, Guidance
+from engine.neighbours import Neighbours, neighbour_run
+from engine.pairs import CentralForce, few_adjoints, few_forces
+from engine.systems.guidance import DRIVER_DAMPING, EVADER_DAMPING, FLIGHT, FLOCKING, SOFTENING, SPACING, Guidance
 from engine.vector_system import serial_loop
 
 # Explicit Euler lets damped velocities decay for time steps below this.
@@ -24,13 +25,13 @@ class Swarm(Guidance):
         v̇_di = c₁ r + c₂ r⊥ - γ_d v_di + α Σ_{k≠i} (x_di - x_dk) / d_ik²
         v̇_ej = β Σ_i (x_ej - x_di) / d_ij² - γ_e v_ej + σ Σ_{k≠j} W(|x_ej - x_ek|) φ(d_jk) (x_ek - x_ej)
 
-    Symbols, constants, units, shapes and integrator (explicit Euler, first order) as in `Guidance`; σ = `flocking`.
-    W cuts the flocking of evaders off at R = `radius`:
+    Symbols, constants, units, shapes and integrator (explicit Euler, first order) as in `Guidance`, but β = `flight`
+    and σ = `flocking`. W cuts the flocking of evaders off at R = `radius`:
 
         W(ρ) = s² (3 - 2s),   s = 4/3 (1 - ρ²/R²), at least 0 and at most 1
 
     that is 1 up to R/2, 0 from R on, and smooth enough that force and Jacobian are continuous. Without a radius W = 1
-    and the physics is that of `Guidance`. Drivers are seen from anywhere.
+    and, with its β and σ, the physics is that of `Guidance`. Drivers are seen from anywhere.
 
     State [4, D + E]: rows x, y, vx, vy; drivers first. Control [2, D]: rows c₁, c₂.
 
@@ -48,6 +49,7 @@ class Swarm(Guidance):
         radius: R, above 0; None for no cut-off. Large ones cost what all pairs cost.
         cells: find evaders within the radius by cells; otherwise all pairs are looked at, with the same result.
         flocking: σ.
+        flight: β.
         mean_centre, reversed_flocking: as in `Guidance`.
     """
 
@@ -59,6 +61,7 @@ class Swarm(Guidance):
         radius: float | None = None,
         cells: bool = True,
         flocking: float = FLOCKING,
+        flight: float = FLIGHT,
         mean_centre: bool = False,
         reversed_flocking: bool = False,
     ):
@@ -66,10 +69,12 @@ class Swarm(Guidance):
             raise SettingError(f"Expected a time step dt above 0 and below {LONGEST_DT}, got {dt}.")
         if radius is not None and not 0 < radius < math.inf:
             raise SettingError(f"Expected a finite radius above 0, or None for no cut-off, got {radius}.")
-        if not math.isfinite(flocking):
-            raise SettingError(f"Expected a finite flocking, got {flocking}.")
+        for name, weight in (("flocking", flocking), ("flight", flight)):
+            if not math.isfinite(weight):
+                raise SettingError(f"Expected a finite {name}, got {weight}.")
         super().__init__(drivers, evaders, dt, mean_centre, reversed_flocking)
         self.name = "swarm"
+        self._flight = CentralForce(flight, 0.0, SOFTENING)
         attraction = -flocking if reversed_flocking else flocking
         self._flock = CentralForce(
             -SPACING * attraction, attraction, SOFTENING, math.inf if radius is None else float(radius)
@@ -172,11 +177,11 @@ class Swarm(Guidance):
             else:
                 s = place - self.drivers
                 i = self.drivers + order[b, s]
-                acceleration = pair_forces(state, 0, b, i, 0, self.drivers, self._flight, in_lanes)
+                acceleration = few_forces(state, 0, b, i, 0, self.drivers, self._flight, in_lanes)
                 acceleration -= EVADER_DAMPING * ti.Vector([state[0, b, 2, i], state[0, b, 3, i]])
                 for run in range(self._grid.runs):
                     first, last = neighbour_run(starts, cell[b, s], b, run, self._grid)
-                    acceleration += pair_forces(ordered, 0, b, s, first, last, self._flock, in_lanes)
+                    acceleration += few_forces(ordered, 0, b, s, first, last, self._flock, in_lanes)
             for axis in ti.static(range(2)):
                 velocity = state[0, b, 2 + axis, i]
                 next_state[0, b, axis, i] = state[0, b, axis, i] + self.dt * velocity
@@ -208,14 +213,14 @@ class Swarm(Guidance):
             else:
                 s = place - self.drivers
                 i = self.drivers + order[b, s]
-                flight = pair_adjoints(
+                flight = few_adjoints(
                     state, next_adjoint, 0, 0, b, i, 0, self.drivers, self._flight, 1.0, 0.0, in_lanes
                 )
                 for d in range(self.drivers):
                     flight -= self._centre_scale * self._pull_back_steering(control, next_adjoint, 0, 0, b, d)
                 for run in range(self._grid.runs):
                     first, last = neighbour_run(starts, cell[b, s], b, run, self._grid)
-                    flight += pair_adjoints(ordered, ordered, 0, 0, b, s, first, last, self._flock, 1.0, 1.0, in_lanes)
+                    flight += few_adjoints(ordered, ordered, 0, 0, b, s, first, last, self._flock, 1.0, 1.0, in_lanes)
                 for axis in ti.static(range(2)):
                     position, velocity = next_adjoint[0, b, axis, i], next_adjoint[0, b, 2 + axis, i]
                     physics[axis] = position + self.dt * flight[axis]

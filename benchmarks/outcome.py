@@ -1,0 +1,69 @@
+"""What a run amounts to in one picture: one test start, and where each gradient's controller takes it."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.style import new_figure, save
+from engine import RunError
+from engine.drawing import Drawing, Frame, GuiCanvas, Moment, Scene, drawing_of
+from training import Experiment, RunDirectory
+from training.summary import groups
+from training.viewing import member_of
+from training.viewing.simulation import Simulation, goal_of
+
+_PIXELS = 480
+# How much wider than the start a picture may be; what runs away further is not seen.
+_WIDEST = 1.5
+
+
+def outcome_figure(path: Path, out: Path, seed: int = 0) -> Path:
+    """Draw the first state of a test start and, for each gradient, the last state, all in one frame.
+
+    Of each gradient that member is shown whose test loss is the median, the upper one of an even number; members
+    that diverged come last. Titles give its seed and its loss from this start.
+
+    Args:
+        path: of the run; needs a runtime of its precision.
+        out: the picture; it must not exist.
+        seed: of the start.
+
+    Raises:
+        RunError: no run with an epoch there, or a file in the way.
+    """
+    if out.exists():
+        raise RunError(f"Expected a new file for the picture, got {out}, which exists; choose another --out.")
+    run = RunDirectory.open(path)
+    records, labels = run.metrics(), Experiment.from_config(run.config).labels()
+    if not records:
+        raise RunError(f"Expected a run with at least one epoch, got {path}, which has none; train it first.")
+    losses = [float("inf") if loss is None else loss for loss in records[-1]["test_loss"]]
+    parts = groups(labels)
+    chosen = [sorted(group.members, key=lambda member: losses[member])[len(group.members) // 2] for group in parts]
+    simulations = [Simulation(member_of(run, member)) for member in chosen]
+    episodes = [one.run(one.initial(seed), len(one.of.checkpoints) - 1) for one in simulations]
+    titles = [
+        f"{group.name}, seed {labels[member]['seed']}\nloss {episode.losses[-1]:.3g}"
+        for group, member, episode in zip(parts, chosen, episodes, strict=True)
+    ]
+    drawing = drawing_of(simulations[0].task.system, goal_of(simulations[0].task))
+    frame = _frame(drawing, episodes[0].states[0], [episode.states[-1] for episode in episodes])
+    figure, panels = new_figure(2.4 * (1 + len(episodes)), 2.9, 1 + len(episodes))
+    moments = [Moment(episodes[0].states, 0 * episodes[0].controls, 0)]
+    moments += [Moment(episode.states, episode.controls, len(episode.controls)) for episode in episodes]
+    for axes, moment, title in zip(panels, moments, ["start", *titles], strict=True):
+        scene, canvas = Scene(), GuiCanvas("outcome", size=_PIXELS)
+        drawing.draw(scene, drawing.camera(frame, moment.state), moment)
+        canvas.paint([scene])
+        axes.imshow(canvas.image())
+        axes.set_title(title)
+        axes.set(xticks=[], yticks=[], anchor="S")
+        axes.spines[:].set(visible=True, color="#CCCCCC")
+    return save(figure, out)
+
+
+def _frame(drawing: Drawing, start: np.ndarray, ends: list[np.ndarray]) -> Frame:
+    first, whole = drawing.frame(start[None]), drawing.frame(np.stack([start, *ends]))
+    largest = tuple(_WIDEST * side for side in first.extent)
+    return whole if whole.extent[0] <= largest[0] else replace(first, extent=largest)

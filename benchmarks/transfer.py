@@ -1,0 +1,69 @@
+"""Controllers of a run, tested at other values of the option that makes their task harder, such as other sizes."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.table import Table
+
+from engine import SettingError, Trajectory, current
+from training import Experiment, RunDirectory, task_options
+from training.summary import outcomes
+from training.viewing import member_of
+
+
+def transferred(path: Path, values: Sequence[float]) -> dict[Any, list[float]]:
+    """Test losses of all members of a run at its last checkpoint, for each value of the task's difficulty.
+
+    Every member is tested on the test states of its own seed, as many as in training; needs a runtime.
+
+    Raises:
+        RunError: no run there, or one without checkpoints.
+        SettingError: values of the wrong type, or for which the policy has another number of parameters.
+    """
+    run = RunDirectory.open(path)
+    experiment = Experiment.from_config(run.config)
+    labels = experiment.labels()
+    controllers = [member_of(run, index) for index in range(len(labels))]
+    options, name = experiment.task_options, task_options(experiment.task).difficulty[0]
+    kind, last = type(getattr(options, name)), len(controllers[0].checkpoints) - 1
+    dtype, device = current().dtype, current().device
+    trained = controllers[0].task.policy(1, dtype, device).parameter_count
+    found = {}
+    for value in values:
+        if kind(value) != value:
+            raise SettingError(f"Expected {name} as {kind.__name__}, got {value}.")
+        task = replace(options, **{name: kind(value)}).build()
+        policy = task.policy(len(labels), dtype, device)
+        if policy.parameter_count != trained:
+            raise SettingError(
+                f"Expected a policy of {trained} parameters, as was trained, got {policy.parameter_count} for {name} "
+                f"{value:g}; choose a task whose policy takes any size, such as swarm."
+            )
+        with torch.no_grad():
+            for row, controller in zip(policy.theta.split(1), controllers, strict=True):
+                row.copy_(controller.weights(last, row))
+        count = experiment.settings.test_samples
+        starts = [task.initial_states(count, label["seed"], "test", dtype) for label in labels]
+        rollout = Trajectory(task.system, policy, task.horizon, count * len(labels), forward_only=True)
+        losses = rollout.forward(torch.cat(starts).to(device), task.objective)
+        assert losses is not None
+        found[kind(value)] = losses.view(len(labels), -1).mean(1).tolist()
+    return found
+
+
+def transfer_table(path: Path, found: dict[Any, list[float]]) -> Table:
+    """A row for each gradient, a column for each value: median test loss over seeds, with lowest and highest."""
+    experiment = Experiment.from_config(RunDirectory.open(path).config)
+    name = task_options(experiment.task).difficulty[0]
+    table = Table("gradient", *(f"{name} {value}" for value in found), title="Test loss where it was not trained")
+    columns = [outcomes(experiment.labels(), losses, None) for losses in found.values()]
+    for rows in zip(*columns, strict=True):
+        cells = [
+            "diverged" if row.median is None else f"{row.median:.3g} ({row.lowest:.3g} to {row.highest:.3g})"
+            for row in rows
+        ]
+        table.add_row(rows[0].group.name, *cells)
+    return table
