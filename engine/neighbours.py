@@ -140,16 +140,13 @@ class Neighbours:
         places = 4 * math.prod(self.grid.counts) * 2
         return batch * (places + self.particles * (4 + 4 + 8 + 8 + 8 * self.dim))
 
+    def count(self, positions: torch.Tensor) -> int:
+        """How many (sample, i, k) with i ≠ k are within the radius for `positions` [B, dim, N]."""
+        return int(self._counted(positions)[1].long().sum())
+
     def pairs(self, positions: torch.Tensor) -> torch.Tensor:
         """All (sample, i, k) with i ≠ k within the radius for `positions` [B, dim, N], sorted: int64 [pairs, 3]."""
-        runtime.current().check("positions", positions, (len(positions), self.dim, self.particles))
-        cells = self.cells(len(positions))
-        cells.build(positions)
-        ordered = torch.empty_like(positions, memory_format=torch.contiguous_format)
-        cells.sort(positions, ordered)
-        counts = torch.zeros_like(cells.order)
-        arrays = ordered, cells.order, cells.cell, cells.starts
-        prepare(_count_pairs, *arrays, counts, self.grid)()
+        arrays, counts = self._counted(positions)
         ends = counts.flatten().cumsum(0)
         total = int(ends[-1])
         found = torch.zeros(max(1, total), 3, dtype=torch.int32, device=positions.device)
@@ -160,6 +157,18 @@ class Neighbours:
         found = found[:total].long()
         keys = (found[:, 0] * self.particles + found[:, 1]) * self.particles + found[:, 2]
         return found[keys.argsort()]
+
+    def _counted(self, positions: torch.Tensor) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
+        """What kernels over pairs read, and how many pairs each sorted particle has, [B, N]."""
+        runtime.current().check("positions", positions, (len(positions), self.dim, self.particles))
+        cells = self.cells(len(positions))
+        cells.build(positions)
+        ordered = torch.empty_like(positions, memory_format=torch.contiguous_format)
+        cells.sort(positions, ordered)
+        counts = torch.zeros_like(cells.order)
+        arrays = ordered, cells.order, cells.cell, cells.starts
+        prepare(_count_pairs, *arrays, counts, self.grid)()
+        return arrays, counts
 
     def candidates(self, positions: torch.Tensor) -> int:
         """How many pairs a gather over `positions` [B, dim, N] looks at: the cost of one sum."""

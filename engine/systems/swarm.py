@@ -70,6 +70,7 @@ class Swarm(Guidance):
             raise SettingError(f"Expected a finite flocking, got {flocking}.")
         super().__init__(drivers, evaders, dt, mean_centre, reversed_flocking)
         self.name = "swarm"
+        self.radius, self.flocking = radius, flocking
         attraction = -flocking if reversed_flocking else flocking
         self._flock = CentralForce(
             -SPACING * attraction, attraction, SOFTENING, math.inf if radius is None else float(radius)
