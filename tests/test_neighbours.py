@@ -28,8 +28,10 @@ def by_brute_force(positions, radius, period=None):
 def assert_pairs(positions, radius, period=None):
     """The same pairs as brute force; returns how many."""
     dim, particles = positions.shape[1:]
-    found = Neighbours(dim, particles, radius, period).pairs(positions)
+    neighbours = Neighbours(dim, particles, radius, period)
+    found = neighbours.pairs(positions)
     assert torch.equal(found, by_brute_force(positions, radius, period))
+    assert neighbours.count(positions) == len(found)
     return len(found)
 
 

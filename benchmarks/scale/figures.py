@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from benchmarks.scale.cases import case_named
 from benchmarks.scale.findings import PARTS, memory_taken, milliseconds, per_pair, steps_of, systems_of
@@ -33,7 +34,7 @@ def draw(found: Sequence[Record], out: Path) -> list[Path]:
 
 def _by_system(found: Sequence[Record], path: Path, label: str, value: Callable[[Record, str], float]) -> Path:
     systems = systems_of(found)
-    figure, panels = new_figure(3.0 * len(systems) + 0.8, 3.3, len(systems), sharey=True)
+    figure, panels = new_figure(2.6 * len(systems) + 2.6, 3.2, len(systems), sharey=True)
     for axes, system in zip(panels, systems, strict=True):
         for side, records in _sides(found, system):
             for part in PARTS:
@@ -43,13 +44,12 @@ def _by_system(found: Sequence[Record], path: Path, label: str, value: Callable[
                 )  # fmt: skip
         _finish(axes, case_named(system).title, "particles")
     panels[0].set_ylabel(label)
-    panels[0].legend(frameon=False, fontsize=6)
-    return save(figure, path)
+    return _save(figure, panels, path)
 
 
 def _memory(found: Sequence[Record], path: Path) -> Path:
     systems = systems_of(found)
-    figure, panels = new_figure(3.0 * len(systems) + 0.8, 3.3, len(systems), sharey=True)
+    figure, panels = new_figure(2.6 * len(systems) + 2.6, 3.2, len(systems), sharey=True)
     for axes, system in zip(panels, systems, strict=True):
         for side, records in _sides(found, system):
             sizes = [record["particles"] for record in records]
@@ -57,8 +57,7 @@ def _memory(found: Sequence[Record], path: Path) -> Path:
             axes.plot(sizes, taken, color=_COLOUR_OF[side], marker="o", markersize=3, label=side)
         _finish(axes, case_named(system).title, "particles")
     panels[0].set_ylabel("MiB, step and adjoint")
-    panels[0].legend(frameon=False, fontsize=7)
-    return save(figure, path)
+    return _save(figure, panels, path)
 
 
 def _horizon(records: Sequence[Record], path: Path) -> Path:
@@ -85,6 +84,16 @@ def _horizon(records: Sequence[Record], path: Path) -> Path:
 def _sides(found: Sequence[Record], system: str) -> list[tuple[str, list[Record]]]:
     sides = [(side, steps_of(found, system, side)) for side in (OURS, *SIDES)]
     return [(side, records) for side, records in sides if records]
+
+
+def _save(figure: Figure, panels: Sequence[Axes], path: Path) -> Path:
+    """With one legend for all panels, beside them."""
+    shown = {}
+    for axes in panels:
+        handles, labels = axes.get_legend_handles_labels()
+        shown |= dict(zip(labels, handles, strict=True))
+    figure.legend(shown.values(), shown.keys(), loc="outside right center", frameon=False, fontsize=7)
+    return save(figure, path)
 
 
 def _finish(axes: Axes, title: str, label: str) -> None:

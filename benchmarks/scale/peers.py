@@ -22,7 +22,7 @@ _TINY = 1e-30
 SumPairs = Callable[..., Any]
 """sum_pairs(ours [dim, n], theirs [dim, m], weight) = Σ_k weight(|r_ik|²) r_ik, r_ik = ours_i - theirs_k: [dim, n]."""
 PeerStep = Callable[[Any, Any, SumPairs], Callable[[Any, Any], Any]]
-"""peer_step(xp, system, sum_pairs) = a step of a state [rows, N] and a control [rows, actuators]; xp jax.numpy or torch."""
+"""peer_step(xp, system, sum_pairs), xp jax.numpy or torch: a step of state [rows, N] and control [rows, actuators]."""
 
 
 @dataclass(frozen=True)

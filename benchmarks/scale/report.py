@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -19,8 +20,8 @@ from benchmarks.scale.worker import OURS
 from engine.memory import parse_bytes
 
 _STEP_HEAD = ("N", "side", "step ms", "adjoint", "pairs", "ns/pair", "adjoint", "MiB", "adjoint", "step ×", "adjoint ×")
-_HORIZON_HEAD = ("N", "T", "forward s", "backward", "ms/step", "cuts", "all states MiB", "budget", "predicted", "measured",
-                 "compiler")  # fmt: skip
+_HORIZON_HEAD = ("N", "T", "forward s", "backward", "ms/step", "cuts", "all states MiB", "budget", "predicted",
+                 "measured", "compiler")  # fmt: skip
 _NOTE = (
     "Medians of repeated calls, each measurement in a process of its own; a pair is an ordered pair of particles that "
     "interact, and × is a peer's time over ours. MiB are the growth of the process's resident memory at its peak, for "
@@ -36,7 +37,7 @@ def scale(settings: ScaleSettings, out: Path, console: Console) -> list[Path]:
     found, records = take_all(settings, out, console)
     tables = tables_of(found)
     for title, head, rows in tables:
-        table = Table(*head, title=title)
+        table = Table(*head, title=title, box=box.SIMPLE_HEAD)
         for row in rows:
             table.add_row(*row)
         console.print(table)

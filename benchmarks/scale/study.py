@@ -100,9 +100,11 @@ class Records:
             head, *records = [json.loads(line) for line in whole.splitlines()]
             known = head["format"] == FORMAT and all(isinstance(record["status"], str) for record in records)
         except (ValueError, KeyError, TypeError):
-            known = False
+            head, records, known = {}, [], False
         if not known:
-            raise RunError(f"Expected measurements of a scaling study in {self.path}, got something else.")
+            raise RunError(
+                f"Expected measurements of a scaling study in {self.path}, got something else; choose another --out."
+            )
         if head["machine"] != self.machine:
             raise RunError(
                 f"Expected the machine and the versions that {self.path} was measured with, got others; choose "
