@@ -3,7 +3,7 @@
     neighbours of i = {k : |x_i - x_k| ≤ radius},   |·| to the nearest image where an axis is periodic
 
 Space is cut into cells at least `radius` wide, so that all neighbours of a particle are in the 3^dim cells around it.
-Particles are sorted by cell with torch; kernels then gather over runs of consecutive sorted particles, one thread for
+Particles are sorted by cell, by counting on the CPU and with torch elsewhere; kernels then gather over runs of consecutive sorted particles, one thread for
 each particle and without atomics. An axis without period is unbounded: its cells are counted modulo their number, so
 that cells far apart may share an entry, which costs a few distances and loses no pair. No place is outside, and no
 array overflows.
@@ -24,6 +24,7 @@ from engine import runtime
 from engine.errors import SettingError
 from engine.launch import prepare
 from engine.threads import torch_threads
+from engine.vector_system import serial_loop
 
 # Cells are wider than the radius by more than what rounding moves a particle.
 _MARGIN = 1.0 + 1e-6
@@ -65,7 +66,7 @@ class Cells:
         count = math.prod(grid.counts)
         self.order, self.cell, self.starts = make(batch, particles), make(batch, particles), make(batch, count + 1)
         self._indices = torch.zeros(batch, particles, dtype=torch.int64, device=device)
-        self._bounds = torch.arange(count + 1, dtype=torch.int32, device=device).expand(batch, -1).contiguous()
+        self._keys = make(batch, particles)
         column = lambda values: torch.tensor(values, dtype=torch.float64, device=device).view(1, -1, 1)  # noqa: E731
         widths = [
             period / count if period else grid.radius * _MARGIN
@@ -73,16 +74,25 @@ class Cells:
         ]
         self._widths, self._counts = column(widths), column(grid.counts)
         self._strides = column([math.prod(grid.counts[axis + 1 :]) for axis in range(len(grid.counts))])
+        self._arrange = self._arrange_by_torch
+        if runtime.current().backend == "cpu":
+            arrays = self._keys, self.starts, self.order, self.cell, self._indices
+            self._arrange = prepare(_arrange, *arrays, serial_loop(batch))
 
     def build(self, positions: torch.Tensor) -> None:
         """Sort by `positions` [B, dim, N]; float64 inside, so that float32 loses no pair to rounding."""
         # Torch's threads would wait for those of Taichi, busy with the kernel before this; ten times slower was seen.
         with torch_threads(False):
             places = positions.to(torch.float64).div(self._widths).floor_().remainder_(self._counts).nan_to_num_(0.0)
-            keys = places.mul_(self._strides).sum(1).to(torch.int32)
-            torch.sort(keys, dim=1, stable=True, out=(self.cell, self._indices))
-            self.order.copy_(self._indices)
-            torch.searchsorted(self.cell, self._bounds, out_int32=True, out=self.starts)
+            self._keys.copy_(places.mul_(self._strides).sum(1))
+            self._arrange()
+
+    def _arrange_by_torch(self) -> None:
+        torch.sort(self._keys, dim=1, stable=True, out=(self.cell, self._indices))
+        self.order.copy_(self._indices)
+        bounds = torch.arange(self.starts.shape[1], dtype=torch.int32, device=self.cell.device)
+        bounds = bounds.expand(len(self.cell), -1).contiguous()
+        torch.searchsorted(self.cell, bounds, out_int32=True, out=self.starts)
 
     def sort(self, values: torch.Tensor, out: torch.Tensor) -> None:
         """Write `values` [B, rows, N] in the sorted order to `out`."""
@@ -232,6 +242,39 @@ def _near(ordered: ti.template(), b, s, k, grid: ti.template()):
         delta = nearest_image(ordered[b, axis, s] - ordered[b, axis, k], axis, grid)
         squared += delta * delta
     return s != k and squared <= grid.radius * grid.radius
+
+
+@ti.kernel
+def _arrange(
+    keys: ti.types.ndarray(ndim=2),
+    starts: ti.types.ndarray(ndim=2),
+    order: ti.types.ndarray(ndim=2),
+    cell: ti.types.ndarray(ndim=2),
+    indices: ti.types.ndarray(ndim=2),
+    serial: ti.template(),
+):
+    """Sort each sample by counting: one thread does it five times faster than a sort by comparisons."""
+    ti.loop_config(serialize=serial)
+    for b in range(keys.shape[0]):
+        particles, cells = keys.shape[1], starts.shape[1] - 1
+        for c in range(cells + 1):
+            starts[b, c] = 0
+        # Assigned, for += would be atomic.
+        for i in range(particles):
+            starts[b, keys[b, i]] = starts[b, keys[b, i]] + 1
+        total = 0
+        for c in range(cells + 1):
+            total += starts[b, c]
+            starts[b, c] = total
+        # Each start is at the end of its cell now, and moves down as the cell fills from behind.
+        for back in range(particles):
+            i = particles - 1 - back
+            key = keys[b, i]
+            place = starts[b, key] - 1
+            starts[b, key] = place
+            order[b, place] = i
+            indices[b, place] = i
+            cell[b, place] = key
 
 
 @ti.kernel

@@ -54,7 +54,16 @@ def pair_forces(state: ti.template(), t, b, i, first: int, last: int, force: ti.
                 px, py = _force(x - state[t, b, 0, k], y - state[t, b, 1, k], force)
                 lanes_x[lane] += px
                 lanes_y[lane] += py
-        fx, fy, rest = lanes_x.sum(), lanes_y.sum(), first + blocks * _LANES
+        rest = first + blocks * _LANES
+        if rest < last:
+            start = ti.max(last - _LANES, 0)
+            for lane in range(_LANES):
+                k = start + lane
+                px, py = _force(x - state[t, b, 0, k], y - state[t, b, 1, k], force)
+                lanes_x[lane] += ti.select(k >= rest, ti.select(k < last, px, 0.0), 0.0)
+                lanes_y[lane] += ti.select(k >= rest, ti.select(k < last, py, 0.0), 0.0)
+            rest = last
+        fx, fy = _total(lanes_x), _total(lanes_y)
     for k in range(rest, last):
         px, py = _force(x - state[t, b, 0, k], y - state[t, b, 1, k], force)
         fx += px
@@ -96,13 +105,33 @@ def pair_adjoints(
                 px, py = _force_pull_back(x - state[t, b, 0, k], y - state[t, b, 1, k], hx, hy, force)
                 lanes_x[lane] += px
                 lanes_y[lane] += py
-        fx, fy, rest = lanes_x.sum(), lanes_y.sum(), first + blocks * _LANES
+        rest = first + blocks * _LANES
+        if rest < last:
+            start = ti.max(last - _LANES, 0)
+            for lane in range(_LANES):
+                k = start + lane
+                hx, hy = gx - other * adjoint[s, b, 2, k], gy - other * adjoint[s, b, 3, k]
+                px, py = _force_pull_back(x - state[t, b, 0, k], y - state[t, b, 1, k], hx, hy, force)
+                lanes_x[lane] += ti.select(k >= rest, ti.select(k < last, px, 0.0), 0.0)
+                lanes_y[lane] += ti.select(k >= rest, ti.select(k < last, py, 0.0), 0.0)
+            rest = last
+        fx, fy = _total(lanes_x), _total(lanes_y)
     for k in range(rest, last):
         hx, hy = gx - other * adjoint[s, b, 2, k], gy - other * adjoint[s, b, 3, k]
         px, py = _force_pull_back(x - state[t, b, 0, k], y - state[t, b, 1, k], hx, hy, force)
         fx += px
         fy += py
     return ti.Vector([fx, fy])
+
+
+@ti.func
+def _total(lanes):
+    """The sum over lanes, by halves: sums one after another would wait for each other."""
+    sums = lanes
+    for half in ti.static((8, 4, 2, 1)):
+        for lane in ti.static(range(half)):
+            sums[lane] += sums[lane + half]
+    return sums[0]
 
 
 @ti.func

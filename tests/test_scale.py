@@ -252,7 +252,7 @@ OPTIONS = ["--systems", "n-body", "--sizes", "64", "--no-peers", "--horizon-syst
 
 @pytest.mark.float64
 def test_the_command_measures_writes_and_continues(tmp_path, capsys, monkeypatch):
-    command = ["bench", "scale", "--out", str(tmp_path / "new" / "study"), *OPTIONS, "--threads", "1"]
+    command = ["bench", "scale", "--out", str(tmp_path / "new" / "study"), *OPTIONS]
     command += ["--horizon-particles", "64", "--horizons", "5"]
     assert evenflow.main(command) == 0
     report = json.loads((tmp_path / "new" / "study" / "report.json").read_text())

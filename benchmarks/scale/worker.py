@@ -184,7 +184,7 @@ def _use_cores(threads: int) -> None:
     """JAX starts as many threads as the process may use cores."""
     if hasattr(os, "sched_setaffinity"):
         cores = sorted(os.sched_getaffinity(0))
-        os.sched_setaffinity(0, set(cores[:threads]))
+        os.sched_setaffinity(0, set(cores[-threads:]))
 
 
 def job_text(job: Job) -> str:

@@ -177,7 +177,8 @@ class Swarm(Guidance):
                 acceleration -= EVADER_DAMPING * ti.Vector([state[0, b, 2, i], state[0, b, 3, i]])
                 for run in range(self._grid.runs):
                     first, last = neighbour_run(starts, cell[b, s], b, run, self._grid)
-                    acceleration += pair_forces(ordered, 0, b, s, first, last, self._flock, in_lanes)
+                    if first < last:
+                        acceleration += pair_forces(ordered, 0, b, s, first, last, self._flock, in_lanes)
             for axis in ti.static(range(2)):
                 velocity = state[0, b, 2 + axis, i]
                 next_state[0, b, axis, i] = state[0, b, axis, i] + self.dt * velocity
@@ -216,7 +217,10 @@ class Swarm(Guidance):
                     flight -= self._centre_scale * self._pull_back_steering(control, next_adjoint, 0, 0, b, d)
                 for run in range(self._grid.runs):
                     first, last = neighbour_run(starts, cell[b, s], b, run, self._grid)
-                    flight += pair_adjoints(ordered, ordered, 0, 0, b, s, first, last, self._flock, 1.0, 1.0, in_lanes)
+                    if first < last:
+                        flight += pair_adjoints(
+                            ordered, ordered, 0, 0, b, s, first, last, self._flock, 1.0, 1.0, in_lanes
+                        )
                 for axis in ti.static(range(2)):
                     position, velocity = next_adjoint[0, b, axis, i], next_adjoint[0, b, 2 + axis, i]
                     physics[axis] = position + self.dt * flight[axis]
