@@ -3,10 +3,10 @@
     neighbours of i = {k : |x_i - x_k| ≤ radius},   |·| to the nearest image where an axis is periodic
 
 Space is cut into cells at least `radius` wide, so that all neighbours of a particle are in the 3^dim cells around it.
-Particles are sorted by cell, by counting on the CPU and with torch elsewhere; kernels then gather over runs of consecutive sorted particles, one thread for
-each particle and without atomics. An axis without period is unbounded: its cells are counted modulo their number, so
-that cells far apart may share an entry, which costs a few distances and loses no pair. No place is outside, and no
-array overflows.
+Particles are sorted by cell, by counting on the CPU and with torch elsewhere; kernels then gather over runs of
+consecutive sorted particles, one thread for each particle and without atomics. An axis without period is unbounded: its
+cells are counted modulo their number, so that cells far apart may share an entry, which costs a few distances and loses
+no pair. No place is outside, and no array overflows.
 
 Positions may be anything. A particle whose position is not finite neither has nor is a neighbour; coincident
 particles are neighbours; a radius above the domain makes all pairs neighbours. At positions so far out that rounding
@@ -80,10 +80,10 @@ class Cells:
             self._arrange = prepare(_arrange, *arrays, serial_loop(batch))
 
     def build(self, positions: torch.Tensor) -> None:
-        """Sort by `positions` [B, dim, N]; float64 inside, so that float32 loses no pair to rounding."""
+        """Sort by `positions` [B, dim, N]; float64, as the widths are, so that float32 loses no pair to rounding."""
         # Torch's threads would wait for those of Taichi, busy with the kernel before this; ten times slower was seen.
         with torch_threads(False):
-            places = positions.to(torch.float64).div(self._widths).floor_().remainder_(self._counts).nan_to_num_(0.0)
+            places = positions.div(self._widths).floor_().remainder_(self._counts).nan_to_num_(0.0)
             self._keys.copy_(places.mul_(self._strides).sum(1))
             self._arrange()
 
@@ -148,7 +148,7 @@ class Neighbours:
     def scratch_bytes(self, batch: int) -> int:
         """Bytes of the buffers for a batch of this size, and of what building them takes for a while."""
         places = 4 * math.prod(self.grid.counts) * 2
-        return batch * (places + self.particles * (4 + 4 + 8 + 8 + 8 * self.dim))
+        return batch * (places + self.particles * (4 + 4 + 4 + 8 + 8 + 8 * self.dim))
 
     def count(self, positions: torch.Tensor) -> int:
         """How many (sample, i, k) with i ≠ k are within the radius for `positions` [B, dim, N]."""

@@ -41,9 +41,9 @@ def lanes_pay(particles: int) -> bool:
 
 
 @ti.func
-def pair_forces(state: ti.template(), t, b, i, first: int, last: int, force: ti.template(), in_lanes: ti.template()):
-    """Σ_k of the force of k on i over the particles k in [first, last), a 2-vector."""
-    x, y = state[t, b, 0, i], state[t, b, 1, i]
+def pair_forces(state: ti.template(), t, b, at, first: int, last: int, force: ti.template(), in_lanes: ti.template()):
+    """Σ_k of the force of k on a particle at the place `at` over the particles k in [first, last), 2-vectors."""
+    x, y = at[0], at[1]
     fx, fy, rest = 0.0, 0.0, first
     if ti.static(in_lanes):
         lanes_x, lanes_y = ti.Vector.zero(float, _LANES), ti.Vector.zero(float, _LANES)
@@ -56,6 +56,7 @@ def pair_forces(state: ti.template(), t, b, i, first: int, last: int, force: ti.
                 lanes_y[lane] += py
         rest = first + blocks * _LANES
         if rest < last:
+            # Lanes over the last particles, some of them seen before or before the first; rows hold as many as lanes.
             start = ti.max(last - _LANES, 0)
             for lane in range(_LANES):
                 k = start + lane
@@ -78,22 +79,21 @@ def pair_adjoints(
     t,
     s,
     b,
-    i,
+    at,
+    own,
     first: int,
     last: int,
     force: ti.template(),
-    own,
     other,
     in_lanes: ti.template(),
 ):
-    """Σ_k J_ik (own·g_i - other·g_k) over the particles k in [first, last), a 2-vector.
+    """Σ_k J_ik (own - other·g_k) over the particles k in [first, last), a 2-vector.
 
-    J_ik, symmetric, is the Jacobian of the force at x_i - x_k in state[t], and g are rows 2 and 3 of adjoint[s].
-    Where i and k act on each other both weights are 1; where only k acts on i, `other` is 0; where only i acts on k,
-    `own` is 0.
+    J_ik, symmetric, is the Jacobian of the force at x_i - x_k, x_i = `at`, x_k in state[t], and g are rows 2 and 3 of
+    adjoint[s]. Where i and k act on each other `own` is g_i and `other` 1; where only k acts on i, `other` is 0; where
+    only i acts on k, `own` is 0.
     """
-    x, y = state[t, b, 0, i], state[t, b, 1, i]
-    gx, gy = own * adjoint[s, b, 2, i], own * adjoint[s, b, 3, i]
+    x, y, gx, gy = at[0], at[1], own[0], own[1]
     fx, fy, rest = 0.0, 0.0, first
     if ti.static(in_lanes):
         lanes_x, lanes_y = ti.Vector.zero(float, _LANES), ti.Vector.zero(float, _LANES)

@@ -195,3 +195,16 @@ def test_impossible_settings_are_refused(settings, message):
 def test_positions_of_another_shape_are_refused():
     with pytest.raises(engine.ShapeError, match=r"Expected positions of shape \[3, 2, 10\], got \[3, 2, 11\]"):
         Neighbours(2, 10, 1.0).pairs(uniform(0, BATCH, 2, 11))
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_counting_and_torch_sort_alike(space):
+    dim, period = SPACES[space]
+    positions = uniform(0, BATCH, dim, 200)
+    positions[0, 0, :3] = math.nan
+    cells = Neighbours(dim, 200, 0.2, period).cells(BATCH)
+    cells.build(positions)
+    arrays = cells.order, cells.cell, cells.starts, cells._indices
+    counted = [array.clone() for array in arrays]
+    cells._arrange_by_torch()
+    assert all(torch.equal(array, before) for array, before in zip(arrays, counted, strict=True))
