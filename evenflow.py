@@ -15,6 +15,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.scale.settings import ScaleSettings
 from engine import *  # noqa: F403
 from engine import EvenflowError, RunError, init
 from engine import __all__ as _engine_names
@@ -188,6 +189,24 @@ class Speed:
         from benchmarks.speed import speed
 
         speed(_console, self.rounds, self.members, self.out, self.task)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Time a step of particle systems and of its adjoint against N, and long rollouts in little memory, beside peers.
+
+    Give the same command again to continue a study that was stopped: what was measured is not measured again.
+    """
+
+    out: Path
+    """Directory of the study: a new one, or the one to continue."""
+    settings: tyro.conf.OmitArgPrefixes[ScaleSettings] = field(default_factory=ScaleSettings)
+
+    def run(self) -> None:
+        from benchmarks.scale.report import scale
+
+        for path in scale(self.settings, self.out, _console):
+            _console.print(f"written: {path}", highlight=False, soft_wrap=True)
 
 
 @dataclass(frozen=True)
@@ -366,6 +385,7 @@ class ReportPage:
 
 _Bench = Annotated[
     Annotated[Speed, tyro.conf.subcommand("speed")]
+    | Annotated[Scale, tyro.conf.subcommand("scale")]
     | Annotated[VariantsHelp, tyro.conf.subcommand("variants")]
     | Annotated[Figures, tyro.conf.subcommand("figures")]
     | Annotated[Outcome, tyro.conf.subcommand("outcome")]
@@ -376,7 +396,7 @@ _Bench = Annotated[
 
 @dataclass(frozen=True)
 class Bench:
-    """Benchmarks: speed, gradients compared over many seeds, the outcome of a run, and the paper's figures."""
+    """Benchmarks: speed, scale, gradients over many seeds, what a run came to, and the paper's figures."""
 
     what: _Bench
 

@@ -75,18 +75,15 @@ class Neighbours:
     def scratch_bytes(self, batch: int) -> int:
         """Bytes of the buffers for a batch of this size, and of what building them takes for a while."""
         places = 4 * math.prod(self.grid.counts) * 2
-        return batch * (places + self.particles * (4 + 4 + 8 + 8 + 8 * self.dim))
+        return batch * (places + self.particles * (4 + 4 + 4 + 8 + 8 + 8 * self.dim))
+
+    def count(self, positions: torch.Tensor) -> int:
+        """How many (sample, i, k) with i ≠ k are within the radius for `positions` [B, dim, N]."""
+        return int(self._counted(positions)[1].long().sum())
 
     def pairs(self, positions: torch.Tensor) -> torch.Tensor:
         """All (sample, i, k) with i ≠ k within the radius for `positions` [B, dim, N], sorted: int64 [pairs, 3]."""
-        runtime.current().check("positions", positions, (len(positions), self.dim, self.particles))
-        cells = self.cells(len(positions))
-        cells.build(positions)
-        ordered = torch.empty_like(positions, memory_format=torch.contiguous_format)
-        cells.sort(positions, ordered)
-        counts = torch.zeros_like(cells.order)
-        arrays = ordered, cells.order, cells.cell, cells.starts
-        prepare(_count_pairs, *arrays, counts, self.grid)()
+        arrays, counts = self._counted(positions)
         ends = counts.flatten().cumsum(0)
         total = int(ends[-1])
         found = torch.zeros(max(1, total), 3, dtype=torch.int32, device=positions.device)
@@ -97,6 +94,18 @@ class Neighbours:
         found = found[:total].long()
         keys = (found[:, 0] * self.particles + found[:, 1]) * self.particles + found[:, 2]
         return found[keys.argsort()]
+
+    def _counted(self, positions: torch.Tensor) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
+        """What kernels over pairs read, and how many pairs each sorted particle has, [B, N]."""
+        runtime.current().check("positions", positions, (len(positions), self.dim, self.particles))
+        cells = self.cells(len(positions))
+        cells.build(positions)
+        ordered = torch.empty_like(positions, memory_format=torch.contiguous_format)
+        cells.sort(positions, ordered)
+        counts = torch.zeros_like(cells.order)
+        arrays = ordered, cells.order, cells.cell, cells.starts
+        prepare(_count_pairs, *arrays, counts, self.grid)()
+        return arrays, counts
 
     def candidates(self, positions: torch.Tensor) -> int:
         """How many pairs a gather over `positions` [B, dim, N] looks at: the cost of one sum."""
@@ -160,6 +169,39 @@ def _near(ordered: ti.template(), b, s, k, grid: ti.template()):
         delta = nearest_image(ordered[b, axis, s] - ordered[b, axis, k], axis, grid)
         squared += delta * delta
     return s != k and squared <= grid.radius * grid.radius
+
+
+@ti.kernel
+def _arrange(
+    keys: ti.types.ndarray(ndim=2),
+    starts: ti.types.ndarray(ndim=2),
+    order: ti.types.ndarray(ndim=2),
+    cell: ti.types.ndarray(ndim=2),
+    indices: ti.types.ndarray(ndim=2),
+    serial: ti.template(),
+):
+    """Sort each sample by counting: one thread does it five times faster than a sort by comparisons."""
+    ti.loop_config(serialize=serial)
+    for b in range(keys.shape[0]):
+        particles, cells = keys.shape[1], starts.shape[1] - 1
+        for c in range(cells + 1):
+            starts[b, c] = 0
+        # Assigned, for += would be atomic.
+        for i in range(particles):
+            starts[b, keys[b, i]] = starts[b, keys[b, i]] + 1
+        total = 0
+        for c in range(cells + 1):
+            total += starts[b, c]
+            starts[b, c] = total
+        # Each start is at the end of its cell now, and moves down as the cell fills from behind.
+        for back in range(particles):
+            i = particles - 1 - back
+            key = keys[b, i]
+            place = starts[b, key] - 1
+            starts[b, key] = place
+            order[b, place] = i
+            indices[b, place] = i
+            cell[b, place] = key
 
 
 @ti.kernel

@@ -6,6 +6,7 @@ from conftest import tensor_options, uniform
 
 import engine
 from engine import Rollout
+from engine.systems import Fluid, Held
 from training import build_task
 
 
@@ -13,7 +14,9 @@ from training import build_task
 @pytest.mark.parametrize("dim", [2, 3])
 def test_starts_are_columns_at_rest_inside_the_tank_with_the_density_of_water(dim):
     task = build_task("fluid", particles=1000, dim=dim)
+    assert isinstance(task.system, Held)
     fluid = task.system.system
+    assert isinstance(fluid, Fluid)
     states = task.initial_states(6, 0, "train", torch.float64)
     places, jets = states[:, :dim, fluid.jets :], states[:, :dim, : fluid.jets]
     sizes = torch.tensor(fluid.size, dtype=torch.float64).view(1, -1, 1)

@@ -47,6 +47,7 @@ def test_step_and_pull_back_are_those_of_single_steps_one_after_another(steps):
 @pytest.mark.float64
 def test_a_rollout_of_a_held_fluid_has_the_gradient_of_differences_along_itself():
     task = build_task("fluid", particles=200, horizon=4, duration=0.1)
+    assert isinstance(task.system, Held)
     assert task.system.steps > 1
     policy = task.policy(1, **tensor_options())
     policy.theta.data.copy_(0.1 * uniform(0, *policy.theta.shape))

@@ -28,8 +28,10 @@ def by_brute_force(positions, radius, period=None):
 def assert_pairs(positions, radius, period=None):
     """The same pairs as brute force; returns how many."""
     dim, particles = positions.shape[1:]
-    found = Neighbours(dim, particles, radius, period).pairs(positions)
+    neighbours = Neighbours(dim, particles, radius, period)
+    found = neighbours.pairs(positions)
     assert torch.equal(found, by_brute_force(positions, radius, period))
+    assert neighbours.count(positions) == len(found)
     return len(found)
 
 
@@ -195,12 +197,14 @@ def test_positions_of_another_shape_are_refused():
         Neighbours(2, 10, 1.0).pairs(uniform(0, BATCH, 2, 11))
 
 
-@pytest.mark.float64
-def test_sorting_by_counting_and_with_torch_agree():
-    positions = uniform(0, BATCH, 2, 300).index_fill(2, torch.tensor([7]), math.nan)
-    cells = Neighbours(2, 300, 0.1).cells(BATCH)
+@pytest.mark.parametrize("space", SPACES)
+def test_counting_and_torch_sort_alike(space):
+    dim, period = SPACES[space]
+    positions = uniform(0, BATCH, dim, 200)
+    positions[0, 0, :3] = math.nan
+    cells = Neighbours(dim, 200, 0.2, period).cells(BATCH)
     cells.build(positions)
-    counted = [one.clone() for one in (cells.order, cells.cell, cells.starts, cells._indices)]
+    arrays = cells.order, cells.cell, cells.starts, cells._indices
+    counted = [array.clone() for array in arrays]
     cells._order_with_torch()
-    for one, other in zip(counted, (cells.order, cells.cell, cells.starts, cells._indices), strict=True):
-        assert torch.equal(one, other)
+    assert all(torch.equal(array, before) for array, before in zip(arrays, counted, strict=True))

@@ -7,9 +7,10 @@ import taichi as ti
 import torch
 
 from engine import runtime
+from engine.cells import Cells
 from engine.errors import SettingError
 from engine.launch import prepare
-from engine.neighbours import Cells, Neighbours, neighbour_run
+from engine.neighbours import Neighbours, neighbour_run
 from engine.system import System
 from engine.vector_system import serial_loop
 
@@ -438,9 +439,9 @@ class Fluid(System):
                 for run in range(self._grid.runs * some):
                     first, last = neighbour_run(starts, cell[b, s], b, run, self._grid)
                     for k in range(first, last):
-                        # Always so for particles inside the box, which are nearer than their images.
-                        r = x - self._vector(ordered, b, 0, k)
-                        if r.dot(r) < self.radius**2:
+                        # Always near itself where its image is, for particles inside the box.
+                        _, _, w = self._apart(ordered, b, s, k, straight, nowhere)
+                        if w > 0.0:
                             result += term(ordered, b, s, k, mirror, offset)
         return result
 

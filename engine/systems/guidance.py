@@ -203,16 +203,17 @@ class Guidance(System):
 
     @ti.func
     def _acceleration(self, state: ti.template(), control: ti.template(), b, i, in_lanes: ti.template()):
+        position = ti.Vector([state[0, b, 0, i], state[0, b, 1, i]])
         velocity = ti.Vector([state[0, b, 2, i], state[0, b, 3, i]])
         result = ti.Vector.zero(float, 2)
         if i < self.drivers:
-            r = ti.Vector([state[0, b, 0, i], state[0, b, 1, i]]) - self._centre(state, 0, b)
+            r = position - self._centre(state, 0, b)
             steering = control[0, b, 0, i] * r + control[0, b, 1, i] * ti.Vector([-r[1], r[0]])
-            apart = pair_forces(state, 0, b, i, 0, self.drivers, self._separation, in_lanes)
+            apart = pair_forces(state, 0, b, position, 0, self.drivers, self._separation, in_lanes)
             result = steering - DRIVER_DAMPING * velocity + apart
         else:
-            flight = pair_forces(state, 0, b, i, 0, self.drivers, self._flight, in_lanes)
-            flock = pair_forces(state, 0, b, i, self.drivers, self.particles, self._flock, in_lanes)
+            flight = pair_forces(state, 0, b, position, 0, self.drivers, self._flight, in_lanes)
+            flock = pair_forces(state, 0, b, position, self.drivers, self.particles, self._flock, in_lanes)
             result = flight - EVADER_DAMPING * velocity + flock
         return result
 
@@ -222,19 +223,22 @@ class Guidance(System):
     ):
         """Rows of Aᵀλ for particle i, with state and control at t and λ = adjoint[s]."""
         D, N = ti.static(self.drivers, self.particles)
+        at = ti.Vector([state[t, b, 0, i], state[t, b, 1, i]])
         position = ti.Vector([adjoint[s, b, 0, i], adjoint[s, b, 1, i]])
         velocity = ti.Vector([adjoint[s, b, 2, i], adjoint[s, b, 3, i]])
         gathered, damping = ti.Vector.zero(float, 2), DRIVER_DAMPING
         if i < D:
             gathered = self._pull_back_steering(control, adjoint, t, s, b, i)
-            gathered += pair_adjoints(state, adjoint, t, s, b, i, 0, D, self._separation, 1.0, 1.0, in_lanes)
-            gathered += pair_adjoints(state, adjoint, t, s, b, i, D, N, self._flight, 0.0, 1.0, in_lanes)
+            gathered += pair_adjoints(state, adjoint, t, s, b, at, velocity, 0, D, self._separation, 1.0, in_lanes)
+            gathered += pair_adjoints(
+                state, adjoint, t, s, b, at, ti.Vector.zero(float, 2), D, N, self._flight, 1.0, in_lanes
+            )
         else:
             damping = EVADER_DAMPING
             for d in range(D):
                 gathered -= self._centre_scale * self._pull_back_steering(control, adjoint, t, s, b, d)
-            gathered += pair_adjoints(state, adjoint, t, s, b, i, 0, D, self._flight, 1.0, 0.0, in_lanes)
-            gathered += pair_adjoints(state, adjoint, t, s, b, i, D, N, self._flock, 1.0, 1.0, in_lanes)
+            gathered += pair_adjoints(state, adjoint, t, s, b, at, velocity, 0, D, self._flight, 0.0, in_lanes)
+            gathered += pair_adjoints(state, adjoint, t, s, b, at, velocity, D, N, self._flock, 1.0, in_lanes)
         to_position = position + self.dt * gathered
         to_velocity = velocity + self.dt * (position - damping * velocity)
         return ti.Vector([to_position[0], to_position[1], to_velocity[0], to_velocity[1]])

@@ -10,7 +10,7 @@ from engine.cells import Cells
 from engine.errors import SettingError
 from engine.launch import prepare
 from engine.neighbours import Neighbours, neighbour_run
-from engine.pairs import CentralForce, few_adjoints, few_forces
+from engine.pairs import CentralForce, pair_adjoints, pair_forces
 from engine.systems.guidance import DRIVER_DAMPING, EVADER_DAMPING, FLIGHT, FLOCKING, SOFTENING, SPACING, Guidance
 from engine.vector_system import serial_loop
 
@@ -74,6 +74,7 @@ class Swarm(Guidance):
                 raise SettingError(f"Expected a finite {name}, got {weight}.")
         super().__init__(drivers, evaders, dt, mean_centre, reversed_flocking)
         self.name = "swarm"
+        self.radius, self.flocking = radius, flocking
         self._flight = CentralForce(flight, 0.0, SOFTENING)
         attraction = -flocking if reversed_flocking else flocking
         self._flock = CentralForce(
@@ -172,20 +173,26 @@ class Swarm(Guidance):
         ti.loop_config(serialize=serial)
         for b, place in ti.ndrange(state.shape[1], self.particles):
             i, acceleration = place, ti.Vector.zero(float, 2)
+            position, velocity = ti.Vector.zero(float, 2), ti.Vector.zero(float, 2)
             if place < self.drivers:
+                position = ti.Vector([state[0, b, 0, i], state[0, b, 1, i]])
+                velocity = ti.Vector([state[0, b, 2, i], state[0, b, 3, i]])
                 acceleration = self._acceleration(state, control, b, i, in_lanes)
             else:
+                # What is sorted already is read where it is sorted: elsewhere each row misses the cache.
                 s = place - self.drivers
                 i = self.drivers + order[b, s]
-                acceleration = few_forces(state, 0, b, i, 0, self.drivers, self._flight, in_lanes)
-                acceleration -= EVADER_DAMPING * ti.Vector([state[0, b, 2, i], state[0, b, 3, i]])
+                position = ti.Vector([ordered[0, b, 0, s], ordered[0, b, 1, s]])
+                velocity = ti.Vector([state[0, b, 2, i], state[0, b, 3, i]])
+                acceleration = pair_forces(state, 0, b, position, 0, self.drivers, self._flight, in_lanes)
+                acceleration -= EVADER_DAMPING * velocity
                 for run in range(self._grid.runs):
                     first, last = neighbour_run(starts, cell[b, s], b, run, self._grid)
-                    acceleration += few_forces(ordered, 0, b, s, first, last, self._flock, in_lanes)
+                    if first < last:
+                        acceleration += pair_forces(ordered, 0, b, position, first, last, self._flock, in_lanes)
             for axis in ti.static(range(2)):
-                velocity = state[0, b, 2 + axis, i]
-                next_state[0, b, axis, i] = state[0, b, axis, i] + self.dt * velocity
-                next_state[0, b, 2 + axis, i] = velocity + self.dt * acceleration[axis]
+                next_state[0, b, axis, i] = position[axis] + self.dt * velocity[axis]
+                next_state[0, b, 2 + axis, i] = velocity[axis] + self.dt * acceleration[axis]
 
     @ti.kernel
     def _pull_back_in_cells(
@@ -213,17 +220,22 @@ class Swarm(Guidance):
             else:
                 s = place - self.drivers
                 i = self.drivers + order[b, s]
-                flight = few_adjoints(
-                    state, next_adjoint, 0, 0, b, i, 0, self.drivers, self._flight, 1.0, 0.0, in_lanes
+                at = ti.Vector([ordered[0, b, 0, s], ordered[0, b, 1, s]])
+                velocity = ti.Vector([ordered[0, b, 2, s], ordered[0, b, 3, s]])
+                flight = pair_adjoints(
+                    state, next_adjoint, 0, 0, b, at, velocity, 0, self.drivers, self._flight, 0.0, in_lanes
                 )
                 for d in range(self.drivers):
                     flight -= self._centre_scale * self._pull_back_steering(control, next_adjoint, 0, 0, b, d)
                 for run in range(self._grid.runs):
                     first, last = neighbour_run(starts, cell[b, s], b, run, self._grid)
-                    flight += few_adjoints(ordered, ordered, 0, 0, b, s, first, last, self._flock, 1.0, 1.0, in_lanes)
+                    if first < last:
+                        flight += pair_adjoints(
+                            ordered, ordered, 0, 0, b, at, velocity, first, last, self._flock, 1.0, in_lanes
+                        )
                 for axis in ti.static(range(2)):
-                    position, velocity = next_adjoint[0, b, axis, i], next_adjoint[0, b, 2 + axis, i]
+                    position = next_adjoint[0, b, axis, i]
                     physics[axis] = position + self.dt * flight[axis]
-                    physics[2 + axis] = velocity + self.dt * (position - EVADER_DAMPING * velocity)
+                    physics[2 + axis] = velocity[axis] + self.dt * (position - EVADER_DAMPING * velocity[axis])
             for row in ti.static(range(4)):
                 adjoint[0, b, row, i] = physics[row]

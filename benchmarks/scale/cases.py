@@ -1,0 +1,149 @@
+"""The particle systems that are measured: one entry each.
+
+A system is added by one more `Case`: how to build it with N particles, how to draw a start, how to count the pairs
+that interact. All draws come from one generator, so that every side starts from the same particles; particles that are
+near each other are anywhere in memory.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+
+from benchmarks.scale.peers import PeerStep, n_body_step, swarm_step
+from engine import SettingError, System
+from engine.neighbours import Neighbours
+from engine.systems import NBody, Swarm
+from policies import Moments, Policy
+
+DRIVERS = 8
+THRUSTERS = 8
+# Neighbours within the radius at this density: 25.
+RADIUS, DENSITY = 0.5, 32.0
+ALL_PAIRS_SIZES = (1000, 2000, 4000, 8000, 16_000, 30_000)
+CELL_SIZES = (1000, 3000, 10_000, 30_000, 100_000, 300_000, 1_000_000)
+PLANAR_GOALS = (0.5, 1.0)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A system to measure.
+
+    Attributes:
+        name: on the command line and in tables.
+        title: in a few words, for people.
+        sizes: numbers of particles by default.
+        largest: number of particles beyond which it is not tried.
+        build: the system of N particles.
+        draw: a state [1, *state_shape] and a control [1, *control_shape] in float64 from a seeded generator.
+        pairs: how many ordered pairs (i, k), i ≠ k, interact in a state [1, *state_shape].
+        all_pairs: whether every pair interacts; otherwise the cost should grow as N.
+        peer_step: the same step for JAX and torch, None where there is none.
+        policy: the controller of long rollouts.
+        ns_per_pair: what a step and its adjoint should cost at most for each pair, on 2 cores; None without a goal.
+    """
+
+    name: str
+    title: str
+    sizes: tuple[int, ...]
+    largest: int
+    build: Callable[[int], System]
+    draw: Callable[[Any, torch.Generator], tuple[torch.Tensor, torch.Tensor]]
+    pairs: Callable[[Any, torch.Tensor], int]
+    all_pairs: bool
+    peer_step: PeerStep | None
+    policy: Callable[[System], Policy]
+    ns_per_pair: tuple[float, float] | None = None
+
+    def start(self, system: System) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """State, control and an adjoint of the next state, the same for every side, in float32."""
+        generator = torch.Generator().manual_seed(0)
+        state, control = self.draw(system, generator)
+        adjoint = torch.randn(state.shape, generator=generator, dtype=torch.float64)
+        return tuple(tensor.to(torch.float32).contiguous() for tensor in (state, control, adjoint))  # type: ignore[return-value]
+
+
+def case_named(name: str) -> Case:
+    """The case of this name; SettingError if there is none."""
+    for case in CASES:
+        if case.name == name:
+            return case
+    raise SettingError(f"Expected systems among {', '.join(case.name for case in CASES)}, got {name!r}.")
+
+
+def build_swarm(particles: int, radius: float | None) -> Swarm:
+    """A flock that keeps its distance; without a radius the weight of flocking is shared among all."""
+    evaders = particles - DRIVERS
+    flocking = 0.8 / evaders if radius is None else 0.2
+    return Swarm(
+        DRIVERS, evaders, 0.01, radius, flocking=flocking, mean_centre=True, reversed_flocking=True
+    )  # fmt: skip
+
+
+def draw_swarm(system: Swarm, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """Uniform in a square whose area grows with N, slow; drivers in its middle."""
+    side = math.sqrt(system.particles / DENSITY)
+    state = torch.rand(1, 4, system.particles, generator=generator, dtype=torch.float64) - 0.5
+    state[:, :2] *= side
+    state[:, :2, : system.drivers] *= 2.0 / side
+    state[:, 2:] *= 0.2
+    control = 0.1 * torch.randn(1, 2, system.drivers, generator=generator, dtype=torch.float64)
+    return state, control
+
+
+def swarm_pairs(system: Swarm, state: torch.Tensor) -> int:
+    """Drivers with everyone, evaders with the evaders within the radius."""
+    drivers, evaders = system.drivers, system.evaders
+    with_drivers = drivers * (drivers - 1) + 2 * drivers * evaders
+    if system.radius is None:
+        return with_drivers + evaders * (evaders - 1)
+    positions = state[:, :2, drivers:].contiguous()
+    return with_drivers + Neighbours(2, evaders, system.radius).count(positions)
+
+
+def build_n_body(particles: int, dim: int) -> NBody:
+    """Equal bodies of total mass 1, the first of them with thrusters."""
+    return NBody([1.0 / particles] * particles, range(THRUSTERS), dim, dt=0.02)
+
+
+def draw_n_body(system: NBody, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """Uniform in a cube of side 2, slow."""
+    state = 2.0 * torch.rand(1, *system.state_shape, generator=generator, dtype=torch.float64) - 1.0
+    state[:, system.dim :] *= 0.1
+    return state, 0.1 * torch.randn(1, *system.control_shape, generator=generator, dtype=torch.float64)
+
+
+def n_body_pairs(system: NBody, state: torch.Tensor) -> int:
+    """Every body with every other."""
+    return system.bodies * (system.bodies - 1)
+
+
+def crowd_policy(system: System, actuators: range) -> Moments:
+    """Means and spreads of the crowd into a small network whose first controls are 0."""
+    return Moments(system.state_shape, system.control_shape, (), zero_last=True, actuators=actuators)
+
+
+_swarm_policy = partial(crowd_policy, actuators=range(DRIVERS))
+_n_body_policy = partial(crowd_policy, actuators=range(THRUSTERS))
+
+CASES = (
+    Case(
+        "swarm", "swarm, all pairs", ALL_PAIRS_SIZES, 30_000, partial(build_swarm, radius=None), draw_swarm,
+        swarm_pairs, True, swarm_step, _swarm_policy, PLANAR_GOALS,
+    ),
+    Case(
+        "swarm-cells", "swarm, cells", CELL_SIZES, 10_000_000, partial(build_swarm, radius=RADIUS), draw_swarm,
+        swarm_pairs, False, None, _swarm_policy,
+    ),
+    Case(
+        "n-body", "n-body in 2-D", ALL_PAIRS_SIZES, 30_000, partial(build_n_body, dim=2), draw_n_body,
+        n_body_pairs, True, n_body_step, _n_body_policy, PLANAR_GOALS,
+    ),
+    Case(
+        "n-body-3d", "n-body in 3-D", ALL_PAIRS_SIZES, 30_000, partial(build_n_body, dim=3), draw_n_body,
+        n_body_pairs, True, n_body_step, _n_body_policy,
+    ),
+)  # fmt: skip

@@ -1,0 +1,101 @@
+"""Figures of a scaling study, log-log."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from benchmarks.scale.cases import case_named
+from benchmarks.scale.findings import PARTS, memory_taken, milliseconds, per_pair, steps_of, systems_of
+from benchmarks.scale.limits import DONE
+from benchmarks.scale.peers import SIDES
+from benchmarks.scale.study import Record
+from benchmarks.scale.worker import OURS
+from benchmarks.style import COLOURS, LINES, new_figure, save
+from engine.memory import parse_bytes
+
+_COLOUR_OF = dict(zip((OURS, *SIDES), COLOURS.values(), strict=False))
+_LINE_OF = dict(zip(PARTS, LINES, strict=False))
+
+
+def draw(found: Sequence[Record], out: Path) -> list[Path]:
+    """Write the figures that something was measured for; returns their paths."""
+    written = []
+    if any(steps_of(found, system) for system in systems_of(found)):
+        written.append(_by_system(found, out / "cost.png", "ms", milliseconds))
+        written.append(_by_system(found, out / "pair.png", "ns for each pair", per_pair))
+        written.append(_memory(found, out / "memory.png"))
+    horizons = [record for record in found if record["kind"] == "horizon" and record["status"] == DONE]
+    if horizons:
+        written.append(_horizon(horizons, out / "horizon.png"))
+    return written
+
+
+def _by_system(found: Sequence[Record], path: Path, label: str, value: Callable[[Record, str], float]) -> Path:
+    systems = systems_of(found)
+    figure, panels = new_figure(2.6 * len(systems) + 2.6, 3.2, len(systems), sharey=True)
+    for axes, system in zip(panels, systems, strict=True):
+        for side, records in _sides(found, system):
+            for part in PARTS:
+                axes.plot(
+                    [record["particles"] for record in records], [value(record, part) for record in records],
+                    _LINE_OF[part], color=_COLOUR_OF[side], marker="o", markersize=3, label=f"{side}, {part}",
+                )  # fmt: skip
+        _finish(axes, case_named(system).title, "particles")
+    panels[0].set_ylabel(label)
+    return _save(figure, panels, path)
+
+
+def _memory(found: Sequence[Record], path: Path) -> Path:
+    systems = systems_of(found)
+    figure, panels = new_figure(2.6 * len(systems) + 2.6, 3.2, len(systems), sharey=True)
+    for axes, system in zip(panels, systems, strict=True):
+        for side, records in _sides(found, system):
+            sizes = [record["particles"] for record in records]
+            taken = [memory_taken(record) / 2**20 for record in records]
+            axes.plot(sizes, taken, color=_COLOUR_OF[side], marker="o", markersize=3, label=side)
+        _finish(axes, case_named(system).title, "particles")
+    panels[0].set_ylabel("MiB, step and adjoint")
+    return _save(figure, panels, path)
+
+
+def _horizon(records: Sequence[Record], path: Path) -> Path:
+    figure, (times, memory) = new_figure(6.8, 3.3, 2)
+    steps = [record["horizon"] for record in records]
+    for name, line in (("forward", "-"), ("backward", "--")):
+        times.plot(steps, [record[f"{name}_s"] for record in records], line, color=COLOURS["R"], marker="o",
+                   markersize=3, label=name)  # fmt: skip
+    stored = [record["state_bytes"] * (record["horizon"] + 1) / 2**20 for record in records]
+    memory.plot(steps, stored, ":", color="0.4", marker="o", markersize=3, label="all states")
+    for name, line in (("predicted", "--"), ("peak", "-")):
+        shown = [record[f"{name}_bytes"] / 2**20 for record in records]
+        label = "measured" if name == "peak" else name
+        memory.plot(steps, shown, line, color=COLOURS["R"], marker="o", markersize=3, label=label)
+    memory.axhline(parse_bytes(records[0]["memory"]) / 2**20, color="0.7", linewidth=0.8, label="budget")
+    title = f"{case_named(records[0]['system']).title}, {records[0]['particles']:,} particles"
+    for axes, label in ((times, "s"), (memory, "MiB")):
+        _finish(axes, title, "steps")
+        axes.set_ylabel(label)
+        axes.legend(frameon=False, fontsize=7)
+    return save(figure, path)
+
+
+def _sides(found: Sequence[Record], system: str) -> list[tuple[str, list[Record]]]:
+    sides = [(side, steps_of(found, system, side)) for side in (OURS, *SIDES)]
+    return [(side, records) for side, records in sides if records]
+
+
+def _save(figure: Figure, panels: Sequence[Axes], path: Path) -> Path:
+    """With one legend for all panels, beside them."""
+    shown = {}
+    for axes in panels:
+        handles, labels = axes.get_legend_handles_labels()
+        shown |= dict(zip(labels, handles, strict=True))
+    figure.legend(shown.values(), shown.keys(), loc="outside right center", frameon=False, fontsize=7)
+    return save(figure, path)
+
+
+def _finish(axes: Axes, title: str, label: str) -> None:
+    axes.set(title=title, xlabel=label, xscale="log", yscale="log")
+    axes.grid(alpha=0.25)

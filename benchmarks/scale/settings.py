@@ -1,0 +1,53 @@
+"""What a scaling study measures."""
+
+import math
+from dataclasses import dataclass
+
+from engine import SettingError
+from engine.memory import parse_bytes
+
+# Below this a swarm has hardly more evaders than drivers.
+_FEWEST = 32
+
+
+@dataclass(frozen=True)
+class ScaleSettings:
+    """Options of `evenflow bench scale`."""
+
+    systems: tuple[str, ...] = ("swarm", "swarm-cells", "n-body", "n-body-3d")
+    """Systems to measure; `evenflow bench scale --systems` with an unknown name lists them."""
+    sizes: tuple[int, ...] = ()
+    """Numbers of particles; by default the system's own. Sizes above what a system of all pairs is for are left out."""
+    peers: bool = True
+    """Time JAX and torch eager as well, where they are installed."""
+    horizon_system: str = "swarm-cells"
+    """System of the long rollouts."""
+    horizon_particles: int = 100_000
+    """Particles of the long rollouts."""
+    horizons: tuple[int, ...] = (100, 1000, 2000)
+    """Steps of the long rollouts, forward and backward; none at all leaves them out."""
+    memory: str = "512MiB"
+    """Budget of each long rollout, beyond what the interpreter itself takes."""
+    threads: int | None = None
+    """CPU threads of every side; every core by default."""
+    limit: float = 900.0
+    """Seconds that a measurement may take; one that takes longer is recorded as such."""
+    memory_limit: str = "8GiB"
+    """Memory that a measurement's process may take; one that takes more is recorded as such."""
+
+    def __post_init__(self):
+        for name, values, least in (
+            ("sizes", self.sizes, _FEWEST),
+            ("horizon-particles", (self.horizon_particles,), _FEWEST),
+            ("horizons", self.horizons, 1),
+            ("threads", () if self.threads is None else (self.threads,), 1),
+        ):
+            for value in values:
+                if value < least:
+                    raise SettingError(f"Expected {name} of at least {least}, got {value}.")
+        if not self.systems and not self.horizons:
+            raise SettingError("Expected systems or horizons to measure, got neither; give at least one.")
+        if not 0 < self.limit < math.inf:
+            raise SettingError(f"Expected a limit of more than 0 seconds, got {self.limit}.")
+        parse_bytes(self.memory)
+        parse_bytes(self.memory_limit)

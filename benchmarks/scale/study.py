@@ -1,0 +1,198 @@
+"""All measurements of a scaling study: each taken once, in a process of its own, and appended to the study's file."""
+
+import importlib.util
+import json
+import os
+import platform
+from collections.abc import Iterator
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from benchmarks.scale import limits
+from benchmarks.scale.cases import CASES, Case, case_named
+from benchmarks.scale.peers import SIDES
+from benchmarks.scale.settings import ScaleSettings
+from benchmarks.scale.worker import OURS, Job, job_text
+from engine import RunError, SettingError
+from engine.memory import parse_bytes
+
+FORMAT = 1
+# A peer whose next state or adjoint differs from ours by more of its norm computes something else.
+TOLERANCE = 1e-4
+# Particles with which peers are compared; no multiple of what they cut their rows into.
+_CHECKED_PARTICLES = 300
+_NAME = "measurements.jsonl"
+
+Record = dict[str, Any]
+
+
+class Records:
+    """The measurements of a study, one JSON line each, after a line that names the machine.
+
+    Args:
+        out: a new or an empty directory, or that of a study to continue on the same machine.
+
+    Raises:
+        RunError: the directory holds something else, or figures of another machine.
+    """
+
+    def __init__(self, out: Path):
+        self.path, self.machine = out / _NAME, _machine()
+        if out.exists() and not out.is_dir():
+            raise RunError(f"Expected a directory for the study, got {out}, which is a file; choose another --out.")
+        if self.path.exists():
+            self.all = self._read()
+            return
+        if out.exists() and any(out.iterdir()):
+            raise RunError(
+                f"Expected a new directory or a scaling study to continue, got {out}, which holds other files; choose "
+                "another --out."
+            )
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunError(f"Expected a directory that can be made, got {out}: {error.strerror}.") from error
+        self.all: list[Record] = []
+        self._append({"format": FORMAT, "machine": self.machine})
+
+    def find(self, job: Job, settings: ScaleSettings) -> Record | None:
+        """What is known of a job; a measurement that failed, or hit lower limits than now, is not."""
+        for record in reversed(self.all):
+            if all(record.get(name) == value for name, value in asdict(job).items()):
+                stopped = record["status"] in (limits.OUT_OF_MEMORY, limits.OVER_TIME)
+                final = stopped and (
+                    record["limit"] >= settings.limit and record["memory_limit"] >= parse_bytes(settings.memory_limit)
+                )
+                return record if record["status"] == limits.DONE or final else None
+        return None
+
+    def take(self, job: Job, settings: ScaleSettings) -> Record:
+        """Measure, and append what was found."""
+        memory = parse_bytes(settings.memory_limit)
+        outcome = limits.run_module("benchmarks.scale.worker", [job_text(job)], settings.limit, memory)
+        record = asdict(job) | {
+            "status": outcome.status,
+            "seconds": round(outcome.seconds, 3),
+            "limit": settings.limit,
+            "memory_limit": memory,
+        }
+        if outcome.status == limits.DONE:
+            record |= json.loads(outcome.output)
+        elif outcome.status == limits.FAILED:
+            record["reason"] = outcome.output
+        self._append(record)
+        self.all.append(record)
+        return record
+
+    def _append(self, entry: Record) -> None:
+        with self.path.open("a") as handle:
+            handle.write(json.dumps(entry) + "\n")
+
+    def _read(self) -> list[Record]:
+        whole, _, torn = self.path.read_text().rpartition("\n")
+        if torn:  # a line that was being written when the study was stopped
+            self.path.write_text(whole + "\n")
+        try:
+            head, *records = [json.loads(line) for line in whole.splitlines()]
+            known = head["format"] == FORMAT and all(isinstance(record["status"], str) for record in records)
+        except (ValueError, KeyError, TypeError):
+            head, records, known = {}, [], False
+        if not known:
+            raise RunError(
+                f"Expected measurements of a scaling study in {self.path}, got something else; choose another --out."
+            )
+        if head["machine"] != self.machine:
+            raise RunError(
+                f"Expected the machine and the versions that {self.path} was measured with, got others; choose "
+                "another --out."
+            )
+        return records
+
+
+def take_all(settings: ScaleSettings, out: Path, console: Console) -> tuple[list[Record], Records]:
+    """Every measurement that the settings ask for, taken or found; returns those, and the study's file.
+
+    A side that ran out of memory or time with N particles is not tried with more.
+    """
+    cases, threads = [case_named(name) for name in settings.systems], _threads(settings)
+    horizon_case = case_named(settings.horizon_system)
+    records = Records(out)
+    found, stopped, refused = [], set(), set()
+    for job in [*_steps(settings, cases, threads), *_horizons(settings, horizon_case, threads)]:
+        if (job.system, job.side) in refused or (job.kind, job.system, job.side) in stopped:
+            continue
+        record = records.find(job, settings)
+        if record is None:
+            with console.status(_describe(job)):
+                record = records.take(job, settings)
+        console.print(f"{_describe(job)}: {summary(record)}", style="dim", highlight=False, soft_wrap=True)
+        found.append(record)
+        if record["status"] != limits.DONE:
+            stopped.add((job.kind, job.system, job.side))
+        if job.kind == "check" and not record.get("disagreement", TOLERANCE) < TOLERANCE:
+            refused.add((job.system, job.side))
+    return found, records
+
+
+def summary(record: Record) -> str:
+    """What came of a measurement, in a few words."""
+    if record["status"] == limits.OVER_TIME:
+        return f"over {record['limit']:g} s"
+    if record["status"] == limits.OUT_OF_MEMORY:
+        return f"out of memory at {record['memory_limit'] / 2**30:.3g} GiB"
+    if record["status"] == limits.FAILED:
+        return f"failed: {record['reason']}"
+    if record["kind"] == "check":
+        note = "" if record["disagreement"] < TOLERANCE else ", and so is not timed"
+        return f"differs from ours by {record['disagreement']:.0e}{note}"
+    if record["kind"] == "horizon":
+        return f"forward {record['forward_s']:.1f} s, backward {record['backward_s']:.1f} s"
+    return f"step {record['forward_ms']['median']:.3g} ms, adjoint {record['adjoint_ms']['median']:.3g} ms"
+
+
+def _steps(settings: ScaleSettings, cases: list[Case], threads: int) -> Iterator[Job]:
+    """Sides take turns at every size; each peer is compared with us before its first."""
+    for case in cases:
+        sides = [OURS, *(_sides(case) if settings.peers else ())]
+        for side in sides[1:]:
+            yield Job("check", case.name, side, _CHECKED_PARTICLES, threads)
+        for particles in sorted(set(settings.sizes or case.sizes)):
+            if particles <= case.largest:
+                for side in sides:
+                    yield Job("step", case.name, side, particles, threads)
+
+
+def _horizons(settings: ScaleSettings, case: Case, threads: int) -> Iterator[Job]:
+    for horizon in sorted(set(settings.horizons)):
+        yield Job("horizon", case.name, OURS, settings.horizon_particles, threads, horizon, settings.memory)
+
+
+def _sides(case: Case) -> list[str]:
+    if case.peer_step is None:
+        return []
+    return [side for side, (module, _) in SIDES.items() if importlib.util.find_spec(module) is not None]
+
+
+def _threads(settings: ScaleSettings) -> int:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if settings.threads is not None and settings.threads > cores:
+        raise SettingError(f"Expected at most {cores} threads, the cores of this machine, got {settings.threads}.")
+    return settings.threads or cores
+
+
+def _describe(job: Job) -> str:
+    title = next(case.title for case in CASES if case.name == job.system)
+    if job.kind == "check":
+        return f"{title}: {job.side} compared"
+    if job.kind == "horizon":
+        return f"{title}, {job.particles:,} particles x {job.horizon:,} steps in {job.memory}"
+    return f"{title}, {job.particles:,} particles, {job.side}"
+
+
+def _machine() -> dict[str, Any]:
+    packages = {name: version(name) for name in ("taichi", "torch", "jax") if importlib.util.find_spec(name)}
+    return {"cores": os.cpu_count(), "platform": platform.platform(), "python": platform.python_version(), **packages}

@@ -1,0 +1,200 @@
+"""One measurement in a process of its own: `python -m benchmarks.scale.worker JOB` prints its result as JSON.
+
+step      ms of a step and of its adjoint, the pairs that interacted, the memory that each took
+check     how far a peer's next state and adjoint are from ours
+horizon   a rollout forward and backward under a memory budget; kernels are compiled by a short one before it
+"""
+
+import json
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.scale.cases import Case, case_named
+from benchmarks.scale.peers import SIDES, Timed
+from engine import FULL, EvenflowError, PeakMemory, Rollout, System, init
+
+OURS = "Evenflow"
+# A call is repeated so often and so long, but no longer than the patience once it has run a first time.
+_LEAST_CALLS, _LEAST_SECONDS, _PATIENCE_SECONDS = 7, 1.0, 10.0
+
+
+@dataclass(frozen=True)
+class Job:
+    """One measurement.
+
+    Attributes:
+        kind: "step", "check" or "horizon".
+        system: name of a case.
+        side: "Evenflow" or a peer.
+        particles: N.
+        threads: CPU threads.
+        horizon: T, of a long rollout.
+        memory: its budget.
+    """
+
+    kind: str
+    system: str
+    side: str
+    particles: int
+    threads: int
+    horizon: int | None = None
+    memory: str | None = None
+
+
+def measure(job: Job) -> dict[str, Any]:
+    """The result of one measurement, in this process, which is bound to as many cores as it has threads."""
+    _use_cores(job.threads)
+    init("cpu", "float32", threads=job.threads)
+    case = case_named(job.system)
+    return {"step": _step, "check": check, "horizon": _horizon}[job.kind](job, case)
+
+
+def _step(job: Job, case: Case) -> dict[str, Any]:
+    if job.side != OURS:
+        _warm_peer(job.side)
+    with PeakMemory() as of_forward:
+        system = case.build(job.particles)
+        given = case.start(system)
+        timed = _ours(system, *given) if job.side == OURS else _peer(job.side, case, system, *given)
+        timed.forward()
+    with PeakMemory() as of_adjoint:
+        timed.adjoint()
+    result = {
+        "state_bytes": given[0].nbytes,
+        "forward_bytes": of_forward.bytes,
+        "adjoint_bytes": of_adjoint.bytes,
+        "forward_ms": _times(timed.forward),
+        "adjoint_ms": _times(timed.adjoint),
+    }
+    return result | {"pairs": case.pairs(system, given[0])}
+
+
+def check(job: Job, case: Case) -> dict[str, Any]:
+    """The largest |theirs - ours| / |ours| of next state, adjoint and cotangent."""
+    system = case.build(job.particles)
+    given = case.start(system)
+    found = []
+    for timed in (_ours(system, *given), _peer(job.side, case, system, *given)):
+        found.append([np.asarray(part).squeeze() for part in (timed.forward(), *timed.adjoint())])
+    apart = [np.linalg.norm(theirs - ours) / np.linalg.norm(ours) for ours, theirs in zip(*found, strict=True)]
+    return {"disagreement": float(max(apart))}
+
+
+class FinalSpread:
+    """ℓ_T = mean square of all coordinates of position."""
+
+    def running(self, states: torch.Tensor, controls: torch.Tensor, steps: torch.Tensor) -> None:
+        return None
+
+    def final(self, state: torch.Tensor) -> torch.Tensor:
+        return state[:, : state.shape[1] // 2].square().flatten(1).mean(1)
+
+
+def _horizon(job: Job, case: Case) -> dict[str, Any]:
+    assert job.horizon is not None
+    with PeakMemory() as warm:
+        system = case.build(job.particles)
+        state, _, _ = case.start(system)
+        policy = case.policy(system)
+        policy.initialise(0, torch.Generator().manual_seed(0))
+        _roll(Rollout(system, policy, 1, 1), state)
+    with PeakMemory() as peak:
+        started = time.perf_counter()
+        rollout = Rollout(system, policy, job.horizon, 1, memory=job.memory)
+        prepared = time.perf_counter()
+        rollout.forward(state)
+        forward = time.perf_counter()
+        gradients = rollout.backward([FULL], FinalSpread())
+        backward = time.perf_counter()
+    rollout.restore(rollout.plan.segments[-1])
+    adjoint = gradients.initial[FULL]
+    return {
+        "prepare_s": prepared - started,
+        "forward_s": forward - prepared,
+        "backward_s": backward - forward,
+        "segments": len(rollout.plan.segments),
+        "state_bytes": state.nbytes,
+        "predicted_bytes": rollout.plan.predicted,
+        "warm_bytes": warm.bytes,
+        "peak_bytes": peak.bytes,
+        "finite": bool(adjoint.isfinite().all()),
+        "pairs_first": case.pairs(system, state),
+        "pairs_last": case.pairs(system, rollout.final_state),
+    }
+
+
+def _roll(rollout: Rollout, state: torch.Tensor) -> None:
+    rollout.forward(state)
+    rollout.backward([FULL], FinalSpread())
+
+
+def _ours(system: System, state: torch.Tensor, control: torch.Tensor, next_adjoint: torch.Tensor) -> Timed:
+    following, adjoint, cotangent = torch.zeros_like(state), torch.zeros_like(state), torch.zeros_like(control)
+    step = system.prepare_step(state, control, following)
+    pull_back: Callable[[], None] | None = None
+
+    def forward() -> torch.Tensor:
+        step()
+        return following
+
+    def pull() -> tuple[torch.Tensor, torch.Tensor]:
+        nonlocal pull_back
+        if pull_back is None:
+            pull_back = system.prepare_pull_back(state, control, next_adjoint, adjoint, cotangent)
+        cotangent.zero_()
+        pull_back()
+        return adjoint, cotangent
+
+    return Timed(forward, pull)
+
+
+def _peer(side: str, case: Case, system: System, *given: torch.Tensor) -> Timed:
+    assert case.peer_step is not None
+    return SIDES[side][1](case.peer_step, system, [tensor[0].numpy().copy() for tensor in given])
+
+
+def _warm_peer(side: str) -> None:
+    """Load what the peer loads with its first call, so that it does not count as memory of the step."""
+    if SIDES[side][0] == "jax":
+        import jax
+
+        jax.block_until_ready(jax.jit(lambda x: x + 1)(np.zeros(8, np.float32)))
+
+
+def _times(call: Callable[[], Any]) -> dict[str, float]:
+    """Median, least and number of timed calls, in ms; the call has run before."""
+    call()
+    times: list[float] = []
+    while not times or sum(times) < (_LEAST_SECONDS if len(times) >= _LEAST_CALLS else _PATIENCE_SECONDS):
+        started = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - started)
+    return {"median": statistics.median(times) * 1e3, "least": min(times) * 1e3, "calls": len(times)}
+
+
+def _use_cores(threads: int) -> None:
+    """JAX starts as many threads as the process may use cores."""
+    if hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, set(cores[-threads:]))
+
+
+def job_text(job: Job) -> str:
+    """The job as the worker's argument."""
+    return json.dumps(asdict(job))
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    try:
+        print(json.dumps(measure(Job(**json.loads(sys.argv[1])))))
+    except EvenflowError as error:
+        sys.exit(str(error))

@@ -1,0 +1,305 @@
+"""The scaling study: pairs are counted right, peers compute our step, nothing is measured twice, failures are told."""
+
+import json
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from conftest import tensor_options
+from rich.console import Console
+
+import evenflow
+from benchmarks.scale import findings, limits, study, worker
+from benchmarks.scale.cases import CASES, RADIUS, case_named
+from benchmarks.scale.limits import Outcome, run_module
+from benchmarks.scale.peers import SIDES, n_body_step
+from benchmarks.scale.report import scale, tables_of
+from benchmarks.scale.settings import ScaleSettings
+from benchmarks.scale.worker import OURS, Job
+from engine import RunError
+
+NAMES = [case.name for case in CASES]
+WITH_PEERS = [case.name for case in CASES if case.peer_step is not None]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_pairs_are_those_of_brute_force(name):
+    case, particles = case_named(name), 300
+    system: Any = case.build(particles)
+    state = case.draw(system, torch.Generator().manual_seed(1))[0].to(**tensor_options())
+    expected = particles * (particles - 1)
+    if not case.all_pairs:
+        drivers = system.drivers
+        position = state[0, :2, drivers:]
+        far = (position[:, :, None] - position[:, None, :]).square().sum(0) > RADIUS**2
+        expected -= int(far.sum())
+        assert expected < 0.5 * particles**2
+    assert case.pairs(system, state) == expected
+
+
+@pytest.mark.float64
+@pytest.mark.parametrize("name", NAMES)
+def test_density_does_not_depend_on_the_number_of_particles(name):
+    case = case_named(name)
+    if case.all_pairs:
+        pytest.skip("every pair interacts")
+    near = []
+    for particles in (2000, 8000):
+        system = case.build(particles)
+        near.append(case.pairs(system, case.draw(system, torch.Generator().manual_seed(0))[0]) / particles)
+    assert near[1] == pytest.approx(near[0], rel=0.05)
+
+
+@pytest.mark.float32
+@pytest.mark.parametrize("side", SIDES)
+@pytest.mark.parametrize("name", WITH_PEERS)
+def test_peers_compute_our_step_and_our_adjoint(name, side):
+    pytest.importorskip(SIDES[side][0])
+    assert worker.check(Job("check", name, side, 123, 1), case_named(name))["disagreement"] < 1e-5
+
+
+@pytest.mark.float32
+def test_a_peer_that_computes_something_else_is_found_out():
+    case = case_named("n-body")
+
+    def slower(xp, system, sum_pairs):
+        step = n_body_step(xp, system, sum_pairs)
+        return lambda state, control: step(state, 0.9 * control)
+
+    job = Job("check", "n-body", "torch eager", 40, 1)
+    assert worker.check(job, replace(case, peer_step=slower))["disagreement"] > study.TOLERANCE
+
+
+@pytest.mark.float64
+@pytest.mark.parametrize(
+    ("statement", "status"),
+    [
+        ("pass", limits.DONE),
+        ("import time; time.sleep(60)", limits.OVER_TIME),
+        ("x = b'x' * (900 << 20); import time; time.sleep(60)", limits.OUT_OF_MEMORY),
+        ("raise MemoryError", limits.OUT_OF_MEMORY),
+        ("import os; os.kill(os.getpid(), 9)", limits.OUT_OF_MEMORY),
+        ("raise ValueError('nothing works')", limits.FAILED),
+    ],
+)
+def test_processes_are_stopped_at_their_limits(statement, status):
+    outcome = run_module("timeit", ["-n1", "-r1", statement], seconds=1.5, memory=200 * 2**20)
+    assert outcome.status == status
+    assert outcome.seconds < 10
+    if status == limits.FAILED:
+        assert outcome.output == "ValueError: nothing works"
+    if status == limits.DONE:
+        assert "1 loop" in outcome.output
+
+
+class Workers:
+    """Stands in for processes: figures that follow from the job, and sides that run out at some size."""
+
+    def __init__(self):
+        self.jobs, self.ends = [], {("torch eager", 128): limits.OUT_OF_MEMORY, ("JAX", 64): limits.FAILED}
+
+    def __call__(self, module, arguments, seconds, memory):
+        job = Job(**json.loads(arguments[0]))
+        self.jobs.append(job)
+        if job.kind == "check":
+            return Outcome(limits.DONE, json.dumps({"disagreement": 1.0 if job.side == "JAX in blocks" else 1e-7}), 0.1)
+        status = self.ends.get((job.side, job.particles), limits.DONE)
+        times = {"median": 1e-6 * job.particles**2, "least": 1e-6, "calls": 7}
+        result = {"forward_ms": times, "adjoint_ms": times, "forward_bytes": 1, "adjoint_bytes": 1, "state_bytes": 1}
+        pairs = {"pairs": job.particles * (job.particles - 1)}
+        return Outcome(status, json.dumps(result | pairs) if status == limits.DONE else "it broke", 0.1)
+
+    def sizes(self, side):
+        return [job.particles for job in self.jobs if job.side == side and job.kind == "step"]
+
+
+@pytest.fixture
+def workers(monkeypatch):
+    stand_in = Workers()
+    monkeypatch.setattr(limits, "run_module", stand_in)
+    monkeypatch.setattr(study.importlib.util, "find_spec", lambda module: module)
+    monkeypatch.setattr(study, "_machine", lambda: {"cores": 2})
+    return stand_in
+
+
+SMALL = ScaleSettings(("n-body",), (64, 128, 256), horizons=())
+
+
+def take_all(out, settings=SMALL):
+    return study.take_all(settings, out, Console(quiet=True))[0]
+
+
+@pytest.mark.float64
+def test_a_peer_over_its_limit_is_recorded_and_does_not_stop_the_others(workers, tmp_path):
+    found = take_all(tmp_path / "study")
+    assert workers.sizes(OURS) == [64, 128, 256]
+    assert workers.sizes("torch eager") == [64, 128]
+    assert workers.sizes("JAX") == [64]
+    assert workers.sizes("JAX in blocks") == []  # it computes something else
+    ends = [(entry["side"], entry["status"]) for entry in found if entry["status"] != limits.DONE]
+    assert sorted(ends) == [("JAX", limits.FAILED), ("torch eager", limits.OUT_OF_MEMORY)]
+    cells = [cell for _, _, rows in tables_of(found) for row in rows for cell in row]
+    assert "out of memory at 8 GiB" in cells
+    assert "failed: it broke" in cells
+    assert "differs from ours by 1e+00, and so is not timed" in cells
+
+
+@pytest.mark.float64
+def test_a_study_that_is_continued_repeats_nothing_but_what_failed(workers, tmp_path):
+    out = tmp_path / "study"
+    first = take_all(out)
+    workers.jobs.clear()
+    workers.ends["JAX", 64] = limits.DONE
+    second = take_all(out)
+    assert [(job.side, job.particles) for job in workers.jobs] == [("JAX", 64), ("JAX", 128), ("JAX", 256)]
+    assert [entry for entry in second if entry["side"] != "JAX"] == [entry for entry in first if entry["side"] != "JAX"]
+
+    # A higher limit is another chance, a lower one is none; one size more is measured alone.
+    workers.jobs.clear()
+    take_all(out, replace(SMALL, memory_limit="4GiB"))
+    assert workers.jobs == []
+    take_all(out, replace(SMALL, memory_limit="16GiB"))
+    assert [(job.side, job.particles) for job in workers.jobs] == [("torch eager", 128)]
+    workers.jobs.clear()
+    take_all(out, replace(SMALL, sizes=(64, 100), peers=False))
+    assert [(job.side, job.particles) for job in workers.jobs] == [(OURS, 100)]
+
+
+@pytest.mark.float64
+def test_a_line_that_was_cut_short_is_measured_again(workers, tmp_path):
+    take_all(tmp_path, replace(SMALL, peers=False))
+    path = tmp_path / "measurements.jsonl"
+    whole = path.read_text()
+    path.write_text(whole[:-20])
+    workers.jobs.clear()
+    take_all(tmp_path, replace(SMALL, peers=False))
+    assert workers.sizes(OURS) == [256]
+    assert path.read_text() == whole
+
+
+@pytest.mark.float64
+def test_directories_of_others_and_of_other_machines_are_refused(workers, tmp_path, monkeypatch):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "measurements.jsonl").write_text('{"mine": 1}\n')
+    with pytest.raises(RunError, match="Expected measurements of a scaling study"):
+        take_all(tmp_path / "mine")
+    take_all(tmp_path / "study")
+    monkeypatch.setattr(study, "_machine", lambda: {"cores": 64})
+    with pytest.raises(RunError, match="Expected the machine and the versions"):
+        take_all(tmp_path / "study")
+
+
+@pytest.mark.float64
+def test_the_fit_finds_the_exponent():
+    sizes = [10**power for power in range(3, 7)]
+    line = findings.fit(sizes, [3e-4 * size**1.37 for size in sizes])
+    assert line.slope == pytest.approx(1.37, abs=1e-12)
+    assert line.error < 1e-6
+    doubled = findings.fit(sizes, [size * (2.0 if size == 1000 else 1.0) for size in sizes])
+    # Least squares by hand: centred logarithms of N are -1.5, -0.5, 0.5, 1.5.
+    assert doubled.slope == pytest.approx(1.0 - 1.5 * math.log10(2.0) / 5.0, abs=1e-12)
+    assert doubled.error > 0.01
+    assert findings.fit(sizes[:2], [1.0, 2.0]) is None
+
+
+def step_record(system, side, particles, forward, adjoint, adjoint_bytes=10):
+    times = [{"median": value, "least": value, "calls": 7} for value in (forward, adjoint)]
+    return {
+        "kind": "step", "status": limits.DONE, "system": system, "side": side, "particles": particles,
+        "forward_ms": times[0], "adjoint_ms": times[1], "pairs": particles**2, "state_bytes": 16 * particles,
+        "forward_bytes": 10, "adjoint_bytes": adjoint_bytes,
+    }  # fmt: skip
+
+
+@pytest.mark.float64
+def test_goals_are_met_or_missed_by_the_figures():
+    found = [
+        step_record("swarm", OURS, 1000, 0.4, 1.2),
+        step_record("swarm", OURS, 4000, 6.4, 17.6, adjoint_bytes=15_000_010),
+        step_record("swarm", "JAX", 4000, 96.0, 88.0),
+        step_record("swarm", "torch eager", 4000, 640.0, 17.6),
+        *(step_record("swarm-cells", OURS, size, size / 1e3, size**1.2) for size in (1000, 10_000, 100_000)),
+    ]
+    goals = {goal.what: goal for goal in findings.goals(found)}
+
+    def check(what, measured, met):
+        assert goals[what].measured == pytest.approx(measured)
+        assert goals[what].met is met
+
+    check("swarm, all pairs, 4,000 particles: ns for each pair, step", 0.4, True)
+    check("swarm, all pairs, 4,000 particles: ns for each pair, adjoint", 1.1, False)
+    check("swarm, all pairs, 4,000 particles: JAX over ours, step", 15.0, True)
+    check("swarm, all pairs, 4,000 particles: JAX over ours, adjoint", 5.0, False)
+    check("swarm, all pairs, 4,000 particles: torch eager over ours, step", 100.0, True)
+    check("swarm, all pairs, 4,000 particles: torch eager over ours, adjoint", 1.0, False)
+    check("swarm, all pairs: bytes of the adjoint for each further pair", 1.0, False)
+    check("swarm, cells: exponent of the step in N", 1.0, True)
+    check("swarm, cells: exponent of the adjoint in N", 1.2, False)
+    assert len(goals) == 9
+
+
+@pytest.mark.float64
+def test_a_real_measurement_over_its_limit_leaves_a_report(tmp_path):
+    settings = ScaleSettings(("swarm",), (64,), horizons=(), limit=0.2)
+    scale(settings, tmp_path, Console(quiet=True))
+    assert "over 0.2 s" in (tmp_path / "report.md").read_text()
+
+
+OPTIONS = ["--systems", "n-body", "--sizes", "64", "--no-peers", "--horizon-system", "n-body"]
+
+
+@pytest.mark.float64
+def test_the_command_measures_writes_and_continues(tmp_path, capsys, monkeypatch):
+    command = ["bench", "scale", "--out", str(tmp_path / "new" / "study"), *OPTIONS]
+    command += ["--horizon-particles", "64", "--horizons", "5"]
+    assert evenflow.main(command) == 0
+    report = json.loads((tmp_path / "new" / "study" / "report.json").read_text())
+    step, rollout = report["measurements"]
+    assert step["forward_ms"]["calls"] > 7
+    assert 0 < step["forward_ms"]["least"] <= step["forward_ms"]["median"] < 1000
+    assert step["pairs"] == rollout["pairs_first"] == 64 * 63
+    assert rollout["finite"]
+    assert 0 < rollout["predicted_bytes"] <= 512 * 2**20
+    printed = capsys.readouterr().out
+    for name in ("report.md", "report.json", "cost.png", "pair.png", "memory.png", "horizon.png"):
+        assert (tmp_path / "new" / "study" / name).stat().st_size > 0
+        assert f"study/{name}" in printed
+    monkeypatch.setattr(limits, "run_module", None)
+    assert evenflow.main(command) == 0
+    assert json.loads((tmp_path / "new" / "study" / "report.json").read_text()) == report
+
+
+MISTAKES = {
+    "unknown system": ["--systems", "gas"],
+    "unknown system of the long rollouts": ["--horizon-system", "gas"],
+    "too few particles": ["--sizes", "4"],
+    "too few particles for long": ["--horizon-particles", "4"],
+    "no steps": ["--horizons", "0"],
+    "nothing": ["--systems", "--horizons"],
+    "no threads": ["--threads", "0"],
+    "more threads than cores": ["--threads", "100000"],
+    "no time": ["--limit", "-1"],
+    "endless": ["--limit", "inf"],
+    "budget that is no size": ["--memory", "lots"],
+    "limit that is no size": ["--memory-limit", "lots"],
+    "directory with files": ["--out", "full"],
+    "directory that is a file": ["--out", "full/notes.txt"],
+    "directory below a file": ["--out", "full/notes.txt/study"],
+}
+
+
+@pytest.mark.float64
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_ends_in_one_sentence_and_leaves_nothing(name, tmp_path, capsys, monkeypatch):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "notes.txt").write_text("mine")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(limits, "run_module", None)
+    assert evenflow.main(["bench", "scale", "--out", "new", *MISTAKES[name]]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("evenflow: Expected ")
+    assert error.count("\n") == 1
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["full", "notes.txt"]
+    assert (tmp_path / "full" / "notes.txt").read_text() == "mine"
