@@ -11,9 +11,10 @@ from engine.drawing.carts import CartDrawing
 from engine.drawing.drawing import Drawing, Moment, StatePlot
 from engine.drawing.herd import HerdDrawing
 from engine.drawing.scene import Frame, Scene, shades
+from engine.drawing.tank import TankDrawing
 from engine.drawing.wave import WaveDrawing
 from engine.system import System
-from engine.systems import CartPendulum, CartPole, Guidance
+from engine.systems import CartPendulum, CartPole, Fluid, Guidance, Held
 from engine.systems.n_body import NBody
 from engine.systems.quantum import QuantumBox
 from engine.systems.swarm import Swarm
@@ -21,6 +22,7 @@ from engine.systems.swarm import Swarm
 DRAWINGS: dict[type[System], Callable[[Any, Any], Drawing]] = {
     CartPole: CartDrawing,
     CartPendulum: CartDrawing,
+    Fluid: TankDrawing,
     Guidance: HerdDrawing,
     Swarm: HerdDrawing,
     NBody: BodiesDrawing,
@@ -34,6 +36,8 @@ def drawing_of(system: System, goal: np.ndarray | None = None) -> Drawing:
     Args:
         goal: where the system should be: a point for a herd, a wave [N] for a particle in a box, values for a plot.
     """
+    while isinstance(system, Held):
+        system = system.system
     return DRAWINGS.get(type(system), StatePlot)(system, goal)
 
 

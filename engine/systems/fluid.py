@@ -9,29 +9,24 @@ import torch
 from engine import runtime
 from engine.cells import Cells
 from engine.errors import SettingError
-from engine.launch import prepare
-from engine.neighbours import Neighbours, neighbour_run
+from engine.launch import Launch, prepare
+from engine.neighbours import Neighbours
 from engine.system import System
+from engine.systems.smoothing import LANES, Smoothing
 from engine.vector_system import serial_loop
 
 # The kernel's radius in particle spacings: about 21 neighbours in the plane, 74 in space.
 RADIUS = 2.6
-# Exponent of the equation of state.
-STIFFNESS = 7
 # Within this part of a spacing from a wall a spring pushes back.
 WALL_DEPTH = 0.25
 # A steered jet's velocity decays at this rate.
 JET_DAMPING = 1.0
-# As many sums beside each other as LLVM turns into vector instructions.
-_LANES = 16
 # Jets sum what they do to the fluid over so many particles at a time, in parallel and always in the same order.
 _CHUNK = 512
-# |r| = √(r·r + this): changes no distance that rounding would notice, and gives |r| the derivative 0 at r = 0.
-_TINY = 1e-30
 
 
 @ti.data_oriented
-class Fluid(System):
+class Fluid(Smoothing, System):
     """N particles of fluid in a closed box in 2 or 3 dimensions, and J jets that push whatever is near them.
 
         z_i = V Σ_k W(r_ik),   W(r) = α w⁴ (1 + 4 |r|/R),   w = 1 - |r|/R, at least 0,   r_ik = x_i - x_k
@@ -135,51 +130,66 @@ class Fluid(System):
         # z = Σ w⁴ (1 + 4 s) / scale, and -V ∇W = slope w³ r.
         self._weight = 1.0 / scale
         self._slope = 20.0 / (scale * self.radius**2)
-        self._thickness = 2.0 * (self.dim + 2) * viscosity
+        self.thickness = 2.0 * (self.dim + 2) * viscosity
         self._depth = WALL_DEPTH * spacing
         self._spring = (2.0 * sound_speed / spacing) ** 2
         self._chunks = -(-particles // _CHUNK)
         self._neighbours = Neighbours(self.dim, particles, self.radius)
-        self._grid = self._neighbours.grid
+        self.grid = self._neighbours.grid
 
     def prepare_step(self, state, control, next_state):
         cells, half, ordered, _ = self._buffers_for(state)
-        fluid, velocities = half[:, :, self.jets :], state.detach()[:, self.dim :, self.jets :]
-        places, speeds, _ = self._rows(ordered)
-        drift = prepare(self._drift, state, half, serial_loop(state.shape[0] * state.shape[2]))
+        sort = self._prepare_sort(state, None)
+        loops = self._loops(state)
+        find_pressures = prepare(self._find_pressures, ordered, cells.cell, cells.starts, *loops)
         arrays = half, ordered, cells.order, cells.cell, cells.starts
-        advance = prepare(self._advance, state, control, *arrays, next_state, *self._loops(state))
+        advance = prepare(self._advance, control, *arrays, next_state, *loops)
+        advance_jets = prepare(self._advance_jets, state, control, half, next_state)
 
         def launch() -> None:
-            drift()
-            cells.build(fluid)
-            cells.sort(fluid, places)
-            cells.sort(velocities, speeds)
+            sort()
+            find_pressures()
             advance()
+            advance_jets()
 
         return launch
 
     def prepare_pull_back(self, state, control, next_adjoint, adjoint, cotangent):
         cells, half, ordered, sums = self._buffers_for(state)
         kick = self.scratch("kick", len(state), self.dim, self.jets + self.particles)
-        fluid, velocities = half[:, :, self.jets :], state.detach()[:, self.dim :, self.jets :]
-        places, speeds, kicks = self._rows(ordered)
-        serial = serial_loop(state.shape[0] * state.shape[2])
-        drift = prepare(self._drift, state, half, serial)
-        drift_back = prepare(self._drift_back, next_adjoint, kick, serial)
-        arrays = half, kick, ordered, cells.order, cells.cell, cells.starts, sums
-        pull_back = prepare(
-            self._pull_back, state, control, next_adjoint, *arrays, adjoint, cotangent, *self._loops(state)
+        sort, loops = self._prepare_sort(state, kick), self._loops(state)
+        drift_back = prepare(self._drift_back, next_adjoint, kick, serial_loop(len(state) * state.shape[2]))
+        find_pressures = prepare(self._find_pressures_back, ordered, cells.cell, cells.starts, *loops)
+        arrays = half, ordered, cells.order, cells.cell, cells.starts
+        pull_back = prepare(self._pull_back, control, next_adjoint, *arrays, adjoint, *loops)
+        arrays = half, kick, ordered, sums, adjoint, cotangent
+        pull_back_jets = prepare(
+            self._pull_back_jets, control, next_adjoint, *arrays, serial_loop(len(state) * self._chunks)
         )
 
         def launch() -> None:
-            drift()
             drift_back()
+            sort()
+            find_pressures()
+            pull_back()
+            pull_back_jets()
+
+        return launch
+
+    def _prepare_sort(self, state: torch.Tensor, kick: torch.Tensor | None) -> Launch:
+        """A launch that finds x½ of all bodies and sorts x½, v and, where it is given, q̂ = `kick` of the particles."""
+        cells, half, ordered, _ = self._buffers_for(state)
+        drift = prepare(self._drift, state, half, serial_loop(len(state) * state.shape[2]))
+        fluid, velocities = half[:, :, self.jets :], state.detach()[:, self.dim :, self.jets :]
+        places, speeds, kicks = self._rows(ordered)
+
+        def launch() -> None:
+            drift()
             cells.build(fluid)
             cells.sort(fluid, places)
             cells.sort(velocities, speeds)
-            cells.sort(kick[:, :, self.jets :], kicks)
-            pull_back()
+            if kick is not None:
+                cells.sort(kick[:, :, self.jets :], kicks)
 
         return launch
 
@@ -187,7 +197,7 @@ class Fluid(System):
         bodies = self.jets + self.particles
         numbers = (
             2 * self.dim * bodies
-            + (3 * self.dim + 2) * (self.particles + _LANES)
+            + (3 * self.dim + 2) * (self.particles + LANES)
             + self._chunks * self.jets * 2 * self.dim
         )
         return batch * numbers * runtime.current().dtype.itemsize + self._neighbours.scratch_bytes(batch)
@@ -211,7 +221,7 @@ class Fluid(System):
             return (
                 self._neighbours.cells(batch),
                 self.scratch("half", batch, self.dim, self.jets + self.particles),
-                self.scratch("ordered", batch, 3 * self.dim + 2, self.particles + _LANES),
+                self.scratch("ordered", batch, 3 * self.dim + 2, self.particles + LANES),
                 self.scratch("sums", batch, self._chunks, self.jets, 2 * self.dim),
             )
 
@@ -221,7 +231,7 @@ class Fluid(System):
 
     def _loops(self, state: torch.Tensor) -> tuple[bool, int]:
         """Whether loops over the particles of all samples are serial, and in how many lanes sums run."""
-        return serial_loop(len(state) * self.particles), _LANES if runtime.current().backend == "cpu" else 1
+        return serial_loop(len(state) * self.particles), LANES if runtime.current().backend == "cpu" else 1
 
     @ti.kernel
     def _drift(self, state: ti.types.ndarray(ndim=3), half: ti.types.ndarray(ndim=3), serial: ti.template()):
@@ -252,13 +262,44 @@ class Fluid(System):
     ):
         ti.loop_config(serialize=serial)
         for b, s in ti.ndrange(order.shape[0], self.particles):
-            total = self._gather(self._weigh, 1, ordered, cell, starts, b, s, lanes)
+            total = self.gather(self.weigh, 1, ordered, cell, starts, b, s, lanes)
             found[b, order[b, s]] = self._weight * total[0]
+
+    @ti.kernel
+    def _find_pressures(
+        self,
+        ordered: ti.types.ndarray(ndim=3),
+        cell: ti.types.ndarray(ndim=2),
+        starts: ti.types.ndarray(ndim=2),
+        serial: ti.template(),
+        lanes: ti.template(),
+    ):
+        ti.loop_config(serialize=serial)
+        for b, s in ti.ndrange(cell.shape[0], self.particles):
+            total = self.gather(self.weigh, 1, ordered, cell, starts, b, s, lanes)
+            pressure, _ = self.pressure(self._weight * total[0])
+            ordered[b, 3 * self.dim, s] = pressure
+
+    @ti.kernel
+    def _find_pressures_back(
+        self,
+        ordered: ti.types.ndarray(ndim=3),
+        cell: ti.types.ndarray(ndim=2),
+        starts: ti.types.ndarray(ndim=2),
+        serial: ti.template(),
+        lanes: ti.template(),
+    ):
+        """P, and σ."""
+        ti.loop_config(serialize=serial)
+        for b, s in ti.ndrange(cell.shape[0], self.particles):
+            total = self.gather(self.weigh_back, 2, ordered, cell, starts, b, s, lanes)
+            pressure, derivative = self.pressure(self._weight * total[0])
+            ordered[b, 3 * self.dim, s] = pressure
+            ordered[b, 3 * self.dim + 1, s] = derivative * self._slope * total[1]
 
     @ti.kernel
     def _advance(
         self,
-        state: ti.types.ndarray(ndim=3),
         control: ti.types.ndarray(ndim=3),
         half: ti.types.ndarray(ndim=3),
         ordered: ti.types.ndarray(ndim=3),
@@ -271,26 +312,30 @@ class Fluid(System):
     ):
         ti.loop_config(serialize=serial)
         for b, s in ti.ndrange(order.shape[0], self.particles):
-            total = self._gather(self._weigh, 1, ordered, cell, starts, b, s, lanes)
-            pressure, _ = self._pressure(self._weight * total[0])
-            ordered[b, 3 * self.dim, s] = pressure
-        ti.loop_config(serialize=serial)
-        for b, s in ti.ndrange(order.shape[0], self.particles):
-            acceleration = self._slope * self._gather(self._push, self.dim, ordered, cell, starts, b, s, lanes)
-            x, i = self._vector(ordered, b, 0, s), self.jets + order[b, s]
+            acceleration = self._slope * self.gather(self.push, self.dim, ordered, cell, starts, b, s, lanes)
+            x, i = self.vector(ordered, b, 0, s), self.jets + order[b, s]
             acceleration[self.dim - 1] -= self.gravity
             for axis in ti.static(range(self.dim)):
                 acceleration[axis] += self._spring * self._beyond_wall(x[axis], axis)
             for j in range(self.jets):
-                reach = self._reach(x - self._vector(half, b, 0, j))
+                reach = self._reach(x - self.vector(half, b, 0, j))
                 for axis in ti.static(range(self.dim)):
                     acceleration[axis] += self.jet_strength * control[b, axis, j] * reach**3
             for axis in ti.static(range(self.dim)):
                 velocity = ordered[b, self.dim + axis, s] + self.dt * acceleration[axis]
                 next_state[b, self.dim + axis, i] = velocity
                 next_state[b, axis, i] = x[axis] + 0.5 * self.dt * velocity
+
+    @ti.kernel
+    def _advance_jets(
+        self,
+        state: ti.types.ndarray(ndim=3),
+        control: ti.types.ndarray(ndim=3),
+        half: ti.types.ndarray(ndim=3),
+        next_state: ti.types.ndarray(ndim=3),
+    ):
         ti.loop_config(serialize=True)
-        for b, j in ti.ndrange(order.shape[0], self.jets):
+        for b, j in ti.ndrange(state.shape[0], self.jets):
             for axis in ti.static(range(self.dim)):
                 velocity = state[b, self.dim + axis, j]
                 if ti.static(self.steered):
@@ -301,40 +346,30 @@ class Fluid(System):
     @ti.kernel
     def _pull_back(
         self,
-        state: ti.types.ndarray(ndim=3),
         control: ti.types.ndarray(ndim=3),
         next_adjoint: ti.types.ndarray(ndim=3),
         half: ti.types.ndarray(ndim=3),
-        kick: ti.types.ndarray(ndim=3),
         ordered: ti.types.ndarray(ndim=3),
         order: ti.types.ndarray(ndim=2),
         cell: ti.types.ndarray(ndim=2),
         starts: ti.types.ndarray(ndim=2),
-        sums: ti.types.ndarray(ndim=4),
         adjoint: ti.types.ndarray(ndim=3),
-        cotangent: ti.types.ndarray(ndim=3),
         serial: ti.template(),
         lanes: ti.template(),
     ):
         ti.loop_config(serialize=serial)
         for b, s in ti.ndrange(order.shape[0], self.particles):
-            total = self._gather(self._weigh_back, 2, ordered, cell, starts, b, s, lanes)
-            pressure, derivative = self._pressure(self._weight * total[0])
-            ordered[b, 3 * self.dim, s] = pressure
-            ordered[b, 3 * self.dim + 1, s] = derivative * self._slope * total[1]
-        ti.loop_config(serialize=serial)
-        for b, s in ti.ndrange(order.shape[0], self.particles):
-            to_place = self._slope * self._gather(self._push_back, self.dim, ordered, cell, starts, b, s, lanes)
+            to_place = self._slope * self.gather(self.push_back, self.dim, ordered, cell, starts, b, s, lanes)
             to_velocity = ti.Vector.zero(float, self.dim)
             if ti.static(self.viscosity > 0):
                 # In a sum of its own: with twice the rows LLVM gives up on vectors.
-                to_velocity = self._slope * self._gather(self._drag_back, self.dim, ordered, cell, starts, b, s, lanes)
-            x, q, i = self._vector(ordered, b, 0, s), self._vector(ordered, b, 2 * self.dim, s), self.jets + order[b, s]
+                to_velocity = self._slope * self.gather(self.drag_back, self.dim, ordered, cell, starts, b, s, lanes)
+            x, q, i = self.vector(ordered, b, 0, s), self.vector(ordered, b, 2 * self.dim, s), self.jets + order[b, s]
             for axis in ti.static(range(self.dim)):
                 if self._beyond_wall(x[axis], axis) != 0.0:
                     to_place[axis] -= self._spring * q[axis]
             for j in range(self.jets):
-                r, work = x - self._vector(half, b, 0, j), 0.0
+                r, work = x - self.vector(half, b, 0, j), 0.0
                 reach = self._reach(r)
                 for axis in ti.static(range(self.dim)):
                     work += self.jet_strength * control[b, axis, j] * q[axis]
@@ -344,13 +379,27 @@ class Fluid(System):
                 to_position = next_adjoint[b, axis, i] + self.dt * to_place[axis]
                 adjoint[b, axis, i] = to_position
                 adjoint[b, self.dim + axis, i] = q[axis] + self.dt * (to_velocity[axis] + 0.5 * to_position)
+
+    @ti.kernel
+    def _pull_back_jets(
+        self,
+        control: ti.types.ndarray(ndim=3),
+        next_adjoint: ti.types.ndarray(ndim=3),
+        half: ti.types.ndarray(ndim=3),
+        kick: ti.types.ndarray(ndim=3),
+        ordered: ti.types.ndarray(ndim=3),
+        sums: ti.types.ndarray(ndim=4),
+        adjoint: ti.types.ndarray(ndim=3),
+        cotangent: ti.types.ndarray(ndim=3),
+        serial: ti.template(),
+    ):
         ti.loop_config(serialize=serial)
-        for b, chunk in ti.ndrange(order.shape[0], self._chunks):
+        for b, chunk in ti.ndrange(ordered.shape[0], self._chunks):
             for j in range(self.jets):
                 pushes, places = ti.Vector.zero(float, self.dim), ti.Vector.zero(float, self.dim)
-                y = self._vector(half, b, 0, j)
+                y = self.vector(half, b, 0, j)
                 for s in range(chunk * _CHUNK, ti.min((chunk + 1) * _CHUNK, self.particles)):
-                    r, q = self._vector(ordered, b, 0, s) - y, self._vector(ordered, b, 2 * self.dim, s)
+                    r, q = self.vector(ordered, b, 0, s) - y, self.vector(ordered, b, 2 * self.dim, s)
                     reach, work = self._reach(r), 0.0
                     for axis in ti.static(range(self.dim)):
                         work += self.jet_strength * control[b, axis, j] * q[axis]
@@ -360,7 +409,7 @@ class Fluid(System):
                     sums[b, chunk, j, axis] = pushes[axis]
                     sums[b, chunk, j, self.dim + axis] = places[axis]
         ti.loop_config(serialize=True)
-        for b, j in ti.ndrange(order.shape[0], self.jets):
+        for b, j in ti.ndrange(ordered.shape[0], self.jets):
             for axis in ti.static(range(self.dim)):
                 push, place = 0.0, 0.0
                 for chunk in range(self._chunks):
@@ -376,20 +425,6 @@ class Fluid(System):
                     adjoint[b, self.dim + axis, j] -= self.dt * JET_DAMPING * q
 
     @ti.func
-    def _vector(self, rows: ti.template(), b, first: ti.template(), i):
-        return ti.Vector([rows[b, first + axis, i] for axis in range(self.dim)])
-
-    @ti.func
-    def _pressure(self, z):
-        """P and P' at relative density z."""
-        pressure, derivative = 0.0, 0.0
-        if z > 1.0:
-            scale = self.sound_speed**2 / STIFFNESS
-            pressure = scale * (z**5 - 1.0 / z**2)
-            derivative = scale * (5.0 * z**4 + 2.0 / z**3)
-        return pressure, derivative
-
-    @ti.func
     def _beyond_wall(self, place, axis: ti.template()):
         """How far a coordinate is inside the springs of the walls across `axis`, positive at the lower one."""
         upper = ti.static(self.size[axis] - self._depth)
@@ -399,114 +434,6 @@ class Fluid(System):
     def _reach(self, r):
         """1 - |r|²/J², at least 0."""
         return ti.max(1.0 - r.dot(r) / self.jet_radius**2, 0.0)
-
-    @ti.func
-    def _gather(
-        self,
-        term: ti.template(),
-        width: ti.template(),
-        ordered: ti.template(),
-        cell: ti.template(),
-        starts: ti.template(),
-        b,
-        s,
-        lanes: ti.template(),
-    ):
-        """Σ_k term(s, k), a vector of `width` ≤ 3, over sorted particles k around s and, near walls, their images."""
-        # LLVM keeps several short vectors in registers, but not one matrix.
-        first_row, second_row = ti.Vector.zero(float, lanes), ti.Vector.zero(float, lanes)
-        third_row = ti.Vector.zero(float, lanes)
-        sums = ti.static([first_row, second_row, third_row])
-        straight, nowhere = ti.Vector.one(float, self.dim), ti.Vector.zero(float, self.dim)
-        x = self._vector(ordered, b, 0, s)
-        for run in range(self._grid.runs):
-            first, last = neighbour_run(starts, cell[b, s], b, run, self._grid)
-            for block in range((last - first + lanes - 1) // lanes):
-                for lane in range(lanes):
-                    k = first + block * lanes + lane
-                    part = term(ordered, b, s, k, straight, nowhere)
-                    for row in ti.static(range(width)):
-                        sums[row][lane] += ti.select(k < last, part[row], 0.0)
-        result = ti.Vector.zero(float, width)
-        for row in ti.static(range(width)):
-            result[row] = sums[row].sum()
-        near = False
-        for axis in ti.static(range(self.dim)):
-            near = near or x[axis] < self.radius or x[axis] > self.size[axis] - self.radius
-        if near:
-            for choice in range(1, 2**self.dim):
-                mirror, offset, some = self._image(x, choice)
-                for run in range(self._grid.runs * some):
-                    first, last = neighbour_run(starts, cell[b, s], b, run, self._grid)
-                    for k in range(first, last):
-                        # Always near itself where its image is, for particles inside the box.
-                        _, _, w = self._apart(ordered, b, s, k, straight, nowhere)
-                        if w > 0.0:
-                            result += term(ordered, b, s, k, mirror, offset)
-        return result
-
-    @ti.func
-    def _image(self, x, choice):
-        """The reflection mirror ∘ y + offset in the walls next to x that `choice` has a bit for; whether it matters."""
-        mirror, offset, some = ti.Vector.one(float, self.dim), ti.Vector.zero(float, self.dim), True
-        for axis in ti.static(range(self.dim)):
-            if (choice >> axis) % 2 == 1:
-                mirror[axis] = -1.0
-                if x[axis] > 0.5 * self.size[axis]:
-                    offset[axis] = 2.0 * self.size[axis]
-                some = some and ti.abs(2.0 * x[axis] - offset[axis]) < 2.0 * self.radius
-        return mirror, offset, int(some)
-
-    @ti.func
-    def _apart(self, ordered: ti.template(), b, s, k, mirror, offset):
-        """r, |r| and w between s and the image of k."""
-        r = self._vector(ordered, b, 0, s) - mirror * self._vector(ordered, b, 0, k) - offset
-        length = ti.sqrt(r.dot(r) + _TINY)
-        return r, length, ti.max(1.0 - length / self.radius, 0.0)
-
-    @ti.func
-    def _weigh(self, ordered: ti.template(), b, s, k, mirror, offset):
-        """w⁴ (1 + 4 |r|/R)."""
-        _, length, w = self._apart(ordered, b, s, k, mirror, offset)
-        return ti.Vector([w**4 * (1.0 + 4.0 / self.radius * length)])
-
-    @ti.func
-    def _push(self, ordered: ti.template(), b, s, k, mirror, offset):
-        """T w³ r."""
-        r, _, w = self._apart(ordered, b, s, k, mirror, offset)
-        v = self._vector(ordered, b, self.dim, s) - mirror * self._vector(ordered, b, self.dim, k)
-        friction = self._thickness / (r.dot(r) + self.radius**2 / 400.0) * v.dot(r)
-        return (ordered[b, 3 * self.dim, s] + ordered[b, 3 * self.dim, k] - friction) * w**3 * r
-
-    @ti.func
-    def _weigh_back(self, ordered: ti.template(), b, s, k, mirror, offset):
-        """w⁴ (1 + 4 |r|/R) and w³ r·(q̂ - q̂_k)."""
-        r, length, w = self._apart(ordered, b, s, k, mirror, offset)
-        q = self._vector(ordered, b, 2 * self.dim, s) - mirror * self._vector(ordered, b, 2 * self.dim, k)
-        cubed = w**3
-        return ti.Vector([cubed * w * (1.0 + 4.0 / self.radius * length), cubed * r.dot(q)])
-
-    @ti.func
-    def _push_back(self, ordered: ti.template(), b, s, k, mirror, offset):
-        """∂/∂r [T w³ r·(q̂ - q̂_k)] - (σ + σ_k) w³ r."""
-        r, length, w = self._apart(ordered, b, s, k, mirror, offset)
-        v = self._vector(ordered, b, self.dim, s) - mirror * self._vector(ordered, b, self.dim, k)
-        q = self._vector(ordered, b, 2 * self.dim, s) - mirror * self._vector(ordered, b, 2 * self.dim, k)
-        squared, work, inverse = w * w, r.dot(q), 1.0 / (r.dot(r) + self.radius**2 / 400.0)
-        cubed, friction = squared * w, self._thickness * inverse * v.dot(r)
-        stress = ordered[b, 3 * self.dim, s] + ordered[b, 3 * self.dim, k] - friction
-        spread = ordered[b, 3 * self.dim + 1, s] + ordered[b, 3 * self.dim + 1, k]
-        along = (
-            cubed * (2.0 * friction * inverse * work - spread) - 3.0 / self.radius * stress * squared / length * work
-        )
-        return stress * cubed * q + along * r - self._thickness * inverse * cubed * work * v
-
-    @ti.func
-    def _drag_back(self, ordered: ti.template(), b, s, k, mirror, offset):
-        """∂/∂v [T w³ r·(q̂ - q̂_k)]."""
-        r, _, w = self._apart(ordered, b, s, k, mirror, offset)
-        q = self._vector(ordered, b, 2 * self.dim, s) - mirror * self._vector(ordered, b, 2 * self.dim, k)
-        return -self._thickness / (r.dot(r) + self.radius**2 / 400.0) * w**3 * r.dot(q) * r
 
 
 def longest_dt(spacing: float, sound_speed: float, viscosity: float, gravity: float) -> float:

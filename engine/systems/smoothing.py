@@ -1,0 +1,156 @@
+"""Sums over neighbours of smoothed particles in a box whose walls are mirrors, forward and adjoint, for kernels."""
+
+import taichi as ti
+
+from engine.cells import Grid
+from engine.neighbours import neighbour_run
+
+# As many sums beside each other as LLVM turns into vector instructions.
+LANES = 16
+# Exponent of the equation of state.
+STIFFNESS = 7
+# |r| = √(r·r + this): changes no distance that rounding would notice, and gives |r| the derivative 0 at r = 0.
+_TINY = 1e-30
+
+
+@ti.data_oriented
+class Smoothing:
+    """The pair terms of `Fluid`, whose docstring defines the symbols, and how they are gathered.
+
+    Rows of the sorted particles `ordered` [B, rows, N + LANES]: x½, v, q̂ (dim each), P, σ. Sums in lanes read beyond
+    the last particle and drop what they find. Derived classes set the attributes.
+
+    Attributes:
+        dim, size, radius, sound_speed: of the fluid; radius is R.
+        thickness: 2 (dim + 2) ν.
+        grid: the cells.
+    """
+
+    dim: int
+    size: tuple[float, ...]
+    radius: float
+    sound_speed: float
+    thickness: float
+    grid: Grid
+
+    @ti.func
+    def vector(self, rows: ti.template(), b, first: ti.template(), i):
+        return ti.Vector([rows[b, first + axis, i] for axis in range(self.dim)])
+
+    @ti.func
+    def pressure(self, z):
+        """P and P' at relative density z."""
+        pressure, derivative = 0.0, 0.0
+        if z > 1.0:
+            scale = self.sound_speed**2 / STIFFNESS
+            pressure = scale * (z**5 - 1.0 / z**2)
+            derivative = scale * (5.0 * z**4 + 2.0 / z**3)
+        return pressure, derivative
+
+    @ti.func
+    def gather(
+        self,
+        term: ti.template(),
+        width: ti.template(),
+        ordered: ti.template(),
+        cell: ti.template(),
+        starts: ti.template(),
+        b,
+        s,
+        lanes: ti.template(),
+    ):
+        """Σ_k term(s, k), a vector of `width` ≤ 3, over sorted particles k around s and, near walls, their images."""
+        # LLVM keeps several short vectors in registers, but not one matrix.
+        first_row, second_row = ti.Vector.zero(float, lanes), ti.Vector.zero(float, lanes)
+        third_row = ti.Vector.zero(float, lanes)
+        sums = ti.static([first_row, second_row, third_row])
+        straight, nowhere = ti.Vector.one(float, self.dim), ti.Vector.zero(float, self.dim)
+        x = self.vector(ordered, b, 0, s)
+        for run in range(self.grid.runs):
+            first, last = neighbour_run(starts, cell[b, s], b, run, self.grid)
+            for block in range((last - first + lanes - 1) // lanes):
+                for lane in range(lanes):
+                    k = first + block * lanes + lane
+                    part = term(ordered, b, s, k, straight, nowhere)
+                    for row in ti.static(range(width)):
+                        sums[row][lane] += ti.select(k < last, part[row], 0.0)
+        result = ti.Vector.zero(float, width)
+        for row in ti.static(range(width)):
+            result[row] = sums[row].sum()
+        near = False
+        for axis in ti.static(range(self.dim)):
+            near = near or x[axis] < self.radius or x[axis] > self.size[axis] - self.radius
+        if near:
+            for choice in range(1, 2**self.dim):
+                mirror, offset, some = self._image(x, choice)
+                for run in range(self.grid.runs * some):
+                    first, last = neighbour_run(starts, cell[b, s], b, run, self.grid)
+                    for k in range(first, last):
+                        # Always near itself where its image is, for particles inside the box.
+                        _, _, w = self._apart(ordered, b, s, k, straight, nowhere)
+                        if w > 0.0:
+                            result += term(ordered, b, s, k, mirror, offset)
+        return result
+
+    @ti.func
+    def _image(self, x, choice):
+        """The reflection mirror ∘ y + offset in the walls next to x that `choice` has a bit for; whether it matters."""
+        mirror, offset, some = ti.Vector.one(float, self.dim), ti.Vector.zero(float, self.dim), True
+        for axis in ti.static(range(self.dim)):
+            if (choice >> axis) % 2 == 1:
+                mirror[axis] = -1.0
+                if x[axis] > 0.5 * self.size[axis]:
+                    offset[axis] = 2.0 * self.size[axis]
+                some = some and ti.abs(2.0 * x[axis] - offset[axis]) < 2.0 * self.radius
+        return mirror, offset, int(some)
+
+    @ti.func
+    def _apart(self, ordered: ti.template(), b, s, k, mirror, offset):
+        """r, |r| and w between s and the image of k."""
+        r = self.vector(ordered, b, 0, s) - mirror * self.vector(ordered, b, 0, k) - offset
+        length = ti.sqrt(r.dot(r) + _TINY)
+        return r, length, ti.max(1.0 - length / self.radius, 0.0)
+
+    @ti.func
+    def weigh(self, ordered: ti.template(), b, s, k, mirror, offset):
+        """w⁴ (1 + 4 |r|/R)."""
+        _, length, w = self._apart(ordered, b, s, k, mirror, offset)
+        return ti.Vector([w**4 * (1.0 + 4.0 / self.radius * length)])
+
+    @ti.func
+    def push(self, ordered: ti.template(), b, s, k, mirror, offset):
+        """T w³ r."""
+        r, _, w = self._apart(ordered, b, s, k, mirror, offset)
+        v = self.vector(ordered, b, self.dim, s) - mirror * self.vector(ordered, b, self.dim, k)
+        friction = self.thickness / (r.dot(r) + self.radius**2 / 400.0) * v.dot(r)
+        return (ordered[b, 3 * self.dim, s] + ordered[b, 3 * self.dim, k] - friction) * w**3 * r
+
+    @ti.func
+    def weigh_back(self, ordered: ti.template(), b, s, k, mirror, offset):
+        """w⁴ (1 + 4 |r|/R) and w³ r·(q̂ - q̂_k)."""
+        r, length, w = self._apart(ordered, b, s, k, mirror, offset)
+        q = self.vector(ordered, b, 2 * self.dim, s) - mirror * self.vector(ordered, b, 2 * self.dim, k)
+        cubed = w**3
+        return ti.Vector([cubed * w * (1.0 + 4.0 / self.radius * length), cubed * r.dot(q)])
+
+    @ti.func
+    def push_back(self, ordered: ti.template(), b, s, k, mirror, offset):
+        """∂/∂r [T w³ r·(q̂ - q̂_k)] - (σ + σ_k) w³ r."""
+        r, length, w = self._apart(ordered, b, s, k, mirror, offset)
+        v = self.vector(ordered, b, self.dim, s) - mirror * self.vector(ordered, b, self.dim, k)
+        q = self.vector(ordered, b, 2 * self.dim, s) - mirror * self.vector(ordered, b, 2 * self.dim, k)
+        squared, work, inverse = w * w, r.dot(q), 1.0 / (r.dot(r) + self.radius**2 / 400.0)
+        cubed, friction = squared * w, self.thickness * inverse * v.dot(r)
+        stress = ordered[b, 3 * self.dim, s] + ordered[b, 3 * self.dim, k] - friction
+        spread = ordered[b, 3 * self.dim + 1, s] + ordered[b, 3 * self.dim + 1, k]
+        along = (
+            cubed * (2.0 * friction * inverse * work - spread) - 3.0 / self.radius * stress * squared / length * work
+        )
+        return stress * cubed * q + along * r - self.thickness * inverse * cubed * work * v
+
+    @ti.func
+    def drag_back(self, ordered: ti.template(), b, s, k, mirror, offset):
+        """∂/∂v [T w³ r·(q̂ - q̂_k)]."""
+        r, _, w = self._apart(ordered, b, s, k, mirror, offset)
+        q = self.vector(ordered, b, 2 * self.dim, s) - mirror * self.vector(ordered, b, 2 * self.dim, k)
+        return -self.thickness / (r.dot(r) + self.radius**2 / 400.0) * w**3 * r.dot(q) * r
