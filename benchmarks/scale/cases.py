@@ -13,14 +13,15 @@ from typing import Any
 
 import torch
 
-from benchmarks.scale.peers import PeerStep, n_body_step, swarm_step
+from benchmarks.scale.peers import SIDES, PeerStep, fluid_step, n_body_step, swarm_step
 from engine import SettingError, System
 from engine.neighbours import Neighbours
-from engine.systems import NBody, Swarm
+from engine.systems import Fluid, NBody, Swarm
 from policies import Moments, Policy
 
 DRIVERS = 8
 THRUSTERS = 8
+JETS = 4
 # Neighbours within the radius at this density: 25.
 RADIUS, DENSITY = 0.5, 32.0
 ALL_PAIRS_SIZES = (1000, 2000, 4000, 8000, 16_000, 30_000)
@@ -43,6 +44,7 @@ class Case:
         all_pairs: whether every pair interacts; otherwise the cost should grow as N.
         peer_step: the same step for JAX and torch, None where there is none.
         policy: the controller of long rollouts.
+        sides: the peers that it has.
         ns_per_pair: what a step and its adjoint should cost at most for each pair, on 2 cores; None without a goal.
     """
 
@@ -57,6 +59,7 @@ class Case:
     peer_step: PeerStep | None
     policy: Callable[[System], Policy]
     ns_per_pair: tuple[float, float] | None = None
+    sides: tuple[str, ...] = tuple(SIDES)
 
     def start(self, system: System) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """State, control and an adjoint of the next state, the same for every side, in float32."""
@@ -121,12 +124,39 @@ def n_body_pairs(system: NBody, state: torch.Tensor) -> int:
     return system.bodies * (system.bodies - 1)
 
 
+def build_fluid(particles: int, dim: int) -> Fluid:
+    """A block in the middle of a box that leaves room around it, of spacing 1."""
+    size = (particles ** (1 / dim) + 10.0,) * dim
+    return Fluid(particles, JETS, size, 1.0, sound_speed=20.0, viscosity=0.05, jet_radius=5.0)
+
+
+def draw_fluid(system: Fluid, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """A lattice a tenth too dense, every particle a little off its place and slow; particles in no order."""
+    count = math.ceil(round(system.particles ** (1 / system.dim), 6))
+    axes = [torch.arange(count, dtype=torch.float64)] * system.dim
+    places = torch.stack(torch.meshgrid(*axes, indexing="ij")).flatten(1)[:, : system.particles]
+    places = places[:, torch.randperm(system.particles, generator=generator)]
+    draw = torch.rand(2, *places.shape, generator=generator, dtype=torch.float64) - 0.5
+    state = torch.full((1, *system.state_shape), 0.5 * system.size[0], dtype=torch.float64)
+    state[0, : system.dim, system.jets :] = 5.0 + 0.9 * (places + 0.2 * draw[0])
+    state[0, system.dim :] = 0.0
+    state[0, system.dim :, system.jets :] = 0.2 * draw[1]
+    return state, torch.randn(1, *system.control_shape, generator=generator, dtype=torch.float64)
+
+
+def fluid_pairs(system: Fluid, state: torch.Tensor) -> int:
+    """Particles within the kernel's radius of each other."""
+    places = state[:, : system.dim, system.jets :].contiguous()
+    return Neighbours(system.dim, system.particles, system.radius).count(places)
+
+
 def crowd_policy(system: System, actuators: range) -> Moments:
     """Means and spreads of the crowd into a small network whose first controls are 0."""
     return Moments(system.state_shape, system.control_shape, (), zero_last=True, actuators=actuators)
 
 
 _swarm_policy = partial(crowd_policy, actuators=range(DRIVERS))
+_fluid_policy = partial(crowd_policy, actuators=range(JETS))
 _n_body_policy = partial(crowd_policy, actuators=range(THRUSTERS))
 
 CASES = (
@@ -137,6 +167,14 @@ CASES = (
     Case(
         "swarm-cells", "swarm, cells", CELL_SIZES, 10_000_000, partial(build_swarm, radius=RADIUS), draw_swarm,
         swarm_pairs, False, None, _swarm_policy,
+    ),
+    Case(
+        "fluid", "fluid in 2-D, cells", CELL_SIZES, 10_000_000, partial(build_fluid, dim=2), draw_fluid, fluid_pairs,
+        False, fluid_step, _fluid_policy, sides=("JAX", "torch eager"),
+    ),
+    Case(
+        "fluid-3d", "fluid in 3-D, cells", CELL_SIZES, 10_000_000, partial(build_fluid, dim=3), draw_fluid, fluid_pairs,
+        False, fluid_step, _fluid_policy, sides=("JAX", "torch eager"),
     ),
     Case(
         "n-body", "n-body in 2-D", ALL_PAIRS_SIZES, 30_000, partial(build_n_body, dim=2), draw_n_body,

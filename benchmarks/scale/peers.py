@@ -6,6 +6,7 @@ with `jax.checkpoint`, which never hold more than a block and were the fastest o
 eager autograd: its forward step records the graph, its adjoint is the backward pass through it.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.peers import require
+from engine.systems.fluid import lattice_sum
 from engine.systems.guidance import DRIVER_DAMPING, EVADER_DAMPING, FLIGHT, SEPARATION, SOFTENING, SPACING
 
 # Rows of pairs that a block of JAX holds: 64 to 250 were equally fast.
@@ -79,6 +81,42 @@ def n_body_step(xp: Any, system: Any, sum_pairs: SumPairs) -> Callable[[Any, Any
         rest = xp.zeros((dim, bodies - thrusters), dtype=xp.float32)
         acceleration = sum_pairs(half, half, weight) + xp.concatenate([control, rest], 1)
         velocity = state[dim:] + dt * acceleration
+        return xp.concatenate([half + 0.5 * dt * velocity, velocity], 0)
+
+    return step
+
+
+def fluid_step(xp: Any, system: Any, sum_pairs: SumPairs) -> Callable[[Any, Any], Any]:
+    """`engine.Fluid` whose particles stay a kernel radius away from walls, as matrices of all pairs."""
+    dim, dt, jets, radius = system.dim, system.dt, system.jets, system.radius
+    alpha = {2: 7 / (math.pi * radius**2), 3: 21 / (2 * math.pi * radius**3)}[dim]
+    volume = 1.0 / (alpha * lattice_sum(dim))
+    thickness = 2.0 * (dim + 2) * system.viscosity
+
+    def positive(values: Any) -> Any:
+        return xp.maximum(values, xp.zeros_like(values))
+
+    def step(state: Any, control: Any) -> Any:
+        half, velocity = state[:dim] + 0.5 * dt * state[dim:], state[dim:]
+        fluid, speed = half[:, jets:], velocity[:, jets:]
+        r = [row[:, None] - row[None, :] for row in fluid]
+        apart = [row[:, None] - row[None, :] for row in speed]
+        squared = sum(one * one for one in r)
+        distance = xp.sqrt(squared + _TINY)
+        w = positive(1.0 - distance / radius)
+        cubed = w * w * w
+        z = volume * alpha * (cubed * w * (1.0 + 4.0 / radius * distance)).sum(1)
+        pressure = positive(system.sound_speed**2 / 7 * (z**5 - 1.0 / (z * z)))
+        friction = sum(one * other for one, other in zip(r, apart, strict=True)) / (squared + radius**2 / 400)
+        stress = (pressure[:, None] + pressure[None, :] - thickness * friction) * cubed
+        slope = 20.0 * volume * alpha / radius**2
+        acceleration = [slope * (stress * one).sum(1) for one in r]
+        acceleration[-1] = acceleration[-1] - system.gravity
+        for j in range(jets):
+            away = sum((row - row_of_jets[j]) ** 2 for row, row_of_jets in zip(fluid, half[:, :jets], strict=True))
+            reach = system.jet_strength * positive(1.0 - away / system.jet_radius**2) ** 3
+            acceleration = [one + reach * push[j] for one, push in zip(acceleration, control, strict=True)]
+        velocity = xp.concatenate([velocity[:, :jets], speed + dt * xp.stack(acceleration)], 1)
         return xp.concatenate([half + 0.5 * dt * velocity, velocity], 0)
 
     return step

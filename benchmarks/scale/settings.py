@@ -14,7 +14,7 @@ _FEWEST = 32
 class ScaleSettings:
     """Options of `evenflow bench scale`."""
 
-    systems: tuple[str, ...] = ("swarm", "swarm-cells", "n-body", "n-body-3d")
+    systems: tuple[str, ...] = ("swarm", "swarm-cells", "fluid", "fluid-3d", "n-body", "n-body-3d")
     """Systems to measure; `evenflow bench scale --systems` with an unknown name lists them."""
     sizes: tuple[int, ...] = ()
     """Numbers of particles; by default the system's own. Sizes above what a system of all pairs is for are left out."""

@@ -174,7 +174,7 @@ def _horizons(settings: ScaleSettings, case: Case, threads: int) -> Iterator[Job
 def _sides(case: Case) -> list[str]:
     if case.peer_step is None:
         return []
-    return [side for side, (module, _) in SIDES.items() if importlib.util.find_spec(module) is not None]
+    return [side for side in case.sides if importlib.util.find_spec(SIDES[side][0]) is not None]
 
 
 def _threads(settings: ScaleSettings) -> int:
