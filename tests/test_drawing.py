@@ -12,7 +12,7 @@ from engine.drawing.canvas import grid
 from engine.drawing.carts import CartDrawing
 from engine.drawing.drawing import StatePlot
 from engine.drawing.scene import BLACK, BLUE, CYCLE, GREEN, GREY, VERMILION, Circles, Lines, Triangles
-from engine.systems import CartPendulum, Guidance
+from engine.systems import CartPendulum, Fluid, Guidance, Held, Swarm
 from engine.systems.n_body import NBody
 from engine.systems.quantum import QuantumBox
 
@@ -47,6 +47,12 @@ EXAMPLES = {
     "cart-pole": (lambda: CartPole(2), np.zeros((4, 6)), np.ones((3, 1))),
     "cart-pendulum": (lambda: CartPendulum(3), np.zeros((4, 8)), np.ones((3, 1))),
     "guidance": (lambda: Guidance(2, 4), np.random.default_rng(0).normal(size=(4, 4, 6)), np.ones((3, 2, 2))),
+    "swarm": (lambda: Swarm(2, 4), np.random.default_rng(0).normal(size=(4, 4, 6)), np.ones((3, 2, 2))),
+    "fluid": (
+        lambda: Held(Fluid(40, 2, (1.2, 1.1), 0.1), 3),
+        np.random.default_rng(0).uniform(0.1, 1.0, size=(4, 4, 42)),
+        np.ones((3, 2, 2)),
+    ),
     "n-body": (lambda: NBody(), np.random.default_rng(0).normal(size=(4, 4, 3)), np.ones((3, 2, 2))),
     "quantum": (lambda: QuantumBox(16), np.random.default_rng(0).normal(size=(4, 2, 16)), np.ones((3, 1))),
     "integrator": (lambda: Integrator(3), np.random.default_rng(0).normal(size=(4, 3)), np.ones((3, 3))),
@@ -59,11 +65,21 @@ def example(name):
     return system(), states, controls
 
 
-BODIES = {"cart-pole": 3, "cart-pendulum": 4, "guidance": 6, "n-body": 3, "quantum": 16, "integrator": 3}
+BODIES = {
+    "cart-pole": 3,
+    "cart-pendulum": 4,
+    "guidance": 6,
+    "swarm": 6,
+    "fluid": 42,
+    "n-body": 3,
+    "quantum": 16,
+    "integrator": 3,
+}
 
 
 def test_every_drawing_is_among_the_examples_and_what_has_none_is_plotted():
-    assert {type(example(name)[0]) for name in EXAMPLES} >= set(DRAWINGS)
+    systems = [example(name)[0] for name in EXAMPLES]
+    assert {type(system.system if isinstance(system, Held) else system) for system in systems} >= set(DRAWINGS)
     assert isinstance(drawing_of(LinearSystem([[1.0]], [[1.0]])), StatePlot)
 
 

@@ -9,10 +9,11 @@ from conftest import tensor_options
 
 from engine.systems import Fluid, fluid
 
-# Front x/a at times t √(2g/a) after a column of water, width a and height 2a, is let go: Martin and Moyce (1952).
+# Front x/a at times t √(2g/a) after a column of water, width a and height 2a, is let go: Martin and Moyce (1952). Their
+# first points are left out: there the gate, drawn at finite speed, still holds the water back.
 DAM_BREAK = (
-    (1.19, 1.44), (1.43, 1.67), (1.63, 1.89), (1.83, 2.11), (1.98, 2.33), (2.20, 2.56), (2.32, 2.78), (2.51, 3.00),
-    (2.65, 3.22), (2.83, 3.44), (2.98, 3.67), (3.11, 3.89), (3.33, 4.11),
+    (1.63, 1.89), (1.83, 2.11), (1.98, 2.33), (2.20, 2.56), (2.32, 2.78), (2.51, 3.00), (2.65, 3.22), (2.83, 3.44),
+    (2.98, 3.67), (3.11, 3.89), (3.33, 4.11),
 )  # fmt: skip
 
 
@@ -114,16 +115,20 @@ def test_a_column_at_rest_has_the_pressure_of_the_water_above():
 def test_a_broken_dam_runs_out_as_in_experiment():
     width, system = 1.0, Fluid(30 * 60, 1, (5.0, 2.6), 1 / 30, sound_speed=20.0, viscosity=1e-3)
     flow, steps, densest, outside = Flow(system, block(system, (30, 60), 1 / 30)), 0, 0.0, 0
+    fronts: list[float] = []
     for time, front in DAM_BREAK:
         wanted = round(time / math.sqrt(2 / width) / system.dt / 2) * 2
         state, steps = flow.run(wanted - steps), wanted
         place = state[0, :2, 1:]
-        # Smooth walls and no gate to be drawn: calculations lead the experiment, those published by up to an eighth.
-        assert 1.0 < float(place[0].max()) / width / front < 1.15
+        fronts.append(float(place[0].max()) / width)
+        # Without a gate and friction at the floor the calculated front is ahead of the experiment's.
+        assert 1.0 < fronts[-1] / front < 1.15
         # Shallow water without friction is faster.
         assert place[0].max() < width + 2 * math.sqrt(2 * width) * steps * system.dt
         densest = max(densest, float(system.densities(state).max()))
         outside += int(((place < 0) | (place > torch.tensor([[5.0], [2.6]]))).sum())
+    speed, measured = ((ends[-1] - ends[0]) for ends in (fronts, [front for _, front in DAM_BREAK]))
+    assert speed == pytest.approx(measured, rel=0.1)
     assert densest < 1.02
     assert outside == 0
 

@@ -143,14 +143,12 @@ class Fluid(Smoothing, System):
         loops = self._loops(state)
         find_pressures = prepare(self._find_pressures, ordered, cells.cell, cells.starts, *loops)
         arrays = half, ordered, cells.order, cells.cell, cells.starts
-        advance = prepare(self._advance, control, *arrays, next_state, *loops)
-        advance_jets = prepare(self._advance_jets, state, control, half, next_state)
+        advance = prepare(self._advance, state, control, *arrays, next_state, *loops)
 
         def launch() -> None:
             sort()
             find_pressures()
             advance()
-            advance_jets()
 
         return launch
 
@@ -160,19 +158,16 @@ class Fluid(Smoothing, System):
         sort, loops = self._prepare_sort(state, kick), self._loops(state)
         drift_back = prepare(self._drift_back, next_adjoint, kick, serial_loop(len(state) * state.shape[2]))
         find_pressures = prepare(self._find_pressures_back, ordered, cells.cell, cells.starts, *loops)
-        arrays = half, ordered, cells.order, cells.cell, cells.starts
-        pull_back = prepare(self._pull_back, control, next_adjoint, *arrays, adjoint, *loops)
-        arrays = half, kick, ordered, sums, adjoint, cotangent
-        pull_back_jets = prepare(
-            self._pull_back_jets, control, next_adjoint, *arrays, serial_loop(len(state) * self._chunks)
-        )
+        sum_jets = prepare(self._sum_jets, control, half, ordered, sums, serial_loop(len(state) * self._chunks))
+        arrays = half, kick, ordered, cells.order, cells.cell, cells.starts, sums, adjoint, cotangent
+        pull_back = prepare(self._pull_back, control, next_adjoint, *arrays, *loops)
 
         def launch() -> None:
             drift_back()
             sort()
             find_pressures()
+            sum_jets()
             pull_back()
-            pull_back_jets()
 
         return launch
 
@@ -300,99 +295,53 @@ class Fluid(Smoothing, System):
     @ti.kernel
     def _advance(
         self,
-        control: ti.types.ndarray(ndim=3),
-        half: ti.types.ndarray(ndim=3),
-        ordered: ti.types.ndarray(ndim=3),
-        order: ti.types.ndarray(ndim=2),
-        cell: ti.types.ndarray(ndim=2),
-        starts: ti.types.ndarray(ndim=2),
-        next_state: ti.types.ndarray(ndim=3),
-        serial: ti.template(),
-        lanes: ti.template(),
-    ):
-        ti.loop_config(serialize=serial)
-        for b, s in ti.ndrange(order.shape[0], self.particles):
-            acceleration = self._slope * self.gather(self.push, self.dim, ordered, cell, starts, b, s, lanes)
-            x, i = self.vector(ordered, b, 0, s), self.jets + order[b, s]
-            acceleration[self.dim - 1] -= self.gravity
-            for axis in ti.static(range(self.dim)):
-                acceleration[axis] += self._spring * self._beyond_wall(x[axis], axis)
-            for j in range(self.jets):
-                reach = self._reach(x - self.vector(half, b, 0, j))
-                for axis in ti.static(range(self.dim)):
-                    acceleration[axis] += self.jet_strength * control[b, axis, j] * reach**3
-            for axis in ti.static(range(self.dim)):
-                velocity = ordered[b, self.dim + axis, s] + self.dt * acceleration[axis]
-                next_state[b, self.dim + axis, i] = velocity
-                next_state[b, axis, i] = x[axis] + 0.5 * self.dt * velocity
-
-    @ti.kernel
-    def _advance_jets(
-        self,
         state: ti.types.ndarray(ndim=3),
         control: ti.types.ndarray(ndim=3),
         half: ti.types.ndarray(ndim=3),
-        next_state: ti.types.ndarray(ndim=3),
-    ):
-        ti.loop_config(serialize=True)
-        for b, j in ti.ndrange(state.shape[0], self.jets):
-            for axis in ti.static(range(self.dim)):
-                velocity = state[b, self.dim + axis, j]
-                if ti.static(self.steered):
-                    velocity += self.dt * (control[b, self.dim + axis, j] - JET_DAMPING * velocity)
-                next_state[b, self.dim + axis, j] = velocity
-                next_state[b, axis, j] = half[b, axis, j] + 0.5 * self.dt * velocity
-
-    @ti.kernel
-    def _pull_back(
-        self,
-        control: ti.types.ndarray(ndim=3),
-        next_adjoint: ti.types.ndarray(ndim=3),
-        half: ti.types.ndarray(ndim=3),
         ordered: ti.types.ndarray(ndim=3),
         order: ti.types.ndarray(ndim=2),
         cell: ti.types.ndarray(ndim=2),
         starts: ti.types.ndarray(ndim=2),
-        adjoint: ti.types.ndarray(ndim=3),
+        next_state: ti.types.ndarray(ndim=3),
         serial: ti.template(),
         lanes: ti.template(),
     ):
         ti.loop_config(serialize=serial)
-        for b, s in ti.ndrange(order.shape[0], self.particles):
-            to_place = self._slope * self.gather(self.push_back, self.dim, ordered, cell, starts, b, s, lanes)
-            to_velocity = ti.Vector.zero(float, self.dim)
-            if ti.static(self.viscosity > 0):
-                # In a sum of its own: with twice the rows LLVM gives up on vectors.
-                to_velocity = self._slope * self.gather(self.drag_back, self.dim, ordered, cell, starts, b, s, lanes)
-            x, q, i = self.vector(ordered, b, 0, s), self.vector(ordered, b, 2 * self.dim, s), self.jets + order[b, s]
-            for axis in ti.static(range(self.dim)):
-                if self._beyond_wall(x[axis], axis) != 0.0:
-                    to_place[axis] -= self._spring * q[axis]
-            for j in range(self.jets):
-                r, work = x - self.vector(half, b, 0, j), 0.0
-                reach = self._reach(r)
+        for b, place in ti.ndrange(state.shape[0], self.jets + self.particles):
+            if place < self.jets:
+                j = place
                 for axis in ti.static(range(self.dim)):
-                    work += self.jet_strength * control[b, axis, j] * q[axis]
+                    velocity = state[b, self.dim + axis, j]
+                    if ti.static(self.steered):
+                        velocity += self.dt * (control[b, self.dim + axis, j] - JET_DAMPING * velocity)
+                    next_state[b, self.dim + axis, j] = velocity
+                    next_state[b, axis, j] = half[b, axis, j] + 0.5 * self.dt * velocity
+            else:
+                s = place - self.jets
+                acceleration = self._slope * self.gather(self.push, self.dim, ordered, cell, starts, b, s, lanes)
+                x, i = self.vector(ordered, b, 0, s), self.jets + order[b, s]
+                acceleration[self.dim - 1] -= self.gravity
                 for axis in ti.static(range(self.dim)):
-                    to_place[axis] -= 6.0 / self.jet_radius**2 * work * reach * reach * r[axis]
-            for axis in ti.static(range(self.dim)):
-                to_position = next_adjoint[b, axis, i] + self.dt * to_place[axis]
-                adjoint[b, axis, i] = to_position
-                adjoint[b, self.dim + axis, i] = q[axis] + self.dt * (to_velocity[axis] + 0.5 * to_position)
+                    acceleration[axis] += self._spring * self._beyond_wall(x[axis], axis)
+                for j in range(self.jets):
+                    reach = self._reach(x - self.vector(half, b, 0, j))
+                    for axis in ti.static(range(self.dim)):
+                        acceleration[axis] += self.jet_strength * control[b, axis, j] * reach**3
+                for axis in ti.static(range(self.dim)):
+                    velocity = ordered[b, self.dim + axis, s] + self.dt * acceleration[axis]
+                    next_state[b, self.dim + axis, i] = velocity
+                    next_state[b, axis, i] = x[axis] + 0.5 * self.dt * velocity
 
     @ti.kernel
-    def _pull_back_jets(
+    def _sum_jets(
         self,
         control: ti.types.ndarray(ndim=3),
-        next_adjoint: ti.types.ndarray(ndim=3),
         half: ti.types.ndarray(ndim=3),
-        kick: ti.types.ndarray(ndim=3),
         ordered: ti.types.ndarray(ndim=3),
         sums: ti.types.ndarray(ndim=4),
-        adjoint: ti.types.ndarray(ndim=3),
-        cotangent: ti.types.ndarray(ndim=3),
         serial: ti.template(),
     ):
+        """For each chunk of particles and each jet Σ E q̂, then the adjoint of the jet's place without dt."""
         ti.loop_config(serialize=serial)
         for b, chunk in ti.ndrange(ordered.shape[0], self._chunks):
             for j in range(self.jets):
@@ -408,21 +357,69 @@ class Fluid(Smoothing, System):
                 for axis in ti.static(range(self.dim)):
                     sums[b, chunk, j, axis] = pushes[axis]
                     sums[b, chunk, j, self.dim + axis] = places[axis]
-        ti.loop_config(serialize=True)
-        for b, j in ti.ndrange(ordered.shape[0], self.jets):
-            for axis in ti.static(range(self.dim)):
-                push, place = 0.0, 0.0
-                for chunk in range(self._chunks):
-                    push += sums[b, chunk, j, axis]
-                    place += sums[b, chunk, j, self.dim + axis]
-                q = kick[b, axis, j]
-                to_position = next_adjoint[b, axis, j] + self.dt * place
-                cotangent[b, axis, j] += self.dt * self.jet_strength * push
-                adjoint[b, axis, j] = to_position
-                adjoint[b, self.dim + axis, j] = q + 0.5 * self.dt * to_position
-                if ti.static(self.steered):
-                    cotangent[b, self.dim + axis, j] += self.dt * q
-                    adjoint[b, self.dim + axis, j] -= self.dt * JET_DAMPING * q
+
+    @ti.kernel
+    def _pull_back(
+        self,
+        control: ti.types.ndarray(ndim=3),
+        next_adjoint: ti.types.ndarray(ndim=3),
+        half: ti.types.ndarray(ndim=3),
+        kick: ti.types.ndarray(ndim=3),
+        ordered: ti.types.ndarray(ndim=3),
+        order: ti.types.ndarray(ndim=2),
+        cell: ti.types.ndarray(ndim=2),
+        starts: ti.types.ndarray(ndim=2),
+        sums: ti.types.ndarray(ndim=4),
+        adjoint: ti.types.ndarray(ndim=3),
+        cotangent: ti.types.ndarray(ndim=3),
+        serial: ti.template(),
+        lanes: ti.template(),
+    ):
+        ti.loop_config(serialize=serial)
+        for b, place in ti.ndrange(control.shape[0], self.jets + self.particles):
+            if place < self.jets:
+                j = place
+                for axis in ti.static(range(self.dim)):
+                    push, moved = 0.0, 0.0
+                    for chunk in range(self._chunks):
+                        push += sums[b, chunk, j, axis]
+                        moved += sums[b, chunk, j, self.dim + axis]
+                    q = kick[b, axis, j]
+                    to_position = next_adjoint[b, axis, j] + self.dt * moved
+                    cotangent[b, axis, j] += self.dt * self.jet_strength * push
+                    adjoint[b, axis, j] = to_position
+                    adjoint[b, self.dim + axis, j] = q + 0.5 * self.dt * to_position
+                    if ti.static(self.steered):
+                        cotangent[b, self.dim + axis, j] += self.dt * q
+                        adjoint[b, self.dim + axis, j] -= self.dt * JET_DAMPING * q
+            else:
+                s = place - self.jets
+                to_place = self._slope * self.gather(self.push_back, self.dim, ordered, cell, starts, b, s, lanes)
+                to_velocity = ti.Vector.zero(float, self.dim)
+                if ti.static(self.viscosity > 0):
+                    # In a sum of its own: with twice the rows LLVM gives up on vectors.
+                    to_velocity = self._slope * self.gather(
+                        self.drag_back, self.dim, ordered, cell, starts, b, s, lanes
+                    )
+                x, q, i = (
+                    self.vector(ordered, b, 0, s),
+                    self.vector(ordered, b, 2 * self.dim, s),
+                    self.jets + order[b, s],
+                )
+                for axis in ti.static(range(self.dim)):
+                    if self._beyond_wall(x[axis], axis) != 0.0:
+                        to_place[axis] -= self._spring * q[axis]
+                for j in range(self.jets):
+                    r, work = x - self.vector(half, b, 0, j), 0.0
+                    reach = self._reach(r)
+                    for axis in ti.static(range(self.dim)):
+                        work += self.jet_strength * control[b, axis, j] * q[axis]
+                    for axis in ti.static(range(self.dim)):
+                        to_place[axis] -= 6.0 / self.jet_radius**2 * work * reach * reach * r[axis]
+                for axis in ti.static(range(self.dim)):
+                    to_position = next_adjoint[b, axis, i] + self.dt * to_place[axis]
+                    adjoint[b, axis, i] = to_position
+                    adjoint[b, self.dim + axis, i] = q[axis] + self.dt * (to_velocity[axis] + 0.5 * to_position)
 
     @ti.func
     def _beyond_wall(self, place, axis: ti.template()):
