@@ -16,11 +16,11 @@ LINES = ("-", "--", ":", "-.")
 matplotlib.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
 
 
-def new_figure(width: float, height: float, columns: int = 1, **options) -> tuple[Figure, list[Axes]]:
-    """A figure of `columns` panels, in inches, drawn without a display."""
+def new_figure(width: float, height: float, columns: int = 1, rows: int = 1, **options) -> tuple[Figure, list[Axes]]:
+    """A figure of `columns` panels in each of `rows`, in inches, drawn without a display; panels by row."""
     figure = Figure(figsize=(width, height), layout="constrained", dpi=150)
-    axes = figure.subplots(1, columns, squeeze=False, **options)
-    return figure, list(axes[0])
+    axes = figure.subplots(rows, columns, squeeze=False, **options)
+    return figure, list(axes.flat)
 
 
 def save(figure: Figure, path: Path) -> Path:

@@ -12,6 +12,7 @@ from engine.drawing.canvas import grid
 from engine.drawing.carts import CartDrawing
 from engine.drawing.drawing import StatePlot
 from engine.drawing.scene import BLACK, BLUE, CYCLE, GREEN, GREY, VERMILION, Circles, Lines, Triangles
+from engine.drawing.space import AWAY, RIGHT, UP, faded, far_first, project, unproject
 from engine.systems import CartPendulum, Fluid, Guidance, Held, Swarm
 from engine.systems.n_body import NBody
 from engine.systems.quantum import QuantumBox
@@ -53,6 +54,12 @@ EXAMPLES = {
         np.random.default_rng(0).uniform(0.1, 1.0, size=(4, 4, 42)),
         np.ones((3, 2, 2)),
     ),
+    "fluid-3d": (
+        lambda: Fluid(40, 2, (1.2, 1.1, 1.0), 0.1),
+        np.random.default_rng(0).uniform(0.1, 1.0, size=(4, 6, 42)),
+        np.ones((3, 3, 2)),
+    ),
+    "n-body-3d": (lambda: NBody(dim=3), np.random.default_rng(0).normal(size=(4, 6, 3)), np.ones((3, 3, 2))),
     "n-body": (lambda: NBody(), np.random.default_rng(0).normal(size=(4, 4, 3)), np.ones((3, 2, 2))),
     "quantum": (lambda: QuantumBox(16), np.random.default_rng(0).normal(size=(4, 2, 16)), np.ones((3, 1))),
     "integrator": (lambda: Integrator(3), np.random.default_rng(0).normal(size=(4, 3)), np.ones((3, 3))),
@@ -71,6 +78,8 @@ BODIES = {
     "guidance": 6,
     "swarm": 6,
     "fluid": 42,
+    "fluid-3d": 42,
+    "n-body-3d": 3,
     "n-body": 3,
     "quantum": 16,
     "integrator": 3,
@@ -121,6 +130,62 @@ def test_sizes_add_the_adjoint_of_a_body_over_its_positions_and_velocities():
     adjoint = np.zeros((1, 6))
     adjoint[0, [1, 3, 5]] = 2.0, 3.0, 4.0  # ẋ, θ_2, θ̇_2
     assert drawing_of(CartPole(2)).sizes(adjoint).tolist() == [[2.0, 0.0, 5.0]]
+
+
+class TestSpace:
+    def test_the_picture_keeps_lengths_across_and_up_and_has_no_depth(self):
+        assert np.allclose(project(np.array([RIGHT, UP, AWAY])), [(1, 0), (0, 1), (0, 0)])
+        vectors = np.random.default_rng(0).normal(size=(5, 2))
+        assert np.allclose([project(unproject(vector, 3)) for vector in vectors], vectors)
+        assert UP[2] > 0
+        assert AWAY @ (0, 1, 0) > 0
+
+    def test_what_is_near_hides_what_is_far_and_what_is_far_is_paler(self):
+        points = np.outer([0.0, 2.0, 1.0], AWAY)
+        assert far_first(points).tolist() == [1, 2, 0]
+        assert faded(np.full(3, BLUE, dtype=np.uint32), points)[0] == BLUE
+        channels = [(faded(np.full(3, BLUE, dtype=np.uint32), points) >> shift) & 255 for shift in (16, 8, 0)]
+        assert all(one[0] < one[2] < one[1] < 255 for one in channels)
+
+    def test_a_plane_is_seen_as_it_is(self):
+        points = np.random.default_rng(0).normal(size=(4, 2))
+        assert project(points) is points
+        assert far_first(points).tolist() == [0, 1, 2, 3]
+        assert faded(np.arange(4), points).tolist() == [0, 1, 2, 3]
+
+    @pytest.mark.parametrize("name", EXAMPLES)
+    def test_only_systems_in_space_have_solids_with_every_body_in_them(self, name):
+        system, states, controls = example(name)
+        drawing = drawing_of(system)
+        solid = drawing.solid(Moment(states, controls, 1))
+        assert (solid is None) != name.endswith("3d")
+        if solid is not None:
+            assert np.array_equal(solid.points, states[1, :3].T)
+            assert len(solid.radii) == len(solid.colours) == BODIES[name]
+            assert solid.lines.shape[1:] == (2, 3)
+            moved = solid.moved(np.array([1.0, 2.0, 3.0]))
+            assert np.allclose(moved.points - solid.points, (1, 2, 3))
+            assert np.allclose(moved.lines - solid.lines, (1, 2, 3))
+
+    def test_the_control_is_the_last_line_and_points_as_it_pushes(self):
+        system, states, controls = example("n-body-3d")
+        controls = np.zeros_like(controls)
+        controls[1, :, 1] = 1.0, -2.0, 3.0
+        begin, end = drawing_of(system).solid(Moment(states, controls, 1)).lines[-1]
+        assert np.allclose(begin, states[1, :3, system.thrusters[1]])
+        assert np.allclose(np.cross(end - begin, (1, -2, 3)), 0)
+        assert (end - begin) @ (1, -2, 3) > 0
+
+    def test_a_push_goes_where_it_is_seen_to_go(self):
+        system, states, _ = example("n-body-3d")
+        place = project(states[0, :3].T)[2]
+        pushed = drawing_of(system).push(states[0], place + 0.01, np.array([0.5, -1.0]))
+        change = pushed - states[0]
+        assert not change[:3].any()
+        assert not change[:, :2].any()
+        seen = project(change[3:, 2])
+        assert seen[1] / seen[0] == pytest.approx(-2.0)
+        assert seen[0] > 0
 
 
 def test_poles_hang_from_the_cart_and_links_from_each_other():

@@ -1,5 +1,6 @@
 """Figures of a scaling study, log-log."""
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from engine.memory import parse_bytes
 
 _COLOUR_OF = dict(zip((OURS, *SIDES), COLOURS.values(), strict=False))
 _LINE_OF = dict(zip(PARTS, LINES, strict=False))
+_COLUMNS = 3  # of panels, in a figure that is read on a page
 
 
 def draw(found: Sequence[Record], out: Path) -> list[Path]:
@@ -34,7 +36,7 @@ def draw(found: Sequence[Record], out: Path) -> list[Path]:
 
 def _by_system(found: Sequence[Record], path: Path, label: str, value: Callable[[Record, str], float]) -> Path:
     systems = systems_of(found)
-    figure, panels = new_figure(2.6 * len(systems) + 2.6, 3.2, len(systems), sharey=True)
+    figure, panels = _panels(len(systems), label)
     for axes, system in zip(panels, systems, strict=True):
         for side, records in _sides(found, system):
             for part in PARTS:
@@ -43,20 +45,18 @@ def _by_system(found: Sequence[Record], path: Path, label: str, value: Callable[
                     _LINE_OF[part], color=_COLOUR_OF[side], marker="o", markersize=3, label=f"{side}, {part}",
                 )  # fmt: skip
         _finish(axes, case_named(system).title, "particles")
-    panels[0].set_ylabel(label)
     return _save(figure, panels, path)
 
 
 def _memory(found: Sequence[Record], path: Path) -> Path:
     systems = systems_of(found)
-    figure, panels = new_figure(2.6 * len(systems) + 2.6, 3.2, len(systems), sharey=True)
+    figure, panels = _panels(len(systems), "MiB, step and adjoint")
     for axes, system in zip(panels, systems, strict=True):
         for side, records in _sides(found, system):
             sizes = [record["particles"] for record in records]
             taken = [memory_taken(record) / 2**20 for record in records]
             axes.plot(sizes, taken, color=_COLOUR_OF[side], marker="o", markersize=3, label=side)
         _finish(axes, case_named(system).title, "particles")
-    panels[0].set_ylabel("MiB, step and adjoint")
     return _save(figure, panels, path)
 
 
@@ -84,6 +84,17 @@ def _horizon(records: Sequence[Record], path: Path) -> Path:
 def _sides(found: Sequence[Record], system: str) -> list[tuple[str, list[Record]]]:
     sides = [(side, steps_of(found, system, side)) for side in (OURS, *SIDES)]
     return [(side, records) for side, records in sides if records]
+
+
+def _panels(count: int, label: str) -> tuple[Figure, list[Axes]]:
+    """Panels for so many systems, in rows, with room for a legend beside them."""
+    columns, rows = min(count, _COLUMNS), math.ceil(count / _COLUMNS)
+    figure, panels = new_figure(2.8 * columns + 1.8, 2.8 * rows, columns, rows, sharey=True)
+    for axes in panels[::columns]:
+        axes.set_ylabel(label)
+    for axes in panels[count:]:
+        axes.remove()
+    return figure, panels[:count]
 
 
 def _save(figure: Figure, panels: Sequence[Axes], path: Path) -> Path:

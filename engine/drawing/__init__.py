@@ -8,7 +8,7 @@ import numpy as np
 from engine.drawing.bodies import BodiesDrawing
 from engine.drawing.canvas import Canvas, GuiCanvas, has_display
 from engine.drawing.carts import CartDrawing
-from engine.drawing.drawing import Drawing, Moment, StatePlot
+from engine.drawing.drawing import Drawing, Moment, Solid, StatePlot
 from engine.drawing.herd import HerdDrawing
 from engine.drawing.scene import Frame, Scene, shades
 from engine.drawing.tank import TankDrawing
@@ -49,6 +49,7 @@ __all__ = [
     "GuiCanvas",
     "Moment",
     "Scene",
+    "Solid",
     "drawing_of",
     "has_display",
     "shades",

@@ -2,8 +2,9 @@
 
 import numpy as np
 
-from engine.drawing.drawing import Drawing, largest
+from engine.drawing.drawing import Drawing, Solid, largest
 from engine.drawing.scene import BLACK, BLUE, GREEN, ORANGE, SKY, VERMILION, Frame
+from engine.drawing.space import faded, far_first, project, unproject
 from engine.systems.n_body import NBody
 
 # Velocity that a drag over a unit length gives.
@@ -16,15 +17,18 @@ _MOST_TRAILS = 200
 class BodiesDrawing(Drawing):
     """Bodies as large as the cube root of their mass, those with thrusters in another colour, with short trails.
 
-    Three dimensions are seen along z. Pushing changes a body's velocity.
+    Three dimensions are seen from above at an angle, far bodies paler. Pushing changes a body's velocity.
 
     Args:
-        goal: where bodies should be, if anywhere: (x, y) or rows x, y, (z) with a column for each.
+        goal: where bodies should be, if anywhere: a number, the radius of a circle about the first body in the plane of
+            x and y; or (x, y), or rows x, y, (z) with a column for each.
     """
 
     def __init__(self, system: NBody, goal: np.ndarray | None = None):
         self.dim, self.thrusters = system.dim, list(system.thrusters)
-        self.goal = None if goal is None else goal.reshape(len(goal), -1)[:2].T
+        self.radius = float(goal) if goal is not None and goal.ndim == 0 else None
+        places = goal.reshape(len(goal), -1).T if goal is not None and goal.ndim else np.zeros((0, self.dim))
+        self._places = np.pad(places, ((0, 0), (0, self.dim - places.shape[1])))
         masses = np.array(system.masses)
         share = np.cbrt(masses / max(masses.max(), 1e-30))
         small = min(0.008, 0.1 / len(masses) ** 0.5)
@@ -34,31 +38,57 @@ class BodiesDrawing(Drawing):
         self._colours[self.thrusters] = VERMILION
 
     def frame(self, states):
-        positions = np.moveaxis(states[:, :2], 1, -1).reshape(-1, 2)
-        goal = np.zeros((0, 2)) if self.goal is None else self.goal
-        return Frame.around(np.concatenate([positions, goal]), margin=0.16)
+        positions = project(np.moveaxis(states[:, : self.dim], 1, -1)).reshape(-1, 2)
+        goals = np.concatenate([project(self._places), project(self._circle(states[0]))])
+        return Frame.around(np.concatenate([positions, goals]), margin=0.16)
 
     def draw(self, scene, frame, moment):
-        if self.goal is not None:
-            for place in frame(self.goal):
-                begin = place + np.array([(-0.02, -0.02), (-0.02, 0.02)])
-                scene.lines(begin, begin + np.array([(0.04, 0.04), (0.04, -0.04)]), 0.006, GREEN)
+        for place in frame(project(self._places)):
+            begin = place + np.array([(-0.02, -0.02), (-0.02, 0.02)])
+            scene.lines(begin, begin + np.array([(0.04, 0.04), (0.04, -0.04)]), 0.006, GREEN)
+        scene.polyline(frame(project(self._circle(moment.state))), 0.004, GREEN)
         if len(self._radii) <= _MOST_TRAILS:
-            for trail in np.moveaxis(moment.states[max(moment.t - _LONGEST_TRAIL, 0) : moment.t + 1, :2], 2, 0):
-                scene.polyline(frame(trail), 0.003, SKY)
-        places = frame(moment.state[:2].T)
-        finite = np.isfinite(moment.state).all(0)
+            past = moment.states[max(moment.t - _LONGEST_TRAIL, 0) : moment.t + 1, : self.dim]
+            for trail in np.moveaxis(past, 2, 0):
+                scene.polyline(frame(project(trail)), 0.003, SKY)
+        points = moment.state[: self.dim].T
+        places, finite = frame(project(points)), np.isfinite(moment.state).all(0)
         colours = self._colours if moment.shades is None else moment.shades
-        scene.circles(places[finite], self._radii[finite], colours[finite])
+        order = far_first(np.nan_to_num(points))
+        order = order[finite[order]]
+        pale = faded(colours[order], points[order]) if moment.shades is None else colours[order]
+        scene.circles(places[order], self._radii[order], pale)
         if moment.control is not None:
             pushed = places[self.thrusters]
-            scene.arrows(pushed, pushed + 0.15 * moment.control[:2].T / largest(moment.controls), 0.006, BLACK)
+            thrust = project(moment.control.T / largest(moment.controls))
+            scene.arrows(pushed, pushed + 0.15 * thrust, 0.006, BLACK)
+
+    def solid(self, moment):
+        if self.dim == 2:
+            return None
+        points, scale = moment.state[:3].T, largest(moment.states[:, :3])
+        circle = self._circle(moment.state)
+        lines = [np.stack([circle[:-1], circle[1:]], axis=1)]
+        if moment.control is not None:
+            begin = points[self.thrusters]
+            lines.append(np.stack([begin, begin + 0.3 * scale * moment.control.T / largest(moment.controls)], axis=1))
+        colours = self._colours if moment.shades is None else moment.shades
+        return Solid(points, 2.0 * scale * self._radii, colours, np.concatenate(lines))
 
     def sizes(self, adjoints):
         return np.linalg.norm(adjoints, axis=1)
 
     def push(self, state, start, drag):
         pushed = np.array(state, dtype=float)
-        nearest = int(np.linalg.norm(pushed[:2].T - start, axis=1).argmin())
-        pushed[self.dim : self.dim + 2, nearest] += _PUSH * drag
+        nearest = int(np.linalg.norm(project(pushed[: self.dim].T) - start, axis=1).argmin())
+        pushed[self.dim :, nearest] += _PUSH * unproject(drag, self.dim)
         return pushed
+
+    def _circle(self, state: np.ndarray) -> np.ndarray:
+        """Points of the circle that bodies should be on, [points, dim]; none without one."""
+        if self.radius is None:
+            return np.zeros((0, self.dim))
+        angles = np.linspace(0.0, 2.0 * np.pi, 65)
+        circle = np.zeros((65, self.dim))
+        circle[:, 0], circle[:, 1] = self.radius * np.cos(angles), self.radius * np.sin(angles)
+        return circle + state[: self.dim, 0]

@@ -34,6 +34,25 @@ class Moment:
         return self.controls[self.t] if self.t < len(self.controls) else None
 
 
+@dataclass(frozen=True)
+class Solid:
+    """What is in three dimensions at one step, z upwards.
+
+    Attributes:
+        points: [n, 3]; radii: [n], in the world's lengths; colours: [n], 0xRRGGBB; of the bodies.
+        lines: [m, 2, 3], begin and end: of walls, goals and control.
+    """
+
+    points: np.ndarray
+    radii: np.ndarray
+    colours: np.ndarray
+    lines: np.ndarray
+
+    def moved(self, shift: np.ndarray) -> "Solid":
+        """The same at another place."""
+        return Solid(self.points + shift, self.radii, self.colours, self.lines + shift)
+
+
 class Drawing(abc.ABC):
     """Turns the states of one system into primitives. World coordinates are the drawing's own."""
 
@@ -52,6 +71,10 @@ class Drawing(abc.ABC):
     @abc.abstractmethod
     def sizes(self, adjoints: np.ndarray) -> np.ndarray:
         """|λ| of every body, [n, bodies], for adjoints [n, *state_shape]."""
+
+    def solid(self, moment: Moment) -> Solid | None:
+        """The same in three dimensions, for windows that can turn it; None for what is flat."""
+        return None
 
     @abc.abstractmethod
     def push(self, state: np.ndarray, start: np.ndarray, drag: np.ndarray) -> np.ndarray:

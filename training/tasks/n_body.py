@@ -38,6 +38,11 @@ class Orbit(Objective):
         self.dim, self.radius, self.speed = dim, radius, speed
         self.horizon, self.regularisation = horizon, regularisation
 
+    @property
+    def target(self) -> float:
+        """R, for drawings."""
+        return self.radius
+
     def running(self, states, controls, steps):
         return self.regularisation / self.horizon * controls.flatten(2).square().mean(2)
 

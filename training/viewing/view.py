@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from engine import BackendError, SettingError
+from engine import BackendError, SettingError, available_backends
 from engine.drawing import has_display
 from training.viewing.controller import Watched
 from training.viewing.record import record
@@ -44,14 +44,24 @@ def view(controllers: Sequence[Watched], settings: ViewSettings, console: Consol
         raise BackendError("Expected a display for --window, got none; record with --record FILE.mp4.")
     show = Show(controllers, settings.gradient, settings.seed, settings.speed)
     if settings.record is None and has_display():
-        from training.viewing.window import Window
-
-        Window(show, settings.size).run()
+        _open(show, settings.size)
         return None
     out = settings.record or _free(Path(f"{controllers[0].task.name}-seed-{settings.seed}.gif"))
     if settings.record is None:
         console.print("no display, so the view is recorded", style="dim")
     return record(show, out, settings.size // 2 * 2, console)
+
+
+def _open(show: Show, size: int) -> None:
+    """A window of three dimensions for what has them, where Vulkan is there; else a flat one."""
+    if show.solids() and "vulkan" in available_backends():
+        from training.viewing.space_window import SpaceWindow
+
+        SpaceWindow(show, size).run()
+    else:
+        from training.viewing.window import Window
+
+        Window(show, size).run()
 
 
 def _free(path: Path) -> Path:
