@@ -48,7 +48,8 @@ def test_density_does_not_depend_on_the_number_of_particles(name):
     if case.all_pairs:
         pytest.skip("every pair interacts")
     near = []
-    for particles in (16_000, 64_000):  # where surfaces matter little
+    # Of a fluid so many that its surface matters little.
+    for particles in (2000, 8000) if "swarm" in name else (16_000, 64_000):
         system = case.build(particles)
         near.append(case.pairs(system, case.draw(system, torch.Generator().manual_seed(0))[0]) / particles)
     assert near[1] == pytest.approx(near[0], rel=0.05)

@@ -1,28 +1,25 @@
-"""Watching controllers: the player and its keys, what is loaded, pushes and adjoints; and a real window."""
+"""Watching controllers: the player and its keys, what is loaded, pushes and adjoints."""
 
-import ctypes
-import ctypes.util
-import os
-import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import ROOT, relative_error, tensor_options
+from conftest import relative_error, tensor_options
+from rich.console import Console
 
 import evenflow
-from engine import FULL, PHYSICS_ONLY, Rollout, RunError, SettingError, available_backends
-from engine.drawing import has_display
+from engine import FULL, PHYSICS_ONLY, Rollout, RunError, SettingError
 from engine.drawing.scene import Text
 from training import Experiment, RunDirectory, build_task, train
 from training.tasks import TASKS
+from training.tasks.n_body import NBodyOptions
 from training.trainer import TrainingSettings
 from training.viewing import Show, untrained, watched
 from training.viewing.player import KEYS, STEPS_PER_SECOND, Player
 from training.viewing.simulation import Simulation
+from training.viewing.view import ViewSettings, view
 
 
 @pytest.fixture(scope="module")
@@ -289,100 +286,30 @@ class TestMistakes:
         assert not any(tmp_path.iterdir())
 
 
-class Screen:
-    """The X display, to press keys on a window and to take its picture."""
+class TestSpace:
+    pytestmark = pytest.mark.float64
 
-    def __init__(self):
-        self.x11 = ctypes.CDLL(ctypes.util.find_library("X11"))
-        self.x11.XOpenDisplay.restype = ctypes.c_void_p
-        self.x11.XDefaultRootWindow.restype = ctypes.c_ulong
-        self.x11.XStringToKeysym.restype = ctypes.c_ulong
-        self.display = ctypes.c_void_p(self.x11.XOpenDisplay(None))
-        self.root = self.x11.XDefaultRootWindow(self.display)
+    def test_each_controller_has_a_solid_and_a_line_that_names_it(self):
+        task = NBodyOptions(dim=3, horizon=5)
+        both = Show([untrained(task), untrained(task)])
+        both.player.press("Right")
+        assert len(both.solids()) == 2
+        assert np.array_equal(both.solids()[0].points, both.episodes[0].states[1, :3].T)
+        assert np.array_equal(both.solids(4)[1].points, both.episodes[1].states[4, :3].T)
+        assert all(line.startswith("no control   t 1/5   loss so far") for line in both.captions())
+        assert len(both.captions()) == 2
 
-    def windows(self):
-        """Ids of the windows on the screen."""
-        root, parent, count = ctypes.c_ulong(), ctypes.c_ulong(), ctypes.c_uint()
-        children = ctypes.POINTER(ctypes.c_ulong)()
-        self.x11.XQueryTree(
-            self.display, ctypes.c_ulong(self.root), *map(ctypes.byref, (root, parent, children, count))
-        )
-        return [children[index] for index in range(count.value)]
+    def test_what_is_flat_has_no_solids(self):
+        assert show("n-body", horizon=3).solids() == []
 
-    def press(self, window, key):
-        """Press and release a key, named as X names it, on a window."""
-        code = self.x11.XKeysymToKeycode(self.display, ctypes.c_ulong(self.x11.XStringToKeysym(key.encode())))
-        for kind, mask in ((2, 1), (3, 2)):  # KeyPress, KeyRelease
-            event = (ctypes.c_long * 24)()
-            fields = {0: kind, 3: self.display.value, 4: window, 5: self.root, 7: 0}
-            for index, value in fields.items():
-                event[index] = value
-            words = ctypes.cast(event, ctypes.POINTER(ctypes.c_uint))
-            words[20], words[21] = 0, code  # state, keycode of XKeyEvent on 64-bit machines
-            self.x11.XSendEvent(self.display, ctypes.c_ulong(window), 0, ctypes.c_long(mask), ctypes.byref(event))
-        self.x11.XFlush(self.display)
-
-    def picture(self):
-        from PIL import ImageGrab
-
-        return np.asarray(ImageGrab.grab(xdisplay=os.environ["DISPLAY"]))[..., :3].astype(int)
-
-
-def settled(screen, condition, seconds=20):
-    """The first picture of the screen that meets a condition."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        picture = screen.picture()
-        if condition(picture):
-            return picture
-        time.sleep(0.1)
-    raise AssertionError("the screen did not become as expected")
-
-
-in_space = pytest.mark.skipif("vulkan" not in available_backends(), reason="needs Vulkan")
-
-
-@pytest.mark.window
-@pytest.mark.float64
-@pytest.mark.skipif(not (sys.platform == "linux" and has_display()), reason="needs an X display, e.g. xvfb-run")
-@pytest.mark.parametrize(
-    "task", [("guidance",), pytest.param(("n-body", "--dim", "3"), marks=in_space)], ids=("plane", "space")
-)
-def test_a_window_moves_pauses_steps_restarts_and_closes(task):
-    screen = Screen()
-    before = set(screen.windows())
-    command = [sys.executable, "-m", "evenflow", "view", *task, "--window", "--speed", "0.25", "--size", "400"]
-    with subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(ROOT)}) as process:
-        try:
-            # Vermilion, in any light.
-            drivers = lambda picture: (picture[..., 0] > 120) & (picture[..., 1] < 130) & (picture[..., 2] < 40)  # noqa: E731
-            first = settled(screen, lambda picture: drivers(picture).sum() > 50, seconds=60)
-            press = lambda key: [screen.press(window, key) for window in set(screen.windows()) - before]  # noqa: E731
-            changed = lambda one, other: int((one != other).any(2).sum())  # noqa: E731
-            settled(screen, lambda picture: changed(picture, first) > 100)  # it moves
-
-            press("space")
-            time.sleep(0.5)
-            paused = screen.picture()
-            time.sleep(0.5)
-            assert changed(screen.picture(), paused) == 0
-
-            press("Right")
-            stepped = settled(screen, lambda picture: changed(picture, paused) > 20)
-            press("r")
-            start = settled(screen, lambda picture: changed(picture, stepped) > 20)
-            press("Right")
-            settled(screen, lambda picture: changed(picture, start) > 20)
-            press("Left")
-            settled(screen, lambda picture: changed(picture, start) == 0)  # frame 0 again
-
-            press("s")
-            other = settled(screen, lambda picture: changed(picture, start) > 200)
-            assert (drivers(other) != drivers(start)).sum() > 50
-            press("a")
-            settled(screen, lambda picture: changed(picture, start) == 0)
-
-            press("q")
-            assert process.wait(timeout=20) == 0
-        finally:
-            process.kill()
+    @pytest.mark.parametrize(("gradients", "opened"), [((), "space_window"), (("R",), "window")])
+    def test_a_window_in_space_opens_where_vulkan_is_and_no_profile_is_asked_for(self, gradients, opened, monkeypatch):
+        windows = []
+        for name, module in (("SpaceWindow", "space_window"), ("Window", "window")):
+            fake = type(name, (), {"__init__": lambda *_: None, "run": lambda _, m=module: windows.append(m)})
+            monkeypatch.setattr(f"training.viewing.{module}.{name}", fake)
+        here = sys.modules[view.__module__]  # its name in the package is the function's
+        monkeypatch.setattr(here, "has_display", lambda: True)
+        monkeypatch.setattr(here, "available_backends", lambda: ("cpu", "vulkan"))
+        view([untrained(NBodyOptions(dim=3, horizon=3))], ViewSettings(gradient=gradients), Console())
+        assert windows == [opened]

@@ -72,8 +72,7 @@ class BodiesDrawing(Drawing):
         if moment.control is not None:
             begin = points[self.thrusters]
             lines.append(np.stack([begin, begin + 0.3 * scale * moment.control.T / largest(moment.controls)], axis=1))
-        colours = self._colours if moment.shades is None else moment.shades
-        return Solid(points, 2.0 * scale * self._radii, colours, np.concatenate(lines))
+        return Solid(points, 2.0 * scale * self._radii, self._colours, np.concatenate(lines))
 
     def sizes(self, adjoints):
         return np.linalg.norm(adjoints, axis=1)

@@ -66,8 +66,7 @@ class TankDrawing(Drawing):
             pushes = moment.control[:3].T / largest(moment.controls[:, :3])
             lines.append(np.stack([begin, begin + 0.3 * self.size.max() * pushes], axis=1))
         radii = np.where(np.arange(len(points)) < self.jets, 2.0 * self._dot, self._dot)
-        colours = self._colours if moment.shades is None else moment.shades
-        return Solid(points, radii, colours, np.concatenate(lines))
+        return Solid(points, radii, self._colours, np.concatenate(lines))
 
     def sizes(self, adjoints):
         return np.linalg.norm(adjoints, axis=1)

@@ -118,45 +118,36 @@ class Show:
         return scenes
 
     def solids(self, t: int | None = None) -> list[Solid]:
-        """One picture in three dimensions for each controller or gradient; none of systems that are flat.
+        """One picture in three dimensions for each controller; none of systems that are flat.
 
         Args:
             t: step of the rollout, by default the player's.
         """
-        pictures = [self._drawing.solid(moment) for moment in self._moments(self.player.t if t is None else t)]
+        t = self.player.t if t is None else t
+        pictures = [self._drawing.solid(Moment(episode.states, episode.controls, t)) for episode in self.episodes]
         return [picture for picture in pictures if picture is not None]
 
     def captions(self) -> list[str]:
-        """The lines of text over each controller or gradient, one string each."""
-        episodes = self.episodes * max(len(self._letters), 1)
-        return ["   ".join(self._caption(episode)) for episode in episodes]
+        """Who each controller is, when this is, and its loss, in a line for each."""
+        pairs = zip(self._simulations, self.episodes, strict=True)
+        return [f"{self._named(one, one.of.name)}   {self._status(episode)}" for one, episode in pairs]
 
     def add_keys(self, scene: Scene) -> None:
         """The keys, at the foot of a scene."""
         for line, text in enumerate(_KEY_LINES):
             scene.text(text, (0.02, 0.075 - 0.036 * line), 0.026, GREY)
 
-    def _moments(self, t: int) -> list[Moment]:
-        profile = self._profile
-        if profile is None:
-            return [Moment(episode.states, episode.controls, t) for episode in self.episodes]
-        (episode,) = self.episodes
-        shades = [profile.shades(letter, t) if self.player.returning else None for letter in self._letters]
-        return [Moment(episode.states, episode.controls, t, colours) for colours in shades]
+    def _named(self, simulation: Simulation, name: str) -> str:
+        epoch = simulation.of.epoch(self.player.checkpoint)
+        return name if epoch is None else f"{name}, epoch {epoch}"
 
-    def _caption(self, episode: Episode) -> list[str]:
+    def _status(self, episode: Episode) -> str:
         """When this is, and the loss."""
         player = self.player
         loss = episode.losses[-1 if player.returning else player.t]
         value = "loss" if player.returning else "loss so far"
-        state = [] if player.playing or player.ended else ["paused"]
-        return [
-            f"t {player.t}/{player.horizon}",
-            f"{value} {loss:.4g}",
-            f"seed {player.seed}",
-            f"x{player.speed:g}",
-            *state,
-        ]
+        paused = "" if player.playing or player.ended else "   paused"
+        return f"t {player.t}/{player.horizon}   {value} {loss:.4g}   seed {player.seed}   x{player.speed:g}{paused}"
 
     def _roll(self) -> None:
         start = self._simulations[0].initial(self.player.seed) if self._pushed is None else self._pushed
@@ -172,10 +163,8 @@ class Show:
         scene, player = Scene(), self.player
         moment = Moment(episode.states, episode.controls, player.t, colours)
         self._drawing.draw(scene, self._drawing.camera(self._frame, moment.state), moment)
-        epoch = simulation.of.epoch(player.checkpoint)
-        trained = "" if epoch is None else f", epoch {epoch}"
-        scene.text(f"{name}{trained}", (0.02, 0.985), 0.04, BLACK)
-        scene.text("   ".join(self._caption(episode)), (0.02, 0.94), 0.032, GREY)
+        scene.text(self._named(simulation, name), (0.02, 0.985), 0.04, BLACK)
+        scene.text(self._status(episode), (0.02, 0.94), 0.032, GREY)
         if player.returning:
             scene.text("the adjoint flows back", (0.02, 0.9), 0.032, VERMILION)
         return scene

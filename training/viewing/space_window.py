@@ -13,9 +13,9 @@ _KEY_LINES = (
 )
 _NAMES = {ti.ui.SPACE: "space", ti.ui.LEFT: "Left", ti.ui.RIGHT: "Right", ti.ui.UP: "Up", ti.ui.DOWN: "Down"}
 _BACKGROUND, _LINES = (1.0, 1.0, 1.0), (0.3, 0.3, 0.3)
-_NOWHERE = 1e6
+_NOWHERE = 1e6  # where nobody looks
 _LOOKS = 9  # moments that say how much space a rollout takes
-_TITLE_PIXELS, _LINE_PIXELS = 30, 18
+_TITLE_PIXELS, _LINE_PIXELS, _BOARD_PIXELS = 30, 18, 520
 # How far a drag across the window turns the camera, radians.
 _TURN = 4.0
 
@@ -26,14 +26,13 @@ class SpaceWindow:
     Args:
         show: with `solids`.
         size: pixels of a side.
-        visible: whether to open it; otherwise it only makes images.
     """
 
-    def __init__(self, show: Show, size: int = 600, visible: bool = True):
+    def __init__(self, show: Show, size: int = 600):
         self.show = show
         self._columns = len(show.solids())
         resolution = (min(self._columns, 3) * size, size)
-        self.window = ti.ui.Window(show.title, resolution, vsync=True, show_window=visible, fps_limit=FRAMES_PER_SECOND)
+        self.window = ti.ui.Window(show.title, resolution, vsync=True, fps_limit=FRAMES_PER_SECOND)
         self.azimuth, self.elevation = np.deg2rad(-65.0), np.deg2rad(25.0)
         self._cursor: tuple[float, float] | None = None
         self._fields: dict[tuple[int, str, int], ti.MatrixField | ti.ScalarField] = {}
@@ -55,12 +54,6 @@ class SpaceWindow:
             self.window.running = False
         else:
             self.show.press(_NAMES.get(key, key))
-
-    def image(self) -> np.ndarray:
-        """What is painted: [height, width, 3], uint8, first row on top."""
-        self.paint()
-        pixels = self.window.get_image_buffer_as_numpy()[:, ::-1, :3]
-        return np.ascontiguousarray((np.clip(pixels, 0.0, 1.0) * 255.0 + 0.5).astype(np.uint8).swapaxes(0, 1))
 
     def paint(self) -> None:
         canvas, scene, camera = self.window.get_canvas(), self.window.get_scene(), ti.ui.Camera()
@@ -87,7 +80,9 @@ class SpaceWindow:
         lines = [*self.show.captions(), *_KEY_LINES]
         width, height = self.window.get_window_shape()
         high = (_TITLE_PIXELS + _LINE_PIXELS * len(lines)) / height
-        with self.window.get_gui().sub_window(self.show.title, 0.01, 0.01, min(0.98, 480 / width), high) as board:
+        with self.window.get_gui().sub_window(
+            self.show.title, 0.01, 0.01, min(0.98, _BOARD_PIXELS / width), high
+        ) as board:
             for line in lines:
                 board.text(line)
 
@@ -111,7 +106,7 @@ class SpaceWindow:
 
     def _add(self, scene, column: int, solid: Solid) -> None:
         colours = np.stack([(solid.colours >> place) & 255 for place in (16, 8, 0)], axis=1) / 255.0
-        # What is not finite is put where nobody looks; fields keep their size.
+        # What is not finite stays in, far away, since fields keep their size.
         points = np.where(np.isfinite(solid.points), solid.points, _NOWHERE)
         scene.particles(
             self._field(column, "points", points),

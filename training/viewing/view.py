@@ -44,7 +44,7 @@ def view(controllers: Sequence[Watched], settings: ViewSettings, console: Consol
         raise BackendError("Expected a display for --window, got none; record with --record FILE.mp4.")
     show = Show(controllers, settings.gradient, settings.seed, settings.speed)
     if settings.record is None and has_display():
-        _open(show, settings.size)
+        _open(show, settings)
         return None
     out = settings.record or _free(Path(f"{controllers[0].task.name}-seed-{settings.seed}.gif"))
     if settings.record is None:
@@ -52,16 +52,17 @@ def view(controllers: Sequence[Watched], settings: ViewSettings, console: Consol
     return record(show, out, settings.size // 2 * 2, console)
 
 
-def _open(show: Show, size: int) -> None:
-    """A window of three dimensions for what has them, where Vulkan is there; else a flat one."""
-    if show.solids() and "vulkan" in available_backends():
+def _open(show: Show, settings: ViewSettings) -> None:
+    """A window of three dimensions for what has them, where Vulkan is there; else, and for gradients, a flat one."""
+    # The profile of a gradient stands beside its bodies, in the plane.
+    if not settings.gradient and show.solids() and "vulkan" in available_backends():
         from training.viewing.space_window import SpaceWindow
 
-        SpaceWindow(show, size).run()
+        SpaceWindow(show, settings.size).run()
     else:
         from training.viewing.window import Window
 
-        Window(show, size).run()
+        Window(show, settings.size).run()
 
 
 def _free(path: Path) -> Path:
