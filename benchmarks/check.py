@@ -19,6 +19,7 @@ from rich.table import Table
 
 from engine import available_backends, current, init
 from engine.launch import prepare
+from engine.norms import norm
 from training import TASKS, Task, build_task
 
 PAIRS = (("cpu", "float64"), ("cpu", "float32"), ("vulkan", "float32"), ("cuda", "float64"), ("cuda", "float32"))
@@ -166,7 +167,7 @@ def _error(found: dict[str, Any], oracle: dict[str, Any] | None, pair: tuple[str
     if pair == ("cpu", "float64") or oracle is None:
         return found["difference"]
     one, other = (torch.tensor(entry["pull_back"], dtype=torch.float64) for entry in (found, oracle))
-    return float((one - other).norm() / other.norm())
+    return float(norm(one - other) / norm(other))
 
 
 def _version(name: str) -> str:

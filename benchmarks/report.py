@@ -15,6 +15,7 @@ from benchmarks.study import FORMAT, final_loss, load_results, load_study
 from benchmarks.style import COLOURS, LINES, new_figure, save
 from engine import RunError, SettingError
 from training import task_options
+from training.optimisers import optimiser_named, settings_to_file
 
 AXES = {"epochs": "epoch", "steps": "simulator steps", "time": "seconds of one training"}
 SPREADS = ("interval", "std")
@@ -100,7 +101,8 @@ def write_report(out: Path, threshold: float | None, costs: dict[str, dict[str, 
     rows = table(out, threshold, costs)
     study = load_study(out)
     (out / "report.md").write_text(_markdown(rows, study, threshold))
-    plain = {"format": FORMAT, "study": study, "threshold": threshold, "rows": [asdict(row) for row in rows]}
+    told = {**study, "settings": settings_to_file(study["settings"])}
+    plain = {"format": FORMAT, "study": told, "threshold": threshold, "rows": [asdict(row) for row in rows]}
     (out / "report.json").write_text(json.dumps(_finite(plain), indent=1) + "\n")
     figures = [loss_panels(out, axis, costs=costs) for axis in ("epochs", "time") if axis != "time" or costs]
     return [out / "report.md", out / "report.json", *figures, paper_panels(out)]
@@ -255,6 +257,8 @@ def _markdown(rows: list[Row], study: dict[str, Any], threshold: float | None) -
         "variant ends below R, ties counted half. Cost and memory: one training alone, the update's median and the "
         "planned buffers."
     )
+    name = study["settings"]["optimiser"]
+    note += f" Optimiser: {name}, {optimiser_named(name).description}."
     return "\n".join([*lines, "", note, ""])
 
 

@@ -21,7 +21,9 @@ from benchmarks.study import load_study
 from benchmarks.style import COLOURS, LINES, new_figure
 from engine import RunError
 from engine.drawing import GuiCanvas
+from engine.norms import norm_of_array
 from training import Experiment, RunDirectory, gradient_named, task_options
+from training.optimisers import settings_from_file, settings_to_file
 from training.summary import groups, outcomes
 from training.viewing import Show, Watched, member_of
 from training.viewing.simulation import Simulation
@@ -100,7 +102,7 @@ def _run_parts(path: Path) -> tuple[str, list[tuple[str, str]]]:
         ("Curves", _run_curves(run, labels)),
         ("Last frames", _last_frames(controllers)),
         ("Adjoint profile", _adjoint_profile(controllers)),
-        ("Configuration", f"<pre>{html.escape(yaml.safe_dump(run.config, sort_keys=False))}</pre>"),
+        ("Configuration", _configuration(run.config)),
     ]
 
 
@@ -126,8 +128,14 @@ def _study_parts(path: Path) -> tuple[str, list[tuple[str, str]]]:
         ("Curves", "".join(_study_curves(path, axis, costs) for axis in curves)),
         ("Last frames", _last_frames(controllers)),
         ("Adjoint profile", _adjoint_profile(controllers)),
-        ("Configuration", f"<pre>{html.escape(yaml.safe_dump(config, sort_keys=False))}</pre>"),
+        ("Configuration", _configuration(config)),
     ]
+
+
+def _configuration(config: dict[str, Any]) -> str:
+    """A configuration as YAML, in which no Adam stands without saying which."""
+    told = {**config, "settings": settings_to_file(settings_from_file(config["settings"]))}
+    return f"<pre>{html.escape(yaml.safe_dump(told, sort_keys=False))}</pre>"
 
 
 def _of_hardest(path: Path, config: dict[str, Any], results: Sequence[dict[str, Any]]) -> list[Watched]:
@@ -170,7 +178,7 @@ def _adjoint_profile(controllers: Sequence[Watched]) -> str:
     swept = [simulation.run(simulation.initial(seed), last).adjoints for seed in range(_SAMPLES)]
     figure, (axes,) = new_figure(6, 3.4)
     for letter, line in zip(_PROFILES, LINES, strict=False):
-        norms = np.stack([np.linalg.norm(one[letter].reshape(len(one[letter]), -1), axis=1) for one in swept])
+        norms = np.stack([norm_of_array(one[letter].reshape(len(one[letter]), -1)) for one in swept])
         norms = np.where(norms > 0, norms, np.nan)
         known = np.isfinite(norms).any(0)
         steps = np.flatnonzero(known)

@@ -22,8 +22,10 @@ import yaml
 
 from benchmarks.statistics import interquartile_mean
 from engine import RunError, SettingError, current
+from engine.checks import whole
 from training import Experiment, RunDirectory, TrainingSettings, read_checkpoint, resume, task_options, train
 from training.experiment import Progress
+from training.optimisers import settings_from_file, settings_to_file
 from training.trainer import Trainer
 
 FORMAT = 1
@@ -60,8 +62,7 @@ class Study:
     def __post_init__(self):
         kind = task_options(self.task)
         for name in ("seeds", "tuning_seeds"):
-            if getattr(self, name) < 1:
-                raise SettingError(f"Expected at least 1 of {name.replace('_', ' ')}, got {getattr(self, name)}.")
+            object.__setattr__(self, name, whole(f"at least 1 of {name.replace('_', ' ')}", getattr(self, name)))
         if not self.difficulties:
             object.__setattr__(self, "difficulties", tuple(kind.difficulty[1]))
         if len(set(self.difficulties)) < len(self.difficulties):
@@ -115,7 +116,7 @@ class Study:
         )
 
     def to_config(self) -> dict[str, Any]:
-        """Plain values, with the runtime: what a study's directory is known by."""
+        """Plain values, with the runtime: what a study's directory is known by, and what `load_study` finds there."""
         runtime = current()
         values = json.loads(json.dumps(asdict(self)))
         where = {"backend": runtime.backend, "precision": runtime.precision}
@@ -153,7 +154,7 @@ def run_study(
 
 
 def load_study(out: Path) -> dict[str, Any]:
-    """The configuration of the study in a directory."""
+    """The configuration of the study in a directory; what was called adam before Keras' form is adam-torch in it."""
     file = out / "study.yaml"
     try:
         config = yaml.safe_load(file.read_text())
@@ -165,7 +166,7 @@ def load_study(out: Path) -> dict[str, Any]:
         raise RunError(f"Expected {file} to describe a study, got other content.")
     if config.get("format") != FORMAT:
         raise RunError(f"Expected a study of format {FORMAT}, got format {config.get('format')!r} in {file}.")
-    return config
+    return {**config, "settings": settings_from_file(config.get("settings"))}
 
 
 def load_results(out: Path) -> list[dict[str, Any]]:
@@ -187,7 +188,7 @@ def load_results(out: Path) -> list[dict[str, Any]]:
                 f"Expected results of {task} in format {FORMAT}, got {of} in format {version_} in line {number + 1} "
                 f"of {file}."
             )
-        results.append(result)
+        results.append({**result, "settings": settings_from_file(result.get("settings"))})
     return results
 
 
@@ -199,17 +200,28 @@ def _claim(study: Study, out: Path) -> None:
             if not (out / "study.yaml").exists():
                 raise RunError(f"Expected a new directory or a study's, got {out}, which holds something else.")
             there = load_study(out)
-            different = [name for name in config if there.get(name) != config[name]]
-            if different:
-                raise RunError(
-                    f"Expected the settings that {out} was begun with, got other {', '.join(different)}; choose "
-                    "another --out."
-                )
+            check_same(config, there, out)
             return
         out.mkdir(parents=True, exist_ok=True)
-        (out / "study.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+        written = {**config, "settings": settings_to_file(config["settings"])}
+        (out / "study.yaml").write_text(yaml.safe_dump(written, sort_keys=False))
     except OSError as error:
         raise RunError(f"Expected a directory that can be written, got {out}: {error.strerror}.") from error
+
+
+def check_same(config: dict[str, Any], there: dict[str, Any], out: Path) -> None:
+    """RunError unless a study's configuration is that of the study `there`, in the directory `out`."""
+    different = [name for name in config if there.get(name) != config[name]]
+    ours, theirs = ((values.get("settings") or {}).get("optimiser") for values in (config, there))
+    if "settings" in different and ours != theirs:
+        raise RunError(
+            f"Expected the optimiser that {out} was begun with, {theirs}, got {ours}; continue with --optimiser "
+            f"{theirs} or choose another --out."
+        )
+    if different:
+        raise RunError(
+            f"Expected the settings that {out} was begun with, got other {', '.join(different)}; choose another --out."
+        )
 
 
 def _packs(
@@ -261,13 +273,13 @@ def _train_all(packs: list[Pack], out: Path, progress: Callable[[Pack, int], Pro
 
 def _append(pack: Pack, trainer: Trainer, out: Path) -> None:
     file = out / "results.jsonl"
-    kept = load_results(out)
-    done = {_key(result) for result in kept}
+    done = {_key(result) for result in load_results(out)}
     records = RunDirectory.open(pack.path).metrics()
     lines = [line for line in _lines(pack, trainer, records) if _key(line) not in done]
     text = "".join(json.dumps(line) + "\n" for line in lines)
-    if file.exists() and not file.read_bytes().endswith(b"\n"):
-        file.write_text("".join(json.dumps(line) + "\n" for line in kept))
+    written = file.read_bytes() if file.exists() else b""
+    if not written.endswith(b"\n"):  # a line cut off by a kill
+        file.write_bytes(written[: written.rfind(b"\n") + 1])
     with open(file, "a") as handle:
         handle.write(text)
         handle.flush()
@@ -294,7 +306,7 @@ def _lines(
         if trainer is not None and records is not None:
             divergence = trainer.divergences.get(member)
             line |= {
-                "settings": asdict(experiment.settings),
+                "settings": settings_to_file(asdict(experiment.settings)),
                 "backend": runtime.backend,
                 "precision": runtime.precision,
                 "versions": {"python": platform.python_version(), **packages},

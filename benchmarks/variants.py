@@ -9,8 +9,7 @@ from rich.console import Console
 from benchmarks.costs import measure_costs
 from benchmarks.diagnostics import diagnose, write_diagnostics
 from benchmarks.report import reported, table, write_report
-from benchmarks.study import Pack, Study, load_study, run_study
-from engine import RunError
+from benchmarks.study import Pack, Study, check_same, load_study, run_study
 from training.display import TrainingProgress
 
 
@@ -23,9 +22,7 @@ def compare(study: Study, out: Path, console: Console, train: bool = True) -> li
         finally:
             watch.close()
     config = load_study(out)
-    different = [name for name, value in study.to_config().items() if config.get(name) != value]
-    if different:
-        raise RunError(f"Expected the settings that {out} was begun with, got other {', '.join(different)}.")
+    check_same(study.to_config(), config, out)
     reported(out)
     threshold = study.experiment(study.difficulties[0], range(1)).task_options.build().success
     costs = _costs(study, out, console)

@@ -23,7 +23,7 @@ def limited(rows: torch.Tensor, limit: float) -> torch.Tensor:
     length = torch.linalg.vector_norm(rows, 2, 1, keepdim=True)
     # Where a square is 0 that should not be, the norm is far below any such limit, whatever it is.
     if limit > _SMALL[rows.dtype] and bool(torch.isfinite(length).all()):
-        return rows * (limit / length.clamp_min(limit))
+        return rows * (limit / length).clamp_max(1.0)
     scale, length, _ = _scaled(rows, 1)
     # Comparisons with NaN, which a row that is not finite has as its length, are false.
     longer = length > scale * limit
@@ -32,7 +32,7 @@ def limited(rows: torch.Tensor, limit: float) -> torch.Tensor:
 
 
 def norm_of_array(values: np.ndarray, axis: int = -1) -> np.ndarray:
-    """`norm` of a NumPy array."""
+    """`norm` of a NumPy array of floats."""
     return norm(torch.from_numpy(np.ascontiguousarray(values)), axis).numpy()
 
 

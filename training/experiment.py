@@ -3,6 +3,7 @@
 import itertools
 import signal
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -13,6 +14,7 @@ from engine import BudgetError, RunError, SettingError, current
 from training.checks import check_types
 from training.clipping import Clipping
 from training.estimators import gradient_named
+from training.optimisers import made_before, settings_from_file, settings_to_file
 from training.run import RunDirectory
 from training.tasks import TaskOptions, task_options
 from training.trainer import EpochRecord, Member, Trainer, TrainingSettings
@@ -102,6 +104,7 @@ class Experiment:
         """Plain values that `from_config` reads back, with the runtime they were used on."""
         config = asdict(self)
         config["options"] = asdict(self.task_options)
+        config["settings"] = settings_to_file(config["settings"])
         for name in ("gradients", "seeds", "learning_rates", "clippings", "variants"):
             config[name] = [list(value) if isinstance(value, tuple) else value for value in config[name]]
         if self.milestones is not None:
@@ -111,12 +114,16 @@ class Experiment:
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "Experiment":
-        """The experiment of a run's configuration; RunError if values are missing or make no sense."""
+        """The experiment of a run's configuration; RunError if values are missing or make no sense.
+
+        What was called adam before Keras' form of it is adam-torch in the experiment; `made_before` says so.
+        """
         try:
             values = {name: value for name, value in config.items() if name in cls.__dataclass_fields__}
             for name in ("gradients", "seeds", "learning_rates", "clippings"):
                 values[name] = tuple(values[name])
             values["variants"] = tuple(tuple(variant) for variant in values.get("variants", ()))
+            values["settings"] = settings_from_file(values["settings"])
             if values.get("milestones") is not None:
                 values["milestones"] = tuple(values["milestones"])
             with _read_from_config():
@@ -143,12 +150,17 @@ def train(experiment: Experiment, out: str | Path, progress: Progress | None = N
 def resume(path: str | Path, progress: Progress | None = None, epochs: int | None = None) -> Trainer:
     """Continue a run from its last checkpoint to the same numbers as if it had never stopped.
 
+    A run made before "adam" was Keras' form goes on with torch's, and a warning says so.
+
     Args:
         path: the run directory.
         epochs: a new total, if the run is to go on longer than it was configured for.
     """
     run = RunDirectory.open(path)
     experiment = Experiment.from_config(run.config)
+    note = made_before(run.config["settings"])
+    if note is not None:
+        warnings.warn(note, stacklevel=2)
     if epochs is not None:
         experiment = replace(experiment, epochs=epochs)
     with _read_from_config():

@@ -6,11 +6,12 @@ from dataclasses import dataclass, field
 import torch
 
 from engine import Rollout, RolloutTape, SettingError, Trajectory, current
+from engine.checks import finite, flag, positive, whole
 from engine.rules import AdjointRule
 from policies import Policy
 from training.clipping import Clipping
 from training.estimators import Backpropagation, GradientEstimator
-from training.optimisers import EnsembleOptimiser
+from training.optimisers import EnsembleOptimiser, optimiser_named
 from training.task import PolicyFactory, Task, generator
 
 
@@ -24,10 +25,8 @@ class Member:
     clipping: Clipping = field(default_factory=Clipping)
 
     def __post_init__(self):
-        if not self.learning_rate > 0:
-            raise SettingError(f"Expected a learning rate above 0, got {self.learning_rate}.")
-        if self.seed < 0:
-            raise SettingError(f"Expected a seed of at least 0, got {self.seed}.")
+        object.__setattr__(self, "learning_rate", positive("a learning rate above 0", self.learning_rate))
+        object.__setattr__(self, "seed", whole("a seed of at least 0", self.seed, least=0))
 
 
 @dataclass(frozen=True)
@@ -37,11 +36,11 @@ class TrainingSettings:
     batch_size: int = 8
     """Initial states in a mini-batch."""
     train_samples: int = 256
-    """Initial states to train on."""
+    """Initial states to train on, whole mini-batches of them."""
     test_samples: int = 256
     """Initial states to test on."""
     optimiser: str = "adam"
-    """adam (eps 1e-7), sgd, momentum, adagrad, adadelta or rmsprop."""
+    """adam (as Keras has it, as the paper used it), adam-torch, sgd, momentum, adagrad, adadelta or rmsprop."""
     momentum: float = 0.9
     """Of the optimiser "momentum"."""
     shuffle: bool = False
@@ -51,12 +50,21 @@ class TrainingSettings:
 
     def __post_init__(self):
         for name in ("batch_size", "train_samples", "test_samples"):
-            if getattr(self, name) < 1:
-                raise SettingError(f"Expected {name} of at least 1, got {getattr(self, name)}.")
+            object.__setattr__(self, name, whole(f"{name} of at least 1", getattr(self, name)))
         if self.batch_size > self.train_samples:
             raise SettingError(
                 f"Expected a batch no larger than the {self.train_samples} training states, got {self.batch_size}."
             )
+        if self.train_samples % self.batch_size:
+            less = self.train_samples // self.batch_size * self.batch_size
+            raise SettingError(
+                f"Expected training states in whole mini-batches of {self.batch_size}, got {self.train_samples}; take "
+                f"{less} or {less + self.batch_size} of them, or another batch size."
+            )
+        optimiser_named(self.optimiser)
+        momentum = finite("a momentum in [0, 1)", self.momentum, lambda number: 0 <= number < 1)
+        object.__setattr__(self, "momentum", momentum)
+        object.__setattr__(self, "shuffle", flag("shuffle", self.shuffle))
 
 
 @dataclass(frozen=True)
@@ -135,8 +143,9 @@ class Trainer:
 
     def fit(self, epochs: int) -> Iterator[EpochRecord]:
         """Train until `epochs` epochs are complete, yielding a record after each."""
-        if epochs < 1:
-            raise SettingError(f"Expected at least 1 epoch, got {epochs}.")
+        return self._fit(whole("at least 1 epoch", epochs))
+
+    def _fit(self, epochs: int) -> Iterator[EpochRecord]:
         while self.epoch < epochs:
             yield self.run_epoch()
 
@@ -153,9 +162,9 @@ class Trainer:
     def update(self, initial: torch.Tensor, update: int = 0) -> torch.Tensor:
         """One optimiser step from initial states [P·b, *state_shape]; returns each member's loss [P] before it."""
         losses, gradient = self.gradient(initial)
-        finite = torch.isfinite(losses) & _finite_rows(gradient)
-        if not bool((finite | ~self._active).all()):
-            self._freeze(~finite & self._active, update, losses)
+        good = torch.isfinite(losses) & _within(gradient, self._optimiser.largest())
+        if not bool((good | ~self._active).all()):
+            self._freeze(~good & self._active, update, losses, gradient)
         self._optimiser.step(gradient, self._active)
         return losses
 
@@ -218,24 +227,27 @@ class Trainer:
                 found[rule] = slice(first, (index + 1) * batch)
         return found
 
-    def _freeze(self, bad: torch.Tensor, update: int, losses: torch.Tensor) -> None:
+    def _freeze(self, bad: torch.Tensor, update: int, losses: torch.Tensor, gradient: torch.Tensor) -> None:
         batch = self.settings.batch_size
         for member in bad.nonzero().flatten().tolist():
             place = self.rollout.first_nonfinite(slice(member * batch, (member + 1) * batch))
             if place is not None:
                 cause = f"the state is not finite at step {place[0]}, sample {place[1] - member * batch}"
-            elif torch.isfinite(losses[member]):
-                cause = "the gradient is not finite"
-            else:
+            elif not torch.isfinite(losses[member]):
                 cause = "the loss is not finite"
+            elif torch.isfinite(gradient[member]).all():
+                cause = f"the gradient's square, which {self.settings.optimiser} keeps, is beyond {gradient.dtype}"
+            else:
+                cause = "the gradient is not finite"
             self.divergences[member] = Divergence(member, self.epoch + 1, update + 1, cause)
         self._active &= ~bad
 
 
-def _finite_rows(rows: torch.Tensor) -> torch.Tensor:
-    """Which rows [P, n] are finite throughout; sums tell at a fraction of the cost, but may overflow."""
-    finite = torch.isfinite(rows.sum(1))
-    return finite if bool(finite.all()) else torch.isfinite(rows).all(1)
+def _within(rows: torch.Tensor, most: float) -> torch.Tensor:
+    """Which rows [P, n] are finite and at most `most` throughout."""
+    # Norms tell at a fraction of the cost: where one is finite, so are the numbers and their squares.
+    fine = torch.isfinite(torch.linalg.vector_norm(rows, 2, 1))
+    return fine if bool(fine.all()) else fine | (rows.abs() <= most).all(1)
 
 
 def _grouped(values: list, device: torch.device) -> list[tuple]:

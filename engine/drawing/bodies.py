@@ -5,6 +5,7 @@ import numpy as np
 from engine.drawing.drawing import Drawing, Solid, largest
 from engine.drawing.scene import BLACK, BLUE, GREEN, ORANGE, SKY, VERMILION, Frame
 from engine.drawing.space import faded, far_first, project, unproject
+from engine.norms import norm_of_array
 from engine.systems.n_body import NBody
 
 # Velocity that a drag over a unit length gives.
@@ -75,7 +76,7 @@ class BodiesDrawing(Drawing):
         return Solid(points, 2.0 * scale * self._radii, self._colours, np.concatenate(lines))
 
     def sizes(self, adjoints):
-        return np.linalg.norm(adjoints, axis=1)
+        return norm_of_array(adjoints, axis=1)
 
     def push(self, state, start, drag):
         pushed = np.array(state, dtype=float)

@@ -4,6 +4,7 @@ import numpy as np
 
 from engine.drawing.drawing import Drawing, Moment, largest
 from engine.drawing.scene import BLACK, BLUE, GREEN, SKY, VERMILION, Frame, Scene
+from engine.norms import norm_of_array
 from engine.systems.guidance import Guidance
 
 # Velocity that a drag over a unit length gives.
@@ -48,7 +49,7 @@ class HerdDrawing(Drawing):
         self._steering(scene, places, moment)
 
     def sizes(self, adjoints):
-        return np.linalg.norm(adjoints, axis=1)
+        return norm_of_array(adjoints, axis=1)
 
     def push(self, state, start, drag):
         pushed = np.array(state, dtype=float)

@@ -7,6 +7,7 @@ import numpy as np
 from engine.drawing.drawing import Drawing, Solid, largest
 from engine.drawing.scene import BLACK, BLUE, GREEN, GREY, VERMILION, Frame
 from engine.drawing.space import faded, far_first, project, unproject
+from engine.norms import norm_of_array
 from engine.systems.fluid import Fluid
 
 # Velocity that a drag over a unit length gives to what is within this distance of its start.
@@ -69,7 +70,7 @@ class TankDrawing(Drawing):
         return Solid(points, radii, self._colours, np.concatenate(lines))
 
     def sizes(self, adjoints):
-        return np.linalg.norm(adjoints, axis=1)
+        return norm_of_array(adjoints, axis=1)
 
     def push(self, state, start, drag):
         pushed = np.array(state, dtype=float)

@@ -6,6 +6,7 @@ import numpy as np
 
 from engine.drawing import Drawing, Frame, Scene, shades
 from engine.drawing.scene import BLACK, BLUE, GREY, ORANGE, PALE, PURPLE, VERMILION
+from engine.norms import norm_of_array
 
 GRADIENT_COLOURS = {"R": BLACK, "M": BLUE, "S": ORANGE, "N": PURPLE, "C": VERMILION}
 """A colour for each gradient, the same in every figure."""
@@ -27,7 +28,7 @@ class Profile:
     """
 
     def __init__(self, adjoints: Mapping[str, np.ndarray], drawing: Drawing):
-        self.norms = {name: np.linalg.norm(swept.reshape(len(swept), -1), axis=1) for name, swept in adjoints.items()}
+        self.norms = {name: norm_of_array(swept.reshape(len(swept), -1)) for name, swept in adjoints.items()}
         self._sizes = {name: drawing.sizes(swept) for name, swept in adjoints.items()}
         self.low, self.high = _range(np.concatenate([sizes.ravel() for sizes in self._sizes.values()]))
 
