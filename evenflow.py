@@ -6,6 +6,7 @@
 import os
 import sys
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -158,7 +159,11 @@ class List:
         gradients = Table("letter", "name", "what flows back", title="Gradients")
         for entry in GRADIENTS:
             gradients.add_row(entry.letter, entry.name, entry.description)
-        _console.print(tasks, gradients, f"Optimisers: {', '.join(OPTIMISERS)}.", highlight=False)
+        optimisers = Table("name", "displacement for each unit of learning rate, downhill", title="Optimisers")
+        optimisers.columns[0].no_wrap = True
+        for name, optimiser in OPTIMISERS.items():
+            optimisers.add_row(name, optimiser.description)
+        _console.print(tasks, gradients, optimisers, highlight=False)
 
 
 @dataclass(frozen=True)
@@ -430,8 +435,14 @@ def _parse(arguments: Sequence[str]) -> Train | Variants | ViewTask | List | Res
     )
 
 
+def _say(message: Warning | str, *where: object) -> None:
+    """A warning as one sentence, without the place in the code that it comes from."""
+    print(f"evenflow: {message}", file=sys.stderr)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status. A user's mistake ends in one sentence on standard error."""
+    warnings.showwarning = _say
     try:
         _parse(list(sys.argv[1:] if arguments is None else arguments)).run()
     except (EvenflowError, PolicyError) as error:

@@ -12,7 +12,12 @@ from policies.policy import Policy, PolicyError, PolicyRecord
 class Convolutional(Policy):
     """1-D convolutions with tanh over the grid of a state [channels, points], then a dense layer to the controls.
 
-    Without padding: a layer maps L places to (L - width) // stride + 1. Glorot-uniform weights, zero biases.
+    Without padding: a layer maps L places to (L - width) // stride + 1. Zero biases and Glorot-uniform weights: of each
+    layer uniform within ±√(6 / (fan_in + fan_out)), where a convolution's fans are the places of its window times the
+    channels before it and times the filters after it. A state is one image of channels · points places, so that the
+    first window has channels · width of them and one channel before it: for 2 channels, width 3 and 60 filters the
+    fans are 6 and 360, as in the paper's scripts; a later window has `width` places. A dense layer's are its inputs and
+    outputs.
 
     Args:
         state_shape: (channels, points); control_shape: flattened.
@@ -92,8 +97,9 @@ class Convolutional(Policy):
         for index, layer in enumerate(layers):
             inputs, outputs = layer.shape[1] - 1, layer.shape[2]
             last = index == len(layers) - 1
-            # Glorot's fans count every place of the window on both sides.
-            fans = inputs + outputs * (1 if last else self.width)
+            # Of the first convolution the inputs are the places of its window; of later ones, places and channels.
+            places = 1 if last else inputs if index == 0 else self.width
+            fans = inputs + outputs * places
             draw = torch.rand(inputs, outputs, generator=generator, dtype=torch.float64)
             if not (last and self.zero_last):
                 layer[0, :-1].copy_((2.0 * draw - 1.0) * math.sqrt(6.0 / fans))

@@ -49,7 +49,7 @@ OPTIMISERS: dict[str, Optimiser] = {
         keras_epsilon=True,
     ),
     "adam-torch": Optimiser(
-        f"m̂ / (√v̂ + ε), ε = 1e-7, m̂ = m/(1-β₁ᵗ), v̂ = v/(1-β₂ᵗ), {_MEANS}; torch's form, called adam before 0.2",
+        f"m̂ / (√v̂ + ε), ε = 1e-7, m̂ = m/(1-β₁ᵗ), v̂ = v/(1-β₂ᵗ), {_MEANS}; torch's form, at first called adam",
         _adam,
     ),
     "sgd": Optimiser("g", lambda parameter, momentum: torch.optim.SGD([parameter], lr=1.0), squares=False),

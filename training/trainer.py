@@ -1,17 +1,18 @@
 """The trainer: many controllers of one task at once, each with its own seed, gradient and learning rate."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
 
 from engine import Rollout, RolloutTape, SettingError, Trajectory, current
-from engine.checks import finite, flag, positive, whole
+from engine.checks import finite, flag, positive, real, whole
 from engine.rules import AdjointRule
 from policies import Policy
 from training.clipping import Clipping
 from training.estimators import Backpropagation, GradientEstimator
-from training.optimisers import EnsembleOptimiser, optimiser_named
+from training.optimisers import EnsembleOptimiser
 from training.task import PolicyFactory, Task, generator
 
 
@@ -25,7 +26,10 @@ class Member:
     clipping: Clipping = field(default_factory=Clipping)
 
     def __post_init__(self):
-        object.__setattr__(self, "learning_rate", positive("a learning rate above 0", self.learning_rate))
+        rate = real("a learning rate above 0", self.learning_rate)
+        if math.isinf(rate):
+            raise SettingError(f"Expected learning rates that are finite, got {rate}.")
+        object.__setattr__(self, "learning_rate", positive("a learning rate above 0", rate))
         object.__setattr__(self, "seed", whole("a seed of at least 0", self.seed, least=0))
 
 
@@ -61,7 +65,6 @@ class TrainingSettings:
                 f"Expected training states in whole mini-batches of {self.batch_size}, got {self.train_samples}; take "
                 f"{less} or {less + self.batch_size} of them, or another batch size."
             )
-        optimiser_named(self.optimiser)
         momentum = finite("a momentum in [0, 1)", self.momentum, lambda number: 0 <= number < 1)
         object.__setattr__(self, "momentum", momentum)
         object.__setattr__(self, "shuffle", flag("shuffle", self.shuffle))
