@@ -113,7 +113,7 @@ def _diagnosis(difficulty: Any, epoch: int, rollout: Rollout, objective) -> Diag
     }
     letters = list(gradients)
     cosines = {
-        f"{one} {other}": float(torch.cosine_similarity(*(_scaled(gradients[name]) for name in (one, other))))
+        f"{one} {other}": float((_scaled(gradients[one]) * _scaled(gradients[other])).sum())
         for index, one in enumerate(letters)
         for other in letters[index + 1 :]
     }

@@ -1,8 +1,8 @@
 """Torch optimisers for an ensemble whose members may differ in learning rate.
 
 With g the gradient, t the update from 1 on and lr the learning rate, the displacement of a parameter is -lr times what
-`OPTIMISERS` says. "adam" places ε as Keras does, with which the paper was made; everything else is as torch has it, with
-torch's defaults.
+`OPTIMISERS` says. "adam" places ε as Keras does, with which the paper was made; everything else is as torch has it,
+with torch's defaults.
 """
 
 import math
@@ -151,8 +151,8 @@ def optimiser_named(name: str) -> Optimiser:
     return OPTIMISERS[name]
 
 
-# What files call an optimiser where that is not its name. Before "adam" was Keras' form it was torch's: a file that says
-# "adam" is from then, and is read as "adam-torch".
+# What files call an optimiser where that is not its name. Before "adam" was Keras' form it was torch's: a file that
+# says "adam" is from then, and is read as "adam-torch".
 _IN_FILES = {"adam": "adam-keras"}
 _FROM_FILES = {"adam": "adam-torch", **{written: name for name, written in _IN_FILES.items()}}
 
@@ -174,6 +174,6 @@ def made_before(settings: Any) -> str | None:
     if not isinstance(settings, dict) or settings.get("optimiser") != "adam":
         return None
     return (
-        'Made by Adam as torch has it, which was called "adam" then and is "adam-torch" now; it goes on with that, since '
-        '"adam" now places ε as Keras does.'
+        'Made by Adam as torch has it, which was called "adam" then and is "adam-torch" now; it goes on with that, '
+        'since "adam" now places ε as Keras does.'
     )
