@@ -7,34 +7,47 @@ ends in "Expected cart-pole with at least 1 pole, got 0." Booleans are no number
 import math
 from collections.abc import Callable, Collection
 from numbers import Integral, Real
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
-from engine.errors import EvenflowError, SettingError
-
-Choice = TypeVar("Choice")
+from engine.errors import SettingError
 
 
-def whole(
-    wanted: str, value: Any, least: int = 1, most: int | None = None, error: type[EvenflowError] = SettingError
-) -> int:
+def is_whole(value: Any) -> bool:
+    """Whether a value is a whole number."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a real number, NaN and infinity included."""
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def whole(wanted: str, value: Any, least: int = 1, most: int | None = None) -> int:
     """`value` as an int from `least` to `most`."""
-    if isinstance(value, bool) or not isinstance(value, Integral):
-        raise error(f"Expected {wanted}, as a whole number, got {value!r}.")
-    number = int(value)
-    if number < least or (most is not None and number > most):
-        raise error(f"Expected {wanted}, got {number}.")
-    return number
+    if not is_whole(value) or value < least or (most is not None and value > most):
+        raise _refused(wanted, value)
+    return int(value)
+
+
+def real(wanted: str, value: Any) -> float:
+    """`value` as a float, NaN and infinity included."""
+    if not is_number(value):
+        raise _refused(wanted, value)
+    try:
+        return float(value)
+    except OverflowError as error:
+        raise SettingError(f"Expected {wanted}, got a number beyond float64.") from error
 
 
 def finite(wanted: str, value: Any, good: Callable[[float], bool] = lambda number: True) -> float:
     """`value` as a finite float for which `good` holds."""
     number = real(wanted, value)
-    if math.isinf(number):
-        raise SettingError(f"Expected {wanted}, as a finite number, got {number}.")
-    if math.isnan(number) or not good(number):
-        raise SettingError(f"Expected {wanted}, got {number}.")
+    if math.isinf(number) and "finite" not in wanted:
+        raise SettingError(f"Expected {wanted}, as a finite number, got {value}.")
+    if not math.isfinite(number) or not good(number):
+        raise _refused(wanted, value)
     return number
 
 
@@ -43,33 +56,25 @@ def positive(wanted: str, value: Any) -> float:
     return finite(wanted, value, lambda number: number > 0)
 
 
-def at_least_zero(wanted: str, value: Any) -> float:
+def not_negative(wanted: str, value: Any) -> float:
     """`value` as a finite float of at least 0."""
     return finite(wanted, value, lambda number: number >= 0)
 
 
-def real(wanted: str, value: Any) -> float:
-    """`value` as a float, NaN and infinity included."""
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise SettingError(f"Expected {wanted}, as a number, got {value!r}.")
-    try:
-        return float(value)
-    except OverflowError as error:
-        raise SettingError(f"Expected {wanted}, as a finite number, got one beyond float64.") from error
-
-
 def flag(wanted: str, value: Any) -> bool:
-    """`value`, True or False."""
-    if isinstance(value, (bool, np.bool_)):
-        return bool(value)
-    raise SettingError(f"Expected {wanted} as True or False, got {value!r}.")
+    """`value`, which is True or False."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise SettingError(f"Expected {wanted} as True or False, got {value!r}.")
+    return bool(value)
 
 
-def one_of(wanted: str, value: Any, choices: Collection[Choice]) -> Choice:
-    """The one of `choices` that `value` equals and is of the kind of."""
-    for choice in choices:
-        if type(value) is type(choice) and value == choice:
-            return choice
-        if isinstance(choice, int) and isinstance(value, Integral) and not isinstance(value, bool) and value == choice:
-            return choice
-    raise SettingError(f"Expected {wanted}, got {value!r}.")
+def one_of(wanted: str, value: Any, choices: Collection[int | str]) -> Any:
+    """The one of `choices`, whole numbers or names, that `value` is."""
+    if not (isinstance(value, str) or is_whole(value)) or value not in choices:
+        raise _refused(wanted, value)
+    return value if isinstance(value, str) else int(value)
+
+
+def _refused(wanted: str, value: Any) -> SettingError:
+    shown = f"{value}" if isinstance(value, Real) else repr(value)  # NumPy's numbers have a longer repr
+    return SettingError(f"Expected {wanted}, got {shown if len(shown) <= 80 else shown[:77] + '...'}.")

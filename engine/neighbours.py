@@ -21,6 +21,7 @@ import torch
 
 from engine import runtime
 from engine.cells import MARGIN, Cells, Grid
+from engine.checks import one_of, positive, whole
 from engine.errors import SettingError
 from engine.launch import prepare
 
@@ -48,12 +49,9 @@ class Neighbours:
     """
 
     def __init__(self, dim: int, particles: int, radius: float, period: float | Sequence[float | None] | None = None):
-        if dim not in (2, 3):
-            raise SettingError(f"Expected neighbours in 2 or 3 dimensions, got {dim!r}.")
-        if not isinstance(particles, int) or particles < 1:
-            raise SettingError(f"Expected neighbours among at least 1 particle, got {particles!r}.")
-        if not 0 < radius < math.inf:
-            raise SettingError(f"Expected a finite radius above 0, got {radius}.")
+        dim = one_of("neighbours in 2 or 3 dimensions", dim, (2, 3))
+        particles = whole("neighbours among at least 1 particle", particles)
+        radius = positive("a finite radius above 0", radius)
         periods = (period,) * dim if period is None or isinstance(period, (int, float)) else tuple(period)
         if len(periods) != dim or any(length is not None and not 0 < length < math.inf for length in periods):
             raise SettingError(f"Expected {dim} finite periods above 0, or None for axes without end, got {period!r}.")

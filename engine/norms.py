@@ -37,9 +37,11 @@ def norm_of_array(values: np.ndarray, axis: int = -1) -> np.ndarray:
 
 
 def _scaled(values: torch.Tensor, dim: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """A power of two that brings the largest value below 1; the norm of the values times it; the largest |value|."""
+    """A power of two that brings the largest value below 4; the norm of the values times it; the largest |value|."""
     # A maximum and a minimum take a twentieth of the time of torch's norm of order infinity.
     largest = torch.maximum(values.amax(dim, keepdim=True), -values.amin(dim, keepdim=True))
-    bounded = largest.clamp_min(torch.finfo(values.dtype).tiny)
-    scale = torch.frexp(bounded).mantissa / bounded
+    # Threads that Taichi has used take numbers below `tiny` for 0; the scale must be none of them.
+    tiny = torch.finfo(values.dtype).tiny
+    bounded = largest.clamp_min(tiny)
+    scale = (torch.frexp(bounded).mantissa / bounded).clamp_min(tiny)
     return scale, torch.linalg.vector_norm(values * scale, 2, dim, keepdim=True), largest

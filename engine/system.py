@@ -3,6 +3,7 @@
 import abc
 import math
 from collections.abc import Sequence
+from numbers import Integral
 
 import torch
 
@@ -172,6 +173,7 @@ class KernelSystem(System):
 def positive_shape(name: str, shape: Sequence[int]) -> tuple[int, ...]:
     """`shape` as a tuple of positive ints, else ShapeError."""
     result = tuple(shape)
-    if not result or not all(isinstance(size, int) and size > 0 for size in result):
+    sizes = [isinstance(size, Integral) and not isinstance(size, bool) and size > 0 for size in result]
+    if not sizes or not all(sizes):
         raise ShapeError(f"Expected {name} as positive integers such as (4,), got {shape!r}.")
-    return result
+    return tuple(int(size) for size in result)

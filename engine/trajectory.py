@@ -8,8 +8,9 @@ import torch
 
 from engine import memory as memory_module
 from engine import runtime
+from engine.checks import flag, whole
 from engine.controller import Controller
-from engine.errors import AdjointError, SettingError, ShapeError
+from engine.errors import AdjointError, ShapeError
 from engine.memory import MemoryPlan, Segment
 from engine.system import System
 from engine.threads import STEP_ROWS, torch_threads
@@ -68,9 +69,9 @@ class Trajectory:
         segment: int | None = None,
         forward_only: bool = False,
     ):
-        for name, value in (("horizon", horizon), ("batch", batch), ("segment", 1 if segment is None else segment)):
-            if not isinstance(value, int) or value < 1:
-                raise SettingError(f"Expected a {name} of at least 1, got {value!r}.")
+        horizon, batch = whole("a horizon of at least 1", horizon), whole("a batch of at least 1", batch)
+        segment = None if segment is None else whole("a segment of at least 1", segment)
+        forward_only = flag("forward_only", forward_only)
         if batch % controller.members:
             raise ShapeError(
                 f"Expected a batch that is a multiple of the {controller.members} members, got {batch} samples."

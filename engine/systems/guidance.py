@@ -4,7 +4,7 @@ import taichi as ti
 import torch
 
 from engine import runtime
-from engine.errors import SettingError
+from engine.checks import flag, positive, whole
 from engine.launch import prepare
 from engine.pairs import CentralForce, lanes_pay, pair_adjoints, pair_forces
 from engine.system import System
@@ -62,11 +62,10 @@ class Guidance(System):
         mean_centre: bool = False,
         reversed_flocking: bool = False,
     ):
-        for kind, count in (("driver", drivers), ("evader", evaders)):
-            if not isinstance(count, int) or count < 1:
-                raise SettingError(f"Expected guidance with at least 1 {kind}, got {count!r}.")
-        if not dt > 0:
-            raise SettingError(f"Expected a time step dt above 0, got {dt}.")
+        drivers = whole("guidance with at least 1 driver", drivers)
+        evaders = whole("guidance with at least 1 evader", evaders)
+        dt = positive("a time step dt above 0", dt)
+        mean_centre, reversed_flocking = flag("mean_centre", mean_centre), flag("reversed_flocking", reversed_flocking)
         self.name = "guidance"
         self.drivers, self.evaders, self.dt = drivers, evaders, dt
         self.particles = drivers + evaders

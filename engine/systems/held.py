@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 
 from engine import runtime
-from engine.errors import SettingError
+from engine.checks import whole
 from engine.launch import Launch
 from engine.system import System
 
@@ -34,8 +34,7 @@ class Held(System):
     """
 
     def __init__(self, system: System, steps: int):
-        if not isinstance(steps, int) or steps < 1:
-            raise SettingError(f"Expected a control to be held for at least 1 step, got {steps!r}.")
+        steps = whole("a control to be held for at least 1 step", steps)
         self.system, self.steps = system, steps
         self.name = system.name
         self.state_shape, self.control_shape = system.state_shape, system.control_shape

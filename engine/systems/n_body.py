@@ -2,11 +2,13 @@
 
 import math
 from collections.abc import Sequence
+from numbers import Integral
 
 import taichi as ti
 import torch
 
 from engine import runtime
+from engine.checks import finite, not_negative, one_of, positive
 from engine.errors import SettingError
 from engine.launch import prepare
 from engine.system import System
@@ -60,26 +62,30 @@ class NBody(System):
         gravity: float = 1.0,
         softening: float = 0.1,
     ):
-        masses, thrusters = tuple(float(mass) for mass in masses), tuple(thrusters)
-        if not masses or not all(0 <= mass < math.inf for mass in masses):
-            raise SettingError(f"Expected at least 1 body, each of a finite mass of at least 0, got {_brief(masses)}.")
-        if dim not in (2, 3):
-            raise SettingError(f"Expected n-body in 2 or 3 dimensions, got {dim!r}.")
-        bodies = range(len(masses))
-        if not thrusters or len(set(thrusters)) < len(thrusters) or any(body not in bodies for body in thrusters):
+        wanted = "at least 1 body, each of a finite mass of at least 0"
+        masses, thrusters = tuple(not_negative(wanted, mass) for mass in masses), tuple(thrusters)
+        if not masses:
+            raise SettingError(f"Expected {wanted}, got ().")
+        dim = one_of("n-body in 2 or 3 dimensions", dim, (2, 3))
+        known = all(isinstance(body, Integral) and not isinstance(body, bool) for body in thrusters)
+        known = known and set(thrusters) <= set(range(len(masses)))
+        if not thrusters or not known or len(set(thrusters)) < len(thrusters):
             raise SettingError(
                 f"Expected thrusters as one or more different bodies below {len(masses)}, got {_brief(thrusters)}."
             )
-        if not softening > 0:
-            raise SettingError(f"Expected a softening above 0, got {softening}.")
-        if not gravity >= 0:
-            raise SettingError(f"Expected a gravity of at least 0, got {gravity}.")
+        softening, gravity = (
+            positive("a softening above 0", softening),
+            not_negative("a gravity of at least 0", gravity),
+        )
         self.name = "n-body"
         self.masses, self.thrusters, self.dim = masses, thrusters, dim
-        self.dt, self.gravity, self.softening = dt, gravity, softening
         longest = longest_dt(masses, gravity, softening)
-        if not 0 < dt < longest:
-            raise SettingError(f"Expected a time step dt above 0 and below 2 √(ε³ / (G Σm)) = {longest:.4g}, got {dt}.")
+        wanted = f"a time step dt above 0 and below 2 √(ε³ / (G Σm)) = {longest:.4g}"
+        self.dt, self.gravity, self.softening = (
+            finite(wanted, dt, lambda number: 0 < number < longest),
+            gravity,
+            softening,
+        )
         self.bodies = len(masses)
         self.state_shape, self.control_shape = (2 * dim, self.bodies), (dim, len(thrusters))
         device = runtime.current().device

@@ -6,7 +6,7 @@ import taichi as ti
 import torch
 
 from engine import runtime
-from engine.errors import SettingError
+from engine.checks import positive, whole
 from engine.launch import prepare
 from engine.system import System
 from engine.vector_system import serial_loop
@@ -42,10 +42,7 @@ class QuantumBox(System):
     """
 
     def __init__(self, points: int = 32, dt: float = 0.0625):
-        if not isinstance(points, int) or points < 2:
-            raise SettingError(f"Expected quantum with at least 2 points, got {points!r}.")
-        if not dt > 0:
-            raise SettingError(f"Expected a time step dt above 0, got {dt}.")
+        points, dt = whole("quantum with at least 2 points", points, 2), positive("a time step dt above 0", dt)
         self.name = "quantum"
         self.points, self.dt = points, dt
         self.state_shape, self.control_shape = (2, points), (1,)
@@ -56,8 +53,7 @@ class QuantumBox(System):
 
     def eigenstate(self, n: int) -> torch.Tensor:
         """The n-th eigenstate of H at u = 0, n from 1: sin(π n j / (N + 1)), of norm 1; [N], float64."""
-        if not 1 <= n <= self.points:
-            raise SettingError(f"Expected an eigenstate from 1 to {self.points}, got {n}.")
+        n = whole(f"an eigenstate from 1 to {self.points}", n, most=self.points)
         values = torch.sin(math.pi * n * torch.arange(1, self.points + 1, dtype=torch.float64) / (self.points + 1))
         return values / values.norm()
 
