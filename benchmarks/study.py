@@ -22,7 +22,7 @@ import yaml
 
 from benchmarks.statistics import interquartile_mean
 from engine import RunError, SettingError, current
-from engine.checks import whole
+from engine.checks import plain, whole
 from training import Experiment, RunDirectory, TrainingSettings, read_checkpoint, resume, task_options, train
 from training.experiment import Progress
 from training.optimisers import settings_from_file, settings_to_file
@@ -65,6 +65,7 @@ class Study:
             object.__setattr__(self, name, whole(f"at least 1 of {name.replace('_', ' ')}", getattr(self, name)))
         if not self.difficulties:
             object.__setattr__(self, "difficulties", tuple(kind.difficulty[1]))
+        object.__setattr__(self, "difficulties", tuple(plain(value) for value in self.difficulties))
         if len(set(self.difficulties)) < len(self.difficulties):
             raise SettingError(f"Expected difficulties without repetition, got {list(self.difficulties)}.")
         if self.difficulty in self.options:

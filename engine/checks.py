@@ -24,6 +24,11 @@ def is_number(value: Any) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
+def plain(value: Any) -> Any:
+    """A number of NumPy as Python's, which files can hold; other values as they are."""
+    return value.item() if isinstance(value, np.generic) else value
+
+
 def whole(wanted: str, value: Any, least: int = 1, most: int | None = None) -> int:
     """`value` as an int from `least` to `most`."""
     if not is_whole(value) or value < least or (most is not None and value > most):

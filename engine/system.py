@@ -3,11 +3,11 @@
 import abc
 import math
 from collections.abc import Sequence
-from numbers import Integral
 
 import torch
 
 from engine import runtime
+from engine.checks import is_whole
 from engine.errors import AdjointError, ShapeError
 from engine.launch import Launch, prepare, prepare_adjoint
 from engine.rules import AdjointRule
@@ -173,7 +173,6 @@ class KernelSystem(System):
 def positive_shape(name: str, shape: Sequence[int]) -> tuple[int, ...]:
     """`shape` as a tuple of positive ints, else ShapeError."""
     result = tuple(shape)
-    sizes = [isinstance(size, Integral) and not isinstance(size, bool) and size > 0 for size in result]
-    if not sizes or not all(sizes):
+    if not result or not all(is_whole(size) and size > 0 for size in result):
         raise ShapeError(f"Expected {name} as positive integers such as (4,), got {shape!r}.")
     return tuple(int(size) for size in result)

@@ -6,6 +6,7 @@ from functools import partial
 
 import torch
 
+from policies.checks import is_size, shape
 from policies.policy import Policy, PolicyError, PolicyRecord
 
 
@@ -39,9 +40,10 @@ class Convolutional(Policy):
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
     ):
+        state_shape, control_shape = shape("state shape", state_shape), shape("control shape", control_shape)
         if len(state_shape) != 2:
             raise PolicyError(f"Expected states [channels, points] for convolutions, got shape {list(state_shape)}.")
-        if not filters or min(*filters, width, stride) < 1:
+        if not filters or not all(map(is_size, (*filters, width, stride))):
             raise PolicyError(
                 f"Expected filters, width and stride of at least 1, got {list(filters)}, {width} and {stride}."
             )

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import torch
 
+from policies.checks import shape
 from policies.policy import Policy
 
 
@@ -28,7 +29,8 @@ class Linear(Policy):
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
     ):
-        self.inputs, self.outputs = math.prod(state_shape), math.prod(control_shape)
+        self.inputs = math.prod(shape("state shape", state_shape))
+        self.outputs = math.prod(shape("control shape", control_shape))
         count = self.inputs * self.outputs + (self.outputs if bias else 0)
         super().__init__(state_shape, control_shape, count, members, dtype, device)
         self.zero_last = zero_last

@@ -5,7 +5,8 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from policies.policy import Policy, PolicyError, PolicyRecord
+from policies.checks import shape, sizes
+from policies.policy import Policy, PolicyRecord
 
 
 class MLP(Policy):
@@ -28,8 +29,8 @@ class MLP(Policy):
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
     ):
-        if any(width < 1 for width in hidden):
-            raise PolicyError(f"Expected hidden layers of at least 1 unit, got {list(hidden)}.")
+        state_shape, control_shape = shape("state shape", state_shape), shape("control shape", control_shape)
+        hidden = sizes("hidden layers of at least 1 unit", hidden)
         self.widths = (math.prod(state_shape), *hidden, math.prod(control_shape))
         count = sum((inputs + 1) * outputs for inputs, outputs in self._pairs())
         super().__init__(state_shape, control_shape, count, members, dtype, device)

@@ -13,6 +13,7 @@ from itertools import pairwise
 
 import torch
 
+from policies.checks import is_size, sizes
 from policies.policy import Policy, PolicyError
 
 # Below any spread that matters; gives the spread of one particle, or of coincident ones, the derivative 0.
@@ -28,8 +29,7 @@ class Network:
     """
 
     def __init__(self, widths: Sequence[int], offset: int = 0):
-        if any(width < 1 for width in widths):
-            raise PolicyError(f"Expected layers of at least 1 unit, got {list(widths)}.")
+        widths = sizes("layers of at least 1 unit", widths)
         self.pairs = list(pairwise(widths))
         self.start, self.stop = offset, offset + sum((inputs + 1) * outputs for inputs, outputs in self.pairs)
 
@@ -98,7 +98,7 @@ class ParticlePolicy(Policy):
         """This policy, with the very same parameters, for that many particles; the crowd is what changes."""
 
     def _resized_shape(self, particles: int) -> tuple[int, int]:
-        if not isinstance(particles, int) or particles <= max(self.actuators):
+        if not is_size(particles) or particles <= max(self.actuators):
             raise PolicyError(f"Expected more than {max(self.actuators)} particles, got {particles!r}.")
         return self.state_shape[0], particles
 

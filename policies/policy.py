@@ -11,9 +11,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import nn
 
-
-class PolicyError(ValueError):
-    """A policy that does not fit what it is asked to control."""
+from policies.checks import PolicyError, shape, size
 
 
 class PolicyRecord(abc.ABC):
@@ -69,9 +67,8 @@ class Policy(nn.Module, abc.ABC):
         device: torch.device | str | None = None,
     ):
         super().__init__()
-        if members < 1:
-            raise PolicyError(f"Expected a policy with at least 1 member, got {members}.")
-        self.state_shape, self.control_shape = tuple(state_shape), tuple(control_shape)
+        members = size("a policy with at least 1 member", members)
+        self.state_shape, self.control_shape = shape("state shape", state_shape), shape("control shape", control_shape)
         self.theta = nn.Parameter(torch.zeros(members, parameter_count, dtype=dtype, device=device))
 
     @property

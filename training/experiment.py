@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from engine import BudgetError, RunError, SettingError, current
+from engine.checks import plain, real, whole
 from training.checks import check_types
 from training.clipping import Clipping
 from training.estimators import gradient_named
@@ -52,13 +53,24 @@ class Experiment:
             if len(set(values)) < len(values):
                 raise SettingError(f"Expected {name.replace('_', ' ')} without repetition, got {list(values)}.")
         for name in ("epochs", "checkpoint_every"):
-            if getattr(self, name) < 1:
-                raise SettingError(f"Expected {name.replace('_', ' ')} of at least 1, got {getattr(self, name)}.")
+            value = whole(f"{name.replace('_', ' ')} of at least 1", getattr(self, name))
+            object.__setattr__(self, name, value)
+        object.__setattr__(self, "options", {name: plain(value) for name, value in self.options.items()})
+        seeds = tuple(whole("seeds of at least 0", seed, least=0) for seed in self.seeds)
+        rates = tuple(real("learning rates above 0", rate) for rate in self.learning_rates)
+        object.__setattr__(self, "seeds", seeds)
+        object.__setattr__(self, "learning_rates", rates)
+        if self.milestones is not None:
+            kept = tuple(whole("milestones as epochs of at least 0", epoch, least=0) for epoch in self.milestones)
+            object.__setattr__(self, "milestones", kept)
         letters = tuple(gradient_named(name).letter for name in self.gradients)
         if len(set(letters)) < len(letters):
             raise SettingError(f"Expected each gradient once, got {list(self.gradients)}.")
         object.__setattr__(self, "gradients", letters)
-        variants = tuple((gradient_named(name).letter, clipping, rate) for name, clipping, rate in self.variants)
+        variants = tuple(
+            (gradient_named(name).letter, clipping, real("learning rates above 0", rate))
+            for name, clipping, rate in self.variants
+        )
         if len(set(variants)) < len(variants):
             raise SettingError(f"Expected variants without repetition, got {list(variants)}.")
         object.__setattr__(self, "variants", variants)

@@ -2,6 +2,8 @@
 
 import torch
 
+from engine.checks import finite
+
 
 class Objective:
     """L = Σ_t ℓ_t(x_t, u_t) + ℓ_T(x_T), per sample; override `running`, `final`, or both.
@@ -27,7 +29,8 @@ class Quadratic(Objective):
     """
 
     def __init__(self, Q: tuple[float, ...], r: float):
-        self.weights, self.r = tuple(Q), r
+        self.weights = tuple(finite("finite weights of the state", weight) for weight in Q)
+        self.r = finite("a finite weight of the control", r)
 
     def running(self, states, controls, steps):
         # The sum over states starts at t = 1: the first state is given.

@@ -2,13 +2,12 @@
 
 import math
 from collections.abc import Sequence
-from numbers import Integral
 
 import taichi as ti
 import torch
 
 from engine import runtime
-from engine.checks import finite, not_negative, one_of, positive
+from engine.checks import finite, is_number, is_whole, not_negative, one_of, positive
 from engine.errors import SettingError
 from engine.launch import prepare
 from engine.system import System
@@ -62,30 +61,25 @@ class NBody(System):
         gravity: float = 1.0,
         softening: float = 0.1,
     ):
-        wanted = "at least 1 body, each of a finite mass of at least 0"
-        masses, thrusters = tuple(not_negative(wanted, mass) for mass in masses), tuple(thrusters)
-        if not masses:
-            raise SettingError(f"Expected {wanted}, got ().")
+        masses, thrusters = tuple(masses), tuple(thrusters)
+        if not masses or not all(is_number(mass) and 0 <= mass < math.inf for mass in masses):
+            raise SettingError(f"Expected at least 1 body, each of a finite mass of at least 0, got {_brief(masses)}.")
+        masses = tuple(float(mass) for mass in masses)
         dim = one_of("n-body in 2 or 3 dimensions", dim, (2, 3))
-        known = all(isinstance(body, Integral) and not isinstance(body, bool) for body in thrusters)
-        known = known and set(thrusters) <= set(range(len(masses)))
+        bodies = range(len(masses))
+        known = all(is_whole(body) and body in bodies for body in thrusters)
         if not thrusters or not known or len(set(thrusters)) < len(thrusters):
             raise SettingError(
                 f"Expected thrusters as one or more different bodies below {len(masses)}, got {_brief(thrusters)}."
             )
-        softening, gravity = (
-            positive("a softening above 0", softening),
-            not_negative("a gravity of at least 0", gravity),
-        )
+        softening = positive("a softening above 0", softening)
+        gravity = not_negative("a gravity of at least 0", gravity)
         self.name = "n-body"
         self.masses, self.thrusters, self.dim = masses, thrusters, dim
         longest = longest_dt(masses, gravity, softening)
         wanted = f"a time step dt above 0 and below 2 √(ε³ / (G Σm)) = {longest:.4g}"
-        self.dt, self.gravity, self.softening = (
-            finite(wanted, dt, lambda number: 0 < number < longest),
-            gravity,
-            softening,
-        )
+        self.dt = finite(wanted, dt, lambda number: 0 < number < longest)
+        self.gravity, self.softening = gravity, softening
         self.bodies = len(masses)
         self.state_shape, self.control_shape = (2 * dim, self.bodies), (dim, len(thrusters))
         device = runtime.current().device

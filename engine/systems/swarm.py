@@ -68,11 +68,8 @@ class Swarm(Guidance):
         dt = finite(f"a time step dt above 0 and below {LONGEST_DT}", dt, lambda number: 0 < number < LONGEST_DT)
         if radius is not None:
             radius = positive("a finite radius above 0, or None for no cut-off", radius)
-        flocking, flight, cells = (
-            finite("a finite flocking", flocking),
-            finite("a finite flight", flight),
-            flag("cells", cells),
-        )
+        flocking, flight = finite("a finite flocking", flocking), finite("a finite flight", flight)
+        cells = flag("cells", cells)
         super().__init__(drivers, evaders, dt, mean_centre, reversed_flocking)
         self.name = "swarm"
         self.radius, self.flocking = radius, flocking

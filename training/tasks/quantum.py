@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 
 from engine import QuantumBox
+from engine.checks import whole
 from policies import Convolutional
 from training.objective import Objective
 from training.task import Task
@@ -49,6 +50,7 @@ class QuantumOptions:
 
     def build(self) -> Task:
         system = QuantumBox(self.points, self.dt)
+        whole("a horizon of at least 1 step", self.horizon)
         objective = Transfer(system, self.target)
         low = torch.stack([system.eigenstate(1), system.eigenstate(2)])
 

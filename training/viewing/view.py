@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from engine import BackendError, SettingError, available_backends
+from engine.checks import whole
 from engine.drawing import has_display
 from training.viewing.controller import Watched
 from training.viewing.record import record
@@ -32,8 +33,7 @@ class ViewSettings:
     """Pixels of a panel's side."""
 
     def __post_init__(self):
-        if not 100 <= self.size <= 2000:
-            raise SettingError(f"Expected a size from 100 to 2000 pixels, got {self.size}.")
+        whole("a size from 100 to 2000 pixels", self.size, 100, 2000)
         if self.window and self.record is not None:
             raise SettingError("Expected a window or a recording, got both --window and --record; drop one of them.")
 
