@@ -17,6 +17,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.propagation import sentence, step_error
 from engine import available_backends, current, init
 from engine.launch import prepare
 from engine.norms import norm
@@ -41,15 +42,24 @@ def check(console: Console) -> bool:
             with console.status(f"checking {backend}, {precision}"):
                 probes[backend, precision] = _probe_apart(backend, precision)
     _print_backends(console, there, probes)
-    return _print_gradients(console, {pair: probe for pair, probe in probes.items() if "error" not in probe})
+    passed = _print_gradients(console, {pair: probe for pair, probe in probes.items() if "error" not in probe})
+    error = probes.get(("cpu", "float64"), {}).get("quantum")
+    if error is not None:
+        console.print(sentence(error), highlight=False)
+    return passed
 
 
 def probe(backend: str, precision: str) -> dict[str, Any]:
-    """Launch costs and, for each task's system, pull-backs at fixed inputs and their error against differences."""
+    """Launch costs and, for each task's system, pull-backs at fixed inputs and their error against differences.
+
+    On the CPU in float64 also how far quantum control's time step is from exact propagation.
+    """
     started = time.perf_counter()
     runtime = init(backend, precision)
     result: dict[str, Any] = {"start_s": time.perf_counter() - started}
     result |= _launch_costs(runtime.dtype, runtime.device)
+    if (backend, precision) == ("cpu", "float64"):
+        result["quantum"] = step_error()
     result["systems"] = {name: _pull_back(build_task(name, **_SMALL.get(name, {}))) for name in TASKS}
     return result
 

@@ -32,13 +32,18 @@ class QuantumBox(System):
 
         (1 - ½i dt H) w = λ',   λ = 2 w - λ',   ū = ½ dt Σ_j x_j Im(w_j* (ψ_j + ψ'_j))
 
+    At the paper's dt = 0.0625 this is a benchmark rather than the particle: in a step an eigenstate of energy E turns
+    by 2 atan(E dt / 2) instead of E dt, by 1.21 instead of 1.38 for n = 3 and 2.17 instead of 3.78 for n = 5, so that
+    resonances lie elsewhere. In a field of 3 cos((E_3 - E_2) t), for one, the sum of infidelity over 128 steps is 124
+    where it is 93 by exact propagation; `evenflow check` computes both. A smaller dt comes nearer, by its square.
+
     State [2, N]: rows Re ψ, Im ψ. Control [1]: u, the strength of the field. Units with ħ = 1 and mass ½.
 
     Source: Schnell and Thuerey (ICLR 2024), Sec. 3.3.
 
     Args:
         points: N, at least 2.
-        dt: time step.
+        dt: time step; by default the paper's.
     """
 
     def __init__(self, points: int = 32, dt: float = 0.0625):
