@@ -58,8 +58,8 @@ def sentence(error: dict[str, Any]) -> str:
     apart = abs(error["crank_nicolson"] - error["exact"])
     return (
         f"quantum, {error['steps']} steps of dt = {error['dt']:g} in a field of {STRENGTH:g} cos((E₃ - E₂) t): the sum "
-        f"of infidelity is {error['crank_nicolson']:.2f} by Crank-Nicolson and {error['exact']:.2f} by exact propagation, "
-        f"{apart:.2f} apart; take a smaller dt where the particle rather than the paper's benchmark matters."
+        f"of infidelity is {error['crank_nicolson']:.2f} by Crank-Nicolson and {error['exact']:.2f} by exact "
+        f"propagation, {apart:.2f} apart; take a smaller dt to have the particle instead of the paper's benchmark."
     )
 
 

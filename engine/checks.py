@@ -13,6 +13,8 @@ import numpy as np
 
 from engine.errors import SettingError
 
+_BEYOND = 2**1023  # whole numbers from here on are refused; the largest float is twice that
+
 
 def is_whole(value: Any) -> bool:
     """Whether a value is a whole number."""
@@ -20,8 +22,10 @@ def is_whole(value: Any) -> bool:
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value is a real number, NaN and infinity included."""
-    return isinstance(value, Real) and not isinstance(value, bool)
+    """Whether a value is a real number that there is a float for, NaN and infinity included."""
+    if not isinstance(value, Real) or isinstance(value, bool):
+        return False
+    return not isinstance(value, Integral) or abs(int(value)) < _BEYOND
 
 
 def plain(value: Any) -> Any:
@@ -40,10 +44,7 @@ def real(wanted: str, value: Any) -> float:
     """`value` as a float, NaN and infinity included."""
     if not is_number(value):
         raise _refused(wanted, value)
-    try:
-        return float(value)
-    except OverflowError as error:
-        raise SettingError(f"Expected {wanted}, got a number beyond float64.") from error
+    return float(value)
 
 
 def finite(wanted: str, value: Any, good: Callable[[float], bool] = lambda number: True) -> float:
