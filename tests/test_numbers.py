@@ -1,6 +1,7 @@
 """Options that make no sense as numbers are refused in one sentence, wherever they are given."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +21,12 @@ from training.objective import Quadratic
 from training.viewing import ViewSettings
 
 pytestmark = pytest.mark.float64
+
+# To the type checker they are neither ints nor floats.
+INT: Any = np.int64
+FLOAT: Any = np.float64
+SINGLE: Any = np.float32
+BOOL: Any = np.bool_
 
 NO_COUNTS = (0, -1, 1.5, 2.0, True, math.nan, math.inf, "2", None, [2], np.float64(2.0), np.bool_(True))
 NO_SIZES = (0.0, -1.0, math.nan, math.inf, -math.inf, True, "1", [1.0], 1j, 10**400)
@@ -203,44 +210,44 @@ def test_segments_are_whole_numbers(value):
 
 
 def test_numbers_of_numpy_and_whole_floats_where_floats_are_meant_are_fine():
-    pole = CartPole(np.int64(2), np.float32(0.5))
+    pole = CartPole(INT(2), SINGLE(0.5))
     assert (type(pole.poles), pole.dt, type(pole.dt)) == (int, 0.5, float)
-    assert Truncate(window=np.int32(3)) == Truncate(window=3)
-    assert PathRule(1, np.float64(0)) == engine.PHYSICS_ONLY
-    assert Member(seed=np.int64(3), learning_rate=1).seed == 3
-    assert TrainingSettings(batch_size=np.int64(8)).batch_size == 8
-    assert NBody((1, np.float32(0.5), 0), (np.int64(1),)).masses == (1.0, 0.5, 0.0)
-    assert small_fluid(particles=np.int64(5), steered=np.bool_(True)).control_shape == (4, 1)
-    assert MLP((np.int64(4),), (1,), hidden=[np.int64(3)]).widths == (4, 3, 1)
-    assert rollout(horizon=np.int64(3)).horizon == 3
-    assert Neighbours(2, 5, 0.1, np.float32(2.0)).grid.periods == (2.0, 2.0)
+    assert Truncate(window=INT(3)) == Truncate(window=3)
+    assert PathRule(1, FLOAT(0)) == engine.PHYSICS_ONLY
+    assert Member(seed=INT(3), learning_rate=1).seed == 3
+    assert TrainingSettings(batch_size=INT(8)).batch_size == 8
+    assert NBody((1, SINGLE(0.5), 0), (INT(1),)).masses == (1.0, 0.5, 0.0)
+    assert small_fluid(particles=INT(5), steered=BOOL(True)).control_shape == (4, 1)
+    assert MLP((INT(4),), (1,), hidden=[INT(3)]).widths == (4, 3, 1)
+    assert rollout(horizon=INT(3)).horizon == 3
+    assert Neighbours(2, 5, 0.1, SINGLE(2.0)).grid.periods == (2.0, 2.0)
     assert LinearSystem([[1]], [[1]]).A == ((1.0,),)
 
 
 def test_an_experiment_with_numbers_of_numpy_can_be_written():
     given = Experiment(
-        "cart-pole", {"poles": np.int64(2), "dt": np.float64(0.01)}, ("R",), (np.int64(1),), (np.float64(1e-3),),
-        epochs=np.int64(3),
+        "cart-pole", {"poles": INT(2), "dt": FLOAT(0.01)}, ("R",), (INT(1),), (FLOAT(1e-3),),
+        epochs=INT(3),
     )  # fmt: skip
     read = Experiment.from_config(yaml.safe_load(yaml.safe_dump(given.to_config())))
     assert (read.options["poles"], read.seeds, read.learning_rates, read.epochs) == (2, (1,), (1e-3,), 3)
 
 
 def test_the_helpers_return_plain_numbers_or_one_sentence():
-    assert (whole("a", np.int8(3)), whole("a", 0, 0), whole("a", 3, most=3)) == (3, 0, 3)
-    assert (real("a", np.float32(0.5)), finite("a", 2), positive("a", 1e-300), not_negative("a", 0)) == (
+    assert (whole("a", INT(3)), whole("a", 0, 0), whole("a", 3, most=3)) == (3, 0, 3)
+    assert (real("a", SINGLE(0.5)), finite("a", 2), positive("a", 1e-300), not_negative("a", 0)) == (
         0.5,
         2,
         1e-300,
         0,
     )
-    assert (flag("a", np.bool_(False)), one_of("a", "x", ("x", "y")), one_of("a", np.int64(2), (2, 3))) == (
+    assert (flag("a", BOOL(False)), one_of("a", "x", ("x", "y")), one_of("a", INT(2), (2, 3))) == (
         False,
         "x",
         2,
     )
     for call, sentence in (
-        (lambda: whole("at least 1 pole", np.float64(1.5)), "Expected at least 1 pole, got 1.5."),
+        (lambda: whole("at least 1 pole", FLOAT(1.5)), "Expected at least 1 pole, got 1.5."),
         (lambda: whole("at least 1 pole", "1"), "Expected at least 1 pole, got '1'."),
         (lambda: positive("a step above 0", math.inf), "Expected a step above 0, as a finite number, got inf."),
         (lambda: positive("a step above 0", math.nan), "Expected a step above 0, got nan."),
