@@ -9,6 +9,7 @@ from matplotlib.colors import LogNorm
 
 from benchmarks.style import new_figure, save
 from engine import FULL, PHYSICS_ONLY, Rollout, current
+from engine.norms import norm
 from policies import Polynomial
 from training import SignAgreement, build_task
 from training.estimators import Backpropagation
@@ -75,8 +76,8 @@ def _draw_toy_fields(path: Path, points: int = 161) -> Path:
     figure, panels = new_figure(9.6, 3.0, 3, sharey=True)
     shown = (
         ("loss", losses, 1e-5, 1e5),
-        ("|R|, full backpropagation", full.norm(dim=1), 1e-3, 1e3),
-        ("|M|, physics path only", physics.norm(dim=1), 1e-3, 1e3),
+        ("|R|, full backpropagation", norm(full), 1e-3, 1e3),
+        ("|M|, physics path only", norm(physics), 1e-3, 1e3),
     )
     for axes, (title, values, low, high) in zip(panels, shown, strict=True):
         image = axes.imshow(

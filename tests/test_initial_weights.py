@@ -1,6 +1,7 @@
 """Initial weights of the paper's policies: Glorot's limits, layer by layer, as the released scripts have them."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -44,7 +45,7 @@ def test_every_layer_of_the_papers_policies_has_its_limit(case):
 
 
 def test_the_first_convolution_of_quantum_control_has_limit_0_1280():
-    policy = build_task("quantum").policy(members=40, dtype=torch.float64, device=torch.device("cpu"))
+    policy: Any = build_task("quantum").policy(members=40, dtype=torch.float64, device=torch.device("cpu"))
     for member in range(40):
         policy.initialise(member, torch.Generator().manual_seed(member))
     first, second, last = (layer[:, :-1].abs().max() for layer in policy.layers(policy.theta.detach()))

@@ -48,6 +48,8 @@ class Experiment:
     def __post_init__(self):
         for name in ("gradients", "seeds", "learning_rates", "clippings"):
             values = getattr(self, name)
+            if not isinstance(values, (tuple, list)):
+                raise SettingError(f"Expected {name.replace('_', ' ')} as a tuple of them, got {values!r}.")
             if not values:
                 raise SettingError(f"Expected at least one of {name.replace('_', ' ')}, got none.")
             if len(set(values)) < len(values):
