@@ -64,7 +64,16 @@ class Rollout(Trajectory):
         for rule in chosen:
             if rule not in rules:
                 raise ShapeError(f"Expected samples of rules that are swept, got samples of {rule}; add it to rules.")
-        result, frozen = self._sweeper.run(list(dict.fromkeys(rules)), cost, chosen, inspect), self._watch.frozen()
+        try:
+            result = self._sweeper.run(list(dict.fromkeys(rules)), cost, chosen, inspect)
+        except RuntimeError as error:
+            if "Inference tensors cannot be saved" not in str(error):
+                raise
+            raise AdjointError(
+                "Expected an objective whose tensors autograd can use, got one made under torch.inference_mode(); "
+                "make it outside, or clone it there."
+            ) from error
+        frozen = self._watch.frozen()
         if frozen is not None:
             for gradient in result.parameters.values():
                 gradient.masked_fill_(frozen, 0.0)

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-from policies.policy import AutogradRecord, Policy, PolicyError, PolicyRecord, switches_of
+from policies.policy import AutogradRecord, Policy, PolicyError, PolicyRecord, make_usable, switches_of
 
 _WITH_MEMORY = (nn.RNNBase, nn.RNNCellBase)
 _MIX_ROWS_OR_DRAW = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
@@ -50,7 +50,7 @@ class ModulePolicy(Policy):
             self._slices[name] = (offset, offset + parameter.numel(), parameter.shape)
             offset += parameter.numel()
         with torch.inference_mode(False), torch.no_grad():
-            _make_trainable(module)
+            make_usable(module)
             parameters = dict(module.named_parameters())
             for name, view in self._views(self.theta.data).items():
                 view.copy_(parameters[name].data)
@@ -95,6 +95,10 @@ class ModulePolicy(Policy):
         places, place = {name: _place(parameter) for name, parameter in found.items()}, _place(self.theta)
         if places == self._places and place == self._place:
             return
+        if any(parameter.is_inference() for parameter in found.values()):
+            make_usable(self._module[0])
+            found = dict(self._module[0].named_parameters())
+            places = {name: _place(parameter) for name, parameter in found.items()}
         count = max(stop for _, stop, _ in self._slices.values())
         if self.theta.shape != (1, count):
             raise PolicyError(f"Expected policy.theta of shape {[1, count]}, got {list(self.theta.shape)}.")
@@ -136,6 +140,10 @@ class ModulePolicy(Policy):
                 parameter.data = views[name]
         self._place = _place(self.theta)
         self._places = {name: _place(parameter) for name, parameter in parameters.items()}
+
+    def check_behaviour(self, differentiated: bool) -> None:
+        make_usable(self._module[0])
+        super().check_behaviour(differentiated)
 
     def constants(self) -> dict[str, torch.Tensor]:
         (module,) = self._module
@@ -209,15 +217,3 @@ def _check_apart(parameters: dict[str, nn.Parameter]) -> None:
                 "assign one nn.Parameter in both places."
             )
 
-
-def _make_trainable(module: nn.Module) -> None:
-    """Replace what was made under `torch.inference_mode`, which autograd cannot use, by the same outside of it."""
-    made: dict[int, nn.Parameter] = {}
-    for part in module.modules():
-        for name, parameter in part._parameters.items():
-            if parameter is not None and parameter.is_inference():
-                fresh = nn.Parameter(parameter.data.clone(), parameter.requires_grad)
-                part._parameters[name] = made.setdefault(id(parameter), fresh)
-        for name, buffer in part._buffers.items():
-            if buffer is not None and buffer.is_inference():
-                part._buffers[name] = buffer.clone()

@@ -127,6 +127,9 @@ class Policy(nn.Module, abc.ABC):
                 "Expected policy.theta to be an nn.Parameter [members, parameters], got one that was removed, reshaped "
                 "or parametrised; parametrise the weights of a module and give that to ModulePolicy."
             )
+        if theta.is_inference():
+            make_usable(self)
+            theta = self.theta
         if not theta.is_contiguous():  # members are trained in place, which memory shared within theta does not allow
             theta.data = theta.data.contiguous()
 
@@ -155,6 +158,7 @@ class Policy(nn.Module, abc.ABC):
 
     def check_behaviour(self, differentiated: bool) -> None:
         """`check` without the shapes."""
+        make_usable(self)
         for name, parameter in self.named_parameters():
             if name != "theta" and parameter.requires_grad:
                 raise PolicyError(
@@ -287,6 +291,20 @@ def _gradient(
         value, leaf, weights, retain_graph=retain_graph, allow_unused=True, materialize_grads=True
     )
     return found
+
+
+def make_usable(module: nn.Module) -> None:
+    """Replace what was made under `torch.inference_mode`, which autograd cannot use, by copies that it can."""
+    fresh: dict[int, nn.Parameter] = {}
+    with torch.inference_mode(False):
+        for part in module.modules():
+            for name, parameter in part._parameters.items():
+                if parameter is not None and parameter.is_inference():
+                    copied = nn.Parameter(parameter.detach().clone(), parameter.requires_grad)
+                    part._parameters[name] = fresh.setdefault(id(parameter), copied)
+            for name, buffer in part._buffers.items():
+                if buffer is not None and buffer.is_inference():
+                    part._buffers[name] = buffer.clone()
 
 
 def switches_of(module: nn.Module) -> tuple:
