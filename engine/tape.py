@@ -66,7 +66,15 @@ class RolloutTape(ti.ad.Tape):
             )
         with plain_torch():
             scalar = torch.zeros(1, dtype=dtype, device=device, requires_grad=True) if loss is None else loss
+        self._scalar = scalar
         super().__init__(loss=scalar, clear_gradients=False)
+
+    @plain_torch()
+    def __enter__(self):
+        # Kernels would make it where it is missing, in whatever mode they are launched.
+        if self._scalar.grad is None:
+            self._scalar.grad = torch.zeros_like(self._scalar)
+        return super().__enter__()
 
     def __exit__(self, kind, value, traceback) -> None:
         if kind is not None:

@@ -7,7 +7,7 @@ samples, one at a time, with and without gradients; what it gives must fit toget
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -279,14 +279,14 @@ def _undisturbed(policy: "Policy") -> Iterator[None]:
     """Random generators, parameters and buffers afterwards as they were before."""
     held = [policy.theta, *policy.constants().values()]
     before = [value.detach().clone() for value in held]
-    python, arrays = random.getstate(), np.random.get_state()
+    python, arrays = random.getstate(), np.random.get_state()  # noqa: NPY002
     devices = [policy.device] if policy.device.type == "cuda" else []
     try:
         with torch.random.fork_rng(devices):
             yield
     finally:
         random.setstate(python)
-        np.random.set_state(arrays)
+        np.random.set_state(arrays)  # noqa: NPY002
         with torch.no_grad():
             for value, content in zip(held, before, strict=True):
                 if not same_bits(value, content):
@@ -295,7 +295,7 @@ def _undisturbed(policy: "Policy") -> Iterator[None]:
 
 def _drawn() -> tuple:
     """The state of every random generator that code can draw from without owning it."""
-    state = np.random.get_state()
+    state: Any = np.random.get_state()  # noqa: NPY002
     cuda = torch.cuda.get_rng_state().numpy().tobytes() if torch.cuda.is_initialized() else b""
     return (
         torch.random.get_rng_state().numpy().tobytes(), cuda, random.getstate(), state[1].tobytes(), state[2], state[3]
@@ -323,5 +323,3 @@ def _of(error: Exception) -> str:
     """An exception in the middle of a sentence."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__} ({lines[0].rstrip('.')})" if lines else type(error).__name__
-
-

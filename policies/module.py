@@ -104,7 +104,9 @@ class ModulePolicy(Policy):
             raise PolicyError(f"Expected policy.theta of shape {[1, count]}, got {list(self.theta.shape)}.")
         shapes = {name: parameter.shape for name, parameter in found.items()}
         if shapes != {name: shape for name, (_, _, shape) in self._slices.items()}:
-            named = sorted({name for name, _ in shapes.items() ^ {n: s for n, (_, _, s) in self._slices.items()}.items()})
+            named = sorted(
+                {name for name, _ in shapes.items() ^ {n: s for n, (_, _, s) in self._slices.items()}.items()}
+            )
             raise PolicyError(
                 f"Expected the module's parameters as they were when the policy was built, got others at "
                 f"{', '.join(named)}; build another ModulePolicy."
@@ -169,7 +171,7 @@ class ModulePolicy(Policy):
 
     def __getstate__(self) -> dict:
         self.bind()
-        return self.__dict__
+        return dict(self.__dict__)
 
     def __setstate__(self, state: dict) -> None:
         super().__setstate__(state)
@@ -216,4 +218,3 @@ def _check_apart(parameters: dict[str, nn.Parameter]) -> None:
                 f"Expected parameters in memory of their own, got {other} and {name} in the same; to tie weights, "
                 "assign one nn.Parameter in both places."
             )
-

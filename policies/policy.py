@@ -7,6 +7,7 @@ ensemble's gradients, optimiser state, clipping and checkpoints are rows of one 
 import abc
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -167,8 +168,8 @@ class Policy(nn.Module, abc.ABC):
                 )
         check_behaviour(self, differentiated)
 
-    def watch(self, record: PolicyRecord, differentiated: bool) -> Watch:
-        """What keeps `record` in step with this policy."""
+    def watch(self, record: Any, differentiated: bool) -> Watch:
+        """What keeps a `record` of this policy in step with it."""
         return Watch(self, record, differentiated)
 
     def record_bytes(self, batch: int, state_shape: tuple[int, ...], control_shape: tuple[int, ...]) -> int:
@@ -192,7 +193,11 @@ class Policy(nn.Module, abc.ABC):
             return tensor
 
         state = self.theta.new_zeros(self.members, rows, *self.state_shape).requires_grad_()
-        with torch.inference_mode(False), torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        with (
+            torch.inference_mode(False),
+            torch.enable_grad(),
+            torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor),
+        ):
             self(state)
         return sum(saved.values())
 

@@ -1,6 +1,8 @@
 """Policies are judged by what they do: each of these is refused for its own reason, or welcome under every rule."""
 
 import random
+from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -77,74 +79,100 @@ def zero_first(net, x):
 
 
 IMPURE = {
-    "functional dropout": (dict(changed=lambda net, x: F.dropout(x, 0.5, training=True)), "draws random numbers"),
-    "noise on controls": (dict(after=lambda net, u: u + 1e-3 * torch.randn_like(u)), "draws random numbers"),
-    "a draw that rarely counts": (dict(changed=rarely), "draws random numbers"),
-    "NumPy's generator": (dict(after=lambda net, u: u + np.random.randn()), "draws random numbers"),  # noqa: NPY002
-    "Python's generator": (dict(after=lambda net, u: u * random.random()), "draws random numbers"),
+    "functional dropout": (
+        partial(Net, changed=lambda net, x: F.dropout(x, 0.5, training=True)),
+        "draws random numbers",
+    ),
+    "noise on controls": (partial(Net, after=lambda net, u: u + 1e-3 * torch.randn_like(u)), "draws random numbers"),
+    "a draw that rarely counts": (partial(Net, changed=rarely), "draws random numbers"),
+    "NumPy's generator": (partial(Net, after=lambda net, u: u + np.random.randn()), "draws random numbers"),
+    "Python's generator": (partial(Net, after=lambda net, u: u * random.random()), "draws random numbers"),
     "a generator of its own": (
-        dict(changed=own_draw, made=lambda net: setattr(net, "generator", torch.Generator())),
+        partial(Net, changed=own_draw, made=lambda net: setattr(net, "generator", torch.Generator())),
         "differ by .* in two calls",
     ),
-    "the same draw for each place": (dict(changed=seeded_draw), "the sample's place in the batch"),
-    "dropout module": (dict(made=lambda net: setattr(net, "drop", nn.Dropout()), changed=lambda net, x: net.drop(x)),
-                       "Dropout at 'drop' in training mode"),
-    "learning normaliser": (dict(changed=learning, made=with_scale), "changes buffer 'scale' when it is called"),
-    "a counter": (dict(after=counting), "differ by .* in two calls"),
-    "memory of the last state": (dict(changed=remembering), "differ by"),
-    "states changed in place": (dict(changed=zero_first), "changes them in place"),
-    "states scaled in place": (dict(changed=lambda net, x: x.mul_(0.5)), "changes them in place"),
-    "batch mean": (dict(changed=lambda net, x: x - x.mean(0)), "with the other samples of the batch|with the sample's"),
-    "batch norm": (dict(changed=lambda net, x: x / x.norm()), "with the other samples of the batch"),
-    "softmax over the batch": (dict(after=lambda net, u: torch.softmax(u, 0)), "with the other samples of the batch"),
+    "the same draw for each place": (partial(Net, changed=seeded_draw), "the sample's place in the batch"),
+    "dropout module": (
+        partial(Net, made=lambda net: setattr(net, "drop", nn.Dropout()), changed=lambda net, x: net.drop(x)),
+        "Dropout at 'drop' in training mode",
+    ),
+    "learning normaliser": (
+        partial(Net, changed=learning, made=with_scale),
+        "changes buffer 'scale' when it is called",
+    ),
+    "a counter": (partial(Net, after=counting), "differ by .* in two calls"),
+    "memory of the last state": (partial(Net, changed=remembering), "differ by"),
+    "states changed in place": (partial(Net, changed=zero_first), "changes them in place"),
+    "states scaled in place": (partial(Net, changed=lambda net, x: x.mul_(0.5)), "changes them in place"),
+    "batch mean": (
+        partial(Net, changed=lambda net, x: x - x.mean(0)),
+        "with the other samples of the batch|with the sample's",
+    ),
+    "batch norm": (partial(Net, changed=lambda net, x: x / x.norm()), "with the other samples of the batch"),
+    "softmax over the batch": (
+        partial(Net, after=lambda net, u: torch.softmax(u, 0)),
+        "with the other samples of the batch",
+    ),
     "batch statistics": (
-        dict(changed=lambda net, x: F.batch_norm(x, None, None, training=True)),
+        partial(Net, changed=lambda net, x: F.batch_norm(x, None, None, training=True)),
         "Expected more than 1 value per channel",
     ),
-    "divided by the batch": (dict(after=lambda net, u: u / len(u)), "with the other samples of the batch"),
-    "relative to the first row": (dict(changed=lambda net, x: x - x[:1]), "place in the batch"),
+    "divided by the batch": (partial(Net, after=lambda net, u: u / len(u)), "with the other samples of the batch"),
+    "relative to the first row": (partial(Net, changed=lambda net, x: x - x[:1]), "place in the batch"),
     "its number in the batch": (
-        dict(after=lambda net, u: u * torch.arange(1, len(u) + 1).view(-1, 1)), "place in the batch",
+        partial(Net, after=lambda net, u: u * torch.arange(1, len(u) + 1).view(-1, 1)),
+        "place in the batch",
     ),
-    "controls detached": (dict(after=lambda net, u: u.detach()), "change with the state and no gradient to it"),
-    "states detached": (dict(changed=lambda net, x: x.detach()), "change with the state and no gradient to it"),
+    "controls detached": (partial(Net, after=lambda net, u: u.detach()), "change with the state and no gradient to it"),
+    "states detached": (partial(Net, changed=lambda net, x: x.detach()), "change with the state and no gradient to it"),
     "states through NumPy": (
-        dict(changed=lambda net, x: torch.from_numpy(x.detach().cpu().numpy()).to(x)),
+        partial(Net, changed=lambda net, x: torch.from_numpy(x.detach().cpu().numpy()).to(x)),
         "change with the state and no gradient to it",
     ),
     "a weight's data": (
-        dict(after=lambda net, u: u + net.second.bias.data * net.gain.data,
-             made=lambda net: setattr(net, "gain", nn.Parameter(torch.ones(1, **tensor_options())))),
+        partial(
+            Net,
+            after=lambda net, u: u + net.second.bias.data * net.gain.data,
+            made=lambda net: setattr(net, "gain", nn.Parameter(torch.ones(1, **tensor_options()))),
+        ),
         "change with parameters and no gradient to those",
     ),
     "another control with gradients": (
-        dict(after=lambda net, u: u * (2.0 if torch.is_grad_enabled() else 1.0)), "with gradients and without",
+        partial(Net, after=lambda net, u: u * (2.0 if torch.is_grad_enabled() else 1.0)),
+        "with gradients and without",
     ),
-    "half precision": (dict(after=lambda net, u: u.half()), "Expected policy output as"),
-    "a tuple": (dict(after=lambda net, u: (u, u)), "Expected policy output as a tensor, got tuple"),
-    "an array": (dict(after=lambda net, u: u.detach().numpy()), "Expected policy output as a tensor, got ndarray"),
-    "one control for all": (dict(after=lambda net, u: u.mean(0, keepdim=True)), "Expected policy output of shape"),
-    "a control too many": (dict(after=lambda net, u: torch.cat([u, u], 1)), "Expected policy output of shape"),
-    "an error": (dict(after=lambda net, u: u @ u), "to controls .* got RuntimeError"),
-    "sparse controls": (dict(after=lambda net, u: u.to_sparse()), "sparse"),
-}  # fmt: skip
+    "half precision": (partial(Net, after=lambda net, u: u.half()), "Expected policy output as"),
+    "a tuple": (partial(Net, after=lambda net, u: (u, u)), "Expected policy output as a tensor, got tuple"),
+    "an array": (
+        partial(Net, after=lambda net, u: u.detach().numpy()),
+        "Expected policy output as a tensor, got ndarray",
+    ),
+    "one control for all": (
+        partial(Net, after=lambda net, u: u.mean(0, keepdim=True)),
+        "Expected policy output of shape",
+    ),
+    "a control too many": (partial(Net, after=lambda net, u: torch.cat([u, u], 1)), "Expected policy output of shape"),
+    "an error": (partial(Net, after=lambda net, u: u @ u), "to controls .* got RuntimeError"),
+    "sparse controls": (partial(Net, after=lambda net, u: u.to_sparse()), "sparse"),
+}
 
 
-@pytest.mark.parametrize(("parts", "message"), IMPURE.values(), ids=IMPURE)
-def test_policies_that_are_no_functions_of_each_state_are_refused(parts, message, system):
-    net = Net(**parts)
-    states = torch.random.get_rng_state(), random.getstate(), np.random.get_state()  # noqa: NPY002
+@pytest.mark.parametrize(("build", "message"), IMPURE.values(), ids=IMPURE)
+def test_policies_that_are_no_functions_of_each_state_are_refused(build, message, system):
+    net = build()
+    arrays: Any = np.random.get_state
+    states = torch.random.get_rng_state(), random.getstate(), arrays()
     with pytest.raises(PolicyError, match=message) as error:
         Rollout(system, ModulePolicy(net, (N,), (M,)), STEPS, ROWS)
     assert str(error.value).startswith("Expected ")
     assert str(error.value).count(". ") == 0
     assert torch.equal(states[0], torch.random.get_rng_state())
     assert states[1] == random.getstate()
-    assert np.array_equal(states[2][1], np.random.get_state()[1])  # noqa: NPY002
+    assert np.array_equal(states[2][1], arrays()[1])
 
 
 def test_trying_a_policy_leaves_its_buffers_and_parameters_as_they_were(system):
-    net = Net(changed=learning, made=with_scale)
+    net: Any = Net(changed=learning, made=with_scale)
     policy = ModulePolicy(net, (N,), (M,))
     before = policy.theta.detach().clone()
     with pytest.raises(PolicyError):
@@ -155,7 +183,7 @@ def test_trying_a_policy_leaves_its_buffers_and_parameters_as_they_were(system):
 
 @pytest.mark.float64
 def test_a_module_that_is_switched_to_training_afterwards_is_refused_at_the_next_rollout(system):
-    net = Net(changed=lambda net, x: net.drop(x), made=lambda net: setattr(net, "drop", nn.Dropout().eval()))
+    net: Any = Net(changed=lambda net, x: net.drop(x), made=lambda net: setattr(net, "drop", nn.Dropout().eval()))
     policy = ModulePolicy(net, (N,), (M,))
     rollout = Rollout(system, policy, STEPS, ROWS)
     rollout.forward(uniform(0, ROWS, N))
@@ -177,7 +205,7 @@ def test_what_a_policy_learns_beyond_its_trial_is_noticed_before_the_sweep(syste
 
     rollout = Rollout(system, ModulePolicy(Net(changed=far, made=with_scale), (N,), (M,)), STEPS, ROWS)
     rollout.forward(1e4 + uniform(0, ROWS, N))
-    with pytest.raises(Exception, match="got another buffer 'scale' since"):
+    with pytest.raises(Exception, match=r"got another buffer 'scale' since"):
         rollout.backward([FULL], COST)
 
 
@@ -213,7 +241,10 @@ class ByHand(PolicyRecord):
         self.members, self.factors = policy.members, (acting, state, parameters)
 
     def prepare_act(self, slot, state, control):
-        return lambda: control.copy_(self.factors[0] * self.gains * state[:, :M])
+        def act():
+            control.copy_(self.factors[0] * self.gains * state[:, :M])
+
+        return act
 
     def linearise(self, first, last, states, samples, jacobian):
         if jacobian is not None:
@@ -304,7 +335,7 @@ def test_a_frozen_part_besides_theta_is_a_constant(system):
     rollout.forward(uniform(0, 2 * ROWS, N))
     rollout.backward([FULL], COST)
     policy.extra.weight.data.mul_(2.0)
-    with pytest.raises(Exception, match="got another parameter 'extra.weight' since"):
+    with pytest.raises(Exception, match=r"got another parameter 'extra.weight' since"):
         rollout.backward([FULL], COST)
 
 
@@ -312,8 +343,8 @@ def test_a_frozen_part_besides_theta_is_a_constant(system):
 def test_what_cannot_be_differentiated_may_act(system):
     detached = ModulePolicy(Net(after=lambda net, u: u.detach().sign()), (N,), (M,))
     Trajectory(system, detached, STEPS, ROWS, forward_only=True).forward(uniform(0, ROWS, N))
+    noisy = ModulePolicy(Net(after=lambda net, u: u + torch.randn_like(u)), (N,), (M,))
     with pytest.raises(PolicyError, match="draws"):
-        noisy = ModulePolicy(Net(after=lambda net, u: u + torch.randn_like(u)), (N,), (M,))
         Trajectory(system, noisy, STEPS, ROWS, forward_only=True)
 
 

@@ -3,6 +3,7 @@
 import copy
 import io
 import pickle
+from typing import Any
 
 import pytest
 import torch
@@ -25,7 +26,7 @@ def system():
     return LinearSystem(A.tolist(), torch.eye(N).tolist())
 
 
-def module():
+def module() -> Any:
     layers = [nn.Linear(N, 6), nn.Tanh(), nn.Linear(6, N)]
     net = nn.Sequential(*layers).to(**tensor_options())
     for index, parameter in enumerate(net.parameters()):
@@ -44,7 +45,7 @@ KINDS = {
 }
 
 
-def filled(policy, seed=0):
+def filled(policy, seed=0) -> Any:
     policy.theta.data.copy_(uniform(seed, *policy.theta.shape, low=-0.5, high=0.5))
     return policy
 
@@ -209,8 +210,14 @@ UNFOLLOWED = {
     "half precision": (lambda policy, net: policy.half(), "Expected parameters of shape .* as torch.float"),
     "a module in half": (lambda policy, net: net.half(), "Expected parameters of shape .* as torch.float"),
     "one layer in half": (lambda policy, net: net[0].half(), "Expected parameters of one dtype on one device"),
-    "bfloat16": (lambda policy, net: policy.to(torch.bfloat16), "Expected parameters of shape .* as torch.bfloat16|got"),
-    "other members": (lambda policy, net: replace_data(policy, policy.theta.data.repeat(2, 1)), "Expected policy.theta"),
+    "bfloat16": (
+        lambda policy, net: policy.to(torch.bfloat16),
+        "Expected parameters of shape .* as torch.bfloat16|got",
+    ),
+    "other members": (
+        lambda policy, net: replace_data(policy, policy.theta.data.repeat(2, 1)),
+        "Expected policy.theta",
+    ),
     "fewer parameters": (lambda policy, net: replace_data(policy, policy.theta.data[:, 1:]), "Expected policy.theta"),
     "flat": (lambda policy, net: replace_data(policy, policy.theta.data[0]), "Expected policy.theta to be an"),
     "removed": (lambda policy, net: delattr(policy, "theta"), "Expected policy.theta to be an nn.Parameter"),
@@ -223,7 +230,7 @@ UNFOLLOWED = {
         lambda policy, net: setattr(net[2].weight, "data", net[0].weight.data.view(N, 6)),
         "Expected parameters in memory of their own, got 0.weight and 2.weight in the same",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.float64
@@ -290,7 +297,7 @@ def test_parametrised_modules_have_the_gradient_of_central_differences(change, s
 def test_a_module_that_measures_its_norm_while_it_acts_is_refused(system):
     net = module()
     parametrizations.spectral_norm(net[0])
-    with pytest.raises(PolicyError, match="changes buffer '0.parametrizations.weight.0"):
+    with pytest.raises(PolicyError, match=r"changes buffer '0.parametrizations.weight.0"):
         Rollout(system, ModulePolicy(net, (N,), (N,)), STEPS, ROWS)
 
 
@@ -397,7 +404,7 @@ def test_states_and_controls_written_to_are_refused(name, segment, system):
 
 @pytest.mark.float64
 def test_a_buffer_changed_between_rollout_and_sweep_is_refused(system):
-    net = nn.Sequential(nn.BatchNorm1d(N), nn.Linear(N, N)).double().eval()
+    net: Any = nn.Sequential(nn.BatchNorm1d(N), nn.Linear(N, N)).double().eval()
     rollout = Rollout(system, ModulePolicy(net, (N,), (N,)), STEPS, ROWS)
     found_by(rollout)
     net[0].running_mean.add_(1.0)
@@ -437,7 +444,8 @@ class Parts(nn.Module):
 
 def task_of(system):
     sample = lambda count, generator: torch.randn(count, N, generator=generator, dtype=torch.float64)  # noqa: E731
-    return Task("parts", system, Quadratic((1.0,) * N, 1.0), sample, STEPS, lambda members, dtype, device: None)
+    policy = lambda members, dtype, device: filled(SHIPPED["mlp"](members))  # noqa: E731
+    return Task("parts", system, Quadratic((1.0,) * N, 1.0), sample, STEPS, policy)
 
 
 def trainer_of(system, policy, optimiser="adam", clipping="none"):
@@ -583,17 +591,17 @@ def test_parameters_that_cannot_be_trained_together_are_refused(build, message):
 
 @pytest.mark.float64
 def test_tied_weights_stay_tied_when_they_are_replaced(system):
-    net = nn.Sequential(nn.Linear(N, N), nn.Tanh(), nn.Linear(N, N)).double()
+    net: Any = nn.Sequential(nn.Linear(N, N), nn.Tanh(), nn.Linear(N, N)).double()
     net[2].weight = net[0].weight
     policy = ModulePolicy(net, (N,), (N,))
     rollout = Rollout(system, policy, STEPS, ROWS)
     found_by(rollout)
     net[0].weight.data = uniform(8, N, N)
-    expected = nn.Sequential(nn.Linear(N, N), nn.Tanh(), nn.Linear(N, N)).double()
+    expected: Any = nn.Sequential(nn.Linear(N, N), nn.Tanh(), nn.Linear(N, N)).double()
     expected[2].weight = expected[0].weight
     expected.load_state_dict(net.state_dict())
     assert_equal(found_by(rollout), found_with(ModulePolicy(expected, (N,), (N,)), system))
     assert net[0].weight is net[2].weight
     net[0].weight = nn.Parameter(net[0].weight.detach().clone())  # no longer tied
-    with pytest.raises(PolicyError, match="got others at 2.weight"):
+    with pytest.raises(PolicyError, match=r"got others at 2.weight"):
         rollout.forward(uniform(9, ROWS, N))

@@ -1,6 +1,7 @@
 """Torch's switches around building, rolling out, sweeping and training change no number and raise nothing."""
 
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import pytest
 import taichi as ti
@@ -8,7 +9,17 @@ import torch
 from conftest import StepCost, swing_up_states, tensor_options, uniform
 from torch import nn
 
-from engine import FULL, PHYSICS_ONLY, AdjointError, CartPole, KernelSystem, QuantumBox, Rollout, RolloutTape, Trajectory
+from engine import (
+    FULL,
+    PHYSICS_ONLY,
+    AdjointError,
+    CartPole,
+    KernelSystem,
+    QuantumBox,
+    Rollout,
+    RolloutTape,
+    Trajectory,
+)
 from policies import MLP, Linear, ModulePolicy, Policy
 from training import Backpropagation, Member, Objective, SignAgreement, Task, Trainer, TrainingSettings
 from training.tasks.quantum import Transfer
@@ -86,7 +97,7 @@ class Scaled(Policy):
         self.theta.data[member] = 0.3
 
 
-def net():
+def net() -> Any:
     layers = nn.Sequential(nn.Linear(4, 6), nn.LayerNorm(6), nn.Tanh(), nn.Linear(6, 1)).to(**tensor_options())
     with torch.no_grad():
         for index, parameter in enumerate(layers.parameters()):
@@ -125,18 +136,27 @@ def same(one, other):
         assert torch.isfinite(ours).all()
 
 
-@pytest.mark.parametrize("segment", [None, 2], ids=["stored", "segments"])
-@pytest.mark.parametrize("build", POLICIES.values(), ids=POLICIES)
-@pytest.mark.parametrize("mode", MODES.values(), ids=MODES)
-def test_switches_around_each_stage_change_no_number(mode, build, segment, system):
+@pytest.fixture(scope="module", params=["mlp", "mlp in segments", "linear", "module", "of a user in segments"])
+def usual(request, system):
+    """A policy's builder, its segments, a rollout of it, and what that gives without any switch."""
+    name, _, segments = request.param.partition(" in ")
+    build, segment = POLICIES[name], 2 if segments else None
     cost, initial = Swing(), swing_up_states(0, ROWS, 1)
     _, rollout = built(system, build, segment=segment)
     losses = rollout.forward(initial, cost)
     expected = [losses, rollout.controls.clone(), *swept(rollout, cost)]
     assert all(one.any() for one in expected)
+    return build, segment, rollout, expected
+
+
+@pytest.mark.parametrize("mode", MODES.values(), ids=MODES)
+def test_switches_around_each_stage_change_no_number(mode, usual, system):
+    build, segment, rollout, expected = usual
+    cost, initial = Swing(), swing_up_states(0, ROWS, 1)
     with mode():
         _, other = built(system, build, segment=segment)
         inside = other.forward(initial.clone(), cost)
+        assert inside is not None
         found = [inside, other.controls.clone(), *swept(other, cost)]
         with RolloutTape(FULL, PHYSICS_ONLY) as tape:
             other(initial, cost)
@@ -151,28 +171,32 @@ def test_switches_around_each_stage_change_no_number(mode, build, segment, syste
     (inside * torch.ones_like(inside, requires_grad=True)).sum().backward()
 
 
-@pytest.mark.parametrize("build", [POLICIES["mlp"], POLICIES["module"]], ids=["mlp", "module"])
-@pytest.mark.parametrize("mode", MODES.values(), ids=MODES)
-def test_switches_around_a_trainer_change_no_number(mode, build, system):
+def trained(system, build, epochs):
     sample = lambda count, generator: torch.randn(count, 4, generator=generator, dtype=torch.float64)  # noqa: E731
     task = Task("swing", system, Swing(), sample, STEPS, lambda members, dtype, device: build())
     settings = TrainingSettings(batch_size=4, train_samples=8, test_samples=4, shuffle=True)
+    trainer = Trainer(task, [Member(COMBINED, learning_rate=1e-2)], settings)
+    return trainer, list(trainer.fit(epochs))
 
-    def trained(epochs):
-        trainer = Trainer(task, [Member(COMBINED, learning_rate=1e-2)], settings)
-        return trainer, list(trainer.fit(epochs))
 
-    expected, records = trained(3)
-    with mode():
-        trainer, found = trained(2)
+@pytest.fixture(scope="module", params=["mlp", "module"])
+def training(request, system):
+    return POLICIES[request.param], *trained(system, POLICIES[request.param], 3)
+
+
+@pytest.mark.parametrize("name", ["no_grad", "inference_mode", "autocast", "several"])
+def test_switches_around_a_trainer_change_no_number(name, training, system):
+    build, expected, records = training
+    with MODES[name]():
+        trainer, found = trained(system, build, 2)
+        state = {key: value.clone() for key, value in trainer.state().items()}
     found += list(trainer.fit(3))
     assert found == records
     assert torch.equal(trainer.policy.theta, expected.policy.theta)
-    again, _ = trained(2)
-    with mode():
-        again.load(2, {name: value.clone() for name, value in trainer.state().items()}, {})
-        again.update(next(again.batches()))
-    again.update(next(again.batches()))
+    with MODES[name]():
+        trainer.load(2, state, {})
+    assert list(trainer.fit(3)) == records[2:]
+    assert torch.equal(trainer.policy.theta, expected.policy.theta)
 
 
 class Through(torch.autograd.Function):
@@ -185,12 +209,12 @@ class Through(torch.autograd.Function):
         return rollout.forward(initial, cost).sum()
 
     @staticmethod
-    def backward(ctx, weight):
+    def backward(ctx, *weights):
         assert not torch.is_grad_enabled()
         initial, system, build, cost = ctx.parts
         _, rollout = built(system, build)
         rollout.forward(initial)
-        return weight * rollout.backward([FULL], cost).initial[FULL], None, None, None
+        return weights[0] * rollout.backward([FULL], cost).initial[FULL], None, None, None
 
 
 @pytest.mark.parametrize("build", [POLICIES["mlp"], POLICIES["module"]], ids=["mlp", "module"])
@@ -201,6 +225,7 @@ def test_a_rollout_within_the_backward_of_a_function_of_autograd(build, system):
     expected = rollout.backward([FULL], cost).initial[FULL]
     leaf = initial.clone().requires_grad_()
     Through.apply(leaf, system, build, cost).backward()
+    assert leaf.grad is not None
     assert torch.equal(leaf.grad, expected)
 
 
@@ -211,7 +236,7 @@ def test_a_module_and_its_replacements_may_come_from_inference_mode(system):
     rollout.forward(initial)
     expected = swept(rollout, cost)
     with torch.inference_mode():
-        layers = nn.Sequential(nn.Linear(4, 6), nn.LayerNorm(6), nn.Tanh(), nn.Linear(6, 1)).double()
+        layers: Any = nn.Sequential(nn.Linear(4, 6), nn.LayerNorm(6), nn.Tanh(), nn.Linear(6, 1)).double()
         layers.load_state_dict(policy._module[0].state_dict())
         layers.register_buffer("unused", torch.ones(1))
     assert layers[0].weight.is_inference()
@@ -297,4 +322,7 @@ def test_evaluation_serves_inside_and_outside(system):
     with torch.inference_mode():
         evaluation = Trajectory(system, policy, STEPS, ROWS, forward_only=True)
         inside = evaluation.forward(initial, cost)
-    assert torch.equal(evaluation.forward(initial, cost), inside)
+    outside = evaluation.forward(initial, cost)
+    assert inside is not None
+    assert outside is not None
+    assert torch.equal(inside, outside)
