@@ -77,7 +77,8 @@ class System(abc.ABC):
             self._buffers = {}
         key = (name, *shape)
         if key not in self._buffers:
-            self._buffers[key] = torch.zeros(shape, dtype=runtime.current().dtype, device=runtime.current().device)
+            with torch.inference_mode(False):  # launches of any mode may write to it
+                self._buffers[key] = torch.zeros(shape, dtype=runtime.current().dtype, device=runtime.current().device)
         return self._buffers[key]
 
     def scratch_bytes(self, batch: int) -> int:

@@ -12,6 +12,7 @@ from engine.checks import flag, whole
 from engine.controller import Controller
 from engine.errors import AdjointError, ShapeError
 from engine.memory import MemoryPlan, Segment
+from engine.modes import plain_torch
 from engine.system import System
 from engine.threads import STEP_ROWS, torch_threads
 
@@ -59,6 +60,7 @@ class Trajectory:
             the memory budget.
     """
 
+    @plain_torch()
     def __init__(
         self,
         system: System,
@@ -82,6 +84,7 @@ class Trajectory:
                 f"Expected a policy as {kind[0]} on {kind[1]}, as the runtime is, got {controller.dtype} on "
                 f"{controller.device.type}; build it with dtype and device."
             )
+        controller.check(system.state_shape, system.control_shape, differentiated=not forward_only)
         self.system, self.controller, self.horizon, self.batch = system, controller, horizon, batch
         n, m = math.prod(system.state_shape), math.prod(system.control_shape)
         self.holds_jacobian = m <= _JACOBIAN_CONTROLS and m * n * batch <= _JACOBIAN_ELEMENTS
@@ -97,6 +100,7 @@ class Trajectory:
         stored = len(self.plan.segments) if len(self.plan.segments) > 1 and not forward_only else 0
         self._checkpoints = torch.zeros(stored, batch, *system.state_shape, **options)
         self.record = controller.record(slots, batch, system.state_shape, system.control_shape)
+        self._watch = controller.watch(self.record, differentiated=not forward_only)
         self._actions: list[Callable[[], None]] = []
         self._steps: list[Callable[[], None]] = []
         for part in self.plan.segments:
@@ -106,12 +110,19 @@ class Trajectory:
                 self._actions.append(self.record.prepare_act(slot, x, u))
                 self._steps.append(system.prepare_step(x, u, y))
         self.restored: Segment | None = None
+        self._versions = (0, 0)
 
-    @torch.inference_mode()
+    @plain_torch()
     def forward(self, initial: torch.Tensor, cost: Cost | None = None) -> torch.Tensor | None:
         """Run T steps from `initial` [B, *state_shape]; with a cost, return the losses [B]."""
         runtime.current().check("initial state", initial, (self.batch, *self.system.state_shape))
+        self._watch.begin()
         losses = torch.zeros(self.batch, dtype=self.states.dtype, device=self.states.device) if cost else None
+        with torch.inference_mode():
+            self._forward(initial, cost, losses)
+        return losses
+
+    def _forward(self, initial: torch.Tensor, cost: Cost | None, losses: torch.Tensor | None) -> None:
         segments = self.plan.segments
         for index, part in enumerate(segments):
             source = initial if index == 0 else self.states[segments[index - 1].last]
@@ -125,7 +136,6 @@ class Trajectory:
         if cost is not None and losses is not None:
             final = cost.final(self.final_state)
             losses += 0.0 if final is None else final
-        return losses
 
     @property
     def final_state(self) -> torch.Tensor:
@@ -133,11 +143,21 @@ class Trajectory:
         return self.states[self.plan.segments[-1].last]
 
     def check_stored(self) -> None:
-        """AdjointError unless there is a forward rollout whose states can be had again."""
+        """AdjointError unless there is a forward rollout whose states can be had again.
+
+        Parameters may not have changed since, and neither the states and controls in memory.
+        """
         if self.forward_only:
             raise AdjointError("Expected a rollout that stores its states, got forward_only=True; build another.")
         if self.restored is None:
             raise AdjointError("Expected a forward rollout before its adjoint, got none; call the rollout first.")
+        changed = self._watch.changed()
+        if changed is None and self._versions != (self.states._version, self.controls._version):
+            changed = "states or controls that were written to"
+        if changed is not None:
+            raise AdjointError(
+                f"Expected the adjoint of the last forward rollout, got {changed} since; call the rollout again first."
+            )
 
     @torch.inference_mode()
     def restore(self, part: Segment) -> None:
@@ -148,6 +168,7 @@ class Trajectory:
         self._run(part)
         self.restored = part
 
+    @plain_torch()
     def first_nonfinite(self, samples: slice) -> tuple[int, int] | None:
         """(step, sample) of the first state of `samples` that is not finite, or None; restores segments as needed."""
         self.check_stored()
@@ -166,6 +187,7 @@ class Trajectory:
             for act, step in zip(self._actions[steps], self._steps[steps], strict=True):
                 act()
                 step()
+        self._versions = (self.states._version, self.controls._version)
 
     def _add_running(self, cost: Cost, part: Segment, losses: torch.Tensor) -> None:
         for first, last in part.own_blocks(self.block, self.horizon):
@@ -189,8 +211,8 @@ class Trajectory:
         per_slot = self.batch * per_sample_slot * item + self.controller.record_bytes(self.batch, *shapes)
         rows = self.block * self.batch
         parameters = self.controller.members * self.controller.parameter_count
-        # All controls; a dozen states at once and six sets of parameters, enough to sweep with four rules.
-        fixed = (self.batch * (self.horizon * m + 12 * n) + 6 * parameters) * item + self.horizon * _LAUNCH_BYTES
+        # All controls; a dozen states at once and seven sets of parameters, enough to sweep with four rules.
+        fixed = (self.batch * (self.horizon * m + 12 * n) + 7 * parameters) * item + self.horizon * _LAUNCH_BYTES
         # Costs are differentiated block by block: leaves, gradients and two temporaries of their size.
         fixed += 4 * rows * (n + m) * item
         fixed += self.controller.scratch_bytes(rows) + self.system.scratch_bytes(self.batch)

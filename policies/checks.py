@@ -4,9 +4,7 @@ from collections.abc import Iterable
 from numbers import Integral
 from typing import Any
 
-
-class PolicyError(ValueError):
-    """A policy that does not fit what it is asked to control."""
+from policies.errors import PolicyError
 
 
 def is_size(value: Any) -> bool:

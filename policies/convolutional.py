@@ -145,7 +145,8 @@ class ConvolutionalRecord(PolicyRecord):
 
     def __init__(self, policy: Convolutional, slots: int, batch: int):
         self.policy, self.members, self.rows = policy, policy.members, batch // policy.members
-        self.layers = policy.layers(policy.theta.detach())
+        self.theta = policy.theta.detach().clone()
+        self.layers = policy.layers(self.theta)
         self.controls = policy.pairs[-1][1]
         make = policy.theta.detach().new_zeros
         shape = (self.members, slots, self.rows)

@@ -101,7 +101,8 @@ class MLPRecord(PolicyRecord):
     def __init__(self, policy: MLP, slots: int, batch: int):
         self.policy = policy
         self.members, self.rows = policy.members, batch // policy.members
-        self.layers = policy.layers(policy.theta.detach())
+        self.theta = policy.theta.detach().clone()
+        self.layers = policy.layers(self.theta)
         make = policy.theta.detach().new_zeros
         shape = (self.members, slots, self.rows)
         widths = policy.widths[1:-1]

@@ -8,8 +8,9 @@ import torch
 
 from engine import Rollout, RolloutTape, SettingError, Trajectory, current
 from engine.checks import finite, flag, positive, real, whole
+from engine.modes import plain_torch
 from engine.rules import AdjointRule
-from policies import Policy
+from policies import Policy, PolicyError
 from training.clipping import Clipping
 from training.estimators import Backpropagation, GradientEstimator
 from training.optimisers import EnsembleOptimiser
@@ -104,6 +105,7 @@ class Trainer:
         divergences: members frozen so far, by index. A frozen member keeps its last finite parameters.
     """
 
+    @plain_torch()
     def __init__(
         self,
         task: Task,
@@ -128,6 +130,7 @@ class Trainer:
         self.evaluation = Trajectory(
             task.system, self.policy, task.horizon, count * settings.test_samples, forward_only=True
         )
+        self._frozen()
         rates = torch.tensor([member.learning_rate for member in self.members], dtype=runtime.dtype)
         self._optimiser = EnsembleOptimiser(
             self.policy.theta.detach(), rates.to(runtime.device), settings.optimiser, settings.momentum
@@ -162,15 +165,36 @@ class Trainer:
         test = torch.where(self._active, self.test().to(torch.float64), torch.nan)
         return EpochRecord(self.epoch, train.tolist(), test.tolist())
 
+    @plain_torch()
     def update(self, initial: torch.Tensor, update: int = 0) -> torch.Tensor:
         """One optimiser step from initial states [P·b, *state_shape]; returns each member's loss [P] before it."""
         losses, gradient = self.gradient(initial)
         good = torch.isfinite(losses) & _within(gradient, self._optimiser.largest())
         if not bool((good | ~self._active).all()):
             self._freeze(~good & self._active, update, losses, gradient)
-        self._optimiser.step(gradient, self._active)
+        self._step(gradient)
         return losses
 
+    def _step(self, gradient: torch.Tensor) -> None:
+        """Let the optimiser move the parameters, wherever they are by now, but for those with requires_grad=False."""
+        theta, frozen = self.policy.theta.detach(), self._frozen()
+        self._optimiser.theta = theta
+        held = None if frozen is None else theta[:, frozen]
+        self._optimiser.step(gradient, self._active)
+        if frozen is not None and held is not None:
+            theta[:, frozen] = held
+
+    def _frozen(self) -> torch.Tensor | None:
+        """`Policy.frozen`; PolicyError if nothing is left to train."""
+        frozen = self.policy.frozen()
+        if frozen is not None and bool(frozen.all()):
+            raise PolicyError(
+                "Expected parameters to train, got a policy whose parameters all have requires_grad=False; call "
+                "requires_grad_() on what is to be trained."
+            )
+        return frozen
+
+    @plain_torch()
     def gradient(self, initial: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Losses [P] and the members' estimated, clipped gradients [P, n] from initial states [P·b, ...]."""
         with RolloutTape(*self._rules, samples=self._rules) as tape:
@@ -179,6 +203,9 @@ class Trainer:
         gradient = torch.empty_like(self.policy.theta, requires_grad=False)
         for estimator, rows in self._estimators:
             gradient[rows] = estimator.combine({rule: result.parameters[rule][rows] for rule in estimator.rules})
+        frozen = self._frozen()
+        if frozen is not None:
+            gradient.masked_fill_(frozen, 0.0)
         for clipping, rows in self._clippings:
             if clipping.kind != "none":
                 gradient[rows] = clipping(gradient[rows])

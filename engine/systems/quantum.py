@@ -101,7 +101,8 @@ class QuantumBox(System):
         Launches run one after another, so all share one buffer, as large as the largest batch needs.
         """
         if self._shared is None or len(self._shared) < len(state):
-            self._shared = state.new_zeros(len(state), _ROWS, self.points)
+            with torch.inference_mode(False):
+                self._shared = state.new_zeros(len(state), _ROWS, self.points)
         return self._shared[: len(state)]
 
     @ti.kernel

@@ -23,7 +23,9 @@ class Transfer(Objective):
     """
 
     def __init__(self, system: QuantumBox, target: int):
-        self.target, self._wave = target, system.eigenstate(target)
+        self.target = target
+        with torch.inference_mode(False):
+            self._wave = system.eigenstate(target)
 
     def running(self, states, controls, steps):
         # The sum starts at step 1: the first state is given.
