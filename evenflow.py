@@ -8,6 +8,7 @@ import sys
 import time
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Generic, TypeVar
@@ -27,7 +28,10 @@ from training import *  # noqa: F403
 from training import GRADIENTS, OPTIMISERS, TASKS, Experiment, RunDirectory, TrainingSettings, resume, task_options
 from training import __all__ as _training_names
 from training import train as train_experiment
-from training.display import TrainingProgress, outcome_table
+from training.display import outcome_table
+from training.experiment import check_total
+from training.session import ended, shown
+from training.stopping import Stopped
 from training.viewing import ViewSettings
 
 __version__ = "0.1.0"
@@ -97,9 +101,10 @@ class Train(Generic[Options]):
         )
         self.machine.start()
         out = self.out or Path("runs") / f"{task}-{time.strftime('%Y%m%d-%H%M%S')}"
-        with TrainingProgress(experiment.labels(), self.epochs, _console) as progress:
-            train_experiment(experiment, out, progress)
+        with shown(experiment.labels(), self.epochs, _console) as (progress, stopping):
+            train_experiment(experiment, out, progress, stopping)
         _conclude(out, self.epochs)
+        ended(stopping)
 
 
 @dataclass(frozen=True)
@@ -121,13 +126,24 @@ class Resume:
         run = RunDirectory.open(self.resume)
         experiment = Experiment.from_config(run.config)
         epochs = experiment.epochs if self.epochs is None else replace(experiment, epochs=self.epochs).epochs
+        if self.epochs is not None:
+            check_total(run, epochs)
         started_on = run.config.get("runtime")
         if not isinstance(started_on, dict) or set(started_on) != {"backend", "precision"}:
             raise RunError(f"Expected backend and precision in {self.resume / 'config.yaml'}, got {started_on!r}.")
         Machine(**started_on, threads=self.threads).start()
-        with TrainingProgress(experiment.labels(), epochs, _console) as progress:
-            resume(self.resume, progress, epochs)
+        if run.epoch >= epochs:
+            _console.print(
+                f"nothing to train: the run has its {run.epoch} epochs; go on with: evenflow train --resume "
+                f"{self.resume} --epochs TOTAL",
+                highlight=False,
+                soft_wrap=True,
+            )
+            return _conclude(self.resume, epochs)
+        with shown(experiment.labels(), epochs, _console) as (progress, stopping):
+            resume(self.resume, progress, self.epochs, stopping)
         _conclude(self.resume, epochs)
+        ended(stopping)
 
 
 def _conclude(path: Path, epochs: int) -> None:
@@ -142,9 +158,11 @@ def _conclude(path: Path, epochs: int) -> None:
         return
     threshold = experiment.task_options.build().success
     _console.print(outcome_table(labels, records[-1]["test_loss"], threshold))
-    _console.print(f"figure: {loss_figure(run, labels)}", highlight=False, soft_wrap=True)
     if records[-1]["epoch"] < epochs:
         _console.print(f"stopped early; continue with: evenflow train --resume {path}", highlight=False, soft_wrap=True)
+    figure = loss_figure(run, labels)
+    note = "" if figure.stem == "losses" else "; losses.png is not as Evenflow wrote it, and stays"
+    _console.print(f"figure: {figure}{note}", highlight=False, soft_wrap=True)
 
 
 @dataclass(frozen=True)
@@ -448,9 +466,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (EvenflowError, PolicyError) as error:
         print(f"evenflow: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("evenflow: stopped.", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as stop:
+        with suppress(OSError):  # who ended it may have closed this too
+            print(f"evenflow: {stop if isinstance(stop, Stopped) else 'stopped'}.", file=sys.stderr)
+        return 128 + (stop.number if isinstance(stop, Stopped) else 2)
     except BrokenPipeError:  # the reader of a pipe has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

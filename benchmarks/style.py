@@ -1,5 +1,7 @@
 """What all figures share: a colour for each gradient that colour-blind readers can tell apart, and quiet axes."""
 
+import io
+from collections.abc import Callable
 from pathlib import Path
 
 import matplotlib
@@ -7,6 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 
+from engine import RunError
+from training.files import reason, write_ours, write_whole
 from training.viewing import GRADIENT_COLOURS
 
 # Okabe and Ito (2008).
@@ -24,10 +28,23 @@ def new_figure(width: float, height: float, columns: int = 1, rows: int = 1, **o
 
 
 def save(figure: Figure, path: Path) -> Path:
-    """Write the figure; the directory is made if it is not there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
-    return path
+    """Write the figure, whole or not at all; the directory is made if it is not there. RunError if it cannot be."""
+    return _write(figure, path, write_whole)
+
+
+def save_ours(figure: Figure, path: Path) -> Path:
+    """As `save`, in place of an earlier one of ours or beside what is not; returns where it stands."""
+    return _write(figure, path, write_ours)
+
+
+def _write(figure: Figure, path: Path, write: Callable[[Path, bytes], Path]) -> Path:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=path.suffix[1:] or None)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return write(path, buffer.getvalue())
+    except OSError as error:
+        raise RunError(f"Expected a figure that can be written, got {path}: {reason(error)}.") from error
 
 
 def epochs_and_log(axes: Axes) -> None:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 
@@ -63,6 +64,11 @@ class Convolutional(Policy):
         count = sum((inputs + 1) * outputs for inputs, outputs in self.pairs)
         super().__init__(state_shape, control_shape, count, members, dtype, device)
         self.zero_last = zero_last
+
+    @property
+    def architecture(self) -> dict[str, Any]:
+        sizes = {"filters": list(self.channels[1:]), "width": self.width, "stride": self.stride}
+        return {**super().architecture, **sizes, "zero_last": self.zero_last}
 
     @property
     def padded(self) -> tuple[int, ...]:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 
@@ -35,6 +36,10 @@ class MLP(Policy):
         count = sum((inputs + 1) * outputs for inputs, outputs in self._pairs())
         super().__init__(state_shape, control_shape, count, members, dtype, device)
         self.zero_last = zero_last
+
+    @property
+    def architecture(self) -> dict[str, Any]:
+        return {**super().architecture, "hidden": list(self.widths[1:-1]), "zero_last": self.zero_last}
 
     def _pairs(self) -> list[tuple[int, int]]:
         return list(zip(self.widths[:-1], self.widths[1:], strict=True))

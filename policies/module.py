@@ -1,6 +1,7 @@
 """Any torch module without memory as a policy of one member."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -55,6 +56,10 @@ class ModulePolicy(Policy):
             for name, view in self._views(self.theta.data).items():
                 view.copy_(parameters[name].data)
         self._link(parameters)
+
+    @property
+    def architecture(self) -> dict[str, Any]:
+        return {**super().architecture, "module": type(self._module[0]).__name__}
 
     def _views(self, flat: torch.Tensor) -> dict[str, torch.Tensor]:
         return {name: flat[0, start:stop].view(shape) for name, (start, stop, shape) in self._slices.items()}

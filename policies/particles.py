@@ -10,6 +10,7 @@ import abc
 import math
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 
@@ -93,6 +94,10 @@ class ParticlePolicy(Policy):
         crowd = [k for k in range(particles) if k not in chosen] or list(range(particles))
         self._own, self._crowd = _choice(self.actuators, self.device), _choice(crowd, self.device)
 
+    @property
+    def architecture(self) -> dict[str, Any]:
+        return {**super().architecture, "actuators": list(self.actuators)}
+
     @abc.abstractmethod
     def resized(self, particles: int) -> "ParticlePolicy":
         """This policy, with the very same parameters, for that many particles; the crowd is what changes."""
@@ -151,6 +156,11 @@ class Moments(ParticlePolicy):
         super().__init__(state_shape, control_shape, self._head.stop, actuators, members, dtype, device)
         self._dim = dim
         self._places, self._weights = self._quantile_places()
+
+    @property
+    def architecture(self) -> dict[str, Any]:
+        sizes = {"quantiles": list(self.quantiles), "hidden": list(self.hidden)}
+        return {**super().architecture, **sizes, "zero_last": self.zero_last}
 
     def forward(self, state: torch.Tensor) -> torch.Tensor:
         own, crowd = state[..., self._own], state[..., self._crowd]
@@ -220,6 +230,11 @@ class DeepSets(ParticlePolicy):
         self._embed = Network((2 * dim, *self.features))
         self._head = Network((4 * dim + self.features[-1], *self.hidden, rows), self._embed.stop)
         super().__init__(state_shape, control_shape, self._head.stop, actuators, members, dtype, device)
+
+    @property
+    def architecture(self) -> dict[str, Any]:
+        sizes = {"features": list(self.features), "hidden": list(self.hidden)}
+        return {**super().architecture, **sizes, "zero_last": self.zero_last}
 
     def forward(self, state: torch.Tensor) -> torch.Tensor:
         own, crowd = state[..., self._own], state[..., self._crowd]

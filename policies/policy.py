@@ -90,6 +90,12 @@ class Policy(nn.Module, abc.ABC):
             self.theta = nn.Parameter(torch.zeros(members, parameter_count, dtype=dtype, device=device))
 
     @property
+    def architecture(self) -> dict[str, Any]:
+        """Class and construction arguments as plain data, without members, dtype and device; see `policy_from`."""
+        shapes = {"state_shape": list(self.state_shape), "control_shape": list(self.control_shape)}
+        return {"class": type(self).__name__, **shapes}
+
+    @property
     def members(self) -> int:
         return self.theta.shape[0]
 

@@ -102,6 +102,7 @@ class Trainer:
     Attributes:
         policy: the ensemble's policy; `policy.theta` [P, n].
         epoch: epochs completed.
+        updates: made in the epoch under way.
         divergences: members frozen so far, by index. A frozen member keeps its last finite parameters.
     """
 
@@ -140,7 +141,7 @@ class Trainer:
         self._rules = self._rules_with_samples()
         self._estimators = _grouped([member.estimator for member in self.members], runtime.device)
         self._clippings = _grouped([member.clipping for member in self.members], runtime.device)
-        self.epoch = 0
+        self.epoch = self.updates = 0
         self.divergences: dict[int, Divergence] = {}
 
     @property
@@ -160,7 +161,8 @@ class Trainer:
         total = torch.zeros(len(self.members), dtype=torch.float64, device=self._train.device)
         for update, batch in enumerate(self.batches()):
             total += self.update(batch, update)
-        self.epoch += 1
+            self.updates = update + 1
+        self.epoch, self.updates = self.epoch + 1, 0
         train = torch.where(self._active, total / self.updates_per_epoch, torch.nan)
         test = torch.where(self._active, self.test().to(torch.float64), torch.nan)
         return EpochRecord(self.epoch, train.tolist(), test.tolist())

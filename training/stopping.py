@@ -1,0 +1,61 @@
+"""How a training is asked to stop: Ctrl-C, SIGTERM from a scheduler, SIGHUP from a closed terminal."""
+
+import signal
+from types import FrameType, TracebackType
+
+_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
+
+
+class Stopped(KeyboardInterrupt):
+    """A training ended by a signal.
+
+    Attributes:
+        number: the signal's.
+    """
+
+    def __init__(self, number: int):
+        super().__init__(number)
+        self.number = number
+
+    def __str__(self) -> str:
+        try:
+            return f"stopped by {signal.Signals(self.number).name}"
+        except ValueError:
+            return f"stopped by signal {self.number}"
+
+
+class Stopping:
+    """Turns the first signal into a question that can be asked between epochs; the next one interrupts at once.
+
+    Use as a context manager, in the main thread; in others nothing is listened to. A signal that the process was
+    started to ignore, as SIGHUP under nohup, stays ignored; Ctrl-C does not.
+
+    Attributes:
+        requested: the number of the signal that came; None as long as none has.
+    """
+
+    def __init__(self):
+        self.requested: int | None = None
+        self._before: dict[int, object] = {}
+
+    def __enter__(self) -> "Stopping":
+        for name in _SIGNALS:
+            number = getattr(signal, name, None)  # Windows has no SIGHUP
+            before = None if number is None else signal.getsignal(number)
+            if before is None or (before is signal.SIG_IGN and number != signal.SIGINT):
+                continue
+            try:
+                self._before[number] = signal.signal(number, self._note)
+            except ValueError:  # only the main thread may set handlers
+                break
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        while self._before:
+            number, handler = self._before.popitem()
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.requested is not None:
+            raise Stopped(number)
+        self.requested = number
