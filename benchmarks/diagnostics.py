@@ -15,10 +15,11 @@ import torch
 
 from benchmarks.report import reported
 from benchmarks.study import Study, weights_at
-from benchmarks.style import COLOURS, new_figure, save
+from benchmarks.style import COLOURS, new_figure, save_ours
 from engine import FULL, ONE_STEP, PHYSICS_ONLY, POLICY_ONLY, AdjointRule, Rollout, current
 from engine.norms import norm
 from training import gradient_named
+from training.files import write_ours
 
 RULES: dict[str, AdjointRule] = {"R": FULL, "M": PHYSICS_ONLY, "S": ONE_STEP, "N": POLICY_ONLY}
 QUANTILES = (0.05, 0.5, 0.95)
@@ -90,8 +91,8 @@ def diagnose(study: Study, out: Path, samples: int = 64) -> list[Diagnosis]:
 
 def write_diagnostics(found: list[Diagnosis], study: Study, out: Path) -> list[Path]:
     """Write diagnostics.json and a figure; returns their paths."""
-    (out / "diagnostics.json").write_text(json.dumps([asdict(entry) for entry in found], indent=1) + "\n")
-    return [out / "diagnostics.json", _draw(found, study, out / "adjoints.png")]
+    text = json.dumps([asdict(entry) for entry in found], indent=1) + "\n"
+    return [write_ours(out / "diagnostics.json", text), _draw(found, study, out / "adjoints.png")]
 
 
 def _diagnosis(difficulty: Any, epoch: int, rollout: Rollout, objective) -> Diagnosis:
@@ -160,4 +161,4 @@ def _draw(found: list[Diagnosis], study: Study, path: Path) -> Path:
         axes.grid(alpha=0.25)
     panels[0].set_ylabel("size of the adjoint |λ|")
     panels[0].legend(frameon=False, fontsize=8)
-    return save(figure, path)
+    return save_ours(figure, path)

@@ -12,9 +12,10 @@ from matplotlib.axes import Axes
 
 from benchmarks.statistics import interquartile_mean, interval, probability_better, success_interval
 from benchmarks.study import FORMAT, final_loss, load_results, load_study
-from benchmarks.style import COLOURS, LINES, new_figure, save
+from benchmarks.style import COLOURS, LINES, new_figure, save, save_ours
 from engine import RunError, SettingError
 from training import task_options
+from training.files import write_ours
 from training.optimisers import optimiser_named, settings_to_file
 
 AXES = {"epochs": "epoch", "steps": "simulator steps", "time": "seconds of one training"}
@@ -97,15 +98,17 @@ def table(out: Path, threshold: float | None, costs: dict[str, dict[str, Any]]) 
 
 
 def write_report(out: Path, threshold: float | None, costs: dict[str, dict[str, Any]]) -> list[Path]:
-    """Write report.md, report.json and the figures of a study; returns their paths."""
+    """Write report.md, report.json and the figures of a study; returns their paths. What is not ours there stays."""
     rows = table(out, threshold, costs)
     study = load_study(out)
-    (out / "report.md").write_text(_markdown(rows, study, threshold))
     told = {**study, "settings": settings_to_file(study["settings"])}
     plain = {"format": FORMAT, "study": told, "threshold": threshold, "rows": [asdict(row) for row in rows]}
-    (out / "report.json").write_text(json.dumps(_finite(plain), indent=1) + "\n")
+    written = [
+        write_ours(out / "report.md", _markdown(rows, study, threshold)),
+        write_ours(out / "report.json", json.dumps(_finite(plain), indent=1) + "\n"),
+    ]
     figures = [loss_panels(out, axis, costs=costs) for axis in ("epochs", "time") if axis != "time" or costs]
-    return [out / "report.md", out / "report.json", *figures, paper_panels(out)]
+    return [*written, *figures, paper_panels(out)]
 
 
 def loss_panels(
@@ -140,7 +143,7 @@ def loss_panels(
         axes.grid(alpha=0.25)
     panels[0].set_ylabel("test loss")
     panels[0].legend(frameon=False, fontsize=8)
-    return save(figure, path or out / f"losses-{axis}.png")
+    return save(figure, path) if path is not None else save_ours(figure, out / f"losses-{axis}.png")
 
 
 def paper_panels(out: Path, smooth: int = 30) -> Path:
@@ -162,7 +165,7 @@ def paper_panels(out: Path, smooth: int = 30) -> Path:
         axes.set(title=f"{name} {difficulty}", xlabel="epoch", yscale="log")
     panels[0].set_ylabel("test loss")
     panels[0].legend(frameon=False, fontsize=8)
-    return save(figure, out / "losses-paper.png")
+    return save_ours(figure, out / "losses-paper.png")
 
 
 def _draw(

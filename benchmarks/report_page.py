@@ -3,7 +3,6 @@
 import base64
 import html
 import io
-import json
 import math
 import os
 import tempfile
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from benchmarks.costs import load_costs
 from benchmarks.curves import loss_figure
 from benchmarks.report import AXES, loss_panels, reported, table
 from benchmarks.study import load_study
@@ -23,6 +23,7 @@ from engine import RunError
 from engine.drawing import GuiCanvas
 from engine.norms import norm_of_array
 from training import Experiment, RunDirectory, gradient_named, task_options
+from training.files import is_ours, reason, write_ours, write_whole
 from training.optimisers import settings_from_file, settings_to_file
 from training.summary import groups, outcomes
 from training.viewing import Show, Watched, member_of
@@ -55,25 +56,26 @@ def write_page(path: Path, out: Path | None = None) -> Path:
 
     Args:
         path: of the run or study.
-        out: the file; by default report.html in `path`, where it may replace an earlier one.
+        out: the file; by default report.html in `path`, where it may replace an earlier one of ours.
 
     Raises:
         RunError: no run or study there, nothing finished in it, or a file of the reader's own in the way.
     """
     if out is not None and out.exists():
         raise RunError(f"Expected a new file for the report, got {out}, which exists; choose another --out.")
-    parts = _study_parts(path) if (path / "study.yaml").exists() else _run_parts(path)
     target = out or path / "report.html"
-    part = target.with_name(f".{target.name}.part")
+    if os.path.lexists(target) and not is_ours(target):
+        raise RunError(
+            f"Expected {target} to be as Evenflow wrote it, got a file of your own or one that was changed; move it, "
+            "or choose another place with --out."
+        )
+    parts = _study_parts(path) if (path / "study.yaml").exists() else _run_parts(path)
+    if out is None:
+        return write_ours(target, _page(*parts))
     try:
-        part.write_text(_page(*parts), encoding="utf-8")
-        os.replace(part, target)
+        return write_whole(target, _page(*parts))
     except OSError as error:
-        raise RunError(f"Expected a report that can be written, got {target}: {error.strerror}.") from error
-    finally:
-        if part.parent.is_dir():
-            part.unlink(missing_ok=True)
-    return target
+        raise RunError(f"Expected a report that can be written, got {target}: {reason(error)}.") from error
 
 
 def _run_parts(path: Path) -> tuple[str, list[tuple[str, str]]]:
@@ -96,7 +98,8 @@ def _run_parts(path: Path) -> tuple[str, list[tuple[str, str]]]:
         + ([] if success is None else [row.solved])
         for row in outcomes(labels, records[-1]["test_loss"], success)
     ]
-    epochs = f"{records[-1]['epoch']} of {experiment.epochs} epochs"
+    done = records[-1]["epoch"]  # runs of before totals were recorded may have more than they say
+    epochs = f"{done} of {max(done, experiment.epochs)} epochs"
     return f"{experiment.task}: {path.name}", [
         (f"Test loss after {epochs}", _table(heads, rows)),
         ("Curves", _run_curves(run, labels)),
@@ -111,7 +114,7 @@ def _study_parts(path: Path) -> tuple[str, list[tuple[str, str]]]:
     config = load_study(path)
     results = reported(path)
     kind = task_options(config["task"])
-    costs = _json(path / "costs.json")
+    costs = load_costs(path)
     name, success = kind.difficulty[0], kind(**results[0]["options"]).build().success
     rows = [
         [row.difficulty, row.name, f"{row.learning_rate:g}", row.seeds, f"{row.loss:.3g}",
@@ -246,7 +249,3 @@ def _number(value: float | None) -> str:
 
 def _loss(value: float | None) -> float:
     return math.inf if value is None else value
-
-
-def _json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text()) if path.exists() else {}

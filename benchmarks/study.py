@@ -13,6 +13,7 @@ import json
 import os
 import platform
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -25,7 +26,11 @@ from engine import RunError, SettingError, current
 from engine.checks import plain, whole
 from training import Experiment, RunDirectory, TrainingSettings, read_checkpoint, resume, task_options, train
 from training.experiment import Progress
+from training.files import reason, write_whole
+from training.lock import LOCK, only_writer
+from training.metrics import are_losses, from_json
 from training.optimisers import settings_from_file, settings_to_file
+from training.stopping import Stopped, Stopping
 from training.trainer import Trainer
 
 FORMAT = 1
@@ -135,23 +140,30 @@ class Pack:
 
 
 def run_study(
-    study: Study, out: Path, progress: Callable[[Pack, int], Progress | None] = lambda pack, left: None
+    study: Study,
+    out: Path,
+    progress: Callable[[Pack, int], Progress | None] = lambda pack, left: None,
+    stopping: Stopping | None = None,
 ) -> None:
-    """Train whatever of the study is not trained yet.
+    """Train whatever of the study is not trained yet. KeyboardInterrupt where a signal stops it.
 
     Args:
         study: what to train.
         out: a new directory, or that of this very study.
         progress: called before each pack with the number of packs left; what it returns sees every epoch.
+        stopping: who listens to signals, if the caller does.
+
+    Raises:
+        RunError: a directory of something else, one in which another process trains, or that cannot be written.
     """
-    _claim(study, out)
-    for difficulty in study.difficulties:
-        chosen: tuple[Variant, ...] = ()
-        if len(study.learning_rates) > 1:
-            tuning = _packs(study, out, "tuning", difficulty, range(TUNING_SEED, TUNING_SEED + study.tuning_seeds), ())
-            _train_all(tuning, out, progress)
-            chosen = _best_rates(out, study, difficulty)
-        _train_all(_packs(study, out, "report", difficulty, range(study.seeds), chosen), out, progress)
+    with _claimed(study, out), Stopping() if stopping is None else nullcontext(stopping) as stop:
+        for difficulty in study.difficulties:
+            chosen: tuple[Variant, ...] = ()
+            if len(study.learning_rates) > 1:
+                seeds = range(TUNING_SEED, TUNING_SEED + study.tuning_seeds)
+                _train_all(_packs(study, out, "tuning", difficulty, seeds, ()), out, progress, stop)
+                chosen = _best_rates(out, study, difficulty)
+            _train_all(_packs(study, out, "report", difficulty, range(study.seeds), chosen), out, progress, stop)
 
 
 def load_study(out: Path) -> dict[str, Any]:
@@ -171,43 +183,72 @@ def load_study(out: Path) -> dict[str, Any]:
 
 
 def load_results(out: Path) -> list[dict[str, Any]]:
-    """Every training that is done, one dictionary each; a line cut off by a kill is left out."""
+    """Every training that is done, one dictionary each; a line cut off by a kill is left out, a damaged one told."""
     file, task = out / "results.jsonl", load_study(out)["task"]
+    try:
+        lines = file.read_bytes().split(b"\n")[:-1]
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise RunError(f"Expected results that can be read, got {file}: {reason(error)}.") from error
     results = []
-    for number, line in enumerate(file.read_text().splitlines(keepends=True) if file.exists() else []):
-        if not line.endswith("\n"):
-            break
-        try:
-            result = json.loads(line)
-            version_, of = result["format"], result["task"]
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+    for number, line in enumerate(lines, start=1):
+        result = from_json(line)
+        if not isinstance(result, dict) or not {"format", "task"} <= set(result):
+            raise RunError(f"Expected a training's result in line {number} of {file}, got something else.")
+        if (result["format"], result["task"]) != (FORMAT, task):
             raise RunError(
-                f"Expected a training's result in line {number + 1} of {file}, got something else."
-            ) from error
-        if (version_, of) != (FORMAT, task):
+                f"Expected results of {task} in format {FORMAT}, got {result['task']} in format {result['format']} in "
+                f"line {number} of {file}."
+            )
+        if not _is_result(result):
             raise RunError(
-                f"Expected results of {task} in format {FORMAT}, got {of} in format {version_} in line {number + 1} "
-                f"of {file}."
+                f"Expected a training's settings and its losses of every epoch in line {number} of {file}, got "
+                "something else."
             )
         results.append({**result, "settings": settings_from_file(result.get("settings"))})
     return results
 
 
-def _claim(study: Study, out: Path) -> None:
-    """Make the directory, or make sure that it is this study's."""
-    config = study.to_config()
+def _is_result(value: dict[str, Any]) -> bool:
+    """Whether a line has what reports read of it, of the right types and lengths."""
+    kinds = {"phase": str, "gradient": str, "clipping": str, "learning_rate": (int, float), "seed": int, "epochs": int,
+             "options": dict, "run": str, "member": int}  # fmt: skip
+    if any(not isinstance(value.get(name), kind) or isinstance(value[name], bool) for name, kind in kinds.items()):
+        return False
+    losses = [value.get(name) for name in ("train_loss", "test_loss")]
+    return "difficulty" in value and all(
+        isinstance(of, list) and len(of) == value["epochs"] and are_losses(of) for of in losses
+    )
+
+
+@contextmanager
+def _claimed(study: Study, out: Path) -> Iterator[None]:
+    """Make the directory, or make sure that it is this study's, and be the only one who writes it."""
     try:
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            if not (out / "study.yaml").exists():
-                raise RunError(f"Expected a new directory or a study's, got {out}, which holds something else.")
-            there = load_study(out)
-            check_same(config, there, out)
-            return
+        _check_place(study, out)
         out.mkdir(parents=True, exist_ok=True)
-        written = {**config, "settings": settings_to_file(config["settings"])}
-        (out / "study.yaml").write_text(yaml.safe_dump(written, sort_keys=False))
     except OSError as error:
-        raise RunError(f"Expected a directory that can be written, got {out}: {error.strerror}.") from error
+        raise RunError(f"Expected a directory that can be written, got {out}: {reason(error)}.") from error
+    with only_writer(out, "study"):
+        try:
+            _check_place(study, out)
+            if not (out / "study.yaml").exists():
+                config = study.to_config()
+                written = {**config, "settings": settings_to_file(config["settings"])}
+                write_whole(out / "study.yaml", yaml.safe_dump(written, sort_keys=False))
+        except OSError as error:
+            raise RunError(f"Expected a directory that can be written, got {out}: {reason(error)}.") from error
+        yield
+
+
+def _check_place(study: Study, out: Path) -> None:
+    """RunError unless the directory is new, empty or this study's."""
+    if not out.exists() or (out.is_dir() and all(entry.name == LOCK for entry in out.iterdir())):
+        return
+    if not (out / "study.yaml").exists():
+        raise RunError(f"Expected a new directory or a study's, got {out}, which holds something else.")
+    check_same(study.to_config(), load_study(out), out)
 
 
 def check_same(config: dict[str, Any], there: dict[str, Any], out: Path) -> None:
@@ -258,18 +299,21 @@ def _members_that_fit(experiment: Experiment) -> int:
     return max(1, int(free / 2 / needed))
 
 
-def _train_all(packs: list[Pack], out: Path, progress: Callable[[Pack, int], Progress | None]) -> None:
+def _train_all(
+    packs: list[Pack], out: Path, progress: Callable[[Pack, int], Progress | None], stopping: Stopping
+) -> None:
     done = {_key(result) for result in load_results(out)}
     waiting = [pack for pack in packs if not all(_key(line) in done for line in _lines(pack))]
     for index, pack in enumerate(waiting):
         watch = progress(pack, len(waiting) - index)
         if (pack.path / "config.yaml").exists():
-            trainer = resume(pack.path, watch)
+            trainer = resume(pack.path, watch, stopping=stopping)
         else:
-            trainer = train(pack.experiment, pack.path, watch)
-        if trainer.epoch < pack.experiment.epochs:
-            raise KeyboardInterrupt
-        _append(pack, trainer, out)
+            trainer = train(pack.experiment, pack.path, watch, stopping)
+        if trainer.epoch >= pack.experiment.epochs:
+            _append(pack, trainer, out)
+        if stopping.requested is not None:
+            raise Stopped(stopping.requested)
 
 
 def _append(pack: Pack, trainer: Trainer, out: Path) -> None:
@@ -277,14 +321,12 @@ def _append(pack: Pack, trainer: Trainer, out: Path) -> None:
     done = {_key(result) for result in load_results(out)}
     records = RunDirectory.open(pack.path).metrics()
     lines = [line for line in _lines(pack, trainer, records) if _key(line) not in done]
-    text = "".join(json.dumps(line) + "\n" for line in lines)
-    written = file.read_bytes() if file.exists() else b""
-    if not written.endswith(b"\n"):  # a line cut off by a kill
-        file.write_bytes(written[: written.rfind(b"\n") + 1])
-    with open(file, "a") as handle:
-        handle.write(text)
-        handle.flush()
-        os.fsync(handle.fileno())
+    try:
+        there = file.read_bytes() if file.exists() else b""
+        whole_lines = there[: there.rfind(b"\n") + 1]  # without one that a kill cut off
+        write_whole(file, whole_lines + "".join(json.dumps(line) + "\n" for line in lines).encode())
+    except OSError as error:
+        raise RunError(f"Expected results that can be written, got {file}: {reason(error)}.") from error
 
 
 def _lines(

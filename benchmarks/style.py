@@ -1,7 +1,6 @@
 """What all figures share: a colour for each gradient that colour-blind readers can tell apart, and quiet axes."""
 
 import io
-from collections.abc import Callable
 from pathlib import Path
 
 import matplotlib
@@ -29,22 +28,22 @@ def new_figure(width: float, height: float, columns: int = 1, rows: int = 1, **o
 
 def save(figure: Figure, path: Path) -> Path:
     """Write the figure, whole or not at all; the directory is made if it is not there. RunError if it cannot be."""
-    return _write(figure, path, write_whole)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return write_whole(path, _rendered(figure, path))
+    except OSError as error:
+        raise RunError(f"Expected a figure that can be written, got {path}: {reason(error)}.") from error
 
 
 def save_ours(figure: Figure, path: Path) -> Path:
     """As `save`, in place of an earlier one of ours or beside what is not; returns where it stands."""
-    return _write(figure, path, write_ours)
+    return write_ours(path, _rendered(figure, path))
 
 
-def _write(figure: Figure, path: Path, write: Callable[[Path, bytes], Path]) -> Path:
+def _rendered(figure: Figure, path: Path) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format=path.suffix[1:] or None)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return write(path, buffer.getvalue())
-    except OSError as error:
-        raise RunError(f"Expected a figure that can be written, got {path}: {reason(error)}.") from error
+    return buffer.getvalue()
 
 
 def epochs_and_log(axes: Axes) -> None:

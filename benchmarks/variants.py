@@ -6,11 +6,12 @@ from typing import Any
 
 from rich.console import Console
 
-from benchmarks.costs import measure_costs
+from benchmarks.costs import load_costs, measure_costs
 from benchmarks.diagnostics import diagnose, write_diagnostics
 from benchmarks.report import reported, table, write_report
 from benchmarks.study import Pack, Study, check_same, load_study, run_study
 from training.display import TrainingProgress
+from training.files import write_ours
 
 
 def compare(study: Study, out: Path, console: Console, train: bool = True) -> list[Path]:
@@ -21,8 +22,7 @@ def compare(study: Study, out: Path, console: Console, train: bool = True) -> li
             run_study(study, out, watch)
         finally:
             watch.close()
-    config = load_study(out)
-    check_same(study.to_config(), config, out)
+    check_same(study.to_config(), load_study(out), out)
     reported(out)
     threshold = study.experiment(study.difficulties[0], range(1)).task_options.build().success
     costs = _costs(study, out, console)
@@ -42,10 +42,10 @@ def _costs(study: Study, out: Path, console: Console) -> dict[str, Any]:
     """Measured once for each study, since figures from busier moments would not be comparable."""
     file = out / "costs.json"
     if file.exists():
-        return json.loads(file.read_text())
+        return load_costs(out)
     with console.status("timing one training of each gradient"):
         costs = measure_costs(study)
-    file.write_text(json.dumps(costs, indent=1) + "\n")
+    write_ours(file, json.dumps(costs, indent=1) + "\n")
     return costs
 
 

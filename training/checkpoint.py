@@ -46,6 +46,11 @@ class Checkpoint:
     divergences: dict[int, Divergence]
     description: dict[str, Any]
 
+    @property
+    def members(self) -> list[dict[str, Any]]:
+        """Gradient, seed, learning rate and clipping of each member, in order; none in older files."""
+        return self.description.get("members", [])
+
 
 def settings_of(config: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a run's configuration that its numbers depend on, as plain values."""
@@ -110,11 +115,29 @@ def load_checkpoint(path: Path) -> Checkpoint:
         divergences = {entry["member"]: Divergence(**entry) for entry in entries}
         epoch = int(metadata["epoch"])
         description = from_json(metadata.pop("description", "{}"))
-        if epoch < 0 or set(metadata) != _REQUIRED or not isinstance(description, dict):
+        if epoch < 0 or set(metadata) != _REQUIRED or not _describes(description):
             raise ValueError(metadata)
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError, SettingError) as error:
         raise RunError(f"Expected epoch and divergences in checkpoint {path}, got damaged metadata.") from error
     return Checkpoint(epoch, tensors, divergences, description)
+
+
+def describe_checkpoint(path: str | Path) -> dict[str, Any]:
+    """What a checkpoint says of itself: epoch, members, policy and the run's configuration. Errors as of reading it."""
+    found = load_checkpoint(Path(path))
+    return {"epoch": found.epoch, **found.description}
+
+
+def _describes(value: Any) -> bool:
+    """Whether it is a description, or none at all."""
+    if value == {}:
+        return True
+    return (
+        isinstance(value, dict)
+        and all(isinstance(value.get(name), dict) for name in ("policy", "config"))
+        and isinstance(value.get("members"), list)
+        and all(isinstance(label, dict) and {"gradient", "seed"} <= set(label) for label in value["members"])
+    )
 
 
 def _read(path: Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
@@ -139,7 +162,7 @@ def continue_from(path: Path, trainer: Trainer, config: Mapping[str, Any]) -> in
     """
     found = load_checkpoint(path)
     if found.description:
-        check_settings(found.description.get("config"), settings_of(config), path)
+        check_settings(found.description["config"], config, path)
     tensors, expected = found.tensors, trainer.state()
     for name, value in expected.items():
         if name not in tensors:
@@ -162,10 +185,9 @@ def continue_from(path: Path, trainer: Trainer, config: Mapping[str, Any]) -> in
     return found.epoch
 
 
-def check_settings(trained: Any, given: dict[str, Any], path: Path) -> None:
+def check_settings(trained: dict[str, Any], config: Mapping[str, Any], path: Path) -> None:
     """RunError, which names what differs, unless a run's settings are those that a checkpoint was trained with."""
-    if not isinstance(trained, dict):
-        raise RunError(f"Expected epoch and divergences in checkpoint {path}, got damaged metadata.")
+    given = settings_of(config)
     for name in dict.fromkeys((*trained, *given)):
         before, now = trained.get(name), given.get(name)
         if before == now:

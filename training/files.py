@@ -9,6 +9,8 @@ import secrets
 from collections.abc import Callable
 from pathlib import Path
 
+from engine import RunError
+
 _WRITTEN = ".written.json"
 _PART = ".part"
 
@@ -48,13 +50,20 @@ def write_ours(path: Path, content: str | bytes) -> Path:
     """Write a result in place of an earlier one of ours; returns where it stands.
 
     A file in the way that is not as we wrote it stays, and the result stands beside it, as name-2 and so on. What we
-    wrote is remembered by its digest, in a file of the same directory.
+    wrote is remembered by its digest, in a file of the same directory, which is made if it is not there.
+
+    Raises:
+        RunError: a directory that cannot be written.
     """
     data = content.encode() if isinstance(content, str) else content
-    path = free_beside(path, may_replace=is_ours)
-    write_whole(path, data)
-    remembered = _written(path.parent) | {path.name: _digest(data)}
-    write_whole(path.parent / _WRITTEN, json.dumps(remembered, indent=1) + "\n")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path = free_beside(path, may_replace=is_ours)
+        write_whole(path, data)
+        remembered = _written(path.parent) | {path.name: _digest(data)}
+        write_whole(path.parent / _WRITTEN, json.dumps(remembered, indent=1) + "\n")
+    except OSError as error:
+        raise RunError(f"Expected a file that can be written, got {path}: {reason(error)}.") from error
     return path
 
 

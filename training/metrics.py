@@ -28,10 +28,8 @@ def first_lines(file: Path, count: int) -> bytes:
     return b"".join(line for _, line in _read(file, None)[:count])
 
 
-def losses_of(values: Any, count: int | None = None) -> bool:
-    """Whether these are losses as they are written: a list of numbers, null where they are not finite."""
-    if not isinstance(values, list) or count not in (None, len(values)):
-        return False
+def are_losses(values: list[Any]) -> bool:
+    """Whether these are losses as they are written: numbers, and null where they are not finite."""
     return all(value is None or is_number(value) for value in values)
 
 
@@ -85,11 +83,11 @@ def _fault(record: Any, number: int, members: int | None) -> str:
         return f"{record.get('seconds')!r} as seconds"
     for name in ("train_loss", "test_loss"):
         values = record.get(name)
-        if not losses_of(values):
+        if not isinstance(values, list) or not are_losses(values):
             return f"{name} that is no list of numbers"
-        if members is not None and len(values) != members:
+        if members not in (None, len(values)):
             return f"{len(values)} values of {name} for {members} members"
         members = len(values)
-    diverged = record.get("diverged")
-    known = isinstance(diverged, list) and all(type(member) is int and 0 <= member < members for member in diverged)
+    diverged, possible = record.get("diverged"), range(members or 0)
+    known = isinstance(diverged, list) and all(type(member) is int and member in possible for member in diverged)
     return "" if known else "diverged members that are none of the run's"

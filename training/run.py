@@ -22,7 +22,7 @@ from typing import Any
 import yaml
 
 from engine import RunError
-from training.checkpoint import continue_from, read_checkpoint, write_checkpoint
+from training.checkpoint import check_settings, continue_from, load_checkpoint, read_checkpoint, write_checkpoint
 from training.files import reason, remove_parts, write_whole
 from training.lock import LOCK, only_writer
 from training.metrics import first_lines, read_metrics
@@ -136,6 +136,13 @@ class RunDirectory:
         """Epoch of the last checkpoint; 0 without any."""
         found = self.checkpoints()
         return epoch_of(found[-1]) if found else 0
+
+    def check_settings(self) -> None:
+        """RunError, which says what differs, if config.yaml has other settings than the last checkpoint."""
+        found = self.checkpoints()
+        trained = load_checkpoint(found[-1]).description if found else {}
+        if trained:
+            check_settings(trained["config"], self.config, found[-1])
 
     def restore(self, trainer: Trainer, checkpoint: Path | None = None) -> int:
         """Load a checkpoint (the last by default) into a trainer of the same configuration; returns its epoch.

@@ -40,8 +40,10 @@ class Stopping:
 
     def __enter__(self) -> "Stopping":
         for name in _SIGNALS:
-            number = getattr(signal, name, None)  # Windows has no SIGHUP
-            before = None if number is None else signal.getsignal(number)
+            if not hasattr(signal, name):  # Windows has no SIGHUP
+                continue
+            number = int(getattr(signal, name))
+            before = signal.getsignal(number)
             if before is None or (before is signal.SIG_IGN and number != signal.SIGINT):
                 continue
             try:
