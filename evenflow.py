@@ -104,7 +104,7 @@ class Train(Generic[Options]):
         with shown(experiment.labels(), self.epochs, _console) as (progress, stopping):
             train_experiment(experiment, out, progress, stopping)
         _conclude(out, self.epochs)
-        ended(stopping)
+        ended(stopping, out)
 
 
 @dataclass(frozen=True)
@@ -128,6 +128,7 @@ class Resume:
         epochs = experiment.epochs if self.epochs is None else replace(experiment, epochs=self.epochs).epochs
         if self.epochs is not None:
             check_total(run, epochs)
+        run.check_settings()
         started_on = run.config.get("runtime")
         if not isinstance(started_on, dict) or set(started_on) != {"backend", "precision"}:
             raise RunError(f"Expected backend and precision in {self.resume / 'config.yaml'}, got {started_on!r}.")
@@ -143,7 +144,7 @@ class Resume:
         with shown(experiment.labels(), epochs, _console) as (progress, stopping):
             resume(self.resume, progress, self.epochs, stopping)
         _conclude(self.resume, epochs)
-        ended(stopping)
+        ended(stopping, self.resume)
 
 
 def _conclude(path: Path, epochs: int) -> None:

@@ -46,7 +46,8 @@ def load_controller(
     experiment = Experiment.from_config(run.config)
     file = checkpoint_at(run, epoch)
     found, labels = load_checkpoint(file), experiment.labels()
-    alive = _alive(found, labels, fitting_members(labels, gradient, seed, path), file)
+    fitting = fitting_members(labels, gradient, seed, f"a controller of {path}")
+    alive = _alive(found, labels, fitting, file)
     records = {record["epoch"]: record["test_loss"] for record in run.metrics()}
     member = best_member(alive, records.get(found.epoch, ()))
     if found.description:
@@ -72,8 +73,12 @@ def checkpoint_at(run: RunDirectory, epoch: int | None = None) -> Path:
     return files[max(files) if epoch is None else epoch]
 
 
-def fitting_members(labels: Sequence[Label], gradient: str | None, seed: int | None, where: Path) -> list[int]:
+def fitting_members(labels: Sequence[Label], gradient: str | None, seed: int | None, what: str) -> list[int]:
     """Indices of the members with a gradient and a seed, where those are given; SettingError if there are none."""
+    if gradient is not None and not isinstance(gradient, str):
+        raise SettingError(f"Expected a gradient by its letter or name, got {gradient!r}.")
+    if seed is not None and (not isinstance(seed, int) or isinstance(seed, bool)):
+        raise SettingError(f"Expected a seed as a whole number, got {seed!r}.")
     letter = None if gradient is None else gradient_named(gradient).letter
     found = [
         index
@@ -82,7 +87,7 @@ def fitting_members(labels: Sequence[Label], gradient: str | None, seed: int | N
     ]
     if not found:
         wanted = ",".join(str(part) for part in (letter, seed) if part is not None)
-        raise SettingError(f"Expected a controller of {where} among {_named(labels)}, got {wanted!r}.")
+        raise SettingError(f"Expected {what} among {_named(labels)}, got {wanted!r}.")
     return found
 
 
@@ -111,7 +116,7 @@ def _from_file(file: Path, gradient: str | None, seed: int | None, epoch: int | 
     if not found.description:
         raise RunError(f"Expected a checkpoint that says what it holds, got the older {file}; give its run directory.")
     labels = found.members
-    fitting = fitting_members(labels, gradient, seed, file)
+    fitting = fitting_members(labels, gradient, seed, f"a controller in {file}")
     if len(fitting) > 1:
         raise SettingError(
             f"Expected the gradient and the seed of one controller in {file}, got {len(fitting)} that fit among "

@@ -3,6 +3,7 @@
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -29,7 +30,7 @@ def shown(labels: list[dict[str, Any]], epochs: int, console: Console) -> Iterat
             console.quiet = True  # its terminal is gone
 
 
-def ended(stopping: Stopping) -> None:
-    """Stopped, if somebody other than the user at the keyboard has ended the training before its time."""
+def ended(stopping: Stopping, path: Path) -> None:
+    """Stopped, if something other than Ctrl-C has ended the training in `path` before its time."""
     if stopping.requested not in (None, signal.SIGINT):
-        raise Stopped(stopping.requested)
+        raise Stopped(stopping.requested, f"continue with: evenflow train --resume {path}")

@@ -7,21 +7,19 @@ _SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
 
 
 class Stopped(KeyboardInterrupt):
-    """A training ended by a signal.
+    """A training ended by a signal, or by a pipe that nobody reads any more.
 
-    Attributes:
+    Args:
         number: the signal's.
+        note: how to go on, for instance.
     """
 
-    def __init__(self, number: int):
-        super().__init__(number)
+    def __init__(self, number: int, note: str = ""):
+        why = f" by {signal.Signals(number).name}"
+        if number == getattr(signal, "SIGPIPE", None):
+            why = ", since nobody reads what it prints"
+        super().__init__(f"stopped{why}" + (f"; {note}" if note else ""))
         self.number = number
-
-    def __str__(self) -> str:
-        try:
-            return f"stopped by {signal.Signals(self.number).name}"
-        except ValueError:
-            return f"stopped by signal {self.number}"
 
 
 class Stopping:

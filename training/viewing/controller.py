@@ -90,7 +90,7 @@ def _member(run: RunDirectory, experiment: Experiment, wanted: str) -> int:
     labels = experiment.labels()
     if seed and not seed.isdecimal():
         raise SettingError(f"Expected a seed after the comma, got {seed!r} in {wanted!r}.")
-    fitting = fitting_members(labels, name or None, int(seed) if seed else None, run.path)
+    fitting = fitting_members(labels, name or None, int(seed) if seed else None, f"after @ a controller of {run.path}")
     records = run.metrics()
     return best_member(fitting, records[-1]["test_loss"] if records else ())
 

@@ -1,6 +1,7 @@
 """Recording what is shown, without a display: a film, an animated picture, or numbered pictures."""
 
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -61,7 +62,7 @@ def _check(out: Path) -> None:
     if out.suffix not in (".mp4", ".gif", ""):
         raise SettingError(f"Expected FILE.mp4, FILE.gif or a directory to record to, got {out}.")
     filled = out.is_dir() and (out.suffix or any(out.iterdir()))
-    if filled or (out.exists() and not out.is_dir()):
+    if filled or (os.path.lexists(out) and not out.is_dir()):
         raise SettingError(f"Expected a new file or directory to record to, got {out}, which exists; choose another.")
 
 
@@ -76,13 +77,15 @@ def _writer(out: Path):
         taken = iter(range(10**6))
         yield lambda picture: imageio.imwrite(out / f"frame-{next(taken):05d}.png", picture)
         return
-    part = out.with_name(f".{out.stem}.part{out.suffix}")
+    part = out.with_name(f".{out.stem}.{secrets.token_hex(6)}.part{out.suffix}")
     try:
         file = _open_film(part) if out.suffix == ".mp4" else imageio.get_writer(
             part, mode="I", duration=1000 / FRAMES_PER_SECOND, loop=0
         )  # fmt: skip
         with file:
             yield file.append_data  # type: ignore[attr-defined]
+        if os.path.lexists(out):  # made by somebody else in the meantime
+            raise SettingError(f"Expected a new file to record to, got {out}, which exists by now; choose another.")
         os.replace(part, out)
     finally:
         part.unlink(missing_ok=True)

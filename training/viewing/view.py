@@ -1,6 +1,5 @@
 """`evenflow view`: in a window where there is a display, else into a recording."""
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from rich.console import Console
 from engine import BackendError, SettingError, available_backends
 from engine.checks import whole
 from engine.drawing import has_display
+from training.files import free_beside
 from training.viewing.controller import Watched
 from training.viewing.record import record
 from training.viewing.show import Show
@@ -46,7 +46,7 @@ def view(controllers: Sequence[Watched], settings: ViewSettings, console: Consol
     if settings.record is None and has_display():
         _open(show, settings)
         return None
-    out = settings.record or _free(Path(f"{controllers[0].task.name}-seed-{settings.seed}.gif"))
+    out = settings.record or free_beside(Path(f"{controllers[0].task.name}-seed-{settings.seed}.gif"))
     if settings.record is None:
         console.print("no display, so the view is recorded", style="dim")
     return record(show, out, settings.size // 2 * 2, console)
@@ -63,9 +63,3 @@ def _open(show: Show, settings: ViewSettings) -> None:
         from training.viewing.window import Window
 
         Window(show, settings.size).run()
-
-
-def _free(path: Path) -> Path:
-    """`path`, or one like it that nothing has yet."""
-    numbered = (path.with_stem(f"{path.stem}-{number}") for number in itertools.count(2))
-    return next(found for found in itertools.chain([path], numbered) if not found.exists())
