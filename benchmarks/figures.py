@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from matplotlib.colors import LogNorm
 
-from benchmarks.style import new_figure, save
+from benchmarks.style import new_figure, save_ours
 from engine import FULL, PHYSICS_ONLY, Rollout, current
 from engine.norms import norm
 from policies import Polynomial
@@ -86,7 +86,7 @@ def _draw_toy_fields(path: Path, points: int = 161) -> Path:
         axes.set(title=title, xlabel="θ₁")
         figure.colorbar(image, ax=axes, shrink=0.85)
     panels[0].set_ylabel("θ₂")
-    return save(figure, path)
+    return save_ours(figure, path)
 
 
 def _draw_descents(path: Path) -> Path:
@@ -101,7 +101,7 @@ def _draw_descents(path: Path) -> Path:
         axes.plot(2, 4, "o", color="#D55E00", markersize=4)
         axes.set(title=f"{name}: final loss {final_loss(way):.3g}", xlabel="θ₁", aspect="equal")
     panels[0].set_ylabel("θ₂")
-    return save(figure, path)
+    return save_ours(figure, path)
 
 
 def final_loss(way: torch.Tensor) -> float:

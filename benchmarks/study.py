@@ -313,7 +313,7 @@ def _train_all(
         if trainer.epoch >= pack.experiment.epochs:
             _append(pack, trainer, out)
         if stopping.requested is not None:
-            raise Stopped(stopping.requested)
+            raise Stopped(stopping.requested, "give the same command again to go on")
 
 
 def _append(pack: Pack, trainer: Trainer, out: Path) -> None:

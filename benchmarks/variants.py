@@ -12,6 +12,7 @@ from benchmarks.report import reported, table, write_report
 from benchmarks.study import Pack, Study, check_same, load_study, run_study
 from training.display import TrainingProgress
 from training.files import write_ours
+from training.stopping import CLOSED_PIPE, Stopped
 
 
 def compare(study: Study, out: Path, console: Console, train: bool = True) -> list[Path]:
@@ -20,6 +21,9 @@ def compare(study: Study, out: Path, console: Console, train: bool = True) -> li
         watch = _Watch(study, console)
         try:
             run_study(study, out, watch)
+        except BrokenPipeError as error:
+            console.quiet = True
+            raise Stopped(CLOSED_PIPE, "give the same command again to go on") from error
         finally:
             watch.close()
     check_same(study.to_config(), load_study(out), out)

@@ -201,6 +201,18 @@ class TestATotalOfEpochs:
             assert evenflow.main(["train", "--resume", str(short), *total]) == 0
             assert "nothing to train: the run has its 3 epochs" in capsys.readouterr().out
 
+    def test_the_users_own_figure_outlives_the_end_of_a_training(self, short, monkeypatch, capsys):
+        monkeypatch.setattr(evenflow.Machine, "start", lambda machine: None)
+        assert evenflow.main(["train", "--resume", str(short)]) == 0
+        assert f"figure: {short / 'losses.png'}\n" in capsys.readouterr().out
+        (short / "losses.png").write_text("mine")
+        for total in ("4", "5"):
+            assert evenflow.main(["train", "--resume", str(short), "--epochs", total]) == 0
+            assert "losses-2.png; losses.png is not as Evenflow wrote it, and stays" in capsys.readouterr().out
+        assert (short / "losses.png").read_text() == "mine"
+        assert (short / "losses-2.png").read_bytes().startswith(b"\x89PNG")
+        assert not (short / "losses-3.png").exists()
+
     def test_metrics_shorter_than_the_checkpoint_are_not_trained_over(self, short):
         file = short / "metrics.jsonl"
         file.write_text("".join(file.read_text().splitlines(keepends=True)[:2]))

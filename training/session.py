@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from training.display import TrainingProgress
-from training.stopping import Stopped, Stopping
+from training.stopping import CLOSED_PIPE, Stopped, Stopping
 
 
 @contextmanager
@@ -24,7 +24,7 @@ def shown(labels: list[dict[str, Any]], epochs: int, console: Console) -> Iterat
             with TrainingProgress(labels, epochs, console) as progress:
                 yield progress, stopping
         except BrokenPipeError:
-            stopping.requested = int(getattr(signal, "SIGPIPE", signal.SIGTERM))
+            stopping.requested = CLOSED_PIPE
             console.quiet = True
         if stopping.requested == getattr(signal, "SIGHUP", None):
             console.quiet = True  # its terminal is gone

@@ -6,6 +6,10 @@ from types import FrameType, TracebackType
 _SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
 
 
+# What a process is told that writes where nobody reads; absent on Windows.
+CLOSED_PIPE = int(getattr(signal, "SIGPIPE", signal.SIGTERM))
+
+
 class Stopped(KeyboardInterrupt):
     """A training ended by a signal, or by a pipe that nobody reads any more.
 
@@ -16,7 +20,7 @@ class Stopped(KeyboardInterrupt):
 
     def __init__(self, number: int, note: str = ""):
         why = f" by {signal.Signals(number).name}"
-        if number == getattr(signal, "SIGPIPE", None):
+        if number == CLOSED_PIPE != signal.SIGTERM:
             why = ", since nobody reads what it prints"
         super().__init__(f"stopped{why}" + (f"; {note}" if note else ""))
         self.number = number

@@ -13,7 +13,7 @@ from benchmarks.scale.limits import DONE
 from benchmarks.scale.peers import SIDES
 from benchmarks.scale.study import Record
 from benchmarks.scale.worker import OURS
-from benchmarks.style import COLOURS, LINES, new_figure, save
+from benchmarks.style import COLOURS, LINES, new_figure, save_ours
 from engine.memory import parse_bytes
 
 _COLOUR_OF = dict(zip((OURS, *SIDES), COLOURS.values(), strict=False))
@@ -78,7 +78,7 @@ def _horizon(records: Sequence[Record], path: Path) -> Path:
         _finish(axes, title, "steps")
         axes.set_ylabel(label)
         axes.legend(frameon=False, fontsize=7)
-    return save(figure, path)
+    return save_ours(figure, path)
 
 
 def _sides(found: Sequence[Record], system: str) -> list[tuple[str, list[Record]]]:
@@ -104,7 +104,7 @@ def _save(figure: Figure, panels: Sequence[Axes], path: Path) -> Path:
         handles, labels = axes.get_legend_handles_labels()
         shown |= dict(zip(labels, handles, strict=True))
     figure.legend(shown.values(), shown.keys(), loc="outside right center", frameon=False, fontsize=7)
-    return save(figure, path)
+    return save_ours(figure, path)
 
 
 def _finish(axes: Axes, title: str, label: str) -> None:
