@@ -104,7 +104,7 @@ class Train(Generic[Options]):
         with shown(experiment.labels(), self.epochs, _console) as (progress, stopping):
             train_experiment(experiment, out, progress, stopping)
         _conclude(out, self.epochs)
-        ended(stopping, out)
+        ended(stopping, out, self.epochs)
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ class Resume:
         with shown(experiment.labels(), epochs, _console) as (progress, stopping):
             resume(self.resume, progress, self.epochs, stopping)
         _conclude(self.resume, epochs)
-        ended(stopping, self.resume)
+        ended(stopping, self.resume, epochs)
 
 
 def _conclude(path: Path, epochs: int) -> None:

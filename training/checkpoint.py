@@ -20,7 +20,6 @@ from engine import RunError, SettingError
 from training.checks import check_types
 from training.estimators import GRADIENTS
 from training.files import write_whole
-from training.metrics import from_json
 from training.trainer import Divergence, Trainer
 
 FORMAT = 1
@@ -59,7 +58,7 @@ def settings_of(config: Mapping[str, Any]) -> dict[str, Any]:
         kept["runtime"] = {"precision": kept["runtime"].get("precision")}  # another backend may go on
     if isinstance(kept.get("settings"), dict):
         kept["settings"] = {name: value for name, value in kept["settings"].items() if name != "memory"}
-    return json.loads(json.dumps(kept))
+    return json.loads(json.dumps(kept, default=str))
 
 
 def describe(trainer: Trainer, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -85,7 +84,7 @@ def write_checkpoint(path: Path, trainer: Trainer, config: Mapping[str, Any]) ->
         "format": str(FORMAT),
         "epoch": str(trainer.epoch),
         "divergences": json.dumps([asdict(entry) for entry in trainer.divergences.values()]),
-        "description": json.dumps(describe(trainer, config)),
+        "description": json.dumps(describe(trainer, config), default=str),
     }
     metadata["checksum"] = _checksum(tensors, metadata)
     write_whole(path, save(tensors, metadata))
@@ -114,7 +113,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
             check_types(Divergence, entry)
         divergences = {entry["member"]: Divergence(**entry) for entry in entries}
         epoch = int(metadata["epoch"])
-        description = from_json(metadata.pop("description", "{}"))
+        description = json.loads(metadata.pop("description", "{}"))
         if epoch < 0 or set(metadata) != _REQUIRED or not _describes(description):
             raise ValueError(metadata)
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError, SettingError) as error:

@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from training.display import TrainingProgress
+from training.run import RunDirectory
 from training.stopping import CLOSED_PIPE, Stopped, Stopping
 
 
@@ -30,7 +31,7 @@ def shown(labels: list[dict[str, Any]], epochs: int, console: Console) -> Iterat
             console.quiet = True  # its terminal is gone
 
 
-def ended(stopping: Stopping, path: Path) -> None:
+def ended(stopping: Stopping, path: Path, epochs: int) -> None:
     """Stopped, if something other than Ctrl-C has ended the training in `path` before its time."""
-    if stopping.requested not in (None, signal.SIGINT):
+    if stopping.requested not in (None, signal.SIGINT) and RunDirectory.open(path).epoch < epochs:
         raise Stopped(stopping.requested, f"continue with: evenflow train --resume {path}")

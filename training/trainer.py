@@ -162,9 +162,9 @@ class Trainer:
         for update, batch in enumerate(self.batches()):
             total += self.update(batch, update)
             self.updates = update + 1
-        self.epoch, self.updates = self.epoch + 1, 0
         train = torch.where(self._active, total / self.updates_per_epoch, torch.nan)
         test = torch.where(self._active, self.test().to(torch.float64), torch.nan)
+        self.epoch, self.updates = self.epoch + 1, 0
         return EpochRecord(self.epoch, train.tolist(), test.tolist())
 
     @plain_torch()
