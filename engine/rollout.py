@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from taichi.lang import impl
 
+from engine.contracts import check_cost, check_rules
 from engine.errors import AdjointError, ShapeError
 from engine.modes import plain_torch
 from engine.rules import AdjointRule
@@ -52,6 +53,9 @@ class Rollout(Trajectory):
                 controls are no longer those of it.
             ShapeError: samples that are not whole members, or of a rule that is not swept.
         """
+        check_rules(rules)
+        if cost is not None:
+            check_cost(cost)
         self.check_stored()
         if self.states.grad is not None and len(self.plan.segments) > 1:
             raise AdjointError(

@@ -12,6 +12,10 @@ from engine.errors import AdjointError, ShapeError
 from engine.launch import Launch, prepare, prepare_adjoint
 from engine.rules import AdjointRule
 
+# Seen: prepared launches of 3 and of 5 arrays, each with the views of its arrays.
+STEP_LAUNCH_BYTES = 4600
+PULL_BACK_LAUNCH_BYTES = 6000
+
 
 class System(abc.ABC):
     """One step of physics and its pull-back, on batches of samples.
@@ -84,6 +88,17 @@ class System(abc.ABC):
     def scratch_bytes(self, batch: int) -> int:
         """Bytes of `scratch` that launches on `batch` samples use, for planning; a system that has any says so."""
         return 0
+
+    def launch_bytes(self) -> int:
+        """Bytes of the launches that a rollout keeps for every step, for planning: its step's and its pull-back's.
+
+        A system that sweeps path rules in one launch says what its step takes alone.
+        """
+        return STEP_LAUNCH_BYTES + PULL_BACK_LAUNCH_BYTES
+
+    def check_size(self) -> None:
+        """SettingError if kernels of this size cannot be had; asked before any is compiled."""
+        return
 
     def step(self, state: torch.Tensor, control: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
         """S(state, control) for tensors [B, *state_shape], [B, *control_shape]; for rollouts use `Rollout`."""

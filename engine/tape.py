@@ -8,6 +8,7 @@ import torch
 from taichi.lang.enums import AutodiffMode
 
 from engine import runtime
+from engine.contracts import check_rules
 from engine.errors import AdjointError, ShapeError
 from engine.memory import MemoryPlan
 from engine.modes import plain_torch
@@ -55,6 +56,7 @@ class RolloutTape(ti.ad.Tape):
         loss: torch.Tensor | None = None,
         samples: Mapping[AdjointRule, slice] | None = None,
     ):
+        check_rules(rules)
         self._rules = rules or (FULL,)
         self._samples = samples
         self._results: dict[int, Gradients] = {}

@@ -122,7 +122,8 @@ class Convolutional(Policy):
         # Windows of the state with their ones; activations; for a single control the gradients of these.
         kept = 2 if self.pairs[-1][1] == 1 else 1
         windows = self.padded[0] * (self.pairs[0][0] + 1)
-        return batch * (windows + kept * sum(self._activations())) * self.theta.element_size()
+        numbers = windows + kept * sum(self._activations())
+        return batch * numbers * self.theta.element_size() + 2500 * len(self.pairs)  # views
 
     def scratch_bytes(self, rows: int) -> int:
         # For each activation its gradient, what reaches it, and that gradient weighted by μ (or, for several members,

@@ -81,17 +81,27 @@ class MLP(Policy):
         # Inputs of every layer with their ones, and for each control the gradients of the hidden layers.
         inputs = sum(width + 1 for width in self.widths[:-1])
         kept = self.widths[-1] if self.widths[-1] <= _KEPT_CONTROLS else 0
-        return batch * (inputs + kept * sum(self.widths[1:-1])) * self.theta.element_size()
+        numbers = inputs + kept * sum(self.widths[1:-1])
+        return batch * numbers * self.theta.element_size() + _VIEW_BYTES * (len(self.widths) - 1)
 
     def scratch_bytes(self, rows: int) -> int:
         # For each hidden layer δ, what reaches it and, for K, G and what reaches that; activations before they are
         # stored; inputs weighted by μ, K's and the state's gradients; cotangents by member.
+        # Gradients that the record keeps take no second place; of several members blocks are copied together.
         hidden = sum(self.widths[1:-1])
-        return rows * (5 * hidden + 3 * self.widths[0] + 1 + 2 * self.widths[-1]) * self.theta.element_size()
+        if self.widths[-1] > _KEPT_CONTROLS:
+            numbers = 5 * hidden
+        elif self.members > 1:
+            numbers = 4 * hidden
+        else:
+            numbers = 2 * hidden if self.widths[-1] > 1 else sum(self.widths[1:-2]) + sum(self.widths[2:-1])
+        return rows * (numbers + 3 * self.widths[0] + 1 + 2 * self.widths[-1]) * self.theta.element_size()
 
 
 # Up to this many controls, ∂u_c/∂(layer) is kept for every c and weighted by μ_c, which saves a matrix product.
 _KEPT_CONTROLS = 4
+# What a slot's views of one layer take.
+_VIEW_BYTES = 2000
 
 
 class MLPRecord(PolicyRecord):

@@ -8,6 +8,7 @@ import torch
 
 from engine import ShapeError, System
 from engine.checks import finite, whole
+from engine.contracts import check_cost, check_system
 from policies import Policy
 from training.objective import Objective
 
@@ -41,6 +42,8 @@ class Task:
     success: float | None = None
 
     def __post_init__(self):
+        check_system(self.system)
+        check_cost(self.objective)
         object.__setattr__(self, "horizon", whole("a horizon of at least 1 step", self.horizon))
         if self.success is not None:
             object.__setattr__(self, "success", finite("a success threshold, or None", self.success))

@@ -3,16 +3,18 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
 from engine import Rollout, RolloutTape, SettingError, Trajectory, current
 from engine.checks import finite, flag, positive, real, whole
+from engine.contracts import described
 from engine.modes import plain_torch
 from engine.rules import AdjointRule
 from policies import Policy, PolicyError
 from training.clipping import Clipping
-from training.estimators import Backpropagation, GradientEstimator
+from training.estimators import Backpropagation, GradientEstimator, check_estimator, combined
 from training.optimisers import EnsembleOptimiser
 from training.task import PolicyFactory, Task, generator
 
@@ -27,6 +29,7 @@ class Member:
     clipping: Clipping = field(default_factory=Clipping)
 
     def __post_init__(self):
+        check_estimator(self.estimator)
         rate = real("a learning rate above 0", self.learning_rate)
         if math.isinf(rate):
             raise SettingError(f"Expected learning rates that are finite, got {rate}.")
@@ -114,6 +117,7 @@ class Trainer:
         settings: TrainingSettings | None = None,
         policy: PolicyFactory | None = None,
     ):
+        _check(task, members, settings)
         if not members:
             raise SettingError("Expected at least one member to train, got none.")
         self.task, self.members = task, list(members)
@@ -204,7 +208,7 @@ class Trainer:
         result = tape.gradients(self.rollout)
         gradient = torch.empty_like(self.policy.theta, requires_grad=False)
         for estimator, rows in self._estimators:
-            gradient[rows] = estimator.combine({rule: result.parameters[rule][rows] for rule in estimator.rules})
+            gradient[rows] = combined(estimator, {rule: result.parameters[rule][rows] for rule in estimator.rules})
         frozen = self._frozen()
         if frozen is not None:
             gradient.masked_fill_(frozen, 0.0)
@@ -280,6 +284,20 @@ def _within(rows: torch.Tensor, most: float) -> torch.Tensor:
     # Norms tell at a fraction of the cost: where one is finite, so are the numbers and their squares.
     fine = torch.isfinite(torch.linalg.vector_norm(rows, 2, 1))
     return fine if bool(fine.all()) else fine | (rows.abs() <= most).all(1)
+
+
+def _check(task: Any, members: Any, settings: Any) -> None:
+    if not isinstance(task, Task):
+        hint = f"; write build_task({task!r})" if isinstance(task, str) else ""
+        raise SettingError(f"Expected a task, got {described(task)}{hint}.")
+    if isinstance(members, Member):
+        raise SettingError("Expected a list of members, got one Member; write [Member(...)].")
+    wrong = [member for member in members if not isinstance(member, Member)] if isinstance(members, Sequence) else None
+    if wrong is None or wrong:
+        came = described(members) if not wrong else f"one with {described(wrong[0])}"
+        raise SettingError(f"Expected a list of members such as [Member()], got {came}.")
+    if settings is not None and not isinstance(settings, TrainingSettings):
+        raise SettingError(f"Expected settings as TrainingSettings(...), got {described(settings)}.")
 
 
 def _grouped(values: list, device: torch.device) -> list[tuple]:

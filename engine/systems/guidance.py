@@ -7,7 +7,7 @@ from engine import runtime
 from engine.checks import flag, positive, whole
 from engine.launch import prepare
 from engine.pairs import CentralForce, lanes_pay, pair_adjoints, pair_forces
-from engine.system import System
+from engine.system import STEP_LAUNCH_BYTES, System
 from engine.vector_system import serial_loop
 
 SOFTENING = 0.1
@@ -107,6 +107,9 @@ class Guidance(System):
             rule.uses_physics,
             rule.uses_policy,
         )
+
+    def launch_bytes(self):
+        return STEP_LAUNCH_BYTES if self.particles <= _FUSED_PARTICLES else super().launch_bytes()
 
     def _loops(self, state: torch.Tensor) -> tuple[bool, bool]:
         """Whether a loop over the particles of all samples is serial, and whether sums over evaders run in lanes."""

@@ -8,7 +8,7 @@ import torch
 from engine import runtime
 from engine.checks import positive, whole
 from engine.launch import prepare
-from engine.system import System
+from engine.system import STEP_LAUNCH_BYTES, System
 from engine.vector_system import serial_loop
 
 LENGTH = 2.0
@@ -94,6 +94,9 @@ class QuantumBox(System):
 
     def scratch_bytes(self, batch):
         return batch * _ROWS * self.points * runtime.current().dtype.itemsize
+
+    def launch_bytes(self):
+        return STEP_LAUNCH_BYTES + 1100
 
     def _scratch(self, state: torch.Tensor) -> torch.Tensor:
         """[B, 6, N]: elimination factors, right-hand side and then solution, ½(ψ + ψ'); Re and Im of each.
