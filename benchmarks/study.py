@@ -10,6 +10,7 @@ are given, each variant's is chosen on tuning seeds (1000 and up) that no report
 """
 
 import json
+import math
 import os
 import platform
 from collections.abc import Callable, Iterator
@@ -68,6 +69,8 @@ class Study:
         kind = task_options(self.task)
         for name in ("seeds", "tuning_seeds"):
             object.__setattr__(self, name, whole(f"at least 1 of {name.replace('_', ' ')}", getattr(self, name)))
+        if self.seeds > TUNING_SEED:
+            raise SettingError(f"Expected at most {TUNING_SEED} seeds, where those for tuning begin, got {self.seeds}.")
         if not self.difficulties:
             object.__setattr__(self, "difficulties", tuple(kind.difficulty[1]))
         object.__setattr__(self, "difficulties", tuple(plain(value) for value in self.difficulties))
@@ -91,7 +94,7 @@ class Study:
             raise SettingError(f"Expected values of {name} as difficulties, got the option {name} = {given}.")
         values = []
         for value in difficulties:
-            if type(default)(value) != value:
+            if not math.isfinite(value) or type(default)(value) != value:
                 raise SettingError(f"Expected {name} as {type(default).__name__}, got {value}.")
             values.append(type(default)(value))
         return cls(task, options, tuple(values), **settings)
@@ -156,6 +159,9 @@ def run_study(
     Raises:
         RunError: a directory of something else, one in which another process trains, or that cannot be written.
     """
+    if not out.is_dir() or not any(out.iterdir()):
+        for difficulty in study.difficulties:  # what cannot be trained leaves no directory behind
+            study.experiment(difficulty, range(1)).trainer()
     with _claimed(study, out), Stopping() if stopping is None else nullcontext(stopping) as stop:
         for difficulty in study.difficulties:
             chosen: tuple[Variant, ...] = ()
