@@ -202,7 +202,7 @@ def _per_epoch(axis: str, study: dict[str, Any], result: dict[str, Any], cost: d
     settings = study["settings"]
     updates = settings["train_samples"] // settings["batch_size"]
     if axis == "steps":
-        return updates * settings["batch_size"] * result["options"]["horizon"]
+        return float(updates * settings["batch_size"] * result["options"]["horizon"])
     if axis == "time":
         if cost is None:
             raise RunError("Expected measured costs of every gradient for an axis of time, got none.")
