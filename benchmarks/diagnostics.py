@@ -92,7 +92,8 @@ def diagnose(study: Study, out: Path, samples: int = 64) -> list[Diagnosis]:
 def write_diagnostics(found: list[Diagnosis], study: Study, out: Path) -> list[Path]:
     """Write diagnostics.json and a figure; returns their paths."""
     text = json.dumps([asdict(entry) for entry in found], indent=1) + "\n"
-    return [write_ours(out / "diagnostics.json", text), _draw(found, study, out / "adjoints.png")]
+    figures = [_draw(found, study, out / "adjoints.png")] if found else []
+    return [write_ours(out / "diagnostics.json", text), *figures]
 
 
 def _diagnosis(difficulty: Any, epoch: int, rollout: Rollout, objective) -> Diagnosis:

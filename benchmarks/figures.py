@@ -13,6 +13,7 @@ from engine.norms import norm
 from policies import Polynomial
 from training import SignAgreement, build_task
 from training.estimators import Backpropagation
+from training.outputs import check_folder
 
 Field = Callable[[torch.Tensor], torch.Tensor]
 
@@ -67,7 +68,8 @@ def descend(field: Field, steps: int = 200, rate: float = 0.1) -> torch.Tensor:
 
 
 def draw_figures(out: Path) -> list[Path]:
-    """Draw both figures into a directory; the runtime must be running."""
+    """Draw both figures into a directory; the runtime must be running. SettingError where there can be none."""
+    check_folder(out, "the figures")
     return [_draw_toy_fields(out / "fig1.png"), _draw_descents(out / "fig2.png")]
 
 

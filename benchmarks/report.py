@@ -184,12 +184,16 @@ def _draw(
         filled = np.where(np.isnan(losses), np.inf, losses)
         middle, (low, high) = interquartile_mean(filled, axis=1), interval(filled, axis=1)
     else:
+        alive = ~np.isnan(losses).all(axis=1)
+        x, losses = x[alive], losses[alive]
         middle, deviation = np.nanmean(losses, axis=1), np.nanstd(losses, axis=1)
         low, high = np.maximum(middle - deviation, middle * 1e-2), middle + deviation
     line = LINES[list(clippings).index(clipping) % len(LINES)]
     label = letter if clipping == "none" else f"{letter}, {clipping}"
     finite = np.isfinite(middle)
     axes.plot(x[finite], middle[finite], line, color=COLOURS[letter], linewidth=1.3, label=label)
+    if not finite.any():
+        return
     top = np.where(np.isfinite(high), high, np.nanmax(np.where(np.isfinite(losses), losses, np.nan)))
     axes.fill_between(x[finite], low[finite], top[finite], color=COLOURS[letter], alpha=0.15, linewidth=0)
 
@@ -198,7 +202,7 @@ def _per_epoch(axis: str, study: dict[str, Any], result: dict[str, Any], cost: d
     settings = study["settings"]
     updates = settings["train_samples"] // settings["batch_size"]
     if axis == "steps":
-        return updates * settings["batch_size"] * result["options"]["horizon"]
+        return float(updates * settings["batch_size"] * result["options"]["horizon"])
     if axis == "time":
         if cost is None:
             raise RunError("Expected measured costs of every gradient for an axis of time, got none.")

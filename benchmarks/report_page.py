@@ -18,13 +18,14 @@ from benchmarks.costs import load_costs
 from benchmarks.curves import loss_figure
 from benchmarks.report import AXES, loss_panels, reported, table
 from benchmarks.study import load_study
-from benchmarks.style import COLOURS, LINES, new_figure
+from benchmarks.style import COLOURS, LINES, new_figure, settle
 from engine import RunError
 from engine.drawing import GuiCanvas
 from engine.norms import norm_of_array
 from training import Experiment, RunDirectory, gradient_named, task_options
 from training.files import is_ours, reason, write_ours, write_whole
 from training.optimisers import settings_from_file, settings_to_file
+from training.outputs import check_new_file
 from training.summary import groups, outcomes
 from training.viewing import Show, Watched, member_of
 from training.viewing.simulation import Simulation
@@ -60,9 +61,10 @@ def write_page(path: Path, out: Path | None = None) -> Path:
 
     Raises:
         RunError: no run or study there, nothing finished in it, or a file of the reader's own in the way.
+        SettingError: an `out` that is no .html, or where nothing can be written.
     """
-    if out is not None and out.exists():
-        raise RunError(f"Expected a new file for the report, got {out}, which exists; choose another --out.")
+    if out is not None:
+        check_new_file(out, (".html", ".htm"), "the report")
     target = out or path / "report.html"
     if os.path.lexists(target) and not is_ours(target):
         raise RunError(
@@ -184,14 +186,18 @@ def _adjoint_profile(controllers: Sequence[Watched]) -> str:
         norms = np.stack([norm_of_array(one[letter].reshape(len(one[letter]), -1)) for one in swept])
         norms = np.where(norms > 0, norms, np.nan)
         known = np.isfinite(norms).any(0)
+        if not known.any():  # a controller whose every rollout diverges
+            continue
         steps = np.flatnonzero(known)
         low, middle, high = np.nanquantile(norms[:, known], (0.05, 0.5, 0.95), axis=0)
         axes.plot(steps, middle, line, marker="." if len(steps) == 1 else "", color=COLOURS[letter], label=letter)
         axes.fill_between(steps, low, high, color=COLOURS[letter], alpha=0.15, linewidth=0)
     axes.set(xlabel="step t", ylabel="size of the adjoint |λ|", yscale="log")
-    axes.legend(frameon=False)
+    if axes.lines:
+        axes.legend(frameon=False)
     axes.grid(alpha=0.25)
     buffer = io.BytesIO()
+    settle(figure)
     figure.savefig(buffer, format="png")
     caption = (
         f"On the rollouts of {controller.name} from {_SAMPLES} starts: medians, and 5 to 95%. C: M's adjoint where its "

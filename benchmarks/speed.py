@@ -32,6 +32,7 @@ from engine.checks import one_of, whole
 from engine.norms import norm
 from policies import MLP
 from training import GRADIENTS, Member, Trainer, build_task, gradient_named
+from training.outputs import check_new_file
 from training.task import generator
 
 TASKS = ("cart-pole", "guidance", "quantum")
@@ -45,8 +46,8 @@ def speed(
     one_of(f"a task among {', '.join(TASKS)} to time", task, TASKS)
     for name, value in (("rounds", rounds), ("members", members)):
         whole(f"{name} of at least 1", value)
-    if out is not None and out.exists():
-        raise RunError(f"Expected a new file for the results, got {out}, which exists; choose another --out.")
+    if out is not None:
+        check_new_file(out, (".json",), "the results")
     with console.status("timing one controller on one core"):
         alone = _apart("alone", rounds, task)
     with console.status(f"timing {members} controllers together"):
@@ -177,7 +178,9 @@ def _apart(*arguments: object) -> dict[str, Any]:
     command = [sys.executable, "-m", "benchmarks.speed", *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise RunError(f"Expected the measurement to finish, got: {done.stderr.strip().splitlines()[-1]}")
+        said = done.stderr.strip().splitlines()
+        reason = said[-1].rstrip(".") if said else f"exit status {done.returncode} without a word"
+        raise RunError(f"Expected the measurement to finish, got: {reason}.")
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 

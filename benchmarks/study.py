@@ -10,6 +10,7 @@ are given, each variant's is chosen on tuning seeds (1000 and up) that no report
 """
 
 import json
+import math
 import os
 import platform
 from collections.abc import Callable, Iterator
@@ -22,13 +23,14 @@ from typing import Any
 import yaml
 
 from benchmarks.statistics import interquartile_mean
+from benchmarks.study_checks import check_result, check_study, is_result
 from engine import RunError, SettingError, current
 from engine.checks import plain, whole
 from training import Experiment, RunDirectory, TrainingSettings, read_checkpoint, resume, task_options, train
 from training.experiment import Progress
 from training.files import reason, write_whole
 from training.lock import LOCK, only_writer
-from training.metrics import are_losses, from_json
+from training.metrics import from_json
 from training.optimisers import settings_from_file, settings_to_file
 from training.stopping import Stopped, Stopping
 from training.trainer import Trainer
@@ -68,6 +70,8 @@ class Study:
         kind = task_options(self.task)
         for name in ("seeds", "tuning_seeds"):
             object.__setattr__(self, name, whole(f"at least 1 of {name.replace('_', ' ')}", getattr(self, name)))
+        if self.seeds > TUNING_SEED:
+            raise SettingError(f"Expected at most {TUNING_SEED} seeds, where those for tuning begin, got {self.seeds}.")
         if not self.difficulties:
             object.__setattr__(self, "difficulties", tuple(kind.difficulty[1]))
         object.__setattr__(self, "difficulties", tuple(plain(value) for value in self.difficulties))
@@ -91,7 +95,7 @@ class Study:
             raise SettingError(f"Expected values of {name} as difficulties, got the option {name} = {given}.")
         values = []
         for value in difficulties:
-            if type(default)(value) != value:
+            if not math.isfinite(value) or type(default)(value) != value:
                 raise SettingError(f"Expected {name} as {type(default).__name__}, got {value}.")
             values.append(type(default)(value))
         return cls(task, options, tuple(values), **settings)
@@ -156,6 +160,9 @@ def run_study(
     Raises:
         RunError: a directory of something else, one in which another process trains, or that cannot be written.
     """
+    if not out.is_dir() or not any(out.iterdir()):
+        for difficulty in study.difficulties:  # what cannot be trained leaves no directory behind
+            study.experiment(difficulty, range(1)).trainer()
     with _claimed(study, out), Stopping() if stopping is None else nullcontext(stopping) as stop:
         for difficulty in study.difficulties:
             chosen: tuple[Variant, ...] = ()
@@ -171,20 +178,23 @@ def load_study(out: Path) -> dict[str, Any]:
     file = out / "study.yaml"
     try:
         config = yaml.safe_load(file.read_text())
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise RunError(f"Expected a study with a study.yaml, got {out}, which has none.") from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise RunError(f"Expected {file} as plain YAML, got something that cannot be read as such.") from error
     if not isinstance(config, dict) or config.get("kind") != _KIND:
         raise RunError(f"Expected {file} to describe a study, got other content.")
     if config.get("format") != FORMAT:
         raise RunError(f"Expected a study of format {FORMAT}, got format {config.get('format')!r} in {file}.")
-    return {**config, "settings": settings_from_file(config.get("settings"))}
+    config = {**config, "settings": settings_from_file(config.get("settings"))}
+    check_study(Study, config, file)
+    return config
 
 
 def load_results(out: Path) -> list[dict[str, Any]]:
     """Every training that is done, one dictionary each; a line cut off by a kill is left out, a damaged one told."""
-    file, task = out / "results.jsonl", load_study(out)["task"]
+    file, study = out / "results.jsonl", load_study(out)
+    task = study["task"]
     try:
         lines = file.read_bytes().split(b"\n")[:-1]
     except FileNotFoundError:
@@ -201,25 +211,14 @@ def load_results(out: Path) -> list[dict[str, Any]]:
                 f"Expected results of {task} in format {FORMAT}, got {result['task']} in format {result['format']} in "
                 f"line {number} of {file}."
             )
-        if not _is_result(result):
+        if not is_result(result):
             raise RunError(
                 f"Expected a training's settings and its losses of every epoch in line {number} of {file}, got "
                 "something else."
             )
+        check_result(study, result, f"line {number} of {file}")
         results.append({**result, "settings": settings_from_file(result.get("settings"))})
     return results
-
-
-def _is_result(value: dict[str, Any]) -> bool:
-    """Whether a line has what reports read of it, of the right types and lengths."""
-    kinds = {"phase": str, "gradient": str, "clipping": str, "learning_rate": (int, float), "seed": int, "epochs": int,
-             "options": dict, "run": str, "member": int}  # fmt: skip
-    if any(not isinstance(value.get(name), kind) or isinstance(value[name], bool) for name, kind in kinds.items()):
-        return False
-    losses = [value.get(name) for name in ("train_loss", "test_loss")]
-    return "difficulty" in value and all(
-        isinstance(of, list) and len(of) == value["epochs"] and are_losses(of) for of in losses
-    )
 
 
 @contextmanager

@@ -4,6 +4,7 @@ import io
 from pathlib import Path
 
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
@@ -41,9 +42,19 @@ def save_ours(figure: Figure, path: Path) -> Path:
 
 
 def _rendered(figure: Figure, path: Path) -> bytes:
+    settle(figure)
     buffer = io.BytesIO()
     figure.savefig(buffer, format=path.suffix[1:] or None)
     return buffer.getvalue()
+
+
+def settle(figure: Figure) -> None:
+    """Say so in panels of a log axis that have nothing to show, as where everything diverged; to be called last."""
+    for axes in figure.axes:
+        values = np.concatenate([np.empty(0), *(np.ravel(line.get_ydata()) for line in axes.lines)]).astype(float)
+        if axes.get_yscale() == "log" and not (np.isfinite(values) & (values > 0)).any():
+            axes.set(yscale="linear", ylim=(0, 1), yticks=[])
+            axes.text(0.5, 0.5, "nothing finite to show", transform=axes.transAxes, ha="center", va="center")
 
 
 def epochs_and_log(axes: Axes) -> None:

@@ -71,8 +71,9 @@ class RunDirectory:
         file = path / _CONFIG
         try:
             config = yaml.safe_load(file.read_text(encoding="utf-8"))
-        except FileNotFoundError as error:
-            raise RunError(f"Expected a run directory with a config.yaml, got {path}, which has none.") from error
+        except (FileNotFoundError, NotADirectoryError) as error:
+            note = ", a study of several runs" if (path / "study.yaml").is_file() else ""
+            raise RunError(f"Expected a run directory with a config.yaml, got {path}{note}, which has none.") from error
         except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
             raise RunError(f"Expected {file} as plain YAML, got something that cannot be read as such.") from error
         if not isinstance(config, dict) or config.pop("kind", None) != _KIND:

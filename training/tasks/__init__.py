@@ -6,6 +6,7 @@
 from dataclasses import fields
 
 from engine import SettingError
+from training.checks import perhaps
 from training.task import Task
 from training.tasks.cart_pendulum import CartPendulumOptions
 from training.tasks.cart_pole import CartPoleOptions
@@ -45,8 +46,13 @@ TASKS: dict[str, type[TaskOptions]] = {
 def task_options(name: str) -> type[TaskOptions]:
     """The options of the task with this name; SettingError if there is none."""
     if name not in TASKS:
-        raise SettingError(f"Expected a task among {', '.join(TASKS)}, got {name!r}.")
+        raise SettingError(f"Expected a task among {', '.join(TASKS)}, got {name!r}{perhaps(str(name), TASKS)}.")
     return TASKS[name]
+
+
+def name_of(options: object) -> str:
+    """The name of the task that these are options of."""
+    return next(name for name, kind in TASKS.items() if isinstance(options, kind))
 
 
 def build_task(name: str, **options) -> Task:

@@ -11,7 +11,7 @@ from engine.checks import whole
 from engine.drawing import has_display
 from training.files import free_beside
 from training.viewing.controller import Watched
-from training.viewing.record import record
+from training.viewing.record import check_recording, record
 from training.viewing.show import Show
 
 
@@ -42,6 +42,8 @@ def view(controllers: Sequence[Watched], settings: ViewSettings, console: Consol
     """Show controllers side by side, or one with its gradients; returns the recording, if that is what it became."""
     if settings.window and not has_display():
         raise BackendError("Expected a display for --window, got none; record with --record FILE.mp4.")
+    if settings.record is not None:
+        check_recording(settings.record)  # before anything is compiled for it
     show = Show(controllers, settings.gradient, settings.seed, settings.speed)
     if settings.record is None and has_display():
         _open(show, settings)
