@@ -7,7 +7,6 @@ from typing import Any
 import torch
 
 from engine.errors import AdjointError, SettingError, ShapeError
-from engine.modes import plain_torch
 from engine.system import System
 
 _COST_METHODS = ("running", "final")
@@ -92,7 +91,7 @@ def check_tensor(what: str, value: Any, shape: torch.Size | tuple[int, ...], lik
 @contextmanager
 def differentiating(cost: Any):
     """A block that differentiates an objective, whatever torch mode its caller is in."""
-    with plain_torch():
+    with torch.inference_mode(False), torch.enable_grad():
         try:
             yield
         except RuntimeError as error:

@@ -64,7 +64,7 @@ class Trajectory:
             the memory budget.
     """
 
-    @plain_torch()
+    @plain_torch
     def __init__(
         self,
         system: System,
@@ -86,6 +86,7 @@ class Trajectory:
         self.holds_jacobian = m <= _JACOBIAN_CONTROLS and m * n * batch <= _JACOBIAN_ELEMENTS
         self.forward_only = forward_only
         self.block = 1 if forward_only else self._block_steps()
+        controller.check(system.state_shape, system.control_shape, differentiated=not forward_only)
         self.budget = None if memory is None else memory_module.parse_bytes(memory)
         self.plan = self._plan(None, 1) if forward_only else self._plan(memory, segment)
         check_available(
@@ -93,7 +94,6 @@ class Trajectory:
         )
         if memory is not None and len(self.plan.segments) > 1:
             memory_module.return_freed_memory()
-        controller.check(system.state_shape, system.control_shape, differentiated=not forward_only)
         self._allocate()
         self.restored: Segment | None = None
         self._versions = (0, 0)
@@ -120,7 +120,7 @@ class Trajectory:
             self._actions.append(self.record.prepare_act(slot, x, u))
             self._steps.append(system.prepare_step(x, u, y))
 
-    @plain_torch()
+    @plain_torch
     def forward(self, initial: torch.Tensor, cost: Cost | None = None) -> torch.Tensor | None:
         """Run T steps from `initial` [B, *state_shape]; with a cost, return the losses [B]."""
         runtime.current().check("initial state", initial, (self.batch, *self.system.state_shape))
@@ -191,7 +191,7 @@ class Trajectory:
                 act()
         self._versions = (self.states._version, self.controls._version)
 
-    @plain_torch()
+    @plain_torch
     def first_nonfinite(self, samples: slice) -> tuple[int, int] | None:
         """(step, sample) of the first state of `samples` that is not finite, or None; restores segments as needed."""
         self.check_stored()

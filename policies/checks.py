@@ -4,7 +4,9 @@ from collections.abc import Iterable
 from numbers import Integral
 from typing import Any
 
-from policies.errors import PolicyError
+
+class PolicyError(ValueError):
+    """A policy that does not fit what it is asked to control."""
 
 
 def is_size(value: Any) -> bool:

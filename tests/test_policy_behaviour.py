@@ -85,10 +85,7 @@ IMPURE = {
     ),
     "noise on controls": (partial(Net, after=lambda net, u: u + 1e-3 * torch.randn_like(u)), "draws random numbers"),
     "a draw that rarely counts": (partial(Net, changed=rarely), "draws random numbers"),
-    "NumPy's generator": (
-        partial(Net, after=lambda net, u: u + np.random.randn()),  # noqa: NPY002  # its global state is the point
-        "draws random numbers",
-    ),
+    "NumPy's generator": (partial(Net, after=lambda net, u: u + np.random.randn()), "draws random numbers"),  # noqa: NPY002
     "Python's generator": (partial(Net, after=lambda net, u: u * random.random()), "draws random numbers"),
     "a generator of its own": (
         partial(Net, changed=own_draw, made=lambda net: setattr(net, "generator", torch.Generator())),
