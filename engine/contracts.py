@@ -7,7 +7,6 @@ from typing import Any
 import torch
 
 from engine.errors import AdjointError, SettingError, ShapeError
-from engine.modes import plain_torch
 from engine.system import System
 
 _COST_METHODS = ("running", "final")
@@ -91,14 +90,13 @@ def check_tensor(what: str, value: Any, shape: torch.Size | tuple[int, ...], lik
 
 @contextmanager
 def differentiating(cost: Any):
-    """A block that differentiates an objective, whatever torch mode its caller is in."""
-    with plain_torch():
-        try:
-            yield
-        except RuntimeError as error:
-            if "in-place" not in str(error) and "inplace" not in str(error):
-                raise
-            raise modified(cost) from error
+    """A block that differentiates an objective."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "in-place" not in str(error) and "inplace" not in str(error):
+            raise
+        raise modified(cost) from error
 
 
 def modified(cost: Any) -> AdjointError:

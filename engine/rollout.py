@@ -32,7 +32,7 @@ class Rollout(Trajectory):
         self.forward(initial.detach())
         return self
 
-    @plain_torch()
+    @plain_torch
     def backward(
         self,
         rules: Sequence[AdjointRule],

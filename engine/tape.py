@@ -50,6 +50,7 @@ class RolloutTape(ti.ad.Tape):
     replayed.
     """
 
+    @plain_torch
     def __init__(
         self,
         *rules: AdjointRule,
@@ -66,23 +67,22 @@ class RolloutTape(ti.ad.Tape):
                 f"Expected a loss of one element with requires_grad=True, got shape {list(loss.shape)} with "
                 f"requires_grad={loss.requires_grad}."
             )
-        with plain_torch():
-            scalar = torch.zeros(1, dtype=dtype, device=device, requires_grad=True) if loss is None else loss
+        scalar = torch.zeros(1, dtype=dtype, device=device, requires_grad=True) if loss is None else loss
         self._scalar = scalar
         super().__init__(loss=scalar, clear_gradients=False)
 
-    @plain_torch()
+    @plain_torch
     def __enter__(self):
         # Kernels would make it where it is missing, in whatever mode they are launched.
         if self._scalar.grad is None:
             self._scalar.grad = torch.zeros_like(self._scalar)
         return super().__enter__()
 
+    @plain_torch
     def __exit__(self, kind, value, traceback) -> None:
         if kind is not None:
             self.eval_on_exit = False
-        with plain_torch():
-            super().__exit__(kind, value, traceback)
+        super().__exit__(kind, value, traceback)
 
     def insert(self, func, args) -> None:
         """Record a kernel; Taichi calls this for every kernel launched inside the tape."""
@@ -93,7 +93,7 @@ class RolloutTape(ti.ad.Tape):
             )
         super().insert(func, args)
 
-    @plain_torch()
+    @plain_torch
     def record_rollout(self, rollout: Replayable, initial: torch.Tensor, cost: Cost | None) -> None:
         """Record a rollout that is about to run; a rollout calls this itself."""
         if any(isinstance(call, _RecordedRollout) and call.rollout is rollout for call, _ in self.calls):

@@ -64,7 +64,7 @@ class Trajectory:
             the memory budget.
     """
 
-    @plain_torch()
+    @plain_torch
     def __init__(
         self,
         system: System,
@@ -120,7 +120,7 @@ class Trajectory:
             self._actions.append(self.record.prepare_act(slot, x, u))
             self._steps.append(system.prepare_step(x, u, y))
 
-    @plain_torch()
+    @plain_torch
     def forward(self, initial: torch.Tensor, cost: Cost | None = None) -> torch.Tensor | None:
         """Run T steps from `initial` [B, *state_shape]; with a cost, return the losses [B]."""
         runtime.current().check("initial state", initial, (self.batch, *self.system.state_shape))
@@ -191,7 +191,7 @@ class Trajectory:
                 act()
         self._versions = (self.states._version, self.controls._version)
 
-    @plain_torch()
+    @plain_torch
     def first_nonfinite(self, samples: slice) -> tuple[int, int] | None:
         """(step, sample) of the first state of `samples` that is not finite, or None; restores segments as needed."""
         self.check_stored()

@@ -31,20 +31,24 @@ _REMEDY = (
 
 def check_fit(policy: "Policy", control_shape: tuple[int, ...]) -> None:
     """PolicyError unless controls of one and of several states at 0 come in this shape, as the parameters are."""
+    with _undisturbed(policy), torch.inference_mode():
+        _check_fit(policy, control_shape)
+
+
+def _check_fit(policy: "Policy", control_shape: tuple[int, ...]) -> None:
     theta = policy.theta
     for rows in (1, 3):
         expected = (policy.members, rows, *control_shape)
         state = torch.zeros(policy.members, rows, *policy.state_shape, dtype=theta.dtype, device=theta.device)
-        with _undisturbed(policy), torch.inference_mode():
-            try:
-                control = policy(state)
-            except PolicyError:
-                raise
-            except Exception as error:
-                raise PolicyError(
-                    f"Expected a policy that maps states {list(state.shape)} to controls {list(expected)}, got "
-                    f"{_of(error)}."
-                ) from error
+        try:
+            control = policy(state)
+        except PolicyError:
+            raise
+        except Exception as error:
+            raise PolicyError(
+                f"Expected a policy that maps states {list(state.shape)} to controls {list(expected)}, got "
+                f"{_of(error)}."
+            ) from error
         if not isinstance(control, torch.Tensor):
             raise PolicyError(f"Expected policy output as a tensor, got {type(control).__name__}.")
         if tuple(control.shape) != expected:

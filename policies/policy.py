@@ -142,6 +142,8 @@ class Policy(nn.Module, abc.ABC):
 
     def constants(self) -> dict[str, torch.Tensor]:
         """What `forward` computes with besides `theta`, by name: buffers and parameters that are not trained."""
+        if not self._modules and not self._buffers and len(self._parameters) == 1:
+            return {}
         values = {f"buffer {name!r}": value for name, value in self.named_buffers()}
         return values | {f"parameter {name!r}": value for name, value in self.named_parameters() if name != "theta"}
 

@@ -50,16 +50,16 @@ class Watch:
             policy.check_behaviour(self._differentiated)
             self._switches = policy.switches()
         self._theta.copy_(theta)
-        if self._differentiated:
+        constants = policy.constants() if self._differentiated else {}
+        if constants or self._constants:
             with torch.inference_mode(False):
-                self._constants = {name: value.detach().clone() for name, value in policy.constants().items()}
+                self._constants = {name: value.detach().clone() for name, value in constants.items()}
 
     def changed(self) -> str | None:
         """What the policy no longer has as it had at `begin`, in words; None if nothing has changed."""
         policy = self._policy
         policy.bind()
-        theta = policy.theta.detach()
-        if _layout(theta) != self._layout or not same_bits(theta, self._theta):
+        if not same_bits(policy.theta.detach(), self._theta):
             return "other parameters"
         constants = policy.constants()
         for name in self._constants.keys() | constants.keys():
@@ -74,14 +74,13 @@ class Watch:
 
 
 def same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:
-    """Whether two tensors are equal to the bit, NaN included."""
-    one, other = one.detach(), other.detach()
-    if _layout(one) != _layout(other):
+    """Whether two tensors are equal, NaN to itself included."""
+    if one.shape != other.shape or one.dtype != other.dtype or one.device != other.device:
         return False
-    if one.element_size() not in _INTEGERS or one.numel() == 0:
-        return torch.equal(one, other)
-    kind = _INTEGERS[one.element_size()]
-    return torch.equal(one.view(kind), other.view(kind))
+    if torch.equal(one, other):
+        return True
+    kind = _INTEGERS.get(one.element_size())
+    return kind is not None and torch.equal(one.detach().view(kind), other.detach().view(kind))
 
 
 _INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}

@@ -109,7 +109,7 @@ class Trainer:
         divergences: members frozen so far, by index. A frozen member keeps its last finite parameters.
     """
 
-    @plain_torch()
+    @plain_torch
     def __init__(
         self,
         task: Task,
@@ -171,7 +171,7 @@ class Trainer:
         self.epoch, self.updates = self.epoch + 1, 0
         return EpochRecord(self.epoch, train.tolist(), test.tolist())
 
-    @plain_torch()
+    @plain_torch
     def update(self, initial: torch.Tensor, update: int = 0) -> torch.Tensor:
         """One optimiser step from initial states [P·b, *state_shape]; returns each member's loss [P] before it."""
         losses, gradient = self.gradient(initial)
@@ -200,7 +200,7 @@ class Trainer:
             )
         return frozen
 
-    @plain_torch()
+    @plain_torch
     def gradient(self, initial: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Losses [P] and the members' estimated, clipped gradients [P, n] from initial states [P·b, ...]."""
         with RolloutTape(*self._rules, samples=self._rules) as tape:
