@@ -90,14 +90,13 @@ def check_tensor(what: str, value: Any, shape: torch.Size | tuple[int, ...], lik
 
 @contextmanager
 def differentiating(cost: Any):
-    """A block that differentiates an objective, whatever torch mode its caller is in."""
-    with torch.inference_mode(False), torch.enable_grad():
-        try:
-            yield
-        except RuntimeError as error:
-            if "in-place" not in str(error) and "inplace" not in str(error):
-                raise
-            raise modified(cost) from error
+    """A block that differentiates an objective."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "in-place" not in str(error) and "inplace" not in str(error):
+            raise
+        raise modified(cost) from error
 
 
 def modified(cost: Any) -> AdjointError:
