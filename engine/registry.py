@@ -49,7 +49,7 @@ class Registry(Mapping[str, Thing], Generic[Thing]):
     def __getitem__(self, name: str) -> Thing:
         if name not in self._things:
             close = difflib.get_close_matches(str(name), self._things, n=1)
-            hint = f"; did you mean {close[0]}?" if close else "."
+            hint = f"; you may mean {close[0]}." if close else "."
             raise SettingError(f"Expected a {self.kind} among {', '.join(self._things)}, got {name!r}{hint}")
         return self._things[name][0]
 

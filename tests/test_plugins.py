@@ -49,7 +49,7 @@ def test_a_registry_knows_what_is_there_and_where_it_comes_from(registry):
     assert "two" not in registry
     with pytest.raises(SettingError, match=r"Expected a task among cart-pole, three, got 'two'"):
         registry["two"]
-    with pytest.raises(SettingError, match=r"got 'cart-pol'; did you mean cart-pole\?"):
+    with pytest.raises(SettingError, match=r"got 'cart-pol'; you may mean cart-pole\."):
         registry["cart-pol"]
 
 

@@ -217,7 +217,7 @@ def _unknown(name: str) -> str:
     known = ", ".join(entry.usage for entry in GRADIENTS.values())
     names = [alias for entry in GRADIENTS.values() for alias in (entry.name, *entry.aliases)]
     close = difflib.get_close_matches(name, names, n=1)
-    return f"Expected a gradient among {known}, got {name!r}{f'; did you mean {close[0]}?' if close else '.'}"
+    return f"Expected a gradient among {known}, got {name!r}{f'; you may mean {close[0]}.' if close else '.'}"
 
 
 def _argument_text(value: Any) -> str:
