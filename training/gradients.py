@@ -25,6 +25,15 @@ from engine import (
     Truncate,
 )
 from engine.registry import SHIPPED, Registry, registering
+from training.combinations import (
+    Bisect,
+    BisectUnit,
+    ConflictFree,
+    MaskRandom,
+    ProjectConflicts,
+    Unit,
+    WhereSignsAgree,
+)
 from training.estimators import Backpropagation, GradientEstimator, SignAgreement
 from training.grammar import Call, parse
 
@@ -252,3 +261,10 @@ with registering(SHIPPED):
     register_gradient("decay", Decay, "what arrives from later steps times the factor at every step")
     register_gradient("truncate", Truncate, "nothing passes from one window of steps to the one before")
     register_gradient("agree", SignAgreement, "the base where its sign agrees with the reference's, else 0")
+    register_gradient("unit", Unit, "a gradient's direction at length 1")
+    register_gradient("bisect", Bisect, "two gradients, the second at the size of the first, added")
+    register_gradient("bisect-unit", BisectUnit, "the directions of two gradients, added")
+    register_gradient("config", ConflictFree, "along both directions at once, free of conflict")
+    register_gradient("pcgrad", ProjectConflicts, "two gradients, each without what is against the other, added")
+    register_gradient("where-agree", WhereSignsAgree, "a third gradient where the signs of two agree, else 0")
+    register_gradient("mask-random", MaskRandom, "a gradient under a random mask as dense as another's")
