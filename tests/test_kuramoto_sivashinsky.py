@@ -58,7 +58,7 @@ def test_a_unit_of_time_agrees_with_an_independent_integrator():
 
 @pytest.mark.float64
 def test_accuracy_in_space_is_spectral():
-    """Against 128 points: at the highest wave of 64 forces are 1e-3 of what they are at the lowest, and damped by k⁴."""
+    """Against 128 points: forces at the highest wave of 64 are 1e-3 of those at the lowest and damped by k⁴."""
     state, control = on_attractor(2)[:, ::2], uniform(1, 2, 4)
 
     def after(points):
