@@ -22,6 +22,7 @@ from benchmarks.commands import Variants
 from engine import *  # noqa: F403
 from engine import EvenflowError, RunError, SettingError
 from engine import __all__ as _engine_names
+from engine.checks import perhaps
 from policies import *  # noqa: F403
 from policies import PolicyError
 from policies import __all__ as _policies_names
@@ -30,7 +31,6 @@ from training import GRADIENTS, OPTIMISERS, TASKS, Experiment, RunDirectory, Tra
 from training import __all__ as _training_names
 from training import train as train_experiment
 from training.arguments import HELP, check, options_of, read
-from training.checks import perhaps
 from training.display import outcome_table
 from training.experiment import check_total
 from training.machine import Machine
@@ -38,7 +38,7 @@ from training.machine import console as _console
 from training.overview import print_overview, summary, task_summaries
 from training.session import ended, shown
 from training.stopping import Stopped
-from training.tasks import name_of
+from training.tasks import task_name
 from training.viewing.command import View, ViewTask
 
 __version__ = "0.1.0"
@@ -73,7 +73,7 @@ class Train(Generic[Options]):
     machine: tyro.conf.OmitArgPrefixes[Machine] = field(default_factory=Machine)
 
     def run(self) -> None:
-        task = name_of(self.options)
+        task = task_name(self.options)
         if not 1 <= self.seeds <= _MOST_SEEDS:
             raise SettingError(f"Expected 1 to {_MOST_SEEDS} seeds, got {self.seeds}.")
         experiment = Experiment(

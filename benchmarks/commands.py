@@ -9,7 +9,7 @@ import tyro
 from benchmarks.scale.settings import ScaleSettings
 from training import TrainingSettings
 from training.machine import Machine, console
-from training.tasks import name_of
+from training.tasks import task_name
 
 Options = TypeVar("Options")
 
@@ -86,7 +86,7 @@ class Variants(Generic[Options]):
 
         self.machine.start()
         study = Study.of(
-            name_of(self.options),
+            task_name(self.options),
             dict(vars(self.options)),
             self.difficulties,
             gradients=self.gradients,

@@ -4,8 +4,9 @@
 ends in "Expected cart-pole with at least 1 pole, got 0." Booleans are no numbers here; numbers of NumPy are.
 """
 
+import difflib
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from numbers import Integral, Real
 from typing import Any
 
@@ -84,3 +85,10 @@ def one_of(wanted: str, value: Any, choices: Collection[int | str]) -> Any:
 def _refused(wanted: str, value: Any) -> SettingError:
     shown = f"{value}" if isinstance(value, Real) else repr(value)  # NumPy's numbers have a longer repr
     return SettingError(f"Expected {wanted}, got {shown if len(shown) <= 80 else shown[:77] + '...'}.")
+
+
+def perhaps(got: str, known: Iterable[str]) -> str:
+    """ " (perhaps cart-pole)" for a name much like one that is known, else nothing: the end of a message."""
+    names = {name.lower(): name for name in known}
+    close = difflib.get_close_matches(got.lower(), names, 1)
+    return f" (perhaps {names[close[0]]})" if close else ""

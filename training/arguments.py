@@ -14,7 +14,7 @@ from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_typ
 import tyro
 
 from engine import SettingError
-from training.checks import perhaps
+from engine.checks import perhaps
 
 _POSITIONAL = get_args(tyro.conf.Positional[int])[1]
 _KINDS = {int: "a whole number", float: "a finite number", str: "a word", Path: "a path"}

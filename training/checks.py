@@ -1,8 +1,7 @@
 """Values read from files, checked against the dataclasses that they are to fill, and names close to one another."""
 
-import difflib
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import fields
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
@@ -33,10 +32,3 @@ def _fits(value: Any, kind: Any) -> bool:
     if kind in (int, float):  # a bool is an int to Python alone
         return isinstance(value, (int, kind)) and not isinstance(value, bool)
     return isinstance(value, origin or kind)
-
-
-def perhaps(got: str, known: Iterable[str]) -> str:
-    """ " (perhaps cart-pole)" for a name much like one that is known, else nothing: the end of a message."""
-    names = {name.lower(): name for name in known}
-    close = difflib.get_close_matches(got.lower(), names, 1)
-    return f" (perhaps {names[close[0]]})" if close else ""
