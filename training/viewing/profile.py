@@ -5,9 +5,9 @@ from collections.abc import Mapping
 import numpy as np
 
 from engine.drawing import Drawing, Frame, Scene, shades
-from engine.drawing.scene import BLACK, BLUE, GREY, ORANGE, PALE, PURPLE, VERMILION
+from engine.drawing.scene import BLACK, BLUE, GREEN, GREY, PALE, PURPLE, VERMILION
 
-GRADIENT_COLOURS = {"R": BLACK, "M": BLUE, "S": ORANGE, "N": PURPLE, "C": VERMILION}
+GRADIENT_COLOURS = {"R": BLACK, "M": BLUE, "S": GREEN, "N": PURPLE, "C": VERMILION}
 """A colour for each gradient, the same in every figure."""
 
 # Sizes further than this below the largest are shown as if they were just so small.
