@@ -149,15 +149,17 @@ def _of_hardest(path: Path, config: dict[str, Any], results: Sequence[dict[str, 
 def _last_frames(controllers: Sequence[Watched]) -> str:
     """Start, middle and end of the best controller of each variant, from one start."""
     found = []
-    show, canvas = Show(controllers, seed=0), GuiCanvas("report", size=280)  # one show, so that all share a scale
+    show, canvas = Show(controllers, seed=0), GuiCanvas("report", size=280)
+    steps = (0, show.player.horizon // 2, show.player.horizon)
+    show.stand(steps)
     for index, controller in enumerate(controllers):
         pictures = []
-        for t in (0, show.player.horizon // 2, show.player.horizon):
+        for t in steps:
             show.player.position = float(t)
             canvas.clear()
             canvas.paint([show.scenes()[index]])
             pictures.append(canvas.image())
-        caption = f"{controller.name}: first, middle and last state of a rollout from test seed 0."
+        caption = f"{controller.name}: first, middle and last state of a rollout from test seed 0, all to one scale."
         found.append(_figure(_png(np.concatenate(pictures, axis=1)), caption))
     return "".join(found)
 

@@ -16,7 +16,7 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
-from training.viewing import GRADIENT_COLOURS
+from training.viewing import GRADIENT_COLOURS, GRADIENT_DASHES
 
 WIDEST = 8.5
 _COLUMNS = 3  # of panels
@@ -27,18 +27,12 @@ COLOURS = {letter: f"#{colour:06X}" for letter, colour in GRADIENT_COLOURS.items
 _OTHERS = ("#332288", "#999933", "#AA4499", "#44AA99", "#882255", "#117733", "#CC6677")
 
 # On and off in line widths; what covers more is painted first, so that it is seen through the gaps of the others.
-_DASHES: tuple[tuple[float, ...], ...] = (
-    (),
-    (9.0, 1.6, 1.4, 1.6),
-    (4.5, 1.8),
-    (5.0, 1.4, 1.2, 1.4, 1.2, 1.4),
-    (1.2, 1.4),
-    (12.0, 3.0),
-    (2.4, 2.4),
-)
-_OF_LETTER = {"R": 0, "C": 1, "M": 2, "N": 3, "S": 4}
+_DASHES = (*GRADIENT_DASHES.values(), (12.0, 3.0), (2.4, 2.4))
+_OF_LETTER = {letter: place for place, letter in enumerate(GRADIENT_DASHES)}
 _MARKERS = ("", "o", "s", "^", "D", "v", "X", "P")
 _MARKED = 7  # places on a line
+# Lines that are painted first show on both sides of what covers them.
+_WIDER = {0: 1.6, 1: 1.2}
 
 matplotlib.rcParams.update(
     {
@@ -76,7 +70,7 @@ class Style:
         place = _MARKERS.index(self.marker)
         step = max(points // _MARKED, 1)
         return {
-            "color": self.colour, "linestyle": self.pattern, "linewidth": width * (1.25 if self.dashes == 0 else 1.0),
+            "color": self.colour, "linestyle": self.pattern, "linewidth": width * _WIDER.get(self.dashes, 1.0),
             "marker": self.marker or ("o" if points == 1 else None), "markersize": 4.5,
             "markevery": (place * step // len(_MARKERS), step), "zorder": 2.0 + 0.1 * self.dashes,
         }  # fmt: skip
@@ -141,6 +135,16 @@ def panel_figure(count: int, label: str) -> tuple[Figure, list[Axes]]:
     return figure, panels[:count]
 
 
+def picture_grid(count: int, title: float) -> tuple[Figure, list[Axes]]:
+    """`count` square panels in rows of up to three, with `title` inches above each."""
+    columns = 2 if count == 4 else min(count, _COLUMNS)
+    rows, side = math.ceil(count / columns), WIDEST / _COLUMNS
+    figure, panels = new_figure(columns * side, rows * (side + title), columns, rows)
+    for axes in panels[count:]:
+        axes.remove()
+    return figure, panels[:count]
+
+
 def legend_below(figure: Figure, panels: Sequence[Axes]) -> None:
     """One legend for all panels, under them, with lines long enough to show their dashes."""
     shown: dict[Any, Any] = {}
@@ -181,7 +185,7 @@ def plain_log(axis: Axis) -> None:
     axis.set_major_locator(LogLocator(subs=subs))
     if len(_inside(axis.get_majorticklocs(), low, high)) < 2:
         places = MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
-        axis.set_major_locator(FixedLocator(_inside(places, low, high)))
+        axis.set_major_locator(FixedLocator(_inside(places, low, high).tolist()))
     axis.set_major_formatter(FuncFormatter(plain_number if low >= 1e-4 and high < 1e7 else power))
     axis.set_minor_formatter(NullFormatter())
     if len(subs) > 1:

@@ -48,6 +48,7 @@ class CartPendulum(VectorSystem):
             raise SettingError(f"Expected a time step dt above 0 s, got {dt}.")
         self.name = "cart-pendulum"
         self.links, self.dt = links, dt
+        self.step_seconds = dt
         self.state_shape, self.control_shape = (2 + 2 * links,), (1,)
         beyond = [links - 1 - k for k in range(links)]
         self._h = tuple(LINK_MASS * HALF_LENGTH * (1 + 2 * count) for count in beyond)

@@ -37,6 +37,7 @@ class CartPole(VectorSystem):
             raise SettingError(f"Expected a time step dt above 0 s, got {dt}.")
         self.name = "cart-pole"
         self.poles, self.dt = poles, dt
+        self.step_seconds = dt
         self.state_shape, self.control_shape = (2 + 2 * poles,), (1,)
 
     @ti.func
