@@ -43,14 +43,14 @@ def outcome_figure(path: Path, out: Path, seed: int = 0) -> Path:
         for group, member, episode in zip(parts, chosen, episodes, strict=True)
     ]
     drawing = drawing_of(simulations[0].task.system, goal_of(simulations[0].task))
-    shown = [episodes[0].states[:1], *(episode.states[-1:] for episode in episodes)]
-    cameras, fastest = drawing.cameras(shown), drawing.fastest(shown)
+    shown = [(episodes[0].states, 0), *((one.states, len(one.controls)) for one in episodes)]
+    frames, fastest = drawing.stills(shown), drawing.fastest([states[t : t + 1] for states, t in shown])
     figure, panels = picture_grid(1 + len(episodes), 0.5)
     moments = [Moment(episodes[0].states, 0 * episodes[0].controls, 0, None, fastest)]
     moments += [Moment(one.states, one.controls, len(one.controls), None, fastest) for one in episodes]
-    for axes, camera, moment, title in zip(panels, cameras, moments, ["start", *titles], strict=True):
+    for axes, frame, moment, title in zip(panels, frames, moments, ["start", *titles], strict=True):
         scene, canvas = Scene(), GuiCanvas("outcome", size=_PIXELS)
-        drawing.draw(scene, camera(0), moment)
+        drawing.draw(scene, frame, moment)
         canvas.paint([scene])
         axes.imshow(canvas.image())
         axes.set_title(title)

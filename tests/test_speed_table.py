@@ -39,7 +39,7 @@ def test_every_table_fits_into_80_columns_with_whole_heads_and_numbers(scale, me
     assert ["ms", *LETTERS, "C/R", "ours/theirs", "differs"] in heads
     assert ["ms", *PHASES] in heads
     assert ["alone", "of", str(members), "share", *PHASES] in heads
-    rows = [line for line in text.splitlines() if line.startswith(SIDES)]
+    rows = [line.strip() for line in text.splitlines() if line.strip().startswith(SIDES)]
     assert len(rows) == 4
     ours = next(row.split()[1:6] for row in rows if row.startswith("Evenflow"))
     assert all(float(value) == pytest.approx(scale, abs=0.005, rel=1e-4) for value in ours)

@@ -4,17 +4,17 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from engine.drawing.scene import Frame
+from engine.drawing.scene import INSIDE, Frame
 
 Camera = Callable[[int], Frame]
 """The frame in which a step is seen."""
 
-# Of a still picture bodies take at least this share of the side at every step, else the camera moves.
-LEAST_FILLED = 0.3
-# How much longer than the bodies' box its union with what they should reach may be; goals further off are pointed at.
-_REACH = 1.9
-# A moving camera takes this share of the rollout into account before and after each step.
-_WINDOW = 0.02
+# Of a still picture bodies take at least this share of the side at every step, else the camera moves, and then at
+# least `_FILLED`: goals further off are pointed at.
+LEAST_FILLED, _FILLED = 0.3, 1 / 3
+# A moving camera takes this share of the rollout into account before and after each step, but leaves no more space
+# about the bodies than this share of what they take.
+_WINDOW, _SPACE = 0.03, 0.2
 
 
 def around_bodies(places: Sequence[np.ndarray], goals: np.ndarray, least: float = 1e-3) -> Camera:
@@ -30,9 +30,22 @@ def around_bodies(places: Sequence[np.ndarray], goals: np.ndarray, least: float 
     sides = (high - low).max(1)
     if (sides >= LEAST_FILLED * whole.extent[0]).all() or len(low) == 1:
         return lambda t: whole
-    window = max(round(_WINDOW * len(low)), 1)
-    low, high = _smooth(low, np.minimum, window), _smooth(high, np.maximum, window)
-    return lambda t: _near(low[t], high[t], goals, least)
+    window, space = max(round(_WINDOW * len(low)), 1), _SPACE * sides[:, None]
+    wide_low = np.maximum(_smooth(low, np.minimum, window), low - space)
+    wide_high = np.minimum(_smooth(high, np.maximum, window), high + space)
+
+    def moving(t: int) -> Frame:
+        reach = (np.diff(INSIDE, axis=0)[0] * max(sides[t], least) / _FILLED + high[t] - low[t]) / 2
+        seen = np.clip(goals, high[t] - reach, low[t] + reach)
+        return Frame.filling(np.concatenate([[wide_low[t], wide_high[t]], seen]), least)
+
+    return moving
+
+
+def boxed(places: Sequence[np.ndarray], box: np.ndarray) -> Camera:
+    """One camera for rollouts in a box with corners [m, 2], which stands still unless bodies leave the box."""
+    low, high = _boxes(places)
+    return lambda t: Frame.filling(np.concatenate([box, [low[t], high[t]]]))
 
 
 def following(places: np.ndarray, slack: float) -> np.ndarray:
@@ -54,14 +67,9 @@ def _boxes(places: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     high = np.where(finite, together, -np.inf).max(1)
     known = np.isfinite(low[:, 0])
     if not known.any():
-        return np.zeros_like(low), np.zeros_like(high)
+        return np.zeros_like(low), np.zeros_like(high)  # nothing to see
     last = np.maximum.accumulate(np.where(known, np.arange(len(low)), known.argmax()))
     return low[last], high[last]
-
-
-def _near(low: np.ndarray, high: np.ndarray, goals: np.ndarray, least: float) -> Frame:
-    reach = _REACH * max(float((high - low).max()), least)
-    return Frame.filling(np.concatenate([[low, high], np.clip(goals, high - reach, low + reach)]), least)
 
 
 def _smooth(values: np.ndarray, extreme: np.ufunc, window: int) -> np.ndarray:

@@ -73,6 +73,10 @@ class Drawing(abc.ABC):
         frame = self.frame(np.concatenate(episodes))
         return [lambda t: frame for _ in episodes]
 
+    def stills(self, shown: Sequence[tuple[np.ndarray, int]]) -> list[Frame]:
+        """How single steps, each of a rollout [T+1, *state_shape], are seen beside each other, to one scale."""
+        return [camera(0) for camera in self.cameras([states[t : t + 1] for states, t in shown])]
+
     def fastest(self, episodes: Sequence[np.ndarray]) -> float | None:
         """The speed that the brightest colour stands for in all of these rollouts; None if colours mean none."""
         return None
@@ -116,7 +120,14 @@ class StatePlot(Drawing):
         gap = max(0.05 * (high - low), 1e-3 * max(abs(low), abs(high), 1.0))
         return Frame.of_box((0.0, low - gap), (max(len(states) - 1, 1), high + gap), self._LOW, self._HIGH)
 
+    def stills(self, shown):
+        frame = self.frame(np.concatenate([states for states, _ in shown]))
+        return [frame] * len(shown)
+
     def draw(self, scene, frame, moment):
+        # Values as in the frame, and steps as in the rollout.
+        low, high = (float(frame.world((0.0, height))[1]) for height in (self._LOW[1], self._HIGH[1]))
+        frame = Frame.of_box((0.0, low), (max(len(moment.states) - 1, 1), high), self._LOW, self._HIGH)
         self._axes(scene, frame, moment)
         values = moment.states.reshape(len(moment.states), -1)[:, : self._MOST]
         colours = np.array([CYCLE[index % len(CYCLE)] for index in range(values.shape[1])], dtype=np.uint32)

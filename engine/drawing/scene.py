@@ -18,7 +18,7 @@ INSIDE = ((0.04, 0.15), (0.96, 0.81))
 LARGE, MEDIUM, SMALL = 0.05, 0.042, 0.036
 
 # From slow to fast: on white, and for every kind of sight, each colour lighter than the one before.
-_FLOW = (BLUE, 0x1B8F8A, 0x5FA63A, 0xB5AA1B, ORANGE)
+_FLOW = (BLUE, 0x1F8A8C, 0x5C9C3C, 0xA8A020, ORANGE)
 # Viridis at equal distances: brightness grows with the value, for every kind of sight.
 _VIRIDIS = (0x440154, 0x3B528B, 0x21918C, 0x5EC962, 0xFDE725)
 

@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 
+from engine.drawing.camera import boxed
 from engine.drawing.drawing import Drawing, Moment, Solid, fastest_of, largest
 from engine.drawing.scene import BLACK, GREY, VERMILION, WHITE, Frame, flow
 from engine.drawing.space import faded, far_first, project, unproject
@@ -33,6 +34,10 @@ class TankDrawing(Drawing):
 
     def frame(self, states):
         return Frame.filling(project(self._edges).reshape(-1, 2))
+
+    def cameras(self, episodes):
+        places = [project(np.moveaxis(states[:, : self.dim], 1, -1)) for states in episodes]
+        return [boxed(places, project(self._edges).reshape(-1, 2))] * len(episodes)
 
     def fastest(self, episodes):
         return fastest_of([states[:, self.dim :, self.jets :] for states in episodes])

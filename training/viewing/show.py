@@ -135,9 +135,8 @@ class Show:
 
     def stand(self, steps: Sequence[int]) -> None:
         """See these steps, and no others, of all controllers in still frames to one scale."""
-        shown = [one.states[t : t + 1] for one in self.episodes for t in steps]
-        still = iter(self._drawing.cameras(shown))
-        frames = [{t: next(still)(0) for t in steps} for _ in self.episodes]
+        stills = iter(self._drawing.stills([(one.states, t) for one in self.episodes for t in steps]))
+        frames = [{t: next(stills) for t in steps} for _ in self.episodes]
         self._cameras = [of.__getitem__ for of in frames]
 
     def captions(self) -> list[str]:
