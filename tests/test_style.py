@@ -105,7 +105,7 @@ def test_numbers_are_plain():
 def study(tmp_path):
     """A study of seven variants at four difficulties, with made-up losses."""
     config = {
-        "kind": "evenflow study", "format": 1, "task": "cart-pole", "clippings": ["none", "norm"], "epochs": 40,
+        "kind": "evenflow study", "format": 1, "task": "cart-pole", "clippings": ["none", "norm"], "epochs": 5,
         "runtime": {"backend": "cpu", "precision": "float32"}, "settings": {"train_samples": 8, "batch_size": 4},
     }  # fmt: skip
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(config))
@@ -114,7 +114,7 @@ def study(tmp_path):
     results = [
         {
             **same, "difficulty": poles, "gradient": letter, "clipping": clipping, "seed": seed, "diverged": None,
-            "test_loss": np.exp(-0.1 * np.arange(40) * draw.uniform(0.5, 1)).tolist(),
+            "test_loss": np.exp(-0.1 * np.arange(5) * draw.uniform(0.5, 1)).tolist(),
         }
         for poles in (1, 2, 3, 4) for letter in "RMSC" for clipping in ("none", "norm") for seed in (0, 1)
     ]  # fmt: skip

@@ -11,7 +11,7 @@ Camera = Callable[[int], Frame]
 
 # Of a still picture bodies take at least this share of the side at every step, else the camera moves, and then at
 # least `_FILLED`: goals further off are pointed at.
-LEAST_FILLED, _FILLED = 0.3, 1 / 3
+LEAST_FILLED, _FILLED = 0.25, 1 / 3
 # A moving camera takes this share of the rollout into account before and after each step, but leaves no more space
 # about the bodies than this share of what they take.
 _WINDOW, _SPACE = 0.03, 0.2
