@@ -7,7 +7,16 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from benchmarks.style import COLOURS, LINES, epochs_and_log, new_figure, save, save_ours
+from benchmarks.style import (
+    Style,
+    epochs_and_log,
+    legend_below,
+    new_figure,
+    save,
+    save_ours,
+    style_of,
+    styles_of,
+)
 from training import RunDirectory, task_options
 from training.summary import Group, groups
 
@@ -22,16 +31,18 @@ def loss_figure(run: RunDirectory, labels: list[dict[str, Any]], path: Path | No
     records = run.metrics()
     epochs = np.array([record["epoch"] for record in records])
     losses = np.array([[np.nan if loss is None else loss for loss in record["test_loss"]] for record in records])
-    figure, (axes,) = new_figure(6, 3.6)
-    seen: dict[str, int] = {}
-    for group in groups(labels):
-        draw_group(axes, epochs, losses[:, list(group.members)], group, LINES[seen.get(group.gradient, 0) % len(LINES)])
-        seen[group.gradient] = seen.get(group.gradient, 0) + 1
+    figure, (axes,) = new_figure(6, 4.0)
+    shown = groups(labels)
+    styles = styles_of(group.name for group in shown)
+    for group in shown:
+        draw_group(axes, epochs, losses[:, list(group.members)], group, styles[group.name])
     clippings = {label["clipping"] for label in labels}
     clipped = f", clipping {labels[0]['clipping']}" if len(clippings) == 1 and clippings != {"none"} else ""
-    axes.set(xlabel="epoch", ylabel="test loss", title=_title(run.config["task"], run.config["options"]) + clipped)
+    several = max(len(group.members) for group in shown) > 1
+    label = "test loss (median, band: all seeds)" if several else "test loss"
+    axes.set(xlabel="epoch", ylabel=label, title=_title(run.config["task"], run.config["options"]) + clipped)
     epochs_and_log(axes)
-    axes.legend(frameon=False)
+    legend_below(figure, [axes])
     axes.grid(alpha=0.25)
     return save(figure, path) if path is not None else save_ours(figure, run.path / "losses.png")
 
@@ -48,13 +59,12 @@ def _title(task: str, options: dict[str, Any]) -> str:
     return textwrap.fill(f"{task} ({', '.join(named)})", 80)
 
 
-def draw_group(axes: Axes, epochs: np.ndarray, losses: np.ndarray, group: Group, line: str = "-") -> None:
+def draw_group(axes: Axes, epochs: np.ndarray, losses: np.ndarray, group: Group, style: Style | None = None) -> None:
     """Median and range of `losses` [epochs, seeds], where seeds that have diverged are NaN."""
     alive = ~np.isnan(losses).all(axis=1)
-    colour = COLOURS[group.gradient]
+    style = style or style_of(group.name)
     count = f"{losses.shape[1]} seeds" if losses.shape[1] > 1 else "1 seed"
     values = losses[alive]
-    axes.plot(epochs[alive], np.nanmedian(values, axis=1), line, color=colour, label=f"{group.name} ({count})")
-    axes.fill_between(
-        epochs[alive], np.nanmin(values, axis=1), np.nanmax(values, axis=1), color=colour, alpha=0.18, linewidth=0
-    )
+    axes.plot(epochs[alive], np.nanmedian(values, axis=1), **style.line(len(values)), label=f"{group.name} ({count})")
+    low, high = np.nanmin(values, axis=1), np.nanmax(values, axis=1)
+    axes.fill_between(epochs[alive], low, high, color=style.colour, alpha=0.18, linewidth=0)

@@ -15,7 +15,7 @@ import torch
 
 from benchmarks.report import reported
 from benchmarks.study import Study, weights_at
-from benchmarks.style import COLOURS, new_figure, save_ours
+from benchmarks.style import legend_below, panel_figure, plain_log, save_ours, styles_of
 from engine import FULL, ONE_STEP, PHYSICS_ONLY, POLICY_ONLY, AdjointRule, Rollout, current
 from engine.norms import norm
 from training import gradient_named
@@ -149,17 +149,20 @@ def _exploded(medians: torch.Tensor) -> int | None:
 def _draw(found: list[Diagnosis], study: Study, path: Path) -> Path:
     """|λ_t| against the step: a panel for each difficulty at the last milestone, a line for each rule."""
     last = {entry.difficulty: entry for entry in found}
-    figure, panels = new_figure(3.1 * len(last) + 0.6, 3.2, len(last), sharey=True)
+    figure, panels = panel_figure(len(last), "size of the adjoint |λ|")
+    styles = styles_of(RULES)
     for axes, entry in zip(panels, last.values(), strict=True):
         for letter, profile in entry.adjoint_norms.items():
             if letter not in study.gradients:
                 continue
             values = np.where(np.array(profile) > 0, np.array(profile), math.nan)
-            steps = np.arange(len(values))
-            axes.plot(steps, values[:, 1], color=COLOURS[letter], linewidth=1.2, label=letter)
-            axes.fill_between(steps, values[:, 0], values[:, 2], color=COLOURS[letter], alpha=0.15, linewidth=0)
+            steps = np.flatnonzero(np.isfinite(values[:, 1]))
+            low, middle, high = values[steps].T
+            axes.plot(steps, middle, **styles[letter].line(len(steps)), label=letter)
+            axes.fill_between(steps, low, high, color=styles[letter].colour, alpha=0.15, linewidth=0)
         axes.set(title=f"{study.difficulty} {entry.difficulty}, epoch {entry.epoch}", xlabel="step t", yscale="log")
         axes.grid(alpha=0.25)
-    panels[0].set_ylabel("size of the adjoint |λ|")
-    panels[0].legend(frameon=False, fontsize=8)
+    for axes in panels:
+        plain_log(axes.yaxis)
+    legend_below(figure, panels)
     return save_ours(figure, path)

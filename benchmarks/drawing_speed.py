@@ -21,13 +21,13 @@ def frames_per_second(particles: int = 10_000, frames: int = 300, size: int = 60
     states = np.random.default_rng(0).normal(size=(16, 4, particles))
     controls = np.ones((16, 2, 10))
     drawing, window = drawing_of(system, np.zeros(2)), has_display()
-    frame = drawing.frame(states)
+    (camera,), fastest = drawing.cameras([states]), drawing.fastest([states])
     canvas = GuiCanvas("drawing speed", 1, size, window=window)
     canvas.gui.fps_limit = None
 
     def show(count: int) -> None:
         scene = Scene()
-        drawing.draw(scene, frame, Moment(states, controls, count % 16))
+        drawing.draw(scene, camera(count % 16), Moment(states, controls, count % 16, None, fastest))
         canvas.paint([scene])
         if window:
             canvas.gui.show()

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from matplotlib.colors import LogNorm
 
-from benchmarks.style import new_figure, save_ours
+from benchmarks.style import WIDEST, new_figure, power, save_ours
 from engine import FULL, PHYSICS_ONLY, Rollout, current
 from engine.norms import norm
 from policies import Polynomial
@@ -75,7 +75,7 @@ def draw_figures(out: Path) -> list[Path]:
 
 def _draw_toy_fields(path: Path, points: int = 161) -> Path:
     _, losses, full, physics = (value.cpu() for value in toy_fields(points))
-    figure, panels = new_figure(9.6, 3.0, 3, sharey=True)
+    figure, panels = new_figure(WIDEST, 2.8, 3, sharey=True)
     shown = (
         ("loss", losses, 1e-5, 1e5),
         ("|R|, full backpropagation", norm(full), 1e-3, 1e3),
@@ -86,13 +86,13 @@ def _draw_toy_fields(path: Path, points: int = 161) -> Path:
             values.view(points, points).T.numpy(), origin="lower", extent=(-4, 4, -4, 4), norm=LogNorm(low, high)
         )
         axes.set(title=title, xlabel="θ₁")
-        figure.colorbar(image, ax=axes, shrink=0.85)
+        figure.colorbar(image, ax=axes, shrink=0.85, format=power)
     panels[0].set_ylabel("θ₂")
     return save_ours(figure, path)
 
 
 def _draw_descents(path: Path) -> Path:
-    figure, panels = new_figure(9.6, 3.2, 3, sharey=True)
+    figure, panels = new_figure(WIDEST, 3.5, 3, sharey=True)
     axis = torch.linspace(-4.5, 4.5, 13, dtype=torch.float64)
     grid = torch.cartesian_prod(axis, axis).T
     for axes, (name, field) in zip(panels, FIELDS.items(), strict=True):

@@ -1,22 +1,17 @@
 """What a run amounts to in one picture: one test start, and where each gradient's controller takes it."""
 
-from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
-from benchmarks.style import new_figure, save
+from benchmarks.style import picture_grid, save
 from engine import RunError, SettingError
-from engine.drawing import Drawing, Frame, GuiCanvas, Moment, Scene, drawing_of
+from engine.drawing import GuiCanvas, Moment, Scene, drawing_of
 from training import Experiment, RunDirectory
 from training.outputs import PICTURES, check_new_file
 from training.summary import groups
 from training.viewing import member_of
 from training.viewing.simulation import Simulation, goal_of
 
-_PIXELS = 480
-# How much wider than the start a picture may be; what runs away further is not seen.
-_WIDEST = 1.5
+_PIXELS = 400
 
 
 def outcome_figure(path: Path, out: Path, seed: int = 0) -> Path:
@@ -51,22 +46,17 @@ def outcome_figure(path: Path, out: Path, seed: int = 0) -> Path:
         for group, member, episode in zip(parts, chosen, episodes, strict=True)
     ]
     drawing = drawing_of(simulations[0].task.system, goal_of(simulations[0].task))
-    frame = _frame(drawing, episodes[0].states[0], [episode.states[-1] for episode in episodes])
-    figure, panels = new_figure(2.4 * (1 + len(episodes)), 2.9, 1 + len(episodes))
-    moments = [Moment(episodes[0].states, 0 * episodes[0].controls, 0)]
-    moments += [Moment(episode.states, episode.controls, len(episode.controls)) for episode in episodes]
-    for axes, moment, title in zip(panels, moments, ["start", *titles], strict=True):
+    shown = [(episodes[0].states, 0), *((one.states, len(one.controls)) for one in episodes)]
+    frames, fastest = drawing.stills(shown), drawing.fastest([states[t : t + 1] for states, t in shown])
+    figure, panels = picture_grid(1 + len(episodes), 0.5)
+    moments = [Moment(episodes[0].states, 0 * episodes[0].controls, 0, None, fastest)]
+    moments += [Moment(one.states, one.controls, len(one.controls), None, fastest) for one in episodes]
+    for axes, frame, moment, title in zip(panels, frames, moments, ["start", *titles], strict=True):
         scene, canvas = Scene(), GuiCanvas("outcome", size=_PIXELS)
-        drawing.draw(scene, drawing.camera(frame, moment.state), moment)
+        drawing.draw(scene, frame, moment)
         canvas.paint([scene])
         axes.imshow(canvas.image())
         axes.set_title(title)
-        axes.set(xticks=[], yticks=[], anchor="S")
+        axes.set(xticks=[], yticks=[])
         axes.spines[:].set(visible=True, color="#CCCCCC")
     return save(figure, out)
-
-
-def _frame(drawing: Drawing, start: np.ndarray, ends: list[np.ndarray]) -> Frame:
-    first, whole = drawing.frame(start[None]), drawing.frame(np.stack([start, *ends]))
-    largest = tuple(_WIDEST * side for side in first.extent)
-    return whole if whole.extent[0] <= largest[0] else replace(first, extent=largest)

@@ -12,7 +12,16 @@ from matplotlib.axes import Axes
 
 from benchmarks.statistics import interquartile_mean, interval, probability_better, success_interval
 from benchmarks.study import FORMAT, final_loss, load_results, load_study
-from benchmarks.style import COLOURS, LINES, new_figure, save, save_ours
+from benchmarks.style import (
+    Style,
+    epochs_and_log,
+    legend_below,
+    panel_figure,
+    plain_number,
+    save,
+    save_ours,
+    styles_of,
+)
 from engine import RunError, SettingError
 from training import task_options
 from training.files import write_ours
@@ -50,7 +59,7 @@ class Row:
 
     @property
     def name(self) -> str:
-        return self.gradient if self.clipping == "none" else f"{self.gradient}, {self.clipping}"
+        return _variant(self.gradient, self.clipping)
 
 
 def reported(out: Path) -> list[dict[str, Any]]:
@@ -132,48 +141,46 @@ def loss_panels(
         raise SettingError(f"Expected a spread among {', '.join(SPREADS)}, got {spread!r}.")
     groups, study = _grouped(reported(out)), load_study(out)
     difficulties = list(dict.fromkeys(key[0] for key in groups))
-    figure, panels = new_figure(3.1 * len(difficulties) + 0.6, 3.2, len(difficulties), sharey=True)
+    styles = styles_of(_variant(letter, clipping) for _, letter, clipping in groups)
+    shown = "interquartile mean, 95%" if spread == "interval" else "mean and deviation"
+    figure, panels = panel_figure(len(difficulties), _averaged(f"test loss ({shown})", smooth))
     name = task_options(study["task"]).difficulty[0]
     for axes, difficulty in zip(panels, difficulties, strict=True):
         for (of, letter, clipping), group in groups.items():
             if of == difficulty:
                 scale = _per_epoch(axis, study, group[0], (costs or {}).get(str(difficulty), {}).get(letter))
-                _draw(axes, group, letter, clipping, study["clippings"], scale, spread, smooth)
-        axes.set(title=f"{name} {difficulty}", xlabel=AXES[axis], yscale="log")
+                variant = _variant(letter, clipping)
+                _draw(axes, group, variant, styles[variant], scale, spread, smooth)
+        _finish(axes, f"{name} {difficulty}", AXES[axis])
         axes.grid(alpha=0.25)
-    panels[0].set_ylabel("test loss")
-    panels[0].legend(frameon=False, fontsize=8)
+    legend_below(figure, panels)
     return save(figure, path) if path is not None else save_ours(figure, out / f"losses-{axis}.png")
 
 
 def paper_panels(out: Path, smooth: int = 30) -> Path:
-    """As in the paper: every training a thin line in its gradient's colour, moving average over 30 epochs."""
+    """As in the paper: every training a thin line in its gradient's style, the mean of the last `smooth` epochs."""
     groups = _grouped(reported(out))
+    styles = styles_of(_variant(letter, clipping) for _, letter, clipping in groups)
     name = task_options(load_study(out)["task"]).difficulty[0]
     difficulties = list(dict.fromkeys(key[0] for key in groups))
-    figure, panels = new_figure(3.1 * len(difficulties) + 0.6, 3.2, len(difficulties), sharey=True)
+    figure, panels = panel_figure(len(difficulties), _averaged("test loss of each seed", smooth))
     for axes, difficulty in zip(panels, difficulties, strict=True):
-        seen = set()
-        for (of, letter, _), group in groups.items():
-            if of != difficulty:
-                continue
-            for result in group:
+        for (of, letter, clipping), group in groups.items():
+            variant = _variant(letter, clipping)
+            for index, result in enumerate(group if of == difficulty else ()):
                 losses = _smoothed(_losses([result]), smooth)[:, 0]
-                label = None if letter in seen else letter
-                axes.plot(np.arange(1, len(losses) + 1), losses, color=COLOURS[letter], linewidth=0.7, label=label)
-                seen.add(letter)
-        axes.set(title=f"{name} {difficulty}", xlabel="epoch", yscale="log")
-    panels[0].set_ylabel("test loss")
-    panels[0].legend(frameon=False, fontsize=8)
+                line = styles[variant].line(len(losses), 0.8)
+                axes.plot(np.arange(1, len(losses) + 1), losses, **line, label="" if index else variant)
+        _finish(axes, f"{name} {difficulty}", "epoch")
+    legend_below(figure, panels)
     return save_ours(figure, out / "losses-paper.png")
 
 
 def _draw(
     axes: Axes,
     group: list[dict[str, Any]],
-    letter: str,
-    clipping: str,
-    clippings: Sequence[str],
+    variant: str,
+    style: Style,
     scale: float,
     spread: str,
     smooth: int,
@@ -188,14 +195,28 @@ def _draw(
         x, losses = x[alive], losses[alive]
         middle, deviation = np.nanmean(losses, axis=1), np.nanstd(losses, axis=1)
         low, high = np.maximum(middle - deviation, middle * 1e-2), middle + deviation
-    line = LINES[list(clippings).index(clipping) % len(LINES)]
-    label = letter if clipping == "none" else f"{letter}, {clipping}"
     finite = np.isfinite(middle)
-    axes.plot(x[finite], middle[finite], line, color=COLOURS[letter], linewidth=1.3, label=label)
     if not finite.any():
+        axes.plot([], [], **style.line(1), label=variant)
         return
+    axes.plot(x[finite], middle[finite], **style.line(int(finite.sum())), label=variant)
     top = np.where(np.isfinite(high), high, np.nanmax(np.where(np.isfinite(losses), losses, np.nan)))
-    axes.fill_between(x[finite], low[finite], top[finite], color=COLOURS[letter], alpha=0.15, linewidth=0)
+    axes.fill_between(x[finite], low[finite], top[finite], color=style.colour, alpha=0.15, linewidth=0)
+
+
+def _finish(axes: Axes, title: str, label: str) -> None:
+    axes.set(title=title, xlabel=label)
+    epochs_and_log(axes)
+    axes.xaxis.set_major_formatter(plain_number)
+
+
+def _variant(letter: str, clipping: str) -> str:
+    return letter if clipping == "none" else f"{letter}, {clipping}"
+
+
+def _averaged(label: str, epochs: int) -> str:
+    """The label of an axis of moving averages says so."""
+    return label if epochs == 1 else f"{label},\nmean over {epochs} epochs"
 
 
 def _per_epoch(axis: str, study: dict[str, Any], result: dict[str, Any], cost: dict[str, Any] | None) -> float:

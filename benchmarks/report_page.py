@@ -18,7 +18,7 @@ from benchmarks.costs import load_costs
 from benchmarks.curves import loss_figure
 from benchmarks.report import AXES, loss_panels, reported, table
 from benchmarks.study import load_study
-from benchmarks.style import COLOURS, LINES, new_figure, settle
+from benchmarks.style import legend_below, new_figure, plain_log, settle, styles_of
 from engine import RunError
 from engine.drawing import GuiCanvas
 from engine.norms import norm_of_array
@@ -162,15 +162,17 @@ def _of_hardest(path: Path, config: dict[str, Any], results: Sequence[dict[str, 
 def _last_frames(controllers: Sequence[Watched]) -> str:
     """Start, middle and end of the best controller of each variant, from one start."""
     found = []
-    for controller in controllers:
-        show = Show([controller], seed=0)
-        canvas, pictures = GuiCanvas("report", size=280), []
-        for t in (0, show.player.horizon // 2, show.player.horizon):
+    show, canvas = Show(controllers, seed=0), GuiCanvas("report", size=280)
+    steps = (0, show.player.horizon // 2, show.player.horizon)
+    show.stand(steps)
+    for index, controller in enumerate(controllers):
+        pictures = []
+        for t in steps:
             show.player.position = float(t)
             canvas.clear()
-            canvas.paint(show.scenes())
+            canvas.paint([show.scenes()[index]])
             pictures.append(canvas.image())
-        caption = f"{controller.name}: first, middle and last state of a rollout from test seed 0."
+        caption = f"{controller.name}: first, middle and last state of a rollout from test seed 0, all to one scale."
         found.append(_figure(_png(np.concatenate(pictures, axis=1)), caption))
     return "".join(found)
 
@@ -181,8 +183,8 @@ def _adjoint_profile(controllers: Sequence[Watched]) -> str:
     simulation = Simulation(controller, [gradient_named(letter) for letter in _PROFILES])
     last = max(len(controller.checkpoints) - 1, 0)
     swept = [simulation.run(simulation.initial(seed), last).adjoints for seed in range(_SAMPLES)]
-    figure, (axes,) = new_figure(6, 3.4)
-    for letter, line in zip(_PROFILES, LINES, strict=False):
+    figure, (axes,) = new_figure(6, 3.8)
+    for letter, style in styles_of(_PROFILES).items():
         norms = np.stack([norm_of_array(one[letter].reshape(len(one[letter]), -1)) for one in swept])
         norms = np.where(norms > 0, norms, np.nan)
         known = np.isfinite(norms).any(0)
@@ -190,11 +192,11 @@ def _adjoint_profile(controllers: Sequence[Watched]) -> str:
             continue
         steps = np.flatnonzero(known)
         low, middle, high = np.nanquantile(norms[:, known], (0.05, 0.5, 0.95), axis=0)
-        axes.plot(steps, middle, line, marker="." if len(steps) == 1 else "", color=COLOURS[letter], label=letter)
-        axes.fill_between(steps, low, high, color=COLOURS[letter], alpha=0.15, linewidth=0)
+        axes.plot(steps, middle, **style.line(len(steps)), label=letter)
+        axes.fill_between(steps, low, high, color=style.colour, alpha=0.15, linewidth=0)
     axes.set(xlabel="step t", ylabel="size of the adjoint |λ|", yscale="log")
-    if axes.lines:
-        axes.legend(frameon=False)
+    plain_log(axes.yaxis)
+    legend_below(figure, [axes])
     axes.grid(alpha=0.25)
     buffer = io.BytesIO()
     settle(figure)

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -192,34 +193,49 @@ def _machine() -> dict[str, Any]:
 def _print_updates(console: Console, alone: dict[str, Any]) -> None:
     letters = [entry.letter for entry in GRADIENTS]
     ours = alone["ms"]["Evenflow"]
-    table = Table("ms", *letters, "C / R", "ours / theirs, C", "gradient differs by", title="One update, one core")
+    table = _table("ms", *letters, "C/R", "ours/theirs", "differs", title="One update, one core")
     for side, times in alone["ms"].items():
         ratio, error = f"{times['C'] / times['R']:.2f}", alone["disagreement"].get(side)
         against = "" if side == "Evenflow" else f"{ours['C'] / times['C']:.2f}"
         table.add_row(
-            side, *(f"{times[letter]:.2f}" for letter in letters), ratio, against,
+            side, *(_short(times[letter]) for letter in letters), ratio, against,
             "" if error is None else f"{error:.0e}",
         )  # fmt: skip
     console.print(table)
+    console.print("ours/theirs: of C. differs: their gradient from ours, as a share of its norm.", style="dim")
     console.print(f"forward: {alone['forward_us_per_step']:.1f} µs a step", highlight=False)
 
 
 def _print_phases(console: Console, alone: dict[str, Any]) -> None:
-    table = Table("ms", *PHASES, title="Where the time goes")
+    table = _table("ms", *PHASES, title="Where the time goes")
     for letter, spent in alone["phases"].items():
-        table.add_row(letter, *(f"{spent[phase]:.2f}" for phase in PHASES))
+        table.add_row(letter, *(_short(spent[phase]) for phase in PHASES))
     console.print(table)
 
 
 def _print_ensemble(console: Console, ensemble: dict[str, Any]) -> None:
     members = ensemble["members"]
     title = f"{members} controllers together, {ensemble['threads']} cores, ms per member"
-    table = Table("", "alone", f"of {members}", "share", *PHASES, title=title)
+    table = _table("", "alone", f"of {members}", "share", *PHASES, title=title)
     for letter, times in ensemble["ms"].items():
         share = times["per member"] / times["alone"]
-        spent = (f"{ensemble['phases'][letter][phase] / members:.3f}" for phase in PHASES)
-        table.add_row(letter, f"{times['alone']:.2f}", f"{times['per member']:.3f}", f"{share:.2f}", *spent)
+        spent = (_short(ensemble["phases"][letter][phase] / members, 3) for phase in PHASES)
+        table.add_row(letter, _short(times["alone"]), _short(times["per member"], 3), f"{share:.2f}", *spent)
     console.print(table)
+
+
+def _table(first: str, *others: str, title: str) -> Table:
+    """A table without lines between columns, which fits into 80 of them."""
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1))
+    table.add_column(first, no_wrap=True)
+    for head in others:
+        table.add_column(head, justify="right", no_wrap=True)
+    return table
+
+
+def _short(value: float, places: int = 2) -> str:
+    """At most five letters: fewer places where there are more digits in front."""
+    return f"{value:.{max(0, min(places, 4 - len(str(int(value)))))}f}"
 
 
 if __name__ == "__main__":

@@ -1,30 +1,167 @@
-"""What all figures share: a colour for each gradient that colour-blind readers can tell apart, and quiet axes."""
+"""What all figures share: line styles that differ without colour too, plain ticks, and a legend under the panels.
+
+Figures are at most `WIDEST` inches wide, so that their letters can be read where a page of 850 pixels shows them.
+"""
 
 import io
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from engine import RunError
 from training.files import reason, write_ours, write_whole
-from training.viewing import GRADIENT_COLOURS
+from training.viewing import GRADIENT_COLOURS, GRADIENT_DASHES
 
-# Okabe and Ito (2008).
+WIDEST = 8.5
+_COLUMNS = 3  # of panels
+
+# Okabe and Ito (2008), which colour-blind readers can tell apart.
 COLOURS = {letter: f"#{colour:06X}" for letter, colour in GRADIENT_COLOURS.items()}
-LINES = ("-", "--", ":", "-.")
+# Tol's muted colours: for whatever has no letter.
+_OTHERS = ("#332288", "#999933", "#AA4499", "#44AA99", "#882255", "#117733", "#CC6677")
 
-matplotlib.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
+# On and off in line widths; what covers more is painted first, so that it is seen through the gaps of the others.
+_DASHES = (*GRADIENT_DASHES.values(), (12.0, 3.0), (2.4, 2.4))
+_OF_LETTER = {letter: place for place, letter in enumerate(GRADIENT_DASHES)}
+_MARKERS = ("", "o", "s", "^", "D", "v", "X", "P")
+_MARKED = 7  # places on a line
+# Lines that are painted first show on both sides of what covers them.
+_WIDER = {0: 1.6, 1: 1.2}
+
+matplotlib.rcParams.update(
+    {
+        "font.size": 9,
+        "axes.titlesize": 10,
+        "legend.fontsize": 9,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.formatter.useoffset": False,
+        "axes.formatter.limits": (-5, 7),
+    }
+)
+
+
+@dataclass(frozen=True)
+class Style:
+    """How a variant is drawn in every figure: no two of one `styles_of` have dashes and marker in common.
+
+    Attributes:
+        colour: "#RRGGBB"; marker: of matplotlib, "" for none.
+        dashes: index of the pattern, 0 for a solid line.
+    """
+
+    colour: str
+    dashes: int
+    marker: str
+
+    @property
+    def pattern(self) -> Any:
+        """The line style as matplotlib takes it."""
+        return (0, _DASHES[self.dashes]) if _DASHES[self.dashes] else "-"
+
+    def line(self, points: int, width: float = 1.5) -> dict[str, Any]:
+        """Options for `plot` with so many points; a single one, which has no line, is marked."""
+        place = _MARKERS.index(self.marker)
+        step = max(points // _MARKED, 1)
+        return {
+            "color": self.colour, "linestyle": self.pattern, "linewidth": width * _WIDER.get(self.dashes, 1.0),
+            "marker": self.marker or ("o" if points == 1 else None), "markersize": 4.5,
+            "markevery": (place * step // len(_MARKERS), step), "zorder": 2.0 + 0.1 * self.dashes,
+        }  # fmt: skip
+
+
+def styles_of(names: Iterable[str]) -> dict[str, Style]:
+    """A style for each variant, all different in dashes or marker, whatever their number.
+
+    R, M, S, N and C have their own; what is named by a letter and more ("C, clipping norm") has the letter's colour and
+    dashes with a marker; all others get what is left in their order.
+    """
+    found: dict[str, Style] = {}
+    taken: set[tuple[int, str]] = {(dashes, "") for dashes in _OF_LETTER.values()}
+    others = 0
+    for name in dict.fromkeys(names):
+        letter = name.split(",")[0]
+        if name in _OF_LETTER:
+            found[name] = Style(COLOURS[name], _OF_LETTER[name], "")
+            continue
+        if letter in _OF_LETTER:
+            colour, wanted = COLOURS[letter], [(_OF_LETTER[letter], marker) for marker in _MARKERS[1:]]
+        else:
+            colour, wanted = _OTHERS[others % len(_OTHERS)], list(_places(others))
+            others += 1
+        free = [place for place in [*wanted, *_places(others)] if place not in taken]
+        # With more variants than patterns and markers, colours still differ.
+        dashes, marker = (free or wanted)[0]
+        taken.add((dashes, marker))
+        found[name] = Style(colour, dashes, marker)
+    return found
+
+
+def style_of(name: str, among: Sequence[str] = ()) -> Style:
+    """The style of one variant beside others."""
+    return styles_of([*among, name])[name]
+
+
+def _places(first: int) -> Iterable[tuple[int, str]]:
+    """All pairs of dashes and marker, beginning with the `first`; neighbours differ in both."""
+    dashes, markers = len(_DASHES), len(_MARKERS) - 1
+    for index in range(first, first + dashes * markers):
+        yield index % dashes, _MARKERS[1 + (index + index // dashes) % markers]
 
 
 def new_figure(width: float, height: float, columns: int = 1, rows: int = 1, **options) -> tuple[Figure, list[Axes]]:
     """A figure of `columns` panels in each of `rows`, in inches, drawn without a display; panels by row."""
-    figure = Figure(figsize=(width, height), layout="constrained", dpi=150)
+    figure = Figure(figsize=(min(width, WIDEST), height), layout="constrained", dpi=150)
     axes = figure.subplots(rows, columns, squeeze=False, **options)
     return figure, list(axes.flat)
+
+
+def panel_figure(count: int, label: str) -> tuple[Figure, list[Axes]]:
+    """`count` panels to one scale upward, in rows of two or three, with room for a legend under them."""
+    columns = 2 if count in (2, 4) else min(count, _COLUMNS)
+    rows = math.ceil(count / columns)
+    figure, panels = new_figure(6.0 if columns == 1 else WIDEST, 2.7 * rows + 0.6, columns, rows, sharey=True)
+    for index, axes in enumerate(panels):
+        if index % columns == 0:
+            axes.set_ylabel(label)
+        if index >= count:
+            axes.remove()
+    return figure, panels[:count]
+
+
+def picture_grid(count: int, title: float) -> tuple[Figure, list[Axes]]:
+    """`count` square panels in rows of up to three, with `title` inches above each."""
+    columns = 2 if count == 4 else min(count, _COLUMNS)
+    rows, side = math.ceil(count / columns), WIDEST / _COLUMNS
+    figure, panels = new_figure(columns * side, rows * (side + title), columns, rows)
+    for axes in panels[count:]:
+        axes.remove()
+    return figure, panels[:count]
+
+
+def legend_below(figure: Figure, panels: Sequence[Axes]) -> None:
+    """One legend for all panels, under them, with lines long enough to show their dashes."""
+    shown: dict[Any, Any] = {}
+    for axes in panels:
+        handles, labels = axes.get_legend_handles_labels()
+        shown = dict(zip(labels, handles, strict=True)) | shown
+    if not shown:
+        return
+    letters = max(len(label) for label in shown)
+    room = int(figure.get_figwidth() * 72 / (45 + 5.2 * letters))
+    figure.legend(
+        shown.values(), shown.keys(), loc="outside lower center", frameon=False, handlelength=3.6,
+        ncols=max(1, min(len(shown), room)),
+    )  # fmt: skip
 
 
 def save(figure: Figure, path: Path) -> Path:
@@ -58,11 +195,44 @@ def settle(figure: Figure) -> None:
 
 
 def epochs_and_log(axes: Axes) -> None:
-    """Whole epochs across and a log axis upward, on which less than two decades have ticks in plain numbers between."""
+    """Whole epochs across and a log axis upward with ticks in plain numbers."""
     axes.set_yscale("log")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    low, high = axes.get_ylim()
-    if high < 100 * low:
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high > 10 * low else range(1, 10)))
-        axes.yaxis.set_minor_locator(LogLocator(subs=[]))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    plain_log(axes.yaxis)
+
+
+def plain_log(axis: Axis) -> None:
+    """A log axis whose ticks are plain numbers: at decades, between them where there are few, never none.
+
+    Numbers are all written out, or all as 1e-8 where some would have more than four places before their first digit.
+    """
+    low, high = sorted(axis.get_view_interval())
+    subs = (1,) if high >= 100 * low else (1, 2, 5) if high > 10 * low else tuple(range(1, 10))
+    axis.set_major_locator(LogLocator(subs=subs))
+    if len(_inside(axis.get_majorticklocs(), low, high)) < 2:
+        places = MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
+        axis.set_major_locator(FixedLocator(_inside(places, low, high).tolist()))
+    axis.set_major_formatter(FuncFormatter(plain_number if low >= 1e-4 and high < 1e7 else power))
+    axis.set_minor_formatter(NullFormatter())
+    if len(subs) > 1:
+        axis.set_minor_locator(NullLocator())
+
+
+def plain_number(value: float, _: object = None) -> str:
+    """Written out, from ten thousand on in thousands (k) and millions (M)."""
+    size = abs(value)
+    if size >= 1e4:
+        return f"{value / 1e3:g}k" if size < 1e6 else f"{value / 1e6:g}M"
+    if size >= 1e3:
+        return f"{value:,.0f}"
+    return f"{value:.4g}" if size >= 1e-3 or size == 0 else f"{value:.6f}".rstrip("0")
+
+
+def power(value: float, _: object = None) -> str:
+    """With one digit and a power of ten, as 2e-8."""
+    mantissa, exponent = f"{value:.0e}".split("e")
+    return f"{mantissa}e{int(exponent)}"
+
+
+def _inside(values: Iterable[float], low: float, high: float) -> np.ndarray:
+    return np.array([value for value in values if low <= value <= high])

@@ -1,11 +1,9 @@
 """Figures of a scaling study, log-log."""
 
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from benchmarks.scale.cases import case_named
 from benchmarks.scale.findings import PARTS, memory_taken, milliseconds, per_pair, steps_of, systems_of
@@ -13,12 +11,15 @@ from benchmarks.scale.limits import DONE
 from benchmarks.scale.peers import SIDES
 from benchmarks.scale.study import Record
 from benchmarks.scale.worker import OURS
-from benchmarks.style import COLOURS, LINES, new_figure, save_ours
+from benchmarks.style import COLOURS, WIDEST, legend_below, new_figure, panel_figure, plain_log, save_ours
 from engine.memory import parse_bytes
 
-_COLOUR_OF = dict(zip((OURS, *SIDES), COLOURS.values(), strict=False))
-_LINE_OF = dict(zip(PARTS, LINES, strict=False))
-_COLUMNS = 3  # of panels, in a figure that is read on a page
+# Sides differ in colour and marker, parts in dashes.
+_LOOK_OF = {
+    side: {"color": colour, "marker": marker, "markersize": 4}
+    for side, colour, marker in zip((OURS, *SIDES), COLOURS.values(), "osD^v", strict=False)
+}
+_LINE_OF = dict(zip(PARTS, ("-", "--"), strict=True))
 
 
 def draw(found: Sequence[Record], out: Path) -> list[Path]:
@@ -36,48 +37,49 @@ def draw(found: Sequence[Record], out: Path) -> list[Path]:
 
 def _by_system(found: Sequence[Record], path: Path, label: str, value: Callable[[Record, str], float]) -> Path:
     systems = systems_of(found)
-    figure, panels = _panels(len(systems), label)
+    figure, panels = panel_figure(len(systems), label)
     for axes, system in zip(panels, systems, strict=True):
         for side, records in _sides(found, system):
             for part in PARTS:
                 axes.plot(
                     [record["particles"] for record in records], [value(record, part) for record in records],
-                    _LINE_OF[part], color=_COLOUR_OF[side], marker="o", markersize=3, label=f"{side}, {part}",
+                    _LINE_OF[part], **_LOOK_OF[side], label=f"{side}, {part}",
                 )  # fmt: skip
         _finish(axes, case_named(system).title, "particles")
-    return _save(figure, panels, path)
+    legend_below(figure, panels)
+    return save_ours(figure, path)
 
 
 def _memory(found: Sequence[Record], path: Path) -> Path:
     systems = systems_of(found)
-    figure, panels = _panels(len(systems), "MiB, step and adjoint")
+    figure, panels = panel_figure(len(systems), "MiB, step and adjoint")
     for axes, system in zip(panels, systems, strict=True):
         for side, records in _sides(found, system):
             sizes = [record["particles"] for record in records]
             taken = [memory_taken(record) / 2**20 for record in records]
-            axes.plot(sizes, taken, color=_COLOUR_OF[side], marker="o", markersize=3, label=side)
+            axes.plot(sizes, taken, **_LOOK_OF[side], label=side)
         _finish(axes, case_named(system).title, "particles")
-    return _save(figure, panels, path)
+    legend_below(figure, panels)
+    return save_ours(figure, path)
 
 
 def _horizon(records: Sequence[Record], path: Path) -> Path:
-    figure, (times, memory) = new_figure(6.8, 3.3, 2)
+    figure, (times, memory) = new_figure(WIDEST, 3.6, 2)
     steps = [record["horizon"] for record in records]
     for name, line in (("forward", "-"), ("backward", "--")):
-        times.plot(steps, [record[f"{name}_s"] for record in records], line, color=COLOURS["R"], marker="o",
-                   markersize=3, label=name)  # fmt: skip
+        times.plot(steps, [record[f"{name}_s"] for record in records], line, **_LOOK_OF[OURS], label=name)
     stored = [record["state_bytes"] * (record["horizon"] + 1) / 2**20 for record in records]
     memory.plot(steps, stored, ":", color="0.4", marker="o", markersize=3, label="all states")
     for name, line in (("predicted", "--"), ("peak", "-")):
         shown = [record[f"{name}_bytes"] / 2**20 for record in records]
         label = "measured" if name == "peak" else name
-        memory.plot(steps, shown, line, color=COLOURS["R"], marker="o", markersize=3, label=label)
-    memory.axhline(parse_bytes(records[0]["memory"]) / 2**20, color="0.7", linewidth=0.8, label="budget")
+        memory.plot(steps, shown, line, **_LOOK_OF[OURS], label=label)
+    memory.axhline(parse_bytes(records[0]["memory"]) / 2**20, color="0.7", linewidth=2.0, label="budget")
     title = f"{case_named(records[0]['system']).title}, {records[0]['particles']:,} particles"
     for axes, label in ((times, "s"), (memory, "MiB")):
         _finish(axes, title, "steps")
         axes.set_ylabel(label)
-        axes.legend(frameon=False, fontsize=7)
+    legend_below(figure, [times, memory])
     return save_ours(figure, path)
 
 
@@ -86,27 +88,8 @@ def _sides(found: Sequence[Record], system: str) -> list[tuple[str, list[Record]
     return [(side, records) for side, records in sides if records]
 
 
-def _panels(count: int, label: str) -> tuple[Figure, list[Axes]]:
-    """Panels for so many systems, in rows, with room for a legend beside them."""
-    columns, rows = min(count, _COLUMNS), math.ceil(count / _COLUMNS)
-    figure, panels = new_figure(2.8 * columns + 1.8, 2.8 * rows, columns, rows, sharey=True)
-    for axes in panels[::columns]:
-        axes.set_ylabel(label)
-    for axes in panels[count:]:
-        axes.remove()
-    return figure, panels[:count]
-
-
-def _save(figure: Figure, panels: Sequence[Axes], path: Path) -> Path:
-    """With one legend for all panels, beside them."""
-    shown = {}
-    for axes in panels:
-        handles, labels = axes.get_legend_handles_labels()
-        shown |= dict(zip(labels, handles, strict=True))
-    figure.legend(shown.values(), shown.keys(), loc="outside right center", frameon=False, fontsize=7)
-    return save_ours(figure, path)
-
-
 def _finish(axes: Axes, title: str, label: str) -> None:
     axes.set(title=title, xlabel=label, xscale="log", yscale="log")
+    for axis in (axes.xaxis, axes.yaxis):
+        plain_log(axis)
     axes.grid(alpha=0.25)

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from engine.drawing.bodies import BodiesDrawing
+from engine.drawing.camera import Camera
 from engine.drawing.canvas import Canvas, GuiCanvas, has_display
 from engine.drawing.carts import CartDrawing
 from engine.drawing.drawing import Drawing, Moment, Solid, StatePlot
@@ -43,6 +44,7 @@ def drawing_of(system: System, goal: np.ndarray | None = None) -> Drawing:
 
 __all__ = [
     "DRAWINGS",
+    "Camera",
     "Canvas",
     "Drawing",
     "Frame",

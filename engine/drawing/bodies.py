@@ -2,8 +2,10 @@
 
 import numpy as np
 
+from engine.drawing.camera import around_bodies
 from engine.drawing.drawing import Drawing, Solid, largest
-from engine.drawing.scene import BLACK, BLUE, GREEN, ORANGE, SKY, VERMILION, Frame
+from engine.drawing.ground import net, scale_bar
+from engine.drawing.scene import BLACK, BLUE, GREEN, ORANGE, SKY, VERMILION
 from engine.drawing.space import faded, far_first, project, unproject
 from engine.norms import norm_of_array
 from engine.systems.n_body import NBody
@@ -32,26 +34,31 @@ class BodiesDrawing(Drawing):
         self._places = np.pad(places, ((0, 0), (0, self.dim - places.shape[1])))
         masses = np.array(system.masses)
         share = np.cbrt(masses / max(masses.max(), 1e-30))
-        small = min(0.008, 0.1 / len(masses) ** 0.5)
+        small = min(0.014, 0.16 / len(masses) ** 0.5)
         self._radii = small * (1.0 + 2.0 * share)
         self._colours = np.full(len(masses), BLUE, dtype=np.uint32)
         self._colours[masses > 0.1 * masses.max()] = ORANGE
         self._colours[self.thrusters] = VERMILION
 
     def frame(self, states):
-        positions = project(np.moveaxis(states[:, : self.dim], 1, -1)).reshape(-1, 2)
-        goals = np.concatenate([project(self._places), project(self._circle(states[0]))])
-        return Frame.around(np.concatenate([positions, goals]), margin=0.16)
+        return around_bodies([self._seen(states).reshape(1, -1, 2)], self._goals(states[0]))(0)
+
+    def cameras(self, episodes):
+        camera = around_bodies([self._seen(states) for states in episodes], self._goals(episodes[0][0]))
+        return [camera] * len(episodes)
 
     def draw(self, scene, frame, moment):
-        for place in frame(project(self._places)):
-            begin = place + np.array([(-0.02, -0.02), (-0.02, 0.02)])
-            scene.lines(begin, begin + np.array([(0.04, 0.04), (0.04, -0.04)]), 0.006, GREEN)
-        scene.polyline(frame(project(self._circle(moment.state))), 0.004, GREEN)
+        if self.dim == 2:
+            net(scene, frame)
+        else:
+            scale_bar(scene, frame)
+        for place in project(self._places):
+            scene.goal(frame(place))
+        scene.polyline(frame(project(self._circle(moment.state))), 0.007, GREEN, dashes=(3.0, 2.0))
         if len(self._radii) <= _MOST_TRAILS:
             past = moment.states[max(moment.t - _LONGEST_TRAIL, 0) : moment.t + 1, : self.dim]
             for trail in np.moveaxis(past, 2, 0):
-                scene.polyline(frame(project(trail)), 0.003, SKY)
+                scene.polyline(frame(project(trail)), 0.007, SKY)
         points = moment.state[: self.dim].T
         places, finite = frame(project(points)), np.isfinite(moment.state).all(0)
         colours = self._colours if moment.shades is None else moment.shades
@@ -62,7 +69,7 @@ class BodiesDrawing(Drawing):
         if moment.control is not None:
             pushed = places[self.thrusters]
             thrust = project(moment.control.T / largest(moment.controls))
-            scene.arrows(pushed, pushed + 0.15 * thrust, 0.006, BLACK)
+            scene.arrows(pushed, pushed + 0.15 * thrust, 0.01, BLACK)
 
     def solid(self, moment):
         if self.dim == 2:
@@ -83,6 +90,13 @@ class BodiesDrawing(Drawing):
         nearest = int(np.linalg.norm(project(pushed[: self.dim].T) - start, axis=1).argmin())
         pushed[self.dim :, nearest] += _PUSH * unproject(drag, self.dim)
         return pushed
+
+    def _seen(self, states: np.ndarray) -> np.ndarray:
+        """Places in the picture's plane, [T+1, bodies, 2]."""
+        return project(np.moveaxis(states[:, : self.dim], 1, -1))
+
+    def _goals(self, state: np.ndarray) -> np.ndarray:
+        return np.concatenate([project(self._places), project(self._circle(state))])
 
     def _circle(self, state: np.ndarray) -> np.ndarray:
         """Points of the circle that bodies should be on, [points, dim]; none without one."""

@@ -13,6 +13,8 @@ import taichi as ti
 from engine.drawing.scene import PALE, WHITE, Circles, Lines, Scene, Text, Triangles
 from engine.errors import BackendError
 
+_SMALLEST = 1.2  # pixels of a radius
+
 
 class Canvas(Protocol):
     """Paints scenes into the panels of a grid, panel by panel from the upper left."""
@@ -75,7 +77,7 @@ class GuiCanvas:
         match primitive:
             case Circles(centres, radius, colour):
                 if len(centres):
-                    self.gui.circles(place(centres), radius=radius * self.size, color=colour)
+                    self.gui.circles(place(centres), radius=np.maximum(radius * self.size, _SMALLEST), color=colour)
             case Lines(begin, end, width, colour):
                 if len(begin):
                     self.gui.lines(place(begin), place(end), radius=max(0.5 * width * self.size, 0.6), color=colour)

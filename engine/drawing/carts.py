@@ -2,15 +2,19 @@
 
 import numpy as np
 
+from engine.drawing.camera import following
 from engine.drawing.drawing import Drawing, Moment, largest
-from engine.drawing.scene import BLACK, CYCLE, GREY, PALE, VERMILION, Frame, Scene
+from engine.drawing.ground import rail
+from engine.drawing.scene import BLACK, CYCLE, GREY, MEDIUM, VERMILION, Frame, Scene
 from engine.systems import CartPendulum, CartPole
 from engine.systems.cart_pole import HALF_LENGTH
 
 _ROD = 2 * HALF_LENGTH
 _CART = (0.5, 0.24)
-# Metres; a cart that travels further is followed.
-_WIDEST = 9.0
+# A rod is not shorter than a third of a picture in which the cart's whole way is seen; longer ways are followed.
+_WIDEST = 3.0
+# What rods may fill of the height: below it nothing, above it who and when.
+_FLOOR, _CEILING = 0.04, 0.83
 # Velocity that a drag over 1 m gives, per second.
 _PUSH = 5.0
 
@@ -40,27 +44,34 @@ class CartDrawing(Drawing):
         return np.concatenate([base, ends[:-1]]), ends
 
     def frame(self, states):
-        height = 1.1 * _ROD * (self.rods if self.chained else 1)
-        left, right = np.nanmin(_finite(states[:, 0])), np.nanmax(_finite(states[:, 0]))
-        if right - left > _WIDEST:
-            return Frame((0.0, 0.0), (_WIDEST, _WIDEST))
-        corners = [(left - _CART[0], -height), (right + _CART[0], height), (left - height, 0.0), (right + height, 0.0)]
-        return Frame.around(np.array(corners), margin=0.08)
+        left, right = np.min(_finite(states[:, 0])), np.max(_finite(states[:, 0]))
+        return self._around((left + right) / 2, max(right - left + 2 * self._reach, self._side))
 
-    def camera(self, frame, state):
-        return Frame((float(state[0]), 0.0), frame.extent) if frame.extent[0] == _WIDEST else frame
+    def cameras(self, episodes):
+        whole = self.frame(np.concatenate(episodes))
+        if whole.extent[0] <= max(self._side, _WIDEST * self._reach):
+            return [lambda t: whole] * len(episodes)
+        places = [following(episode[:, 0], self._side / 2 - self._reach) for episode in episodes]
+        return [lambda t, x=x: self._around(float(x[t]), self._side) for x in places]
+
+    @property
+    def _reach(self) -> float:
+        """How far from the cart's middle anything may be, in metres."""
+        return 0.06 + _ROD * (self.rods if self.chained else 1)
+
+    @property
+    def _side(self) -> float:
+        """Metres of a picture that rods fill when they stand and when they hang."""
+        return 2 * self._reach / (_CEILING - _FLOOR)
+
+    def _around(self, x: float, side: float) -> Frame:
+        return Frame((x, (0.5 - (_FLOOR + _CEILING) / 2) * side), (side, side))
 
     def draw(self, scene, frame, moment):
-        height = float(frame([(0.0, -_CART[1] / 2)])[0, 1])
-        scene.lines([(0.02, height)], [(0.98, height)], 0.004, PALE)
-        left, right = frame.world((0.02, 0.0))[0], frame.world((0.98, 0.0))[0]
-        if np.isfinite(left):
-            metres = frame([(mark, 0.0) for mark in np.arange(np.ceil(left), right)])[:, 0]
-            marks = np.stack([metres, np.full(len(metres), height)], axis=1)
-            scene.lines(marks, marks - (0.0, 0.015), 0.004, PALE)
+        rail(scene, frame, -_CART[1] / 2)
         x = moment.state[0]
         if not np.isfinite(moment.state).all():
-            scene.text("the state is not finite", (0.3, 0.5), 0.04, VERMILION)
+            scene.text("the state is not finite", (0.2, 0.6), MEDIUM, VERMILION)
             return
         shades = moment.shades
         cart, bodies = (GREY, None) if shades is None else (int(shades[0]), shades[1:])
@@ -69,9 +80,9 @@ class CartDrawing(Drawing):
         scene.rectangle(low, high, cart)
         begin, end = self.hinges(moment.state)
         own = np.array([CYCLE[index % len(CYCLE)] for index in range(self.rods)], dtype=np.uint32)
-        thickness = max(frame.length(0.06), 0.006)
+        thickness = max(frame.length(0.06), 0.016)
         scene.lines(frame(begin), frame(end), thickness, own if bodies is None else bodies)
-        scene.circles(frame(end), 0.9 * thickness, own if bodies is None else bodies)
+        scene.circles(frame(end), 0.8 * thickness, own if bodies is None else bodies)
         scene.circles(frame(begin), 0.5 * thickness, BLACK)
         self._force(scene, frame, moment)
 
@@ -99,7 +110,7 @@ class CartDrawing(Drawing):
         force = float(moment.control[0])
         side = np.copysign(_CART[0] / 2, force)
         begin = frame([(moment.state[0] + side, 0.0)])
-        scene.arrows(begin, begin + np.array([0.25 * force / largest(moment.controls), 0.0]), 0.01, BLACK)
+        scene.arrows(begin, begin + np.array([0.25 * force / largest(moment.controls), 0.0]), 0.016, BLACK)
 
 
 def _finite(values: np.ndarray) -> np.ndarray:

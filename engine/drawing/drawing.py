@@ -1,11 +1,13 @@
 """The contract of a drawing, and the one for systems without their own: state components over time."""
 
 import abc
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from engine.drawing.scene import BLACK, CYCLE, GREY, PALE, Frame, Scene
+from engine.drawing.camera import Camera
+from engine.drawing.scene import BLACK, CYCLE, GREY, PALE, SMALL, Frame, Scene
 from engine.system import System
 
 
@@ -17,12 +19,15 @@ class Moment:
         states: [T+1, *state_shape]; controls: [T, *control_shape].
         t: the step, 0 to T.
         shades: a colour for each body, 0xRRGGBB, in place of its own; None for its own.
+        fastest: the speed that the brightest colour stands for, as `Drawing.fastest` finds it for all that is shown;
+            None for the largest at this step.
     """
 
     states: np.ndarray
     controls: np.ndarray
     t: int
     shades: np.ndarray | None = None
+    fastest: float | None = None
 
     @property
     def state(self) -> np.ndarray:
@@ -60,9 +65,21 @@ class Drawing(abc.ABC):
     def frame(self, states: np.ndarray) -> Frame:
         """A frame that holds everything drawn for states [n, *state_shape]."""
 
-    def camera(self, frame: Frame, state: np.ndarray) -> Frame:
-        """The frame in which a state [*state_shape] is seen; another than `frame` if the drawing follows its bodies."""
-        return frame
+    def cameras(self, episodes: Sequence[np.ndarray]) -> list[Camera]:
+        """How rollouts [T+1, *state_shape] that are shown beside each other are seen at each step, to one scale.
+
+        Every body is inside at every step. By default one still frame serves all.
+        """
+        frame = self.frame(np.concatenate(episodes))
+        return [lambda t: frame for _ in episodes]
+
+    def stills(self, shown: Sequence[tuple[np.ndarray, int]]) -> list[Frame]:
+        """How single steps, each of a rollout [T+1, *state_shape], are seen beside each other, to one scale."""
+        return [camera(0) for camera in self.cameras([states[t : t + 1] for states, t in shown])]
+
+    def fastest(self, episodes: Sequence[np.ndarray]) -> float | None:
+        """The speed that the brightest colour stands for in all of these rollouts; None if colours mean none."""
+        return None
 
     @abc.abstractmethod
     def draw(self, scene: Scene, frame: Frame, moment: Moment) -> None:
@@ -87,7 +104,7 @@ class StatePlot(Drawing):
     World coordinates are the step and the value. Pushing adds the height of the drag to the nearest component.
     """
 
-    _LOW, _HIGH = (0.12, 0.36), (0.95, 0.82)
+    _LOW, _HIGH = (0.16, 0.36), (0.95, 0.8)
     _STRIP = (0.16, 0.3)
     _MOST = 64  # components; more cannot be told apart
 
@@ -103,18 +120,25 @@ class StatePlot(Drawing):
         gap = max(0.05 * (high - low), 1e-3 * max(abs(low), abs(high), 1.0))
         return Frame.of_box((0.0, low - gap), (max(len(states) - 1, 1), high + gap), self._LOW, self._HIGH)
 
+    def stills(self, shown):
+        frame = self.frame(np.concatenate([states for states, _ in shown]))
+        return [frame] * len(shown)
+
     def draw(self, scene, frame, moment):
+        # Values as in the frame, and steps as in the rollout.
+        low, high = (float(frame.world((0.0, height))[1]) for height in (self._LOW[1], self._HIGH[1]))
+        frame = Frame.of_box((0.0, low), (max(len(moment.states) - 1, 1), high), self._LOW, self._HIGH)
         self._axes(scene, frame, moment)
         values = moment.states.reshape(len(moment.states), -1)[:, : self._MOST]
         colours = np.array([CYCLE[index % len(CYCLE)] for index in range(values.shape[1])], dtype=np.uint32)
         times = np.arange(moment.t + 1)
         for column, colour in zip(values.T, colours, strict=True):
-            scene.polyline(frame(np.stack([times, column[: moment.t + 1]], axis=1)), 0.004, int(colour))
+            scene.polyline(frame(np.stack([times, column[: moment.t + 1]], axis=1)), 0.008, int(colour))
         now = values[moment.t]
         finite = np.isfinite(now)
         shown = colours if moment.shades is None else moment.shades[: self._MOST]
         centres = np.stack([np.full(finite.sum(), moment.t), now[finite]], axis=1)
-        scene.circles(frame(centres), 0.014, shown[finite])
+        scene.circles(frame(centres), 0.018, shown[finite])
         self._controls(scene, frame, moment)
 
     def sizes(self, adjoints):
@@ -131,7 +155,7 @@ class StatePlot(Drawing):
         for low, high in ((y0, y1), self._STRIP):
             scene.lines([(x0, low), (x0, low)], [(x1, low), (x0, high)], 0.003, PALE)
         for height in (y0, y1):
-            scene.text(f"{frame.world((0.0, height))[1]:.3g}", (0.01, height + 0.015), 0.026, GREY)
+            scene.text(f"{frame.world((0.0, height))[1]:.3g}", (0.01, height + 0.015), SMALL, GREY)
         if self.goal is not None:
             targets = [(0.0, value) for value in np.ravel(self.goal)]
             scene.lines(frame(targets), frame([(len(moment.states) - 1, y) for _, y in targets]), 0.003, GREY)
@@ -145,12 +169,19 @@ class StatePlot(Drawing):
         heights = middle + half * flat / largest(flat)
         across = frame([(t, 0.0) for t in range(len(flat))])[:, 0]
         for column in heights.T:
-            scene.polyline(np.stack([across, column], axis=1)[: moment.t + 1], 0.003, GREY)
+            scene.polyline(np.stack([across, column], axis=1)[: moment.t + 1], 0.006, GREY)
         if moment.t < len(flat):
             ends = heights[moment.t][np.isfinite(heights[moment.t])]
             begin = np.stack([np.full(len(ends), across[moment.t]), np.full(len(ends), middle)], axis=1)
-            scene.arrows(begin, begin + np.stack([np.zeros(len(ends)), ends - middle], axis=1), 0.006, BLACK)
-        scene.text("control", (0.01, self._STRIP[1]), 0.026, GREY)
+            scene.arrows(begin, begin + np.stack([np.zeros(len(ends)), ends - middle], axis=1), 0.008, BLACK)
+        scene.text("control", (0.16, self._STRIP[1] + 0.035), SMALL, GREY)
+
+
+def fastest_of(velocities: Sequence[np.ndarray]) -> float:
+    """The speed that all but 2% of the finite velocities [T+1, dim, n] do not exceed; those that do look like it."""
+    speeds = np.concatenate([np.linalg.norm(one, axis=1).ravel() for one in velocities])
+    speeds = speeds[np.isfinite(speeds)]
+    return max(float(np.quantile(speeds, 0.98)), 1e-12) if len(speeds) else 1.0
 
 
 def largest(values: np.ndarray) -> float:

@@ -2,21 +2,24 @@
 
 import numpy as np
 
-from engine.drawing.drawing import Drawing, Moment, largest
-from engine.drawing.scene import BLACK, BLUE, GREEN, SKY, VERMILION, Frame, Scene
+from engine.drawing.camera import around_bodies
+from engine.drawing.drawing import Drawing, Moment, fastest_of, largest
+from engine.drawing.ground import net
+from engine.drawing.scene import BLACK, BLUE, SKY, VERMILION, WHITE, Scene, flow
 from engine.norms import norm_of_array
 from engine.systems.guidance import Guidance
 
 # Velocity that a drag over a unit length gives.
 _PUSH = 3.0
-# With more particles velocities would cover the picture.
-_MOST_VELOCITIES = 500
+# With more particles velocities would cover the picture; with more evaders colours show the flow.
+_MOST_VELOCITIES, _MOST_PLAIN = 500, 20
 
 
 class HerdDrawing(Drawing):
     """Drivers large, evaders small, a cross at the target; velocities as lines, steering as arrows.
 
-    Bodies are the particles, drivers first. Pushing changes a particle's velocity.
+    More than a few evaders are coloured by their speed. Bodies are the particles, drivers first. Pushing changes a
+    particle's velocity.
 
     Args:
         goal: (x, y) of the target, if there is one.
@@ -26,26 +29,37 @@ class HerdDrawing(Drawing):
         self.system, self.goal = system, goal
         drivers, evaders = system.drivers, system.evaders
         self._colours = np.array([VERMILION] * drivers + [BLUE] * evaders, dtype=np.uint32)
-        small = min(0.011, 0.12 / evaders**0.5)
-        self._radii = np.array([max(0.016, 1.3 * small)] * drivers + [small] * evaders)
+        small = min(0.016, max(0.16 / evaders**0.5, 0.003))
+        self._plain = evaders <= _MOST_PLAIN
+        self._radii = np.array([max(0.02, 1.3 * small)] * drivers + [small] * evaders)
 
     def frame(self, states):
-        positions = np.moveaxis(states[:, :2], 1, -1).reshape(-1, 2)
-        goal = np.zeros((0, 2)) if self.goal is None else self.goal[None]
-        return Frame.around(np.concatenate([positions, goal]), margin=0.16)
+        return around_bodies([self._places(states).reshape(1, -1, 2)], self._goals())(0)
+
+    def cameras(self, episodes):
+        return [around_bodies([self._places(states) for states in episodes], self._goals())] * len(episodes)
+
+    def fastest(self, episodes):
+        if self._plain:
+            return None
+        return fastest_of([states[:, 2:, self.system.drivers :] for states in episodes])
 
     def draw(self, scene, frame, moment):
+        net(scene, frame)
         if self.goal is not None:
-            centre, arm = frame(self.goal)[0], 0.025
-            begin = centre + np.array([(-arm, -arm), (-arm, arm)])
-            scene.lines(begin, begin + np.array([(2 * arm, 2 * arm), (2 * arm, -2 * arm)]), 0.008, GREEN)
+            scene.goal(frame(self.goal))
         finite = np.isfinite(moment.state).all(0)
         places = frame(moment.state[:2].T)
         if self.system.particles <= _MOST_VELOCITIES:
             ahead = frame((moment.state[:2] + 0.25 * moment.state[2:]).T)
-            scene.lines(places[finite], ahead[finite], 0.003, SKY)
-        colours = self._colours if moment.shades is None else moment.shades
-        scene.circles(places[finite], self._radii[finite], colours[finite])
+            scene.lines(places[finite], ahead[finite], 0.005, SKY)
+        colours, shown = self._colours_at(scene, moment), np.flatnonzero(finite)
+        if self._plain:
+            scene.circles(places[shown], self._radii[shown], colours[shown])
+        else:  # drivers last, that no crowd hides them
+            scene.circles(places[shown[::-1]], self._radii[shown[::-1]], colours[shown[::-1]])
+            drivers = shown[shown < self.system.drivers]
+            scene.circles(places[drivers], 0.4 * self._radii[drivers], WHITE)
         self._steering(scene, places, moment)
 
     def sizes(self, adjoints):
@@ -57,6 +71,24 @@ class HerdDrawing(Drawing):
         pushed[2:, nearest] += _PUSH * drag
         return pushed
 
+    def _colours_at(self, scene: Scene, moment: Moment) -> np.ndarray:
+        if moment.shades is not None:
+            return moment.shades
+        if self._plain:
+            return self._colours
+        drivers = self.system.drivers
+        speeds = np.linalg.norm(moment.state[2:, drivers:], axis=0)
+        fastest = moment.fastest or largest(speeds)
+        scene.speed_bar(fastest)
+        return np.concatenate([self._colours[:drivers], flow(speeds, fastest)])
+
+    def _places(self, states: np.ndarray) -> np.ndarray:
+        """[T+1, particles, 2]."""
+        return np.moveaxis(states[:, :2], 1, -1)
+
+    def _goals(self) -> np.ndarray:
+        return np.zeros((0, 2)) if self.goal is None else np.asarray(self.goal, dtype=float).reshape(1, 2)
+
     def _steering(self, scene: Scene, places: np.ndarray, moment: Moment) -> None:
         """The accelerations c₁ r + c₂ r⊥ of the drivers, a fifth of the picture long at their largest."""
         if moment.control is None:
@@ -65,7 +97,7 @@ class HerdDrawing(Drawing):
         now = self._accelerations(moment.states[moment.t], moment.controls[moment.t])
         steps = len(moment.controls)
         all_of_them = self._accelerations(moment.states[:steps], moment.controls)
-        scene.arrows(places[:drivers], places[:drivers] + 0.2 * now.T / largest(all_of_them), 0.006, BLACK)
+        scene.arrows(places[:drivers], places[:drivers] + 0.2 * now.T / largest(all_of_them), 0.01, BLACK)
 
     def _accelerations(self, states: np.ndarray, controls: np.ndarray) -> np.ndarray:
         """[..., 2, D]."""

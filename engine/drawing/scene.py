@@ -1,15 +1,24 @@
 """What is drawn, as plain data: circles, lines, triangles and text in the unit square, in the order of painting."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 
 # Okabe and Ito (2008): colours that colour-blind readers can tell apart.
 BLACK, ORANGE, SKY, GREEN = 0x000000, 0xE69F00, 0x56B4E9, 0x009E73
 YELLOW, BLUE, VERMILION, PURPLE = 0xF0E442, 0x0072B2, 0xD55E00, 0xCC79A7
-WHITE, GREY, PALE = 0xFFFFFF, 0x8A8A8A, 0xE2E2E2
+WHITE, DARK, GREY, PALE = 0xFFFFFF, 0x555555, 0x767676, 0xE2E2E2
 CYCLE = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, BLACK)
 
+# What bodies may fill of a picture; above it stand who and when, below it what colours mean.
+INSIDE = ((0.04, 0.15), (0.96, 0.81))
+# Letters that can be read at 300 pixels.
+LARGE, MEDIUM, SMALL = 0.05, 0.042, 0.036
+
+# From slow to fast: on white, and for every kind of sight, each colour lighter than the one before.
+_FLOW = (BLUE, 0x1F8A8C, 0x5C9C3C, 0xA8A020, ORANGE)
 # Viridis at equal distances: brightness grows with the value, for every kind of sight.
 _VIRIDIS = (0x440154, 0x3B528B, 0x21918C, 0x5EC962, 0xFDE725)
 
@@ -71,13 +80,20 @@ class Scene:
     def lines(self, begin, end, width: float = 0.004, colour: int | np.ndarray = BLACK) -> None:
         self.primitives.append(Lines(_points(begin), _points(end), width, colour))
 
-    def polyline(self, points, width: float = 0.004, colour: int = BLACK) -> None:
-        """Points [n, 2] joined in order; gaps where a point is not finite."""
+    def polyline(self, points, width: float = 0.004, colour: int = BLACK, dashes: Sequence[float] = ()) -> None:
+        """Points [n, 2] joined in order; gaps where a point is not finite.
+
+        Args:
+            dashes: lengths of line and gap by turns, in widths; none for a whole line.
+        """
         points = _points(points)
         finite = np.isfinite(points).all(1)
         joined = finite[:-1] & finite[1:]
-        if joined.any():
-            self.lines(points[:-1][joined], points[1:][joined], width, colour)
+        begin, end = points[:-1][joined], points[1:][joined]
+        if dashes and len(begin):
+            begin, end = _dashed(begin, end, width * np.asarray(dashes))
+        if len(begin):
+            self.lines(begin, end, width, colour)
 
     def triangles(self, a, b, c, colour: int = BLACK) -> None:
         self.primitives.append(Triangles(_points(a), _points(b), _points(c), colour))
@@ -102,6 +118,32 @@ class Scene:
         self.lines(begin, neck, width, colour)
         self.triangles(end, neck + 0.5 * head * across, neck - 0.5 * head * across, colour)
 
+    def cross(self, centre, arm: float = 0.03, width: float = 0.012, colour: int = GREEN) -> None:
+        """Two lines across each other."""
+        begin = _points(centre) + np.array([(-arm, -arm), (-arm, arm)])
+        self.lines(begin, begin + np.array([(2 * arm, 2 * arm), (2 * arm, -2 * arm)]), width, colour)
+
+    def goal(self, place) -> None:
+        """A cross at the goal; where that is outside, an arrow at the edge toward it."""
+        place = _points(place)[0]
+        (left, floor), (right, ceiling) = INSIDE
+        if (left - 0.03 <= place[0] <= right + 0.03) and (floor - 0.03 <= place[1] <= ceiling + 0.03):
+            self.cross(place)
+            return
+        middle = np.array([(left + right) / 2, (floor + ceiling) / 2])
+        away = place - middle
+        scale = np.min(np.array([right - left, ceiling - floor]) / 2 / np.maximum(np.abs(away), 1e-12))
+        edge = middle + scale * away
+        self.arrows([edge - 0.12 * away / np.linalg.norm(away)], [edge], 0.014, GREEN)
+
+    def speed_bar(self, fastest: float) -> None:
+        """What the colours of `flow` mean, at the foot."""
+        values, height = np.linspace(0.0, 1.0, 64), 0.095
+        middle, half = np.stack([0.3 + 0.5 * values, np.full(64, height)], 1), np.array([0.0, 0.008])
+        self.lines(middle - half, middle + half, 0.016, flow(values, 1.0))
+        self.text("speed  0", (0.06, height + 0.02), SMALL, GREY)
+        self.text(f"{fastest:.2g}", (0.84, height + 0.02), SMALL, GREY)
+
     def text(self, content: str, position: tuple[float, float], size: float = 0.03, colour: int = BLACK) -> None:
         self.primitives.append(Text(content, position, size, colour))
 
@@ -123,6 +165,17 @@ class Frame:
         low, high = points.min(0), points.max(0)
         x, y = (low + high) / 2
         extent = max(float((high - low).max()) * (1 + 2 * margin), least)
+        return cls((float(x), float(y)), (extent, extent))
+
+    @classmethod
+    def filling(cls, points: np.ndarray, least: float = 1e-3) -> "Frame":
+        """In which the finite ones of points [..., 2] fill what is `INSIDE`, to one scale, at least `least` long."""
+        points = _points(points)
+        points = points[np.isfinite(points).all(1)]
+        low, high = (points.min(0), points.max(0)) if len(points) else (np.zeros(2), np.zeros(2))
+        inside = np.array(INSIDE)
+        extent = max(float(((high - low) / (inside[1] - inside[0])).max()), least)
+        x, y = (low + high) / 2 + (0.5 - inside.mean(0)) * extent
         return cls((float(x), float(y)), (extent, extent))
 
     @classmethod
@@ -151,10 +204,40 @@ def shades(values: np.ndarray, low: float, high: float) -> np.ndarray:
     positive = np.isfinite(values) & (values > 0)
     span = max(np.log(high) - np.log(low), 1e-12)
     place = np.clip((np.log(np.where(positive, values, low)) - np.log(low)) / span, 0.0, 1.0)
-    stops = np.array([[(stop >> shift) & 255 for shift in (16, 8, 0)] for stop in _VIRIDIS], dtype=float)
-    knots = np.linspace(0.0, 1.0, len(stops))
-    red, green, blue = (np.interp(place, knots, stops[:, channel]).round().astype(np.uint32) for channel in range(3))
-    return np.where(positive, (red << 16) | (green << 8) | blue, np.uint32(GREY)).astype(np.uint32)
+    return np.where(positive, _between(_VIRIDIS, place), np.uint32(GREY)).astype(np.uint32)
+
+
+def flow(speeds: np.ndarray, fastest: float) -> np.ndarray:
+    """Colours [n] of speeds [n] from slow (blue) to `fastest` (orange), in equal steps."""
+    return _between(_FLOW, np.clip(np.nan_to_num(speeds) / max(fastest, 1e-30), 0.0, 1.0))
+
+
+def _between(stops: Sequence[int], places: np.ndarray) -> np.ndarray:
+    """Colours [n] at places [n] in [0, 1] along stops at equal distances."""
+    return _table(tuple(stops))[(255.0 * places + 0.5).astype(int)]
+
+
+@lru_cache
+def _table(stops: tuple[int, ...]) -> np.ndarray:
+    channels = np.array([[(stop >> shift) & 255 for shift in (16, 8, 0)] for stop in stops], dtype=float)
+    knots, places = np.linspace(0.0, 1.0, len(stops)), np.linspace(0.0, 1.0, 256)
+    red, green, blue = (np.interp(places, knots, one).round().astype(np.uint32) for one in channels.T)
+    return (red << 16) | (green << 8) | blue
+
+
+def _dashed(begin: np.ndarray, end: np.ndarray, dashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The parts of segments [n, 2] that a pattern of lengths of line and gap leaves."""
+    lengths = np.linalg.norm(end - begin, axis=1)
+    ends = lengths.cumsum()
+    period = dashes.sum()
+    cuts = (np.arange(np.ceil(ends[-1] / period) + 1)[:, None] * period + np.append(0.0, dashes.cumsum()[:-1])).ravel()
+    places = np.unique(np.concatenate([[0.0], ends, cuts[(cuts > 0) & (cuts < ends[-1])]]))
+    middles = (places[1:] + places[:-1]) / 2
+    drawn = np.searchsorted(dashes.cumsum(), middles % period, side="right") % 2 == 0
+    of = np.minimum(np.searchsorted(ends, middles), len(ends) - 1)
+    along, starts = (end - begin) / np.maximum(lengths, 1e-30)[:, None], ends - lengths
+    at = lambda place: begin[of] + along[of] * (place - starts[of])[:, None]  # noqa: E731
+    return at(places[:-1])[drawn], at(places[1:])[drawn]
 
 
 def _points(values) -> np.ndarray:

@@ -3,7 +3,7 @@
 import numpy as np
 
 from engine.drawing.drawing import Drawing, largest
-from engine.drawing.scene import BLACK, BLUE, GREEN, GREY, SKY, Frame
+from engine.drawing.scene import BLACK, BLUE, GREEN, GREY, SKY, SMALL, Frame
 from engine.norms import norm_of_array
 from engine.systems.quantum import LENGTH, QuantumBox
 
@@ -27,26 +27,29 @@ class WaveDrawing(Drawing):
     def frame(self, states):
         density = (states**2).sum(1)
         peaks = [largest(density), 0.0 if self.goal is None else largest(self.goal**2)]
-        return Frame.of_box((0.0, 0.0), (LENGTH, max(peaks)), (0.06, 0.14), (0.94, 0.78))
+        return Frame.of_box((0.0, 0.0), (LENGTH, max(peaks)), (0.06, 0.16), (0.94, 0.7))
 
     def draw(self, scene, frame, moment):
-        floor, ceiling = frame([(0.0, 0.0), (LENGTH, 0.0)]), 0.8
-        scene.lines(floor[:1], floor[1:], 0.004, GREY)
-        scene.lines(floor, [(x, ceiling) for x, _ in floor], 0.008, GREY)
+        floor, ceiling = frame([(0.0, 0.0), (LENGTH, 0.0)]), 0.72
+        scene.lines(floor[:1], floor[1:], 0.008, GREY)
+        scene.lines(floor, [(x, ceiling) for x, _ in floor], 0.012, GREY)
         density = (moment.state**2).sum(0)
         points = frame(np.stack([self.x, density], axis=1))
         finite = np.isfinite(density)
         base = frame(np.stack([self.x, np.zeros_like(self.x)], axis=1))
         colour = SKY if moment.shades is None else moment.shades[finite]
-        scene.lines(base[finite], points[finite], max(0.006, 0.5 / len(self.x)), colour)
-        scene.polyline(np.concatenate([floor[:1], points, floor[1:]]), 0.005, BLUE)
+        scene.lines(base[finite], points[finite], max(0.006, 0.6 / len(self.x)), colour)
+        scene.polyline(np.concatenate([floor[:1], points, floor[1:]]), 0.01, BLUE)
+        scene.text("|psi|^2", (0.08, 0.12), SMALL, BLUE)
         if self.goal is not None:
             target = frame(np.stack([self.x, self.goal**2], axis=1))
-            scene.polyline(np.concatenate([floor[:1], target, floor[1:]]), 0.004, GREEN)
+            scene.polyline(np.concatenate([floor[:1], target, floor[1:]]), 0.012, GREEN, dashes=(3.0, 1.5))
+            scene.text("- - target", (0.3, 0.12), SMALL, GREEN)
         if moment.control is not None:
             # H holds + u x: for u > 0 the particle is drawn to the left.
             pull = -0.3 * float(moment.control[0]) / largest(moment.controls)
-            scene.arrows([(0.5, 0.84)], [(0.5 + pull, 0.84)], 0.01, BLACK)
+            scene.arrows([(0.5, 0.775)], [(0.5 + pull, 0.775)], 0.016, BLACK)
+            scene.text("force", (0.78, 0.12), SMALL, BLACK)
 
     def sizes(self, adjoints):
         return norm_of_array(adjoints, axis=1)

@@ -45,6 +45,7 @@ class CartPendulum(VectorSystem):
         links = whole(f"cart-pendulum with 1 to {_MOST_LINKS} links", links, most=_MOST_LINKS)
         self.name = "cart-pendulum"
         self.links, self.dt = links, positive("a time step dt above 0 s", dt)
+        self.step_seconds = self.dt
         self.state_shape, self.control_shape = (2 + 2 * links,), (1,)
         beyond = [links - 1 - k for k in range(links)]
         self._h = tuple(LINK_MASS * HALF_LENGTH * (1 + 2 * count) for count in beyond)

@@ -34,6 +34,7 @@ class CartPole(VectorSystem):
         poles = whole("cart-pole with at least 1 pole", poles)
         self.name = "cart-pole"
         self.poles, self.dt = poles, positive("a time step dt above 0 s", dt)
+        self.step_seconds = self.dt
         self.state_shape, self.control_shape = (2 + 2 * poles,), (1,)
 
     @ti.func

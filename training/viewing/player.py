@@ -7,7 +7,7 @@ from engine import SettingError
 from engine.checks import whole
 
 STEPS_PER_SECOND = 25.0
-"""Simulated steps shown in a second at speed 1."""
+"""Simulated steps shown in a second at speed 1, of systems that do not say how long a step is."""
 _SLOWEST, _FASTEST = 1 / 16, 16.0
 
 
@@ -20,7 +20,8 @@ class Player:
         checkpoints: how many there are to choose from.
         seed: of the initial state.
         backwards: whether the adjoint is played after the rollout.
-        speed: 1 shows `STEPS_PER_SECOND` steps a second.
+        speed: 1 shows `steps_per_second` steps a second.
+        steps_per_second: of real time, where steps have a length in seconds.
         checkpoint: index of the chosen one.
         position: steps shown so far: 0..T forward, T..2T backward.
     """
@@ -33,6 +34,7 @@ class Player:
     checkpoint: int = 0
     playing: bool = True
     position: float = 0.0
+    steps_per_second: float = STEPS_PER_SECOND
 
     def __post_init__(self):
         if not _SLOWEST <= self.speed <= _FASTEST:
@@ -61,7 +63,7 @@ class Player:
     def advance(self, seconds: float) -> None:
         """Let time pass."""
         if self.playing:
-            self.position = min(self.position + seconds * STEPS_PER_SECOND * self.speed, float(self.end))
+            self.position = min(self.position + seconds * self.steps_per_second * self.speed, float(self.end))
 
     def press(self, key: str) -> bool:
         """Act on a key, if it means anything; returns whether the rollout has to be made anew."""

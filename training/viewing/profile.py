@@ -5,10 +5,19 @@ from collections.abc import Mapping
 import numpy as np
 
 from engine.drawing import Drawing, Frame, Scene, shades
-from engine.drawing.scene import BLACK, BLUE, GREY, ORANGE, PALE, PURPLE, VERMILION
+from engine.drawing.scene import BLACK, BLUE, GREEN, GREY, MEDIUM, PALE, PURPLE, SMALL, VERMILION
 from engine.norms import norm_of_array
 
-GRADIENT_COLOURS = {"R": BLACK, "M": BLUE, "S": ORANGE, "N": PURPLE, "C": VERMILION}
+GRADIENT_DASHES: dict[str, tuple[float, ...]] = {
+    "R": (),
+    "C": (9.0, 1.6, 1.4, 1.6),
+    "M": (4.5, 1.8),
+    "N": (5.0, 1.4, 1.2, 1.4, 1.2, 1.4),
+    "S": (1.2, 1.4),
+}
+"""For each gradient lengths of line and gap by turns, in widths of the line, the same in every figure; what covers more
+comes first and is painted first, so that it is seen through the gaps of the others."""
+GRADIENT_COLOURS = {"R": BLACK, "M": BLUE, "S": GREEN, "N": PURPLE, "C": VERMILION}
 """A colour for each gradient, the same in every figure."""
 
 # Sizes further than this below the largest are shown as if they were just so small.
@@ -42,21 +51,24 @@ class Profile:
         steps = len(next(iter(self.norms.values()))) - 1
         frame = Frame.of_box((0.0, low), (max(steps, 1), max(high, low + 1.0)), (0.14, 0.24), (0.95, 0.72))
         self._axes(scene, frame, steps)
-        for row, (name, norms) in enumerate(self.norms.items()):
-            colour = GRADIENT_COLOURS.get(name, GREY)
-            height = 0.93 - 0.042 * row
-            scene.lines([(0.06, height - 0.018)], [(0.11, height - 0.018)], 0.008, colour)
+        painted = list(GRADIENT_DASHES)
+        rows = {name: row for row, name in enumerate(self.norms)}
+        for name in sorted(rows, key=lambda name: painted.index(name) if name in painted else -1):
+            norms = self.norms[name]
+            colour, dashes = GRADIENT_COLOURS.get(name, GREY), GRADIENT_DASHES.get(name, ())
+            height = 0.97 - 0.05 * rows[name]
+            scene.polyline([(0.03, height - 0.024), (0.2, height - 0.024)], 0.01, colour, dashes)
             if not returning:
-                scene.text(name, (0.13, height), 0.034, colour)
+                scene.text(name, (0.23, height), MEDIUM, colour)
                 continue
             with np.errstate(divide="ignore", invalid="ignore"):
                 logs = np.clip(np.log10(norms), low, None)
             curve = np.stack([np.arange(t, steps + 1), logs[t:]], axis=1)
             curve[norms[t:] == 0] = np.nan
-            scene.polyline(frame(curve), 0.006, colour)
+            scene.polyline(frame(curve), 0.01, colour, dashes)
             if np.isfinite(curve[0]).all():
-                scene.circles(frame(curve[:1]), 0.012, colour)
-            scene.text(f"{name}   |adjoint| = {norms[t]:.2e}", (0.13, height), 0.034, colour)
+                scene.circles(frame(curve[:1]), 0.016, colour)
+            scene.text(f"{name}   |adjoint| {norms[t]:.2g}", (0.23, height), MEDIUM, colour)
 
     def _axes(self, scene: Scene, frame: Frame, steps: int) -> None:
         (left, floor), (right, ceiling) = (0.14, 0.24), (0.95, 0.72)
@@ -64,10 +76,10 @@ class Profile:
         for exponent in np.unique(np.linspace(lowest, highest, 5).round()):
             height = frame([(0.0, exponent)])[0, 1]
             scene.lines([(left, height)], [(right, height)], 0.002, PALE)
-            scene.text(f"1e{int(exponent):+03d}", (0.02, height + 0.016), 0.026, GREY)
+            scene.text(f"1e{int(exponent)}", (0.02, height + 0.018), SMALL, GREY)
         scene.lines([(left, floor)], [(right, floor)], 0.003, GREY)
-        scene.text("t = 0", (left, floor - 0.01), 0.026, GREY)
-        scene.text(f"{steps}", (right - 0.04, floor - 0.01), 0.026, GREY)
+        scene.text("t = 0", (left, floor - 0.01), SMALL, GREY)
+        scene.text(f"{steps}", (right - 0.06, floor - 0.01), SMALL, GREY)
         self._colour_bar(scene)
 
     def _colour_bar(self, scene: Scene) -> None:
@@ -75,9 +87,9 @@ class Profile:
         values = np.geomspace(self.low, self.high, len(x) - 1)
         begin, end = np.stack([x[:-1], np.full(81, 0.11)], 1), np.stack([x[1:], np.full(81, 0.11)], 1)
         scene.lines(begin, end, 0.03, shades(values, self.low, self.high))
-        scene.text(f"{self.low:.0e}", (0.14, 0.085), 0.026, GREY)
-        scene.text("|adjoint| of a body", (0.4, 0.085), 0.026, GREY)
-        scene.text(f"{self.high:.0e}", (0.85, 0.085), 0.026, GREY)
+        scene.text(f"{self.low:.0e}", (0.1, 0.085), SMALL, GREY)
+        scene.text("|adjoint| of a body", (0.34, 0.085), SMALL, GREY)
+        scene.text(f"{self.high:.0e}", (0.84, 0.085), SMALL, GREY)
 
 
 def _range(values: np.ndarray) -> tuple[float, float]:

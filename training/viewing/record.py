@@ -15,7 +15,6 @@ from rich.progress import track
 from engine import BackendError, SettingError
 from engine.drawing import GuiCanvas
 from training.outputs import check_place
-from training.viewing.player import STEPS_PER_SECOND
 from training.viewing.show import Show
 
 FRAMES_PER_SECOND = 25
@@ -37,7 +36,7 @@ def frames(show: Show, size: int) -> Iterator[np.ndarray]:
 
 def frame_count(show: Show) -> int:
     """How many pictures `frames` gives."""
-    a_frame = STEPS_PER_SECOND * show.player.speed / FRAMES_PER_SECOND
+    a_frame = show.player.steps_per_second * show.player.speed / FRAMES_PER_SECOND
     return int(np.ceil((show.player.end - show.player.position) / a_frame)) + 1 + _HOLD
 
 

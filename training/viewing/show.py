@@ -5,13 +5,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from engine import RunError, SettingError
-from engine.drawing import Drawing, Frame, Moment, Scene, Solid, drawing_of
-from engine.drawing.scene import BLACK, GREY, VERMILION
+from engine.drawing import Camera, Drawing, Frame, Moment, Scene, Solid, drawing_of
+from engine.drawing.scene import BLACK, DARK, GREY, LARGE, MEDIUM, VERMILION
 from training.estimators import gradient_named
 from training.viewing.controller import Watched
 from training.viewing.player import Player
 from training.viewing.profile import Profile
-from training.viewing.simulation import Episode, Simulation, goal_of
+from training.viewing.simulation import Episode, Simulation, goal_of, step_seconds
 
 _KEY_LINES = (
     "space pause   left/right step   up/down speed   r restart",
@@ -58,6 +58,9 @@ class Show:
             speed,
             checkpoints - 1,
         )
+        self._step = step_seconds(first.task.system)
+        if self._step is not None:
+            self.player.steps_per_second = 1.0 / self._step
         self._letters = [variant.letter for variant in variants]
         self._pushed: np.ndarray | None = None
         self._roll()
@@ -87,7 +90,7 @@ class Show:
         """Push the body nearest to `start`, in a panel's unit square, toward `end`; the rollout starts anew there."""
         index = min(panel, len(self.episodes) - 1)
         state = self.episodes[index].states[self.player.t]
-        frame = self._drawing.camera(self._frame, state)
+        frame = self._cameras[index](self.player.t)
         begin, stop = frame.world(start), frame.world(end)
         if not self._letters or panel < len(self._letters):
             self._pushed = self._drawing.push(state, begin, stop - begin)
@@ -105,14 +108,16 @@ class Show:
     def scenes(self) -> list[Scene]:
         """One scene for each panel, as the player stands."""
         if not self._letters:
-            pairs = zip(self._simulations, self.episodes, strict=True)
-            return [self._scene(episode, simulation, simulation.of.name) for simulation, episode in pairs]
-        profile, (simulation,), (episode,) = self._profile, self._simulations, self.episodes
+            panels = zip(self._simulations, self.episodes, self._cameras, strict=True)
+            return [self._scene(episode, camera, one, one.of.name) for one, episode, camera in panels]
+        profile, (simulation,), (episode,), (camera,) = (
+            self._profile, self._simulations, self.episodes, self._cameras,
+        )  # fmt: skip
         assert profile is not None
         player, scenes = self.player, []
         for letter in self._letters:
             colours = profile.shades(letter, player.t) if player.returning else None
-            scenes.append(self._scene(episode, simulation, f"gradient {letter}", colours))
+            scenes.append(self._scene(episode, camera, simulation, f"gradient {letter}", colours))
         scenes.append(Scene())
         profile.draw(scenes[-1], player.t, player.returning)
         return scenes
@@ -124,18 +129,25 @@ class Show:
             t: step of the rollout, by default the player's.
         """
         t = self.player.t if t is None else t
-        pictures = [self._drawing.solid(Moment(episode.states, episode.controls, t)) for episode in self.episodes]
+        moments = [Moment(one.states, one.controls, t, None, self._fastest) for one in self.episodes]
+        pictures = [self._drawing.solid(moment) for moment in moments]
         return [picture for picture in pictures if picture is not None]
+
+    def stand(self, steps: Sequence[int]) -> None:
+        """See these steps, and no others, of all controllers in still frames to one scale."""
+        stills = iter(self._drawing.stills([(one.states, t) for one in self.episodes for t in steps]))
+        frames = [{t: next(stills) for t in steps} for _ in self.episodes]
+        self._cameras = [of.__getitem__ for of in frames]
 
     def captions(self) -> list[str]:
         """Who each controller is, when this is, and its loss, in a line for each."""
         pairs = zip(self._simulations, self.episodes, strict=True)
-        return [f"{self._named(one, one.of.name)}   {self._status(episode)}" for one, episode in pairs]
+        return [f"{self._named(one, one.of.name)}   {self._status(episode)}   {self._pace()}" for one, episode in pairs]
 
     def add_keys(self, scene: Scene) -> None:
         """The keys, at the foot of a scene."""
         for line, text in enumerate(_KEY_LINES):
-            scene.text(text, (0.02, 0.075 - 0.036 * line), 0.026, GREY)
+            scene.text(text, (0.02, 0.062 - 0.031 * line), 0.026, GREY)
 
     def _named(self, simulation: Simulation, name: str) -> str:
         epoch = simulation.of.epoch(self.player.checkpoint)
@@ -146,25 +158,42 @@ class Show:
         player = self.player
         loss = episode.losses[-1 if player.returning else player.t]
         value = "loss" if player.returning else "loss so far"
-        paused = "" if player.playing or player.ended else "   paused"
-        return f"t {player.t}/{player.horizon}   {value} {loss:.4g}   seed {player.seed}   x{player.speed:g}{paused}"
+        return f"t {player.t}/{player.horizon}   {value} {loss:.4g}"
+
+    def _pace(self) -> str:
+        """How fast time passes, and from which start."""
+        player = self.player
+        if self._step is not None:
+            pace = f"{player.t * self._step:.2f} s   x{player.speed:g} real time"
+        else:
+            pace = f"{player.speed * player.steps_per_second:g} steps a second"
+        return f"{pace}   start {player.seed}{'' if player.playing or player.ended else '   paused'}"
 
     def _roll(self) -> None:
         start = self._simulations[0].initial(self.player.seed) if self._pushed is None else self._pushed
         self.episodes = [simulation.run(start, self.player.checkpoint) for simulation in self._simulations]
         task = self._simulations[0].task
         self._drawing: Drawing = drawing_of(task.system, goal_of(task))
-        states = np.stack([episode.states for episode in self.episodes])
-        self._frame: Frame = self._drawing.frame(states.reshape(-1, *states.shape[2:]))
+        states = [episode.states for episode in self.episodes]
+        self._cameras, self._fastest = self._drawing.cameras(states), self._drawing.fastest(states)
         adjoints = self.episodes[0].adjoints
         self._profile = Profile(adjoints, self._drawing) if adjoints else None
 
-    def _scene(self, episode: Episode, simulation: Simulation, name: str, colours: np.ndarray | None = None) -> Scene:
+    @property
+    def _frame(self) -> Frame:
+        """In which the first controller is seen now."""
+        return self._cameras[0](self.player.t)
+
+    def _scene(
+        self, episode: Episode, camera: Camera, simulation: Simulation, name: str, colours: np.ndarray | None = None
+    ) -> Scene:
         scene, player = Scene(), self.player
-        moment = Moment(episode.states, episode.controls, player.t, colours)
-        self._drawing.draw(scene, self._drawing.camera(self._frame, moment.state), moment)
-        scene.text(self._named(simulation, name), (0.02, 0.985), 0.04, BLACK)
-        scene.text(self._status(episode), (0.02, 0.94), 0.032, GREY)
+        moment = Moment(episode.states, episode.controls, player.t, colours, self._fastest)
+        scene.text(self._named(simulation, name), (0.02, 0.985), LARGE, BLACK)
+        scene.text(self._status(episode), (0.02, 0.932), MEDIUM, DARK)
         if player.returning:
-            scene.text("the adjoint flows back", (0.02, 0.9), 0.032, VERMILION)
+            scene.text("the adjoint flows back", (0.02, 0.886), MEDIUM, VERMILION)
+        else:
+            scene.text(self._pace(), (0.02, 0.886), MEDIUM, DARK)
+        self._drawing.draw(scene, camera(player.t), moment)
         return scene

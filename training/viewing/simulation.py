@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from engine import Rollout, current
+from engine import Rollout, System, current
+from engine.systems import Held
 from training.estimators import NamedGradient
 from training.task import Task
 from training.viewing.controller import Watched
@@ -90,6 +91,14 @@ class Simulation:
             variant.letter: _array(variant.estimator.combine({rule: found[rule] for rule in variant.estimator.rules}))
             for variant in self._variants
         }
+
+
+def step_seconds(system: System) -> float | None:
+    """How long a step is, of systems whose time is in seconds: those that have `step_seconds`; else None."""
+    if isinstance(system, Held):
+        inner = step_seconds(system.system)
+        return None if inner is None else inner * system.steps
+    return getattr(system, "step_seconds", None)
 
 
 def goal_of(task: Task) -> np.ndarray | None:

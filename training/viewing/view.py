@@ -24,7 +24,7 @@ class ViewSettings:
     gradient: tuple[str, ...] = ()
     """Gradients (letters or names) whose adjoints are played backwards after the rollout."""
     speed: float = 1.0
-    """1 shows 25 steps a second."""
+    """1 is real time where steps have a length in seconds, else 25 steps a second."""
     record: Path | None = None
     """FILE.mp4, FILE.gif or a directory for pictures, instead of a window."""
     window: bool = False
