@@ -20,6 +20,7 @@ from engine import RunError, SettingError
 from training.checks import check_types
 from training.estimators import GRADIENTS
 from training.files import write_whole
+from training.optimisers import settings_from_file, settings_to_file
 from training.trainer import Divergence, Trainer
 
 FORMAT = 1
@@ -57,7 +58,8 @@ def settings_of(config: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(kept.get("runtime"), dict):
         kept["runtime"] = {"precision": kept["runtime"].get("precision")}  # another backend may go on
     if isinstance(kept.get("settings"), dict):
-        kept["settings"] = {name: value for name, value in kept["settings"].items() if name != "memory"}
+        told = settings_to_file(settings_from_file(kept["settings"]))  # whose Adam it is, also where it is from before
+        kept["settings"] = {name: value for name, value in told.items() if name != "memory"}
     return json.loads(json.dumps(kept, default=str))
 
 
@@ -186,7 +188,7 @@ def continue_from(path: Path, trainer: Trainer, config: Mapping[str, Any]) -> in
 
 def check_settings(trained: dict[str, Any], config: Mapping[str, Any], path: Path) -> None:
     """RunError, which names what differs, unless a run's settings are those that a checkpoint was trained with."""
-    given = settings_of(config)
+    trained, given = settings_of(trained), settings_of(config)
     for name in dict.fromkeys((*trained, *given)):
         before, now = trained.get(name), given.get(name)
         if before == now:
