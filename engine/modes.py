@@ -1,8 +1,8 @@
 """Torch's own switches, which callers set for work of theirs and which must not reach ours."""
 
 import functools
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import ParamSpec, TypeVar
 
 import torch
@@ -13,22 +13,32 @@ _R = TypeVar("_R")
 
 
 def plain_torch(function: Callable[_P, _R]) -> Callable[_P, _R]:
-    """`function`, run as a process starts torch: gradients recorded, no inference mode, no autocast.
+    """`function`, run in a `plain_block`; asks for less time than the block where nothing is switched."""
+
+    @functools.wraps(function)
+    def run(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        if torch.is_grad_enabled() and not torch.is_inference_mode_enabled() and not _casting():
+            return function(*args, **kwargs)
+        with plain_block():
+            return function(*args, **kwargs)
+
+    return run
+
+
+@contextmanager
+def plain_block() -> Iterator[None]:
+    """Torch as a process starts with it: gradients recorded, no inference mode, no autocast.
 
     Around a rollout or a sweep, `torch.no_grad()` would lose the derivative of the objective, `inference_mode()` would
     make buffers that nothing else may write to, and autocast would round matrix products.
     """
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        for device in _casting():
+            stack.enter_context(torch.autocast(device, enabled=False))
+        yield
 
-    @functools.wraps(function)
-    def run(*args: _P.args, **kwargs: _P.kwargs) -> _R:
-        casting = [device for device in _DEVICES if torch.is_autocast_enabled(device)]
-        if torch.is_grad_enabled() and not torch.is_inference_mode_enabled() and not casting:
-            return function(*args, **kwargs)
-        with ExitStack() as stack:
-            stack.enter_context(torch.inference_mode(False))
-            stack.enter_context(torch.enable_grad())
-            for device in casting:
-                stack.enter_context(torch.autocast(device, enabled=False))
-            return function(*args, **kwargs)
 
-    return run
+def _casting() -> list[str]:
+    return [device for device in _DEVICES if torch.is_autocast_enabled(device)]

@@ -81,6 +81,7 @@ class Trajectory:
         segment = None if segment is None else whole("a segment of at least 1", segment)
         forward_only = flag("forward_only", forward_only)
         _check_fit(system, controller, batch)
+        # Planning calls the controller, so first see that a call leaves nothing behind.
         controller.check(system.state_shape, system.control_shape, differentiated=not forward_only)
         self.system, self.controller, self.horizon, self.batch = system, controller, horizon, batch
         n, m = math.prod(system.state_shape), math.prod(system.control_shape)
