@@ -2,33 +2,31 @@
 
 import atexit
 import contextlib
+import ctypes
 import functools
-import io
+import os
+import sys
+from collections.abc import Iterator
 from textwrap import TextWrapper
 
 from engine.errors import LibraryError
 
-_PACKAGES = {"libX11": "libx11-6"}
-"""Debian's packages of the libraries that Taichi's wheels look for on the machine."""
+if sys.platform == "linux":
+    try:
+        ctypes.CDLL("libX11.so.6")
+    except OSError as error:
+        raise LibraryError(
+            f"Expected libX11, which Taichi loads, got {str(error)!r}; on Debian, apt-get install libx11-6."
+        ) from None
 
+import taichi as ti
+from taichi.lang.ast import ast_transformer_utils
 
-def missing_library(error: Exception) -> LibraryError:
-    """What to say if Taichi cannot be imported because of `error`."""
-    text = str(error)
-    package = next((package for library, package in _PACKAGES.items() if library in text), None)
-    if package is None:
-        return LibraryError(f"Expected Taichi to load, got {text!r}; reinstall taichi, or install what it names.")
-    return LibraryError(
-        f"Expected libX11, which Taichi loads, got {text!r}; install it, on Debian by apt-get install {package}."
-    )
-
-
-try:
-    with contextlib.redirect_stdout(io.StringIO()):  # Taichi prints advice of its own
-        import taichi as ti
-        from taichi.lang.ast import ast_transformer_utils
-except (ImportError, OSError) as error:
-    raise missing_library(error) from None
+NEEDS = {
+    "vulkan": "a Vulkan loader and driver (on Debian, apt-get install libvulkan1 mesa-vulkan-drivers)",
+    "cuda": "a CUDA device that Taichi and torch share (on Debian, apt-get install nvidia-driver)",
+}
+"""What a machine that lacks a backend lacks."""
 
 # Taichi writes its cache of compiled kernels when its program is finalised, which kernels that are still referred to
 # put off until the process is gone.
@@ -42,3 +40,21 @@ class _Wrapper(TextWrapper):
 
 
 ast_transformer_utils.TextWrapper = functools.cache(_Wrapper)
+
+
+@contextlib.contextmanager
+def silenced() -> Iterator[None]:
+    """Keep off the screen what libraries write past Python, as Vulkan's loader does where it finds no driver."""
+    kept = {}
+    sink = os.open(os.devnull, os.O_WRONLY)
+    try:
+        for descriptor in (1, 2):
+            with contextlib.suppress(OSError):  # a process without a screen has none
+                kept[descriptor] = os.dup(descriptor)
+                os.dup2(sink, descriptor)
+        yield
+    finally:
+        for descriptor, copy in kept.items():
+            os.dup2(copy, descriptor)
+            os.close(copy)
+        os.close(sink)
