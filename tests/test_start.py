@@ -58,7 +58,7 @@ def test_a_suite_without_vulkan_ends_with_a_sentence(options, code, verb):
 
 
 COMPILE = """
-import taichi as ti, torch, engine
+import ctypes, taichi as ti, torch, engine
 engine.init("cpu", "float64", threads=1)
 from engine.launch import prepare
 
@@ -71,8 +71,7 @@ x = torch.ones(3, dtype=torch.float64)
 launch = prepare(double, x)
 launch()
 assert x.tolist() == [2.0, 2.0, 2.0]
-import builtins
-builtins.kept = launch  # outlives every module
+ctypes.pythonapi.Py_IncRef(ctypes.py_object(launch))  # as when something in C holds on to it
 """
 
 
