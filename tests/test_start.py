@@ -107,7 +107,7 @@ def test_what_libraries_write_past_python_is_kept_off_the_screen(capfd):
 @ti.kernel
 def unknown(x: ti.types.ndarray(ndim=1)):
     for i in range(x.shape[0]):
-        x[i] = nowhere[i]  # noqa: F821
+        x[i] = nowhere[i]  # noqa: F821  # pyright: ignore[reportUndefinedVariable]
 
 
 def test_errors_in_kernels_still_show_their_line():
