@@ -14,6 +14,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, NoReturn, TypeVar
 
+try:
+    import engine  # noqa: F401
+except ImportError as missing:  # what Taichi lacks on this machine, told to whoever typed a command
+    if __name__ == "__main__" or Path(sys.argv[0]).stem == "evenflow":
+        sys.exit(str(missing))
+    raise
+
 import tyro
 from rich.table import Table
 

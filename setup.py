@@ -35,7 +35,7 @@ setup(
         "imageio-ffmpeg",
     ],
     extras_require={
-        "dev": ["pytest", "ruff", "pyright[nodejs]"],
+        "dev": ["pytest", "pytest-xdist", "ruff", "pyright[nodejs]"],
         "peers": ["jax"],
     },
     classifiers=[

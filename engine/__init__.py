@@ -9,6 +9,7 @@ os.environ.setdefault("TI_SKIP_VERSION_CHECK", "ON")
 # never spin take 80 µs to wake. This many turns, some 20 µs, serve both.
 os.environ.setdefault("GOMP_SPINCOUNT", "5000")
 
+from engine import start  # noqa: F401  # first: loads Taichi, or says what it lacks
 from engine.controller import Controller, ControllerRecord
 from engine.errors import (
     AdjointError,
@@ -16,6 +17,7 @@ from engine.errors import (
     BudgetError,
     EvenflowError,
     EvenflowWarning,
+    LibraryError,
     RunError,
     SettingError,
     ShapeError,
@@ -64,6 +66,7 @@ __all__ = [
     "Guidance",
     "Integrator",
     "KernelSystem",
+    "LibraryError",
     "LinearSystem",
     "MemoryPlan",
     "PathRule",

@@ -31,3 +31,7 @@ class BudgetError(EvenflowError):
 
 class RunError(EvenflowError):
     """A run directory or checkpoint that cannot be written, read or continued."""
+
+
+class LibraryError(EvenflowError, ImportError):
+    """A library of the machine that Taichi needs and does not find."""

@@ -15,6 +15,7 @@ from taichi._lib import core as _core
 
 from engine.checks import whole
 from engine.errors import BackendError, SettingError, ShapeError
+from engine.start import NEEDS, silenced
 
 BACKENDS = ("cpu", "cuda", "vulkan")
 PRECISIONS = ("float32", "float64")
@@ -106,7 +107,8 @@ def init(
         note = "" if chosen == "cuda" else "no CUDA device that Taichi and torch share, so the CPU"
     if chosen not in there:
         raise BackendError(
-            f"Expected a backend that this machine has ({', '.join(there)}), got {chosen!r}, which is not available."
+            f"Expected a backend that this machine has ({', '.join(there)}), got {chosen!r}, which needs "
+            f"{NEEDS[chosen]}."
         )
     torch_dtype, taichi_dtype = _DTYPES[precision]
     with contextlib.redirect_stdout(io.StringIO()):
@@ -141,8 +143,9 @@ def available_backends() -> tuple[str, ...]:
     there = ["cpu"]
     if _core.with_cuda() and torch.cuda.is_available():
         there.append("cuda")
-    if _core.with_vulkan():
-        there.append("vulkan")
+    with silenced():
+        if _core.with_vulkan():
+            there.append("vulkan")
     return tuple(there)
 
 

@@ -9,6 +9,7 @@ import torch
 
 from policies.checks import is_size, shape
 from policies.policy import Policy, PolicyError, PolicyRecord
+from policies.slots import aligned, aligned_slots, padded_width
 
 
 class Convolutional(Policy):
@@ -70,11 +71,16 @@ class Convolutional(Policy):
         sizes = {"filters": list(self.channels[1:]), "width": self.width, "stride": self.stride}
         return {**super().architecture, **sizes, "zero_last": self.zero_last}
 
-    @property
-    def padded(self) -> tuple[int, ...]:
-        """Places of a record's buffers after each convolution: no fewer than `places`, each `stride` times the next."""
-        last = -(-self.places[1] // self.stride ** (len(self.places) - 2))
-        return tuple(last * self.stride**above for above in reversed(range(len(self.places) - 1)))
+    def padded(self, rows: int) -> tuple[int, ...]:
+        """Places of a record's buffers after each convolution: no fewer than `places`, each `stride` times the next.
+
+        So many that slots of this many rows begin at multiples of ALIGNMENT.
+        """
+        scales = [self.stride**above for above in reversed(range(len(self.places) - 1))]
+        size, least = self.theta.element_size(), -(-self.places[1] // scales[0])
+        elements = [rows * scale * filters for scale, filters in zip(scales, self.channels[1:], strict=True)]
+        last = max(padded_width(count, least, size) for count in elements)
+        return tuple(last * scale for scale in scales)
 
     def layers(self, flat: torch.Tensor) -> list[torch.Tensor]:
         """Views of flat rows [P, n], layer by layer: [P, in + 1, out], the last row being the biases.
@@ -121,20 +127,21 @@ class Convolutional(Policy):
     def record_bytes(self, batch: int, state_shape: tuple[int, ...], control_shape: tuple[int, ...]) -> int:
         # Windows of the state with their ones; activations; for a single control the gradients of these.
         kept = 2 if self.pairs[-1][1] == 1 else 1
-        windows = self.padded[0] * (self.pairs[0][0] + 1)
-        numbers = windows + kept * sum(self._activations())
-        return batch * numbers * self.theta.element_size() + 2500 * len(self.pairs)  # views
+        rows, size = batch // self.members, self.theta.element_size()
+        places = self.padded(rows)[0]
+        windows = places * padded_width(rows * places, self.pairs[0][0] + 1, size)
+        return batch * (windows + kept * sum(self._activations(rows))) * size + 2500 * len(self.pairs)  # views
 
     def scratch_bytes(self, rows: int) -> int:
         # For each activation its gradient, what reaches it, and that gradient weighted by μ (or, for several members,
         # the activation before it is stored); windows of the state likewise; the state's gradient; cotangents.
-        windows = self.padded[0] * (self.pairs[0][0] + 1)
+        windows = self.padded(1)[0] * (self.pairs[0][0] + 1)
         ends = 2 * math.prod(self.state_shape) + 2 * self.pairs[-1][1]
-        return rows * (3 * sum(self._activations()) + 2 * windows + ends) * self.theta.element_size()
+        return rows * (3 * sum(self._activations(1)) + 2 * windows + ends) * self.theta.element_size()
 
-    def _activations(self) -> list[int]:
-        """Elements of one sample's activations after each convolution, as buffers hold them."""
-        return [places * filters for places, filters in zip(self.padded, self.channels[1:], strict=True)]
+    def _activations(self, rows: int) -> list[int]:
+        """Elements of one sample's activations after each convolution, as buffers of this many rows hold them."""
+        return [places * filters for places, filters in zip(self.padded(rows), self.channels[1:], strict=True)]
 
 
 class ConvolutionalRecord(PolicyRecord):
@@ -157,10 +164,14 @@ class ConvolutionalRecord(PolicyRecord):
         self.controls = policy.pairs[-1][1]
         make = policy.theta.detach().new_zeros
         shape = (self.members, slots, self.rows)
-        self.windows = make(*shape, policy.padded[0], policy.pairs[0][0] + 1)
+        padded = policy.padded(self.rows)
+        windows = aligned_slots(
+            policy.theta.detach(), self.members, slots, self.rows * padded[0], policy.pairs[0][0] + 1
+        )
+        self.windows = windows.unflatten(2, (self.rows, padded[0]))
         self.windows[..., -1] = 1.0
         self.hidden = [
-            make(*shape, places, filters) for places, filters in zip(policy.padded, policy.channels[1:], strict=True)
+            make(*shape, places, filters) for places, filters in zip(padded, policy.channels[1:], strict=True)
         ]
         self.slopes = [torch.zeros_like(hidden) for hidden in self.hidden] if self.controls == 1 else []
         self._held: slice | None = None
@@ -216,7 +227,7 @@ class ConvolutionalRecord(PolicyRecord):
 
     def pull_back_state(self, slot: int, state: torch.Tensor, cotangent: torch.Tensor, samples: slice) -> torch.Tensor:
         members = self._members(samples)
-        output = cotangent.reshape(members.stop - members.start, self.rows, -1)
+        output = aligned(cotangent).reshape(members.stop - members.start, self.rows, -1)
         above = torch.bmm(output, self.layers[-1][members, :-1].transpose(1, 2))
         deltas = self._deltas(slot, slot + 1, above, members)
         return self._to_state(deltas[0], members).reshape(state.shape)

@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 
 from policies.checks import shape, sizes
 from policies.policy import Policy, PolicyRecord
+from policies.slots import aligned, aligned_slots, padded_width
 
 
 class MLP(Policy):
@@ -79,10 +81,11 @@ class MLP(Policy):
 
     def record_bytes(self, batch: int, state_shape: tuple[int, ...], control_shape: tuple[int, ...]) -> int:
         # Inputs of every layer with their ones, and for each control the gradients of the hidden layers.
-        inputs = sum(width + 1 for width in self.widths[:-1])
+        rows, size = batch // self.members, self.theta.element_size()
+        inputs = sum(padded_width(rows, width + 1, size) for width in self.widths[:-1])
         kept = self.widths[-1] if self.widths[-1] <= _KEPT_CONTROLS else 0
-        numbers = inputs + kept * sum(self.widths[1:-1])
-        return batch * numbers * self.theta.element_size() + _VIEW_BYTES * (len(self.widths) - 1)
+        numbers = inputs + kept * sum(padded_width(rows, width, size) for width in self.widths[1:-1])
+        return batch * numbers * size + _VIEW_BYTES * (len(self.widths) - 1)
 
     def scratch_bytes(self, rows: int) -> int:
         # For each hidden layer δ, what reaches it and, for K, G and what reaches that; activations before they are
@@ -118,18 +121,16 @@ class MLPRecord(PolicyRecord):
         self.members, self.rows = policy.members, batch // policy.members
         self.theta = policy.theta.detach().clone()
         self.layers = policy.layers(self.theta)
-        make = policy.theta.detach().new_zeros
-        shape = (self.members, slots, self.rows)
-        widths = policy.widths[1:-1]
-        self.augmented = [make(*shape, width + 1) for width in policy.widths[:-1]]
+        make = partial(aligned_slots, self.theta, self.members, slots, self.rows)
+        self.augmented = [make(width + 1) for width in policy.widths[:-1]]
         for buffer in self.augmented:
             buffer[..., -1] = 1.0
         self.hidden = [buffer[..., :-1] for buffer in self.augmented[1:]]
         self.controls = policy.widths[-1]
         kept = self.controls if self.controls <= _KEPT_CONTROLS else 0
-        self.slopes = [[make(*shape, width) for width in widths] for _ in range(kept)]
+        self.slopes = [[make(width) for width in policy.widths[1:-1]] for _ in range(kept)]
         self._held: slice | None = None
-        self._one = make(1).add_(1.0)
+        self._one = self.theta.new_ones(1)
         self._scratch: dict[str, torch.Tensor] = {}
 
     def prepare_act(self, slot: int, state: torch.Tensor, control: torch.Tensor) -> Callable[[], None]:
@@ -195,7 +196,8 @@ class MLPRecord(PolicyRecord):
 
     def pull_back_state(self, slot: int, state: torch.Tensor, cotangent: torch.Tensor, samples: slice) -> torch.Tensor:
         members = self._members(samples)
-        deltas = self._deltas(slot, slot + 1, cotangent.view(members.stop - members.start, self.rows, -1), members)
+        output = aligned(cotangent).view(members.stop - members.start, self.rows, -1)
+        deltas = self._deltas(slot, slot + 1, output, members)
         pulled = self._product("state", deltas[0], self.layers[0][members, :-1].transpose(1, 2), 0)
         return pulled.reshape(state.shape)
 

@@ -14,6 +14,7 @@ from torch import nn
 
 from policies.behaviour import check_behaviour, check_fit
 from policies.checks import PolicyError, shape, size
+from policies.slots import aligned
 from policies.watch import Watch
 
 __all__ = ["AutogradRecord", "Policy", "PolicyError", "PolicyRecord"]
@@ -237,7 +238,7 @@ class AutogradRecord(PolicyRecord):
         out = control.view(self.members, self.batch_per_member, *self.policy.control_shape)
 
         def act() -> None:
-            out.copy_(controls(grouped))
+            out.copy_(controls(aligned(grouped)))
 
         return act
 

@@ -6,6 +6,8 @@ Taichi starts once per process, so a session runs on one backend in one precisio
 - `vulkan` and `cuda` run the tests that carry their mark;
 - a test marked `float64` or `float32` runs in that precision alone, so that what does not depend on precision is
   tested once, in float64.
+
+What the machine lacks (the backend's driver, a display) is left out with a sentence, or is an error with `--require`.
 """
 
 import os
@@ -17,14 +19,18 @@ import pytest
 import torch
 
 import engine
+from engine.drawing import has_display
+from engine.start import NEEDS
 
 ROOT = Path(__file__).resolve().parent.parent
 PRECISIONS = ("float32", "float64")
+DISPLAY = "an X display (on Debian, apt-get install xvfb xauth for `make test`, which lends one)"
 
 
 def pytest_addoption(parser):
     parser.addoption("--backend", choices=("cpu", "cuda", "vulkan"), default="cpu", help="where kernels run")
     parser.addoption("--precision", choices=PRECISIONS, default="float64", help="of states, controls, parameters")
+    parser.addoption("--require", action="store_true", help="fail where the backend or a display is missing")
 
 
 def pytest_configure(config):
@@ -32,35 +38,32 @@ def pytest_configure(config):
         config.addinivalue_line("markers", f"{precision}: runs only with --precision {precision}")
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_sessionstart(session):
-    backend = session.config.getoption("backend")
-    if backend == "cuda" and _why_no_cuda(backend):
-        return
-    try:
-        engine.init(backend, session.config.getoption("precision"))
-    except engine.BackendError as error:
-        pytest.exit(f"Cannot test on {backend}: {error}", returncode=1)
+    backend, require = session.config.getoption("backend"), session.config.getoption("require")
+    if backend not in engine.available_backends():
+        verb = "Cannot do without" if require else "Left out"
+        pytest.exit(f"{verb} the tests on {backend}: they need {NEEDS[backend]}.", returncode=int(require))
+    engine.init(backend, session.config.getoption("precision"))
 
 
 def pytest_collection_modifyitems(config, items):
     backend, precision = config.getoption("backend"), config.getoption("precision")
-    why_no_cuda = _why_no_cuda(backend)
     selected, deselected = [], []
     for item in items:
         marks = {mark.name for mark in item.iter_markers()}
         fits = (backend == "cpu" or backend in marks) and (precision in marks or marks.isdisjoint(PRECISIONS))
         (selected if fits else deselected).append(item)
-        if "cuda" in marks and why_no_cuda:
-            item.add_marker(pytest.mark.skip(reason=why_no_cuda))
     items[:] = selected
     if deselected:
         config.hook.pytest_deselected(items=deselected)
 
 
-def _why_no_cuda(backend):
-    if backend != "cuda":
-        return "needs --backend cuda"
-    return "" if "cuda" in engine.available_backends() else "needs a CUDA device that Taichi and torch share"
+def pytest_runtest_setup(item):
+    if item.get_closest_marker("cuda") and item.config.getoption("backend") != "cuda":
+        pytest.skip("needs --backend cuda")
+    if item.get_closest_marker("window") and not (sys.platform == "linux" and has_display()):
+        (pytest.fail if item.config.getoption("require") else pytest.skip)(f"needs {DISPLAY}")
 
 
 def tensor_options():

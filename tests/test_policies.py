@@ -298,7 +298,9 @@ def test_predicted_bytes_of_a_record_are_those_of_its_buffers():
     policy, batch = random_mlp(2, (7, 6), 2), 2 * ROWS
     record = policy.record(SLOTS, batch, (STATES,), (2,))
     kept = [*record.augmented, *(slope for slopes in record.slopes for slope in slopes)]
-    assert policy.record_bytes(batch, (STATES,), (2,)) * SLOTS == sum(buffer.numel() * 8 for buffer in kept)
+    assert policy.record_bytes(batch, (STATES,), (2,)) * SLOTS == sum(
+        buffer.untyped_storage().nbytes() for buffer in kept
+    )
 
 
 @pytest.mark.float64

@@ -12,7 +12,7 @@ import pytest
 from conftest import ROOT
 
 from engine import available_backends
-from engine.drawing import has_display
+from engine.start import NEEDS
 
 
 class Screen:
@@ -65,12 +65,11 @@ def settled(screen, condition, seconds=20):
     raise AssertionError("the screen did not become as expected")
 
 
-in_space = pytest.mark.skipif("vulkan" not in available_backends(), reason="needs Vulkan")
+in_space = pytest.mark.skipif("vulkan" not in available_backends(), reason=f"needs {NEEDS['vulkan']}")
 
 
 @pytest.mark.window
 @pytest.mark.float64
-@pytest.mark.skipif(not (sys.platform == "linux" and has_display()), reason="needs an X display, e.g. xvfb-run")
 @pytest.mark.parametrize(
     ("task", "is_driver", "fewest"),
     [

@@ -1,0 +1,30 @@
+"""Buffers of time slots in which every slot begins at the same alignment.
+
+A matrix product may peel its loops to the alignment of its operands, and then sums in another order: Intel's MKL does
+so where it finds neither AVX2 nor AVX-512. Which slot a step lies in depends on how a rollout is cut into segments, so
+slots that begin at multiples of ALIGNMENT are what lets a step come out the same to the bit in any segment.
+"""
+
+import math
+
+import torch
+
+ALIGNMENT = 64
+"""Bytes to which torch aligns every tensor it allocates, and beyond which no instruction set looks."""
+
+
+def padded_width(rows: int, width: int, element_size: int) -> int:
+    """The least row length from `width` on with which `rows` rows take a multiple of ALIGNMENT bytes."""
+    unit = ALIGNMENT // element_size
+    unit //= math.gcd(unit, rows)
+    return -(-width // unit) * unit
+
+
+def aligned_slots(like: torch.Tensor, members: int, slots: int, rows: int, width: int) -> torch.Tensor:
+    """Zeros [members, slots, rows, width] in rows that are padded, so that slots flatten with rows into a view."""
+    return like.new_zeros(members, slots, rows, padded_width(rows, width, like.element_size()))[..., :width]
+
+
+def aligned(tensor: torch.Tensor) -> torch.Tensor:
+    """`tensor` if it begins at a multiple of ALIGNMENT, else a copy that does."""
+    return tensor if tensor.data_ptr() % ALIGNMENT == 0 else tensor.clone()
