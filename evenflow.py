@@ -144,7 +144,7 @@ class Resume:
 
 def _conclude(path: Path, epochs: int) -> None:
     """The final table and the figure of a run."""
-    from benchmarks.curves import loss_figure
+    from benchmarks.studies.curves import loss_figure
 
     run = RunDirectory.open(path)
     experiment = Experiment.from_config(run.config)
@@ -200,7 +200,7 @@ class ReportPage:
     """A new file; by default report.html in the directory, in place of an earlier one."""
 
     def run(self) -> None:
-        from benchmarks.report_page import precision_of, write_page
+        from benchmarks.studies.page import precision_of, write_page
 
         Machine("cpu", precision_of(self.run_or_study)).start()
         page = write_page(self.run_or_study, self.out)

@@ -81,8 +81,8 @@ class Variants(Generic[Options]):
     machine: tyro.conf.OmitArgPrefixes[Machine] = field(default_factory=Machine)
 
     def run(self) -> None:
-        from benchmarks.study import Study
-        from benchmarks.variants import compare
+        from benchmarks.studies.study import Study
+        from benchmarks.studies.variants import compare
 
         self.machine.start()
         study = Study.of(
@@ -109,7 +109,7 @@ class Figures:
     """Directory of the figures; figures of the same name are drawn anew."""
 
     def run(self) -> None:
-        from benchmarks.figures import draw_figures
+        from benchmarks.paper import draw_figures
 
         Machine(precision="float64", backend="cpu").start()
         for path in draw_figures(self.out):
@@ -128,8 +128,8 @@ class Outcome:
     """Of the start."""
 
     def run(self) -> None:
-        from benchmarks.outcome import outcome_figure
-        from benchmarks.report_page import precision_of
+        from benchmarks.studies.outcome import outcome_figure
+        from benchmarks.studies.page import precision_of
 
         Machine("cpu", precision_of(self.run_directory)).start()
         figure = outcome_figure(self.run_directory, self.out, self.seed)
@@ -147,7 +147,7 @@ class Transfer:
     machine: tyro.conf.OmitArgPrefixes[Machine] = field(default_factory=Machine)
 
     def run(self) -> None:
-        from benchmarks.transfer import transfer_table, transferred
+        from benchmarks.studies.transfer import transfer_table, transferred
 
         self.machine.start()
         console.print(transfer_table(self.run_directory, transferred(self.run_directory, self.difficulties)))

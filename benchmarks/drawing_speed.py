@@ -5,8 +5,8 @@ import time
 import numpy as np
 
 from engine import init
-from engine.drawing import GuiCanvas, Moment, Scene, drawing_of, has_display
 from engine.systems import Guidance
+from training.viewing.drawings import GuiCanvas, Moment, Scene, drawing_of, has_display
 
 
 def frames_per_second(particles: int = 10_000, frames: int = 300, size: int = 600) -> float:

@@ -25,8 +25,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import peers
-from benchmarks.peer_tasks import guidance_task, jax_task_peer, quantum_task
+from benchmarks.peers import cart_pole as peers
+from benchmarks.peers.tasks import guidance_task, jax_task_peer, quantum_task
 from benchmarks.timing import PHASES, in_turns, phases
 from engine import RunError, init
 from engine.checks import one_of, whole

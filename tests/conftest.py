@@ -19,8 +19,8 @@ import pytest
 import torch
 
 import engine
-from engine.drawing import has_display
 from engine.start import NEEDS
+from training.viewing.drawings import has_display
 
 ROOT = Path(__file__).resolve().parent.parent
 PRECISIONS = ("float32", "float64")

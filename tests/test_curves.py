@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from benchmarks.curves import _title, draw_group, loss_figure
+from benchmarks.studies.curves import _title, draw_group, loss_figure
 from benchmarks.style import COLOURS, epochs_and_log, new_figure
 from training import RunDirectory
 from training.summary import Group

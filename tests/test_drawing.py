@@ -7,15 +7,15 @@ import pytest
 from conftest import run_python
 
 from engine import CartPole, Integrator, LinearSystem
-from engine.drawing import DRAWINGS, Frame, GuiCanvas, Moment, Scene, drawing_of, shades
-from engine.drawing.canvas import grid
-from engine.drawing.carts import CartDrawing
-from engine.drawing.drawing import StatePlot
-from engine.drawing.scene import BLACK, BLUE, CYCLE, GREEN, GREY, VERMILION, Circles, Lines, Triangles
-from engine.drawing.space import AWAY, RIGHT, UP, faded, far_first, project, unproject
 from engine.systems import CartPendulum, Fluid, Guidance, Held, Swarm
 from engine.systems.n_body import NBody
 from engine.systems.quantum import QuantumBox
+from training.viewing.canvas import grid
+from training.viewing.drawings import DRAWINGS, Frame, GuiCanvas, Moment, Scene, drawing_of, shades
+from training.viewing.drawings.carts import CartDrawing
+from training.viewing.drawings.drawing import StatePlot
+from training.viewing.drawings.space import AWAY, RIGHT, UP, faded, far_first, project, unproject
+from training.viewing.scene import BLACK, BLUE, CYCLE, GREEN, GREY, VERMILION, Circles, Lines, Triangles
 
 pytestmark = pytest.mark.float64
 
@@ -326,7 +326,7 @@ def test_no_display_is_needed_but_for_a_window():
     done = run_python(
         "import os; os.environ.pop('DISPLAY', None)\n"
         "import engine; engine.init('cpu')\n"
-        "from engine.drawing import GuiCanvas, Scene, has_display\n"
+        "from training.viewing.drawings import GuiCanvas, Scene, has_display\n"
         "scene = Scene(); scene.circles([(0.5, 0.5)], 0.25, 0xD55E00)\n"
         "canvas = GuiCanvas('x', size=100); canvas.paint([scene])\n"
         "picture = canvas.image()\n"

@@ -5,7 +5,7 @@ import pytest
 import reference
 import torch
 
-from benchmarks.figures import FIELDS, descend, draw_figures, final_loss, toy_fields
+from benchmarks.paper import FIELDS, descend, draw_figures, final_loss, toy_fields
 
 pytestmark = pytest.mark.float64
 

@@ -10,7 +10,7 @@ import pytest
 from conftest import ROOT
 
 import evenflow
-from benchmarks.study import Study, run_study
+from benchmarks.studies.study import Study, run_study
 from training import Experiment, TrainingSettings, train
 
 pytestmark = pytest.mark.float64

@@ -8,7 +8,7 @@ from conftest import tensor_options, uniform
 
 import engine
 from engine import SettingError
-from engine.neighbours import Neighbours
+from engine.particles.neighbours import Neighbours
 
 BATCH = 3
 

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.diagnostics import _exploded, _scaled
+from benchmarks.studies.diagnostics import _exploded, _scaled
 from engine import ClipNorm
-from engine.drawing import drawing_of
 from engine.norms import limited, norm, norm_of_array
 from engine.systems import NBody
 from training import Clipping
+from training.viewing.drawings import drawing_of
 from training.viewing.profile import Profile
 
 pytestmark = pytest.mark.float64

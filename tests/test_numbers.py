@@ -12,12 +12,12 @@ from conftest import tensor_options
 import engine
 from engine import ClipNorm, Decay, EvenflowError, PathRule, Truncate
 from engine.checks import finite, flag, not_negative, one_of, positive, real, whole
-from engine.neighbours import Neighbours
+from engine.particles.neighbours import Neighbours
 from engine.systems import CartPendulum, CartPole, Fluid, Guidance, Held, Integrator, LinearSystem, NBody, QuantumBox
 from engine.systems.swarm import Swarm
 from policies import MLP, Convolutional, DeepSets, Linear, Moments, PolicyError, Polynomial
 from training import Clipping, Experiment, Member, Trainer, TrainingSettings, build_task
-from training.objective import Quadratic
+from training.objectives import Quadratic
 from training.viewing import ViewSettings
 
 pytestmark = pytest.mark.float64

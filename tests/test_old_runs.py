@@ -11,10 +11,10 @@ from conftest import ROOT
 from rich.console import Console
 
 import evenflow
-from benchmarks.report import table, write_report
-from benchmarks.report_page import write_page
-from benchmarks.study import Study, load_results, load_study, run_study
-from benchmarks.variants import compare
+from benchmarks.studies.page import write_page
+from benchmarks.studies.report import table, write_report
+from benchmarks.studies.study import Study, load_results, load_study, run_study
+from benchmarks.studies.variants import compare
 from engine import RunError
 from training import Experiment, RunDirectory, TrainingSettings, read_checkpoint, resume, train
 from training.optimisers import settings_from_file, settings_to_file

@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 
 import evenflow
-from benchmarks.outcome import outcome_figure
-from benchmarks.transfer import transfer_table, transferred
+from benchmarks.studies.outcome import outcome_figure
+from benchmarks.studies.transfer import transfer_table, transferred
 from engine import RunError, SettingError
-from engine.drawing.scene import BLUE, GREEN, VERMILION
 from training import Experiment, RunDirectory, train
 from training.trainer import TrainingSettings
+from training.viewing.scene import BLUE, GREEN, VERMILION
 
 pytestmark = pytest.mark.float64
 SMALL = TrainingSettings(batch_size=2, train_samples=2, test_samples=3)

@@ -6,19 +6,19 @@ import numpy as np
 import pytest
 import torch
 
-import benchmarks.outcome
+import benchmarks.studies.outcome
 from engine import Integrator
-from engine.drawing import Frame, Moment, Scene, drawing_of
-from engine.drawing.camera import around_bodies, following
-from engine.drawing.ground import round_length
-from engine.drawing.scene import BLUE, ORANGE, VERMILION, Circles, Lines, Text, Triangles, flow
 from engine.systems import CartPole, Held
 from training import Experiment, build_task, train
 from training.tasks import TASKS
 from training.trainer import TrainingSettings
 from training.viewing import Show, Watched, untrained
+from training.viewing.drawings import Frame, Moment, Scene, drawing_of
+from training.viewing.drawings.camera import around_bodies, following
+from training.viewing.drawings.ground import round_length
+from training.viewing.film import frame_count
 from training.viewing.profile import GRADIENT_COLOURS, Profile
-from training.viewing.record import frame_count
+from training.viewing.scene import BLUE, ORANGE, VERMILION, Circles, Lines, Text, Triangles, flow
 from training.viewing.simulation import goal_of, step_seconds
 
 pytestmark = pytest.mark.float64
@@ -189,12 +189,12 @@ def test_carts_that_run_off_are_in_every_panel_of_the_outcome(tmp_path, monkeypa
         def image(self):
             return np.zeros((self.size, self.size, 3), dtype=np.uint8)
 
-    monkeypatch.setattr(benchmarks.outcome, "GuiCanvas", Recorder)
+    monkeypatch.setattr(benchmarks.studies.outcome, "GuiCanvas", Recorder)
     monkeypatch.setattr(Watched, "weights", Wild.weights)
     monkeypatch.setattr(Watched, "size", 1.5, raising=False)
     small = TrainingSettings(batch_size=2, train_samples=2, test_samples=2)
     train(Experiment("cart-pole", {"poles": 2}, ("R", "M", "S", "C"), (0,), epochs=1, settings=small), tmp_path / "run")
-    benchmarks.outcome.outcome_figure(tmp_path / "run", tmp_path / "outcome.png")
+    benchmarks.studies.outcome.outcome_figure(tmp_path / "run", tmp_path / "outcome.png")
     assert len(scenes) == 5
     places = set()
     for scene in scenes:

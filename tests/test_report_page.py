@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import evenflow
-from benchmarks.report_page import precision_of, write_page
-from benchmarks.study import Study, run_study
+from benchmarks.studies.page import precision_of, write_page
+from benchmarks.studies.study import Study, run_study
 from engine import RunError, current
 from training import Experiment, train
 from training.trainer import TrainingSettings

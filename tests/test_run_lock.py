@@ -8,7 +8,7 @@ from filelock import UnixFileLock
 from test_run import EXPERIMENT, contents
 
 import evenflow
-from benchmarks.study import Study, load_results, run_study
+from benchmarks.studies.study import Study, load_results, run_study
 from engine import RunError
 from training import RunDirectory, load_controller, resume, train
 from training.lock import LOCK, only_writer

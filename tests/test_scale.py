@@ -11,10 +11,10 @@ from conftest import tensor_options
 from rich.console import Console
 
 import evenflow
+from benchmarks.peers.particles import SIDES, n_body_step
 from benchmarks.scale import findings, limits, study, worker
 from benchmarks.scale.cases import CASES, RADIUS, case_named
 from benchmarks.scale.limits import Outcome, run_module
-from benchmarks.scale.peers import SIDES, n_body_step
 from benchmarks.scale.report import scale, tables_of
 from benchmarks.scale.settings import ScaleSettings
 from benchmarks.scale.worker import OURS, Job

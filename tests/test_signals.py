@@ -14,7 +14,7 @@ from conftest import ROOT
 from test_experiment import equal, outcome
 
 import evenflow
-from benchmarks.study import Study, load_results, run_study
+from benchmarks.studies.study import Study, load_results, run_study
 from engine import RunError, SettingError
 from training import Experiment, RunDirectory, TrainingSettings, load_controller, resume, train
 from training.stopping import Stopped, Stopping

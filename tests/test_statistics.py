@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from benchmarks.statistics import interquartile_mean, interval, probability_better, success_interval
+from benchmarks.studies.statistics import interquartile_mean, interval, probability_better, success_interval
 
 pytestmark = pytest.mark.float64
 

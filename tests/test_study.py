@@ -15,11 +15,11 @@ from conftest import ROOT
 from rich.console import Console
 
 import evenflow
-from benchmarks import study as study_module
-from benchmarks.diagnostics import diagnose
-from benchmarks.report import AXES, SPREADS, loss_panels, reported, table
-from benchmarks.study import TUNING_SEED, Study, load_results, load_study, run_study
-from benchmarks.variants import compare
+from benchmarks.studies import study as study_module
+from benchmarks.studies.diagnostics import diagnose
+from benchmarks.studies.report import AXES, SPREADS, loss_panels, reported, table
+from benchmarks.studies.study import TUNING_SEED, Study, load_results, load_study, run_study
+from benchmarks.studies.variants import compare
 from engine import RunError, SettingError
 from training import Experiment, TrainingSettings
 
@@ -114,7 +114,7 @@ sys.path.insert(0, {tests!r})
 import engine
 engine.init("cpu", "float64")
 from pathlib import Path
-from benchmarks.study import run_study
+from benchmarks.studies.study import run_study
 from test_study import small
 run_study(small(epochs=12), Path({out!r}))
 """

@@ -9,9 +9,9 @@ import yaml
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-import benchmarks.report
-from benchmarks.report import loss_panels, paper_panels
-from benchmarks.study import Study
+import benchmarks.studies.report
+from benchmarks.studies.report import loss_panels, paper_panels
+from benchmarks.studies.study import Study
 from benchmarks.style import COLOURS, WIDEST, legend_below, new_figure, plain_log, plain_number, style_of, styles_of
 from training import TrainingSettings
 
@@ -126,7 +126,7 @@ def study(tmp_path):
 
 def figure_of(draw, monkeypatch):
     kept = []
-    monkeypatch.setattr(benchmarks.report, "save_ours", lambda figure, path: kept.append(figure) or path)
+    monkeypatch.setattr(benchmarks.studies.report, "save_ours", lambda figure, path: kept.append(figure) or path)
     draw()
     return kept[0]
 

@@ -11,13 +11,13 @@ from rich.console import Console
 
 import evenflow
 from engine import FULL, PHYSICS_ONLY, Rollout, RunError, SettingError
-from engine.drawing.scene import Text
 from training import Experiment, RunDirectory, build_task, train
 from training.tasks import TASKS
 from training.tasks.n_body import NBodyOptions
 from training.trainer import TrainingSettings
 from training.viewing import Show, untrained, watched
 from training.viewing.player import KEYS, STEPS_PER_SECOND, Player
+from training.viewing.scene import Text
 from training.viewing.simulation import Simulation
 from training.viewing.view import ViewSettings, view
 

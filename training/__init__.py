@@ -12,7 +12,7 @@ from training.estimators import (
     gradient_named,
 )
 from training.experiment import Experiment, resume, train
-from training.objective import Objective, Quadratic
+from training.objectives import Objective, Quadratic
 from training.optimisers import OPTIMISERS, EnsembleOptimiser
 from training.run import RunDirectory, read_checkpoint
 from training.task import PolicyFactory, Task

@@ -10,7 +10,7 @@ from engine import ShapeError, System
 from engine.checks import finite, whole
 from engine.contracts import check_cost, check_system
 from policies import Policy
-from training.objective import Objective
+from training.objectives import Objective
 
 
 class PolicyFactory(Protocol):

@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 
-from benchmarks.scale.peers import SIDES, PeerStep, fluid_step, n_body_step, swarm_step
+from benchmarks.peers.particles import SIDES, PeerStep, fluid_step, n_body_step, swarm_step
 from engine import SettingError, System
-from engine.neighbours import Neighbours
+from engine.particles.neighbours import Neighbours
 from engine.systems import Fluid, NBody, Swarm
 from policies import Moments, Policy
 

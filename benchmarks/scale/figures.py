@@ -5,10 +5,10 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 
+from benchmarks.peers.particles import SIDES
 from benchmarks.scale.cases import case_named
 from benchmarks.scale.findings import PARTS, memory_taken, milliseconds, per_pair, steps_of, systems_of
 from benchmarks.scale.limits import DONE
-from benchmarks.scale.peers import SIDES
 from benchmarks.scale.study import Record
 from benchmarks.scale.worker import OURS
 from benchmarks.style import COLOURS, WIDEST, legend_below, new_figure, panel_figure, plain_log, save_ours

@@ -12,9 +12,9 @@ from typing import Any
 
 from rich.console import Console
 
+from benchmarks.peers.particles import SIDES
 from benchmarks.scale import limits
 from benchmarks.scale.cases import CASES, Case, case_named
-from benchmarks.scale.peers import SIDES
 from benchmarks.scale.settings import ScaleSettings
 from benchmarks.scale.worker import OURS, Job, job_text
 from engine import RunError, SettingError

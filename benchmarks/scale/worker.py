@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.peers.particles import SIDES, Timed
 from benchmarks.scale.cases import Case, case_named
-from benchmarks.scale.peers import SIDES, Timed
 from engine import FULL, EvenflowError, PeakMemory, Rollout, System, init
 from engine.norms import norm_of_array
 

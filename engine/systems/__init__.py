@@ -1,10 +1,10 @@
 """The physical systems that ship, one file each."""
 
+from engine.held import Held
 from engine.systems.cart_pendulum import CartPendulum
 from engine.systems.cart_pole import CartPole
 from engine.systems.fluid import Fluid
 from engine.systems.guidance import Guidance
-from engine.systems.held import Held
 from engine.systems.integrator import Integrator
 from engine.systems.linear import LinearSystem
 from engine.systems.n_body import NBody

@@ -7,13 +7,13 @@ import taichi as ti
 import torch
 
 from engine import runtime
-from engine.cells import Cells
 from engine.checks import finite, flag, not_negative, positive, real, whole
 from engine.errors import SettingError
 from engine.launch import Launch, prepare
-from engine.neighbours import Neighbours
+from engine.particles.cells import Cells
+from engine.particles.neighbours import Neighbours
+from engine.particles.smoothing import LANES, Smoothing
 from engine.system import System
-from engine.systems.smoothing import LANES, Smoothing
 from engine.vector_system import serial_loop
 
 # The kernel's radius in particle spacings: about 21 neighbours in the plane, 74 in space.

@@ -6,7 +6,7 @@ import torch
 from engine import runtime
 from engine.checks import flag, positive, whole
 from engine.launch import prepare
-from engine.pairs import CentralForce, lanes_pay, pair_adjoints, pair_forces
+from engine.particles.pairs import CentralForce, lanes_pay, pair_adjoints, pair_forces
 from engine.system import STEP_LAUNCH_BYTES, System
 from engine.vector_system import serial_loop
 

@@ -6,11 +6,11 @@ import taichi as ti
 import torch
 
 from engine import runtime
-from engine.cells import Cells
 from engine.checks import finite, flag, positive
 from engine.launch import prepare
-from engine.neighbours import Neighbours, neighbour_run
-from engine.pairs import CentralForce, pair_adjoints, pair_forces
+from engine.particles.cells import Cells
+from engine.particles.neighbours import Neighbours, neighbour_run
+from engine.particles.pairs import CentralForce, pair_adjoints, pair_forces
 from engine.systems.guidance import DRIVER_DAMPING, EVADER_DAMPING, FLIGHT, FLOCKING, SOFTENING, SPACING, Guidance
 from engine.vector_system import serial_loop
 
@@ -36,9 +36,9 @@ class Swarm(Guidance):
     State [4, D + E]: rows x, y, vx, vy; drivers first. Control [2, D]: rows c₁, c₂.
 
     All pairs cost E². With cells the evaders are sorted by place in every step, and again in its adjoint, and each
-    gathers from those around it (`engine.neighbours`): E times the evaders near one. Either way there are no atomics.
-    The plane has no end and no place is outside; coincident particles exert no force on each other. A state that is
-    not finite makes its sample so, which trainers report.
+    gathers from those around it (`engine.particles.neighbours`): E times the evaders near one. Either way there are no
+    atomics. The plane has no end and no place is outside; coincident particles exert no force on each other. A state
+    that is not finite makes its sample so, which trainers report.
 
     Source: Schnell and Thuerey (ICLR 2024), Sec. 3.2, after Ko and Zuazua (2020); the cut-off is ours.
 

@@ -9,7 +9,7 @@ import torch
 
 from engine import CartPole
 from policies import MLP
-from training.objective import Objective
+from training.objectives import Objective
 from training.task import Task
 
 

@@ -8,10 +8,10 @@ from typing import Any, ClassVar
 import torch
 
 from engine.checks import not_negative, one_of, positive, whole
+from engine.held import Held
 from engine.systems.fluid import Fluid, longest_dt
-from engine.systems.held import Held
 from policies import Moments
-from training.objective import Objective
+from training.objectives import Objective
 from training.task import Task
 
 TANKS = {2: (2.0, 1.0), 3: (2.0, 0.5, 1.0)}

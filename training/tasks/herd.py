@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from training.objective import Objective
+from training.objectives import Objective
 
 
 class Herd(Objective):

@@ -8,7 +8,7 @@ import torch
 from engine import Integrator
 from engine.checks import finite
 from policies import Policy, Polynomial
-from training.objective import Objective
+from training.objectives import Objective
 from training.task import Task
 
 

@@ -7,7 +7,7 @@ import torch
 
 from engine import LinearSystem
 from policies import Linear, Policy
-from training.objective import Quadratic
+from training.objectives import Quadratic
 from training.task import Task
 
 _A, _B = ((1.0, 0.1), (-0.02, 0.97)), ((0.0,), (0.1,))

@@ -10,7 +10,7 @@ import torch
 from engine.checks import not_negative, positive, whole
 from engine.systems import NBody
 from policies import MLP
-from training.objective import Objective
+from training.objectives import Objective
 from training.task import Task
 
 SOFTENING = 0.1

@@ -10,7 +10,7 @@ import torch
 from engine import QuantumBox
 from engine.checks import whole
 from policies import Convolutional
-from training.objective import Objective
+from training.objectives import Objective
 from training.task import Task
 
 

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from engine.drawing import Drawing, Frame, Scene, shades
-from engine.drawing.scene import BLACK, BLUE, GREEN, GREY, MEDIUM, PALE, PURPLE, SMALL, VERMILION
 from engine.norms import norm_of_array
+from training.viewing.drawings import Drawing, Frame, Scene, shades
+from training.viewing.scene import BLACK, BLUE, GREEN, GREY, MEDIUM, PALE, PURPLE, SMALL, VERMILION
 
 GRADIENT_DASHES: dict[str, tuple[float, ...]] = {
     "R": (),

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from engine import RunError, SettingError
-from engine.drawing import Camera, Drawing, Frame, Moment, Scene, Solid, drawing_of
-from engine.drawing.scene import BLACK, DARK, GREY, LARGE, MEDIUM, VERMILION
 from training.estimators import gradient_named
 from training.viewing.controller import Watched
+from training.viewing.drawings import Camera, Drawing, Frame, Moment, Scene, Solid, drawing_of
 from training.viewing.player import Player
 from training.viewing.profile import Profile
+from training.viewing.scene import BLACK, DARK, GREY, LARGE, MEDIUM, VERMILION
 from training.viewing.simulation import Episode, Simulation, goal_of, step_seconds
 
 _KEY_LINES = (

@@ -3,7 +3,7 @@
 import numpy as np
 import taichi as ti
 
-from engine.drawing import Solid
+from training.viewing.drawings import Solid
 from training.viewing.show import Show
 from training.viewing.window import FRAMES_PER_SECOND
 

@@ -8,10 +8,10 @@ from rich.console import Console
 
 from engine import BackendError, SettingError, available_backends
 from engine.checks import whole
-from engine.drawing import has_display
 from training.files import free_beside
 from training.viewing.controller import Watched
-from training.viewing.record import check_recording, record
+from training.viewing.drawings import has_display
+from training.viewing.film import check_recording, record
 from training.viewing.show import Show
 
 

@@ -2,8 +2,8 @@
 
 import taichi as ti
 
-from engine.drawing import GuiCanvas, Scene
-from engine.drawing.scene import VERMILION
+from training.viewing.drawings import GuiCanvas, Scene
+from training.viewing.scene import VERMILION
 from training.viewing.show import Show
 
 FRAMES_PER_SECOND = 60

@@ -22,8 +22,8 @@ from typing import Any
 
 import yaml
 
-from benchmarks.statistics import interquartile_mean
-from benchmarks.study_checks import check_result, check_study, is_result
+from benchmarks.studies.checks import check_result, check_study, is_result
+from benchmarks.studies.statistics import interquartile_mean
 from engine import RunError, SettingError, current
 from engine.checks import plain, whole
 from training import Experiment, RunDirectory, TrainingSettings, read_checkpoint, resume, task_options, train

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from engine.drawing.scene import INSIDE, Frame
+from training.viewing.scene import INSIDE, Frame
 
 Camera = Callable[[int], Frame]
 """The frame in which a step is seen."""

@@ -20,10 +20,10 @@ import taichi as ti
 import torch
 
 from engine import runtime
-from engine.cells import MARGIN, Cells, Grid
 from engine.checks import is_number, one_of, positive, whole
 from engine.errors import SettingError
 from engine.launch import prepare
+from engine.particles.cells import MARGIN, Cells, Grid
 
 # Cells for each particle: enough that unlike places seldom share a cell, few enough to look up quickly.
 _CELLS_PER_PARTICLE = 2

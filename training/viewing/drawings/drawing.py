@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from engine.drawing.camera import Camera
-from engine.drawing.scene import BLACK, CYCLE, GREY, PALE, SMALL, Frame, Scene
 from engine.system import System
+from training.viewing.drawings.camera import Camera
+from training.viewing.scene import BLACK, CYCLE, GREY, PALE, SMALL, Frame, Scene
 
 
 @dataclass(frozen=True)

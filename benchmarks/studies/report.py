@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from benchmarks.statistics import interquartile_mean, interval, probability_better, success_interval
-from benchmarks.study import FORMAT, final_loss, load_results, load_study
+from benchmarks.studies.statistics import interquartile_mean, interval, probability_better, success_interval
+from benchmarks.studies.study import FORMAT, final_loss, load_results, load_study
 from benchmarks.style import (
     Style,
     epochs_and_log,

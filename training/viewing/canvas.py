@@ -10,8 +10,8 @@ from typing import Any, Protocol
 import numpy as np
 import taichi as ti
 
-from engine.drawing.scene import PALE, WHITE, Circles, Lines, Scene, Text, Triangles
 from engine.errors import BackendError
+from training.viewing.scene import PALE, WHITE, Circles, Lines, Scene, Text, Triangles
 
 _SMALLEST = 1.2  # pixels of a radius
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.study import Study
+from benchmarks.studies.study import Study
 from benchmarks.timing import in_turns, phases
 from engine import RunError
 from training.files import reason

@@ -5,20 +5,20 @@ from typing import Any
 
 import numpy as np
 
-from engine.drawing.bodies import BodiesDrawing
-from engine.drawing.camera import Camera
-from engine.drawing.canvas import Canvas, GuiCanvas, has_display
-from engine.drawing.carts import CartDrawing
-from engine.drawing.drawing import Drawing, Moment, Solid, StatePlot
-from engine.drawing.herd import HerdDrawing
-from engine.drawing.scene import Frame, Scene, shades
-from engine.drawing.tank import TankDrawing
-from engine.drawing.wave import WaveDrawing
 from engine.system import System
 from engine.systems import CartPendulum, CartPole, Fluid, Guidance, Held
 from engine.systems.n_body import NBody
 from engine.systems.quantum import QuantumBox
 from engine.systems.swarm import Swarm
+from training.viewing.canvas import Canvas, GuiCanvas, has_display
+from training.viewing.drawings.bodies import BodiesDrawing
+from training.viewing.drawings.camera import Camera
+from training.viewing.drawings.carts import CartDrawing
+from training.viewing.drawings.drawing import Drawing, Moment, Solid, StatePlot
+from training.viewing.drawings.herd import HerdDrawing
+from training.viewing.drawings.tank import TankDrawing
+from training.viewing.drawings.wave import WaveDrawing
+from training.viewing.scene import Frame, Scene, shades
 
 DRAWINGS: dict[type[System], Callable[[Any, Any], Drawing]] = {
     CartPole: CartDrawing,

@@ -14,13 +14,12 @@ from typing import Any
 import numpy as np
 import yaml
 
-from benchmarks.costs import load_costs
-from benchmarks.curves import loss_figure
-from benchmarks.report import AXES, loss_panels, reported, table
-from benchmarks.study import load_study
+from benchmarks.studies.costs import load_costs
+from benchmarks.studies.curves import loss_figure
+from benchmarks.studies.report import AXES, loss_panels, reported, table
+from benchmarks.studies.study import load_study
 from benchmarks.style import legend_below, new_figure, plain_log, settle, styles_of
 from engine import RunError
-from engine.drawing import GuiCanvas
 from engine.norms import norm_of_array
 from training import Experiment, RunDirectory, gradient_named, task_options
 from training.files import is_ours, reason, write_ours, write_whole
@@ -28,6 +27,7 @@ from training.optimisers import settings_from_file, settings_to_file
 from training.outputs import check_new_file
 from training.summary import groups, outcomes
 from training.viewing import Show, Watched, member_of
+from training.viewing.drawings import GuiCanvas
 from training.viewing.simulation import Simulation
 
 _PROFILES = ("R", "M", "S", "C")

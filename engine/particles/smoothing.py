@@ -2,8 +2,8 @@
 
 import taichi as ti
 
-from engine.cells import Grid
-from engine.neighbours import neighbour_run
+from engine.particles.cells import Grid
+from engine.particles.neighbours import neighbour_run
 
 # As many sums beside each other as LLVM turns into vector instructions.
 LANES = 16

@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.progress import track
 
 from engine import BackendError, SettingError
-from engine.drawing import GuiCanvas
 from training.outputs import check_place
+from training.viewing.drawings import GuiCanvas
 from training.viewing.show import Show
 
 FRAMES_PER_SECOND = 25

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from engine.drawing.scene import GREY, PALE, SMALL, Frame, Scene
+from training.viewing.scene import GREY, PALE, SMALL, Frame, Scene
 
 _TILE = 0xF1F1F1
 

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.report import reported
-from benchmarks.study import Study, weights_at
+from benchmarks.studies.report import reported
+from benchmarks.studies.study import Study, weights_at
 from benchmarks.style import legend_below, panel_figure, plain_log, save_ours, styles_of
 from engine import FULL, ONE_STEP, PHYSICS_ONLY, POLICY_ONLY, AdjointRule, Rollout, current
 from engine.norms import norm

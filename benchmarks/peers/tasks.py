@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.peers import SWEEPS, Peer, combine, compiled_peer, require
+from benchmarks.peers.cart_pole import SWEEPS, Peer, combine, compiled_peer, require
 
 Function = Callable[..., Any]
 

@@ -6,10 +6,10 @@ from typing import Any
 
 from rich.console import Console
 
-from benchmarks.costs import load_costs, measure_costs
-from benchmarks.diagnostics import diagnose, write_diagnostics
-from benchmarks.report import reported, table, write_report
-from benchmarks.study import Pack, Study, check_same, load_study, run_study
+from benchmarks.studies.costs import load_costs, measure_costs
+from benchmarks.studies.diagnostics import diagnose, write_diagnostics
+from benchmarks.studies.report import reported, table, write_report
+from benchmarks.studies.study import Pack, Study, check_same, load_study, run_study
 from training.display import TrainingProgress
 from training.files import write_ours
 from training.stopping import CLOSED_PIPE, Stopped

@@ -2,13 +2,13 @@
 
 import numpy as np
 
-from engine.drawing.camera import around_bodies
-from engine.drawing.drawing import Drawing, Solid, largest
-from engine.drawing.ground import net, scale_bar
-from engine.drawing.scene import BLACK, BLUE, GREEN, ORANGE, SKY, VERMILION
-from engine.drawing.space import faded, far_first, project, unproject
 from engine.norms import norm_of_array
 from engine.systems.n_body import NBody
+from training.viewing.drawings.camera import around_bodies
+from training.viewing.drawings.drawing import Drawing, Solid, largest
+from training.viewing.drawings.ground import net, scale_bar
+from training.viewing.drawings.space import faded, far_first, project, unproject
+from training.viewing.scene import BLACK, BLUE, GREEN, ORANGE, SKY, VERMILION
 
 # Velocity that a drag over a unit length gives.
 _PUSH = 1.0

@@ -1,4 +1,4 @@
-"""Particles sorted by the cell of a grid that they are in; `engine.neighbours` says what for."""
+"""Particles sorted by the cell of a grid that they are in; `engine.particles.neighbours` says what for."""
 
 import math
 from typing import NamedTuple

@@ -4,11 +4,11 @@ from pathlib import Path
 
 from benchmarks.style import picture_grid, save
 from engine import RunError, SettingError
-from engine.drawing import GuiCanvas, Moment, Scene, drawing_of
 from training import Experiment, RunDirectory
 from training.outputs import PICTURES, check_new_file
 from training.summary import groups
 from training.viewing import member_of
+from training.viewing.drawings import GuiCanvas, Moment, Scene, drawing_of
 from training.viewing.simulation import Simulation, goal_of
 
 _PIXELS = 400

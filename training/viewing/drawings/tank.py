@@ -4,12 +4,12 @@ import itertools
 
 import numpy as np
 
-from engine.drawing.camera import boxed
-from engine.drawing.drawing import Drawing, Moment, Solid, fastest_of, largest
-from engine.drawing.scene import BLACK, GREY, VERMILION, WHITE, Frame, flow
-from engine.drawing.space import faded, far_first, project, unproject
 from engine.norms import norm_of_array
 from engine.systems.fluid import Fluid
+from training.viewing.drawings.camera import boxed
+from training.viewing.drawings.drawing import Drawing, Moment, Solid, fastest_of, largest
+from training.viewing.drawings.space import faded, far_first, project, unproject
+from training.viewing.scene import BLACK, GREY, VERMILION, WHITE, Frame, flow
 
 # Velocity that a drag over a unit length gives to what is within this distance of its start.
 _PUSH, _GRASP = 3.0, 0.15

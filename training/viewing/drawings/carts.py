@@ -2,12 +2,12 @@
 
 import numpy as np
 
-from engine.drawing.camera import following
-from engine.drawing.drawing import Drawing, Moment, largest
-from engine.drawing.ground import rail
-from engine.drawing.scene import BLACK, CYCLE, GREY, MEDIUM, VERMILION, Frame, Scene
 from engine.systems import CartPendulum, CartPole
 from engine.systems.cart_pole import HALF_LENGTH
+from training.viewing.drawings.camera import following
+from training.viewing.drawings.drawing import Drawing, Moment, largest
+from training.viewing.drawings.ground import rail
+from training.viewing.scene import BLACK, CYCLE, GREY, MEDIUM, VERMILION, Frame, Scene
 
 _ROD = 2 * HALF_LENGTH
 _CART = (0.5, 0.24)

@@ -2,12 +2,12 @@
 
 import numpy as np
 
-from engine.drawing.camera import around_bodies
-from engine.drawing.drawing import Drawing, Moment, fastest_of, largest
-from engine.drawing.ground import net
-from engine.drawing.scene import BLACK, BLUE, SKY, VERMILION, WHITE, Scene, flow
 from engine.norms import norm_of_array
 from engine.systems.guidance import Guidance
+from training.viewing.drawings.camera import around_bodies
+from training.viewing.drawings.drawing import Drawing, Moment, fastest_of, largest
+from training.viewing.drawings.ground import net
+from training.viewing.scene import BLACK, BLUE, SKY, VERMILION, WHITE, Scene, flow
 
 # Velocity that a drag over a unit length gives.
 _PUSH = 3.0

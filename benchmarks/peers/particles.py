@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.peers import require
+from benchmarks.peers.cart_pole import require
 from engine.systems.fluid import lattice_sum
 from engine.systems.guidance import DRIVER_DAMPING, EVADER_DAMPING, FLIGHT, SEPARATION, SOFTENING, SPACING
 

@@ -1,0 +1,1 @@
+"""The same update and the same step in other tools."""

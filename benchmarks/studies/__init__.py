@@ -1,0 +1,1 @@
+"""Many trainings compared: studies, their statistics, reports, pages and pictures."""
