@@ -88,7 +88,6 @@ class Trajectory:
         self.holds_jacobian = m <= _JACOBIAN_CONTROLS and m * n * batch <= _JACOBIAN_ELEMENTS
         self.forward_only = forward_only
         self.block = 1 if forward_only else self._block_steps()
-        controller.check(system.state_shape, system.control_shape, differentiated=not forward_only)
         self.budget = None if memory is None else memory_module.parse_bytes(memory)
         self.plan = self._plan(None, 1) if forward_only else self._plan(memory, segment)
         check_available(
