@@ -12,6 +12,10 @@ from training import Clipping, Member, Quadratic, Task, Trainer, TrainingSetting
 from training.optimisers import OPTIMISERS
 
 
+# Nothing is said of gradients that are zero because parameters are frozen.
+pytestmark = pytest.mark.filterwarnings("error")
+
+
 @pytest.fixture(scope="module")
 def system():
     return a_system()
