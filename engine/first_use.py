@@ -40,7 +40,7 @@ def refuse_detached(rollout: Trajectory, cost: Cost) -> None:
     )
     if not differentiable:
         raise AdjointError(told)
-    warnings.warn(told, EvenflowWarning, stacklevel=4)
+    warnings.warn(told, EvenflowWarning, stacklevel=5)
 
 
 def tell_of_no_gradient(cost: Cost, losses: torch.Tensor, gradients: Mapping[AdjointRule, torch.Tensor]) -> None:
@@ -51,5 +51,5 @@ def tell_of_no_gradient(cost: Cost, losses: torch.Tensor, gradients: Mapping[Adj
             f"{float(losses.abs().max()):.3g} whose gradient is exactly zero under "
             f"{', '.join(map(str, gradients))}; see whether it is constant or depends on the first state alone.",
             EvenflowWarning,
-            stacklevel=4,
+            stacklevel=5,
         )

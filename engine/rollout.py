@@ -77,7 +77,7 @@ class Rollout(Trajectory):
                 "Expected an objective whose tensors autograd can use, got one made under torch.inference_mode(); "
                 "make it outside, or clone it there."
             ) from error
-        frozen = self._watch.frozen()
+        frozen = self.frozen()
         if frozen is not None:
             for gradient in result.parameters.values():
                 gradient.masked_fill_(frozen, 0.0)

@@ -176,6 +176,10 @@ class Trajectory:
                 f"Expected the adjoint of the last forward rollout, got {changed} since; call the rollout again first."
             )
 
+    def frozen(self) -> torch.Tensor | None:
+        """Which of the controller's parameters [n] are not to be trained, so that their gradient is 0, or None."""
+        return self._watch.frozen()
+
     @torch.inference_mode()
     def restore(self, part: Segment) -> None:
         """Put the states of `part` and the controller's record of it back into the buffers."""

@@ -11,6 +11,9 @@ from policies import ModulePolicy, PolicyError
 from training import Clipping, Member, Quadratic, Task, Trainer, TrainingSettings
 from training.optimisers import OPTIMISERS
 
+# Nothing is said of gradients that are zero because parameters are frozen.
+pytestmark = pytest.mark.filterwarnings("error")
+
 
 @pytest.fixture(scope="module")
 def system():
