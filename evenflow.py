@@ -224,7 +224,8 @@ def _parse(arguments: Sequence[str]) -> Any:
     name = _command_of(arguments)
     plain, with_task, prog = _PLAIN.get(name), _WITH_TASK.get(name), " ".join(("evenflow", *name))
     kinds = [kind for kind in (plain, with_task) if kind is not None]
-    line = read(arguments[len(name) :], options_of(*kinds, *(TASKS.values() if with_task else ())), TASKS.__contains__)
+    tasks = TASKS if with_task else {}
+    line = read(arguments[len(name) :], options_of(*kinds, *tasks.values()), tasks.__contains__)
     given, elsewhere = line.given, {}
     if with_task is not None and line.words and line.words[0] in TASKS:
         if "--resume" in given:

@@ -19,6 +19,8 @@ from engine.checks import perhaps
 _POSITIONAL = get_args(tyro.conf.Positional[int])[1]
 _KINDS = {int: "a whole number", float: "a finite number", str: "a word", Path: "a path"}
 HELP = "--help"
+MAY_BE_EMPTY = "may be empty"
+"""Annotates a list that means something without values, such as "none of them"."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class Option:
         kind: the type of each value.
         values: how many it takes; None for one or more.
         required, positional: whether it must be there; whether it is a word without a flag.
+        may_be_empty: whether a list of no values means something.
     """
 
     flag: str
@@ -37,10 +40,11 @@ class Option:
     values: int | None = 1
     required: bool = False
     positional: bool = False
+    may_be_empty: bool = False
 
     def check(self, values: Sequence[str]) -> None:
         """SettingError unless these words can be its values."""
-        if self.values is None and not values:
+        if self.values is None and not values and not self.may_be_empty:
             raise SettingError(f"Expected at least one value after {self.flag}, got none.")
         if self.values is not None and len(values) != self.values:
             several = f"{self.values} values" if self.values != 1 else "a value"
@@ -83,7 +87,7 @@ def options_of(*kinds: Any) -> dict[str, Option]:
             if _POSITIONAL in markers:
                 flag = entry.name.upper()
             of, values = _values(hint)
-            found[flag] = Option(flag, of, values, required, _POSITIONAL in markers)
+            found[flag] = Option(flag, of, values, required, _POSITIONAL in markers, MAY_BE_EMPTY in markers)
     return found
 
 

@@ -1,10 +1,12 @@
 """What a scaling study measures."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from engine import SettingError
 from engine.checks import positive, whole
 from engine.memory import parse_bytes
+from training.arguments import MAY_BE_EMPTY
 
 # Below this a swarm has hardly more evaders than drivers.
 _FEWEST = 32
@@ -14,7 +16,14 @@ _FEWEST = 32
 class ScaleSettings:
     """Options of `evenflow bench scale`."""
 
-    systems: tuple[str, ...] = ("swarm", "swarm-cells", "fluid", "fluid-3d", "n-body", "n-body-3d")
+    systems: Annotated[tuple[str, ...], MAY_BE_EMPTY] = (
+        "swarm",
+        "swarm-cells",
+        "fluid",
+        "fluid-3d",
+        "n-body",
+        "n-body-3d",
+    )
     """Systems to measure; `evenflow bench scale --systems` with an unknown name lists them."""
     sizes: tuple[int, ...] = ()
     """Numbers of particles; by default the system's own. Sizes above what a system of all pairs is for are left out."""
@@ -24,7 +33,7 @@ class ScaleSettings:
     """System of the long rollouts."""
     horizon_particles: int = 100_000
     """Particles of the long rollouts."""
-    horizons: tuple[int, ...] = (100, 1000, 2000)
+    horizons: Annotated[tuple[int, ...], MAY_BE_EMPTY] = (100, 1000, 2000)
     """Steps of the long rollouts, forward and backward; none at all leaves them out."""
     memory: str = "512MiB"
     """Budget of each long rollout, beyond what the interpreter itself takes."""
