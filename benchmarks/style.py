@@ -207,6 +207,8 @@ def plain_log(axis: Axis) -> None:
     Numbers are all written out, or all as 1e-8 where some would have more than four places before their first digit.
     """
     low, high = sorted(axis.get_view_interval())
+    if not low > 0:
+        return  # nothing to show
     subs = (1,) if high >= 100 * low else (1, 2, 5) if high > 10 * low else tuple(range(1, 10))
     axis.set_major_locator(LogLocator(subs=subs))
     if len(_inside(axis.get_majorticklocs(), low, high)) < 2:

@@ -13,7 +13,7 @@ import benchmarks.studies.report
 from benchmarks.studies.report import loss_panels, paper_panels
 from benchmarks.studies.study import Study
 from benchmarks.style import COLOURS, WIDEST, legend_below, new_figure, plain_log, plain_number, style_of, styles_of
-from training import TrainingSettings
+from training.optimisers import settings_to_file
 
 pytestmark = pytest.mark.float64
 
@@ -106,16 +106,19 @@ def test_numbers_are_plain():
 @pytest.fixture
 def study(tmp_path):
     """A study of seven variants at four difficulties, with made-up losses."""
-    settings = TrainingSettings(batch_size=4, train_samples=8)
-    described = Study("cart-pole", {"horizon": 10}, gradients=tuple("RMSC"), clippings=("none", "norm"), epochs=5,
-                      settings=settings)  # fmt: skip
-    (tmp_path / "study.yaml").write_text(yaml.safe_dump(described.to_config()))
+    of = Study("cart-pole", {"horizon": 10}, (1, 2, 3, 4), tuple("RMSC"), ("none", "norm"), seeds=2, epochs=5)
+    config = of.to_config()
+    written = {**config, "settings": settings_to_file(config["settings"])}
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(written))
     draw = np.random.default_rng(0)
-    same = {"format": 1, "task": "cart-pole", "phase": "report", "learning_rate": 1e-3, "epochs": 5, "run": "report-0"}
+    same = {
+        "format": 1, "task": "cart-pole", "phase": "report", "learning_rate": 1e-3, "run": "report-0", "member": 0,
+        "epochs": 5, "settings": config["settings"], "train_loss": [1.0] * 5,
+    }  # fmt: skip
     results = [
         {
-            **same, "difficulty": poles, "gradient": letter, "clipping": clipping, "seed": seed, "diverged": None,
-            "member": seed, "options": {"horizon": 10, "poles": poles, "dt": 0.01}, "train_loss": [1.0] * 5,
+            **same, "options": {"poles": poles, **of.options}, "difficulty": poles, "gradient": letter,
+            "clipping": clipping, "seed": seed,
             "test_loss": np.exp(-0.1 * np.arange(5) * draw.uniform(0.5, 1)).tolist(),
         }
         for poles in (1, 2, 3, 4) for letter in "RMSC" for clipping in ("none", "norm") for seed in (0, 1)
@@ -126,7 +129,12 @@ def study(tmp_path):
 
 def figure_of(draw, monkeypatch):
     kept = []
-    monkeypatch.setattr(benchmarks.studies.report, "save_ours", lambda figure, path: kept.append(figure) or path)
+    # Statistics are tested elsewhere, and bootstrapping takes a second for each group.
+    monkeypatch.setattr(
+        benchmarks.studies.report, "interval", lambda losses, axis=0: (losses.min(axis), losses.max(axis))
+    )
+    for name in ("save", "save_ours"):
+        monkeypatch.setattr(benchmarks.studies.report, name, lambda figure, path: kept.append(figure) or path)
     draw()
     return kept[0]
 

@@ -7,16 +7,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from benchmarks.style import (
-    Style,
-    epochs_and_log,
-    legend_below,
-    new_figure,
-    save,
-    save_ours,
-    style_of,
-    styles_of,
-)
+from benchmarks.style import Style, epochs_and_log, legend_below, new_figure, save, save_ours, style_of, styles_of
 from training import RunDirectory, task_options
 from training.summary import Group, groups
 

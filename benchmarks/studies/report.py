@@ -196,10 +196,9 @@ def _draw(
         middle, deviation = np.nanmean(losses, axis=1), np.nanstd(losses, axis=1)
         low, high = np.maximum(middle - deviation, middle * 1e-2), middle + deviation
     finite = np.isfinite(middle)
-    if not finite.any():
-        axes.plot([], [], **style.line(1), label=variant)
-        return
     axes.plot(x[finite], middle[finite], **style.line(int(finite.sum())), label=variant)
+    if not finite.any():
+        return
     top = np.where(np.isfinite(high), high, np.nanmax(np.where(np.isfinite(losses), losses, np.nan)))
     axes.fill_between(x[finite], low[finite], top[finite], color=style.colour, alpha=0.15, linewidth=0)
 

@@ -59,6 +59,7 @@ class Hopper(VectorSystem):
                 raise SettingError(f"Expected a finite {name} of at least 0, got {value}.")
         self.name = "hopper"
         self.dt, self.stiffness, self.softness, self.friction = dt, stiffness, softness, friction
+        self.step_seconds = dt
         self.spring, self.damping = spring, damping
         self.state_shape, self.control_shape = (10,), (2,)
 
