@@ -3,56 +3,49 @@
 `import evenflow as ef` for the library, `evenflow --help` for the command line.
 """
 
+import io
 import os
 import sys
 import time
+import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Generic, TypeVar
+from typing import Any, Generic, NoReturn, TypeVar
 
 import tyro
-from rich.console import Console
 from rich.table import Table
 
-from benchmarks.scale.settings import ScaleSettings
+from benchmarks.commands import COMMANDS as BENCHMARKS
+from benchmarks.commands import Variants
 from engine import *  # noqa: F403
-from engine import EvenflowError, RunError, init
+from engine import EvenflowError, RunError, SettingError
 from engine import __all__ as _engine_names
+from engine.checks import perhaps
 from policies import *  # noqa: F403
 from policies import PolicyError
 from policies import __all__ as _policies_names
 from training import *  # noqa: F403
-from training import GRADIENTS, OPTIMISERS, TASKS, Experiment, RunDirectory, TrainingSettings, resume, task_options
+from training import GRADIENTS, OPTIMISERS, TASKS, Experiment, RunDirectory, TrainingSettings, resume
 from training import __all__ as _training_names
 from training import train as train_experiment
-from training.display import TrainingProgress, outcome_table
-from training.viewing import ViewSettings
+from training.arguments import HELP, check, options_of, read
+from training.display import outcome_table
+from training.experiment import check_total
+from training.machine import Machine
+from training.machine import console as _console
+from training.overview import print_overview, summary, task_summaries
+from training.session import ended, shown
+from training.stopping import Stopped
+from training.tasks import task_name
+from training.viewing.command import View, ViewTask
 
 __version__ = "0.1.0"
 __all__ = [*_engine_names, *_policies_names, *_training_names]  # pyright: ignore[reportUnsupportedDunderAll]
 
-_console = Console()
 Options = TypeVar("Options")
-
-
-@dataclass(frozen=True)
-class Machine:
-    """Where the engine runs."""
-
-    backend: str = "auto"
-    """auto, cpu, cuda or vulkan."""
-    precision: str = "float32"
-    """float32 or float64."""
-    threads: int | None = None
-    """CPU threads; every core by default."""
-
-    def start(self) -> None:
-        runtime = init(self.backend, self.precision, self.threads)
-        note = f" ({runtime.note})" if runtime.note else ""
-        _console.print(
-            f"{runtime.backend}, {runtime.precision}, {runtime.threads} threads{note}", style="dim", highlight=False
-        )
+_MOST_SEEDS = 10_000
 
 
 @dataclass(frozen=True)
@@ -80,9 +73,9 @@ class Train(Generic[Options]):
     machine: tyro.conf.OmitArgPrefixes[Machine] = field(default_factory=Machine)
 
     def run(self) -> None:
-        task = next(name for name, kind in TASKS.items() if isinstance(self.options, kind))
-        if self.seeds < 1:
-            raise SettingError(f"Expected at least 1 seed, got {self.seeds}.")  # noqa: F405
+        task = task_name(self.options)
+        if not 1 <= self.seeds <= _MOST_SEEDS:
+            raise SettingError(f"Expected 1 to {_MOST_SEEDS} seeds, got {self.seeds}.")
         experiment = Experiment(
             task,
             dict(vars(self.options)),
@@ -96,9 +89,10 @@ class Train(Generic[Options]):
         )
         self.machine.start()
         out = self.out or Path("runs") / f"{task}-{time.strftime('%Y%m%d-%H%M%S')}"
-        with TrainingProgress(experiment.labels(), self.epochs, _console) as progress:
-            train_experiment(experiment, out, progress)
+        with shown(experiment.labels(), self.epochs, _console) as (progress, stopping):
+            train_experiment(experiment, out, progress, stopping)
         _conclude(out, self.epochs)
+        ended(stopping, out, self.epochs)
 
 
 @dataclass(frozen=True)
@@ -120,13 +114,25 @@ class Resume:
         run = RunDirectory.open(self.resume)
         experiment = Experiment.from_config(run.config)
         epochs = experiment.epochs if self.epochs is None else replace(experiment, epochs=self.epochs).epochs
+        if self.epochs is not None:
+            check_total(run, epochs)
+        run.check_settings()
         started_on = run.config.get("runtime")
         if not isinstance(started_on, dict) or set(started_on) != {"backend", "precision"}:
             raise RunError(f"Expected backend and precision in {self.resume / 'config.yaml'}, got {started_on!r}.")
         Machine(**started_on, threads=self.threads).start()
-        with TrainingProgress(experiment.labels(), epochs, _console) as progress:
-            resume(self.resume, progress, epochs)
+        if run.epoch >= epochs:
+            _console.print(
+                f"nothing to train: the run has its {run.epoch} epochs; go on with: evenflow train --resume "
+                f"{self.resume} --epochs TOTAL",
+                highlight=False,
+                soft_wrap=True,
+            )
+            return _conclude(self.resume, epochs)
+        with shown(experiment.labels(), epochs, _console) as (progress, stopping):
+            resume(self.resume, progress, self.epochs, stopping)
         _conclude(self.resume, epochs)
+        ended(stopping, self.resume, epochs)
 
 
 def _conclude(path: Path, epochs: int) -> None:
@@ -141,9 +147,11 @@ def _conclude(path: Path, epochs: int) -> None:
         return
     threshold = experiment.task_options.build().success
     _console.print(outcome_table(labels, records[-1]["test_loss"], threshold))
-    _console.print(f"figure: {loss_figure(run, labels)}", highlight=False, soft_wrap=True)
     if records[-1]["epoch"] < epochs:
         _console.print(f"stopped early; continue with: evenflow train --resume {path}", highlight=False, soft_wrap=True)
+    figure = loss_figure(run, labels)
+    note = "" if figure.stem == "losses" else "; losses.png is not as Evenflow wrote it, and stays"
+    _console.print(f"figure: {figure}{note}", highlight=False, soft_wrap=True)
 
 
 @dataclass(frozen=True)
@@ -153,12 +161,15 @@ class List:
     def run(self) -> None:
         tasks = Table("task", "what it is", "options", title="Tasks")
         for name, kind in TASKS.items():
-            summary = " ".join((kind.__doc__ or "").split("\n\n")[0].split())
-            tasks.add_row(name, summary, ", ".join(f"{key}={value}" for key, value in vars(kind()).items()))
+            tasks.add_row(name, summary(kind), ", ".join(f"{key}={value}" for key, value in vars(kind()).items()))
         gradients = Table("letter", "name", "what flows back", title="Gradients")
         for entry in GRADIENTS:
             gradients.add_row(entry.letter, entry.name, entry.description)
-        _console.print(tasks, gradients, f"Optimisers: {', '.join(OPTIMISERS)}.", highlight=False)
+        optimisers = Table("name", "displacement for each unit of learning rate, downhill", title="Optimisers")
+        optimisers.columns[0].no_wrap = True
+        for name, optimiser in OPTIMISERS.items():
+            optimisers.add_row(name, optimiser.description)
+        _console.print(tasks, gradients, optimisers, highlight=False)
 
 
 @dataclass(frozen=True)
@@ -170,200 +181,6 @@ class Check:
 
         if not check(_console):
             raise SystemExit(1)
-
-
-@dataclass(frozen=True)
-class Speed:
-    """Time one update, alone and in an ensemble, and say where the time goes; peers run alternately where installed."""
-
-    task: str = "cart-pole"
-    """cart-pole, guidance or quantum."""
-    rounds: int = 20
-    """Turns of each side, four updates long; medians are reported."""
-    members: int = 40
-    """Members of the ensemble."""
-    out: Path | None = None
-    """A file for the results as JSON; it must not exist."""
-
-    def run(self) -> None:
-        from benchmarks.speed import speed
-
-        speed(_console, self.rounds, self.members, self.out, self.task)
-
-
-@dataclass(frozen=True)
-class Scale:
-    """Time a step of particle systems and of its adjoint against N, and long rollouts in little memory, beside peers.
-
-    Give the same command again to continue a study that was stopped: what was measured is not measured again.
-    """
-
-    out: Path
-    """Directory of the study: a new one, or the one to continue."""
-    settings: tyro.conf.OmitArgPrefixes[ScaleSettings] = field(default_factory=ScaleSettings)
-
-    def run(self) -> None:
-        from benchmarks.scale.report import scale
-
-        for path in scale(self.settings, self.out, _console):
-            _console.print(f"written: {path}", highlight=False, soft_wrap=True)
-
-
-@dataclass(frozen=True)
-class Variants(Generic[Options]):
-    """Compare gradients on a task: every gradient × difficulty × clipping × learning rate × seed, with a report.
-
-    Give the same command again to continue a study that was stopped.
-    """
-
-    options: tyro.conf.OmitArgPrefixes[Options]
-    out: Path
-    """Directory of the study: a new one, or the one to continue."""
-    difficulties: tuple[float, ...] = ()
-    """Values of the option that makes the task harder; by default the paper's."""
-    gradients: tuple[str, ...] = ("R", "M", "S", "C")
-    """Letters or names."""
-    clippings: tuple[str, ...] = ("none",)
-    """none, value or norm, at 1."""
-    learning_rates: tuple[float, ...] = (1e-3,)
-    """Where there are several, each variant's is chosen on tuning seeds that are not reported."""
-    seeds: int = 10
-    """Paired seeds that are reported."""
-    tuning_seeds: int = 3
-    """Seeds on which learning rates are chosen."""
-    epochs: int = 100
-    """Of every training."""
-    report_only: bool = False
-    """Write the report of what is done, and train nothing."""
-    settings: tyro.conf.OmitArgPrefixes[TrainingSettings] = field(default_factory=TrainingSettings)
-    machine: tyro.conf.OmitArgPrefixes[Machine] = field(default_factory=Machine)
-
-    def run(self) -> None:
-        from benchmarks.study import Study
-        from benchmarks.variants import compare
-
-        task = next(name for name, kind in TASKS.items() if isinstance(self.options, kind))
-        self.machine.start()
-        study = Study.of(
-            task,
-            dict(vars(self.options)),
-            self.difficulties,
-            gradients=self.gradients,
-            clippings=self.clippings,
-            learning_rates=self.learning_rates,
-            seeds=self.seeds,
-            tuning_seeds=self.tuning_seeds,
-            epochs=self.epochs,
-            settings=self.settings,
-        )
-        for path in compare(study, self.out, _console, train=not self.report_only):
-            _console.print(f"written: {path}", highlight=False, soft_wrap=True)
-
-
-@dataclass(frozen=True)
-class VariantsHelp:
-    """Compare gradients on a task over many seeds; `evenflow bench variants TASK --help` shows the options."""
-
-    def run(self) -> None:
-        raise SettingError(f"Expected a task among {', '.join(TASKS)} after bench variants, got none.")  # noqa: F405
-
-
-@dataclass(frozen=True)
-class Figures:
-    """Draw the paper's Fig. 1 and Fig. 2 from this engine."""
-
-    out: Path = Path("benchmarks/figures")
-    """Directory of the figures; figures of the same name are drawn anew."""
-
-    def run(self) -> None:
-        from benchmarks.figures import draw_figures
-
-        Machine(precision="float64", backend="cpu").start()
-        for path in draw_figures(self.out):
-            _console.print(f"figure: {path}", highlight=False, soft_wrap=True)
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """Draw what a run amounts to: one test start, and where each gradient's median controller takes it."""
-
-    trained: tyro.conf.Positional[Path]
-    """Directory of the run."""
-    out: Path
-    """The picture; it must not exist."""
-    seed: int = 0
-    """Of the start."""
-
-    def run(self) -> None:
-        from benchmarks.outcome import outcome_figure
-        from benchmarks.report_page import precision_of
-
-        Machine("cpu", precision_of(self.trained)).start()
-        _console.print(f"figure: {outcome_figure(self.trained, self.out, self.seed)}", highlight=False, soft_wrap=True)
-
-
-@dataclass(frozen=True)
-class Transfer:
-    """Test a run's controllers at other values of the option that makes the task harder, such as other sizes."""
-
-    trained: tyro.conf.Positional[Path]
-    """Directory of the run."""
-    difficulties: tuple[float, ...]
-    """Values of that option."""
-    machine: tyro.conf.OmitArgPrefixes[Machine] = field(default_factory=Machine)
-
-    def run(self) -> None:
-        from benchmarks.transfer import transfer_table, transferred
-
-        self.machine.start()
-        _console.print(transfer_table(self.trained, transferred(self.trained, self.difficulties)))
-
-
-def _view(controllers, settings: ViewSettings) -> None:
-    from training.viewing import view
-
-    Machine("cpu", controllers[0].precision).start()
-    out = view(controllers, settings, _console)
-    if out is not None:
-        _console.print(f"recorded: {out}", highlight=False, soft_wrap=True)
-
-
-@dataclass(frozen=True)
-class View:
-    """Watch a trained controller, compare two, or see how their gradients flow back.
-
-    `evenflow view TASK` watches a task without a controller; `evenflow view TASK --help` shows its options.
-    """
-
-    run_or_task: tyro.conf.Positional[str | None] = None
-    """RUN, or one of its controllers as RUN@C or RUN@C,3 (gradient, seed); by default that with the lowest loss."""
-    compare: tuple[str, str] | None = None
-    """Two controllers from the same start, side by side: RUN@R RUN@C."""
-    settings: tyro.conf.OmitArgPrefixes[ViewSettings] = field(default_factory=ViewSettings)
-
-    def run(self) -> None:
-        from training.viewing import watched
-
-        if (self.run_or_task is None) == (self.compare is None):
-            raise SettingError(  # noqa: F405
-                "Expected evenflow view RUN_OR_TASK, or evenflow view --compare RUN@R RUN@C, got "
-                f"{'neither' if self.compare is None else 'both'}."
-            )
-        addresses = self.compare or (self.run_or_task,)
-        _view([watched(address) for address in addresses if address is not None], self.settings)
-
-
-@dataclass(frozen=True)
-class ViewTask(Generic[Options]):
-    """Watch a task without a controller."""
-
-    options: tyro.conf.OmitArgPrefixes[Options]
-    settings: tyro.conf.OmitArgPrefixes[ViewSettings] = field(default_factory=ViewSettings)
-
-    def run(self) -> None:
-        from training.viewing import untrained
-
-        _view([untrained(self.options)], self.settings)  # pyright: ignore[reportArgumentType]
 
 
 @dataclass(frozen=True)
@@ -383,66 +200,130 @@ class ReportPage:
         _console.print(f"report: {page}", highlight=False, soft_wrap=True)
 
 
-_Bench = Annotated[
-    Annotated[Speed, tyro.conf.subcommand("speed")]
-    | Annotated[Scale, tyro.conf.subcommand("scale")]
-    | Annotated[VariantsHelp, tyro.conf.subcommand("variants")]
-    | Annotated[Figures, tyro.conf.subcommand("figures")]
-    | Annotated[Outcome, tyro.conf.subcommand("outcome")]
-    | Annotated[Transfer, tyro.conf.subcommand("transfer")],
-    tyro.conf.OmitSubcommandPrefixes,
-]
+_PLAIN: dict[tuple[str, ...], Any] = {
+    ("train",): Resume,
+    ("view",): View,
+    ("report",): ReportPage,
+    ("list",): List,
+    ("check",): Check,
+    **{("bench", name): kind for name, kind in BENCHMARKS.items() if kind is not Variants},
+}
+_WITH_TASK: dict[tuple[str, ...], Any] = {("train",): Train, ("bench", "variants"): Variants, ("view",): ViewTask}
+_COMMANDS = ("train", "view", "report", "list", "check", "bench")
 
 
-@dataclass(frozen=True)
-class Bench:
-    """Benchmarks: speed, scale, gradients over many seeds, what a run came to, and the paper's figures."""
-
-    what: _Bench
-
-    def run(self) -> None:
-        self.what.run()
-
-
-_Command = (
-    Annotated[List, tyro.conf.subcommand("list")]
-    | Annotated[Resume, tyro.conf.subcommand("train")]
-    | Annotated[Check, tyro.conf.subcommand("check")]
-    | Annotated[Bench, tyro.conf.subcommand("bench")]
-    | Annotated[View, tyro.conf.subcommand("view")]
-    | Annotated[ReportPage, tyro.conf.subcommand("report")]
-)
-
-
-_WITH_TASK = {("train",): Train, ("bench", "variants"): Variants, ("view",): ViewTask}
-
-
-def _parse(arguments: Sequence[str]) -> Train | Variants | ViewTask | List | Resume | Check | Bench | View | ReportPage:
-    for words, command in _WITH_TASK.items():
-        task = arguments[len(words) : len(words) + 1]
-        if words == ("view",) and task and task[0] not in TASKS:
-            continue  # a run's directory
-        if tuple(arguments[: len(words)]) == words and task and not task[0].startswith("-"):
-            prog = " ".join(("evenflow", *words, *task))
-            return tyro.cli(command[task_options(task[0])], prog=prog, args=arguments[len(words) + 1 :])
+def _parse(arguments: Sequence[str]) -> Any:
+    """The command that these words call, as a dataclass with a `run()`."""
+    name = _command_of(arguments)
+    plain, with_task, prog = _PLAIN.get(name), _WITH_TASK.get(name), " ".join(("evenflow", *name))
+    kinds = [kind for kind in (plain, with_task) if kind is not None]
+    line = read(arguments[len(name) :], options_of(*kinds, *(TASKS.values() if with_task else ())), TASKS.__contains__)
+    given, elsewhere = line.given, {}
+    if with_task is not None and line.words and line.words[0] in TASKS:
+        if "--resume" in given:
+            raise SettingError(f"Expected {prog} TASK or {prog} --resume RUN, got both; a run knows its task.")
+        task = line.words.pop(0)
+        kind, options, prog = with_task[TASKS[task]], options_of(with_task, TASKS[task]), f"{prog} {task}"
+        elsewhere = {other: options_of(options) for other, options in TASKS.items()}
+    elif plain is None or (name == ("train",) and "--resume" not in given):
+        _without_task(prog, line.words, HELP in given)
+    else:
+        kind, options = plain, options_of(plain)
+        elsewhere = {f"{prog} TASK": options_of(with_task, *TASKS.values())} if with_task else {}
+    if HELP not in given:
+        check(line, options, prog, elsewhere)
     return tyro.cli(
-        _Command, prog="evenflow", description=__doc__, args=list(arguments), config=(tyro.conf.OmitSubcommandPrefixes,)
+        kind, prog=prog, args=[HELP] if HELP in given else line.arguments(), config=(tyro.conf.DisallowNone,)
     )
+
+
+def _command_of(arguments: Sequence[str]) -> tuple[str, ...]:
+    """The words of the command; help, the version or SettingError where they are no whole command."""
+    first, second = (*arguments, "", "")[:2]
+    if first == "--version":
+        print(f"evenflow {__version__}")
+        raise SystemExit(0)
+    if first in ("", "-h", HELP):
+        about = (__doc__ or "").partition("\n")[0]
+        print_overview("evenflow COMMAND", about, Commands=_commands(), Tasks=task_summaries())
+        _end(first != "", f"Expected a command among {', '.join(_COMMANDS)}, got none; begin with evenflow train TASK.")
+    if first not in _COMMANDS:
+        note = f", which is a task; evenflow train {first} trains it" if first in TASKS else perhaps(first, _COMMANDS)
+        raise SettingError(f"Expected a command among {', '.join(_COMMANDS)}, got {first!r}{note}.")
+    if first != "bench":
+        return (first,)
+    if second in ("", "-h", HELP):
+        about = {name: summary(kind) for name, kind in BENCHMARKS.items()}
+        print_overview("evenflow bench BENCHMARK", "", Benchmarks=about)
+        _end(second != "", f"Expected a benchmark among {', '.join(BENCHMARKS)} after evenflow bench, got none.")
+    if second not in BENCHMARKS:
+        known = f"Expected a benchmark among {', '.join(BENCHMARKS)} after evenflow bench"
+        raise SettingError(f"{known}, got {second!r}{perhaps(second, BENCHMARKS)}.")
+    return first, second
+
+
+def _without_task(prog: str, words: Sequence[str], wants_help: bool) -> NoReturn:
+    """What to say where a task is due and none is there."""
+    if words:
+        is_run = (Path(words[0]) / "config.yaml").is_file()
+        note = f", a run; evenflow train --resume {words[0]} continues it" if is_run else perhaps(words[0], TASKS)
+        raise SettingError(f"Expected a task among {', '.join(TASKS)} after {prog}, got {words[0]!r}{note}.")
+    resuming = "" if prog != "evenflow train" else f" {prog} --resume RUN continues a run."
+    about = (
+        f"A task is a system, what it is to do, and where it starts. {prog} TASK {HELP} shows its options.{resuming}"
+    )
+    print_overview(f"{prog} TASK [OPTIONS]", about, Tasks=task_summaries())
+    _end(wants_help, f"Expected a task after {prog}, as in {prog} cart-pole, got none.")
+
+
+def _end(wanted: bool, message: str) -> NoReturn:
+    """After help: success where it was wanted, else SettingError."""
+    _flush()
+    if wanted:
+        raise SystemExit(0)
+    raise SettingError(message)
+
+
+def _flush() -> None:
+    if sys.stdout is not None:  # it may have been closed before we began
+        sys.stdout.flush()
+
+
+def _commands() -> dict[str, str]:
+    named = {words[0]: summary(kind) for words, kind in {**_WITH_TASK, **_PLAIN}.items() if len(words) == 1}
+    return {name: named.get(name, "Benchmarks: " + ", ".join(BENCHMARKS) + ".") for name in _COMMANDS}
+
+
+def _say(message: Warning | str, *where: object) -> None:
+    """A warning as one sentence, without the place in the code that it comes from."""
+    print(f"evenflow: {message}", file=sys.stderr)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status. A user's mistake ends in one sentence on standard error."""
+    warnings.showwarning = _say
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that has no θ still shows the rest
     try:
         _parse(list(sys.argv[1:] if arguments is None else arguments)).run()
+        _flush()
     except (EvenflowError, PolicyError) as error:
         print(f"evenflow: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("evenflow: stopped.", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as stop:
+        with suppress(OSError):  # who ended it may have closed this too
+            print(f"evenflow: {stop if isinstance(stop, Stopped) else 'stopped'}.", file=sys.stderr)
+        return 128 + (stop.number if isinstance(stop, Stopped) else 2)
     except BrokenPipeError:  # the reader of a pipe has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:  # whatever a file system can refuse: a full disk, a name too long, no permission
+        where = f" at {error.filename}" if error.filename is not None else ""
+        print(f"evenflow: Expected files that can be read and written, got{where}: {error.strerror}.", file=sys.stderr)
+        return 2
+    except SystemExit as end:  # after help
+        return end.code if isinstance(end.code, int) else 0
     return 0
 
 

@@ -17,8 +17,10 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.propagation import sentence, step_error
 from engine import available_backends, current, init
 from engine.launch import prepare
+from engine.norms import norm
 from training import TASKS, Task, build_task
 
 PAIRS = (("cpu", "float64"), ("cpu", "float32"), ("vulkan", "float32"), ("cuda", "float64"), ("cuda", "float32"))
@@ -40,15 +42,24 @@ def check(console: Console) -> bool:
             with console.status(f"checking {backend}, {precision}"):
                 probes[backend, precision] = _probe_apart(backend, precision)
     _print_backends(console, there, probes)
-    return _print_gradients(console, {pair: probe for pair, probe in probes.items() if "error" not in probe})
+    passed = _print_gradients(console, {pair: probe for pair, probe in probes.items() if "error" not in probe})
+    error = probes.get(("cpu", "float64"), {}).get("quantum")
+    if error is not None:
+        console.print(sentence(error), highlight=False)
+    return passed
 
 
 def probe(backend: str, precision: str) -> dict[str, Any]:
-    """Launch costs and, for each task's system, pull-backs at fixed inputs and their error against differences."""
+    """Launch costs and, for each task's system, pull-backs at fixed inputs and their error against differences.
+
+    On the CPU in float64 also how far quantum control's time step is from exact propagation.
+    """
     started = time.perf_counter()
     runtime = init(backend, precision)
     result: dict[str, Any] = {"start_s": time.perf_counter() - started}
     result |= _launch_costs(runtime.dtype, runtime.device)
+    if (backend, precision) == ("cpu", "float64"):
+        result["quantum"] = step_error()
     result["systems"] = {name: _pull_back(build_task(name, **_SMALL.get(name, {}))) for name in TASKS}
     return result
 
@@ -166,7 +177,7 @@ def _error(found: dict[str, Any], oracle: dict[str, Any] | None, pair: tuple[str
     if pair == ("cpu", "float64") or oracle is None:
         return found["difference"]
     one, other = (torch.tensor(entry["pull_back"], dtype=torch.float64) for entry in (found, oracle))
-    return float((one - other).norm() / other.norm())
+    return float(norm(one - other) / norm(other))
 
 
 def _version(name: str) -> str:

@@ -2,10 +2,14 @@
 
 import statistics
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from benchmarks.study import Study
 from benchmarks.timing import in_turns, phases
+from engine import RunError
+from training.files import reason
+from training.metrics import from_json, is_number
 
 
 def measure_costs(study: Study, rounds: int = 8) -> dict[str, dict[str, Any]]:
@@ -34,4 +38,20 @@ def measure_costs(study: Study, rounds: int = 8) -> dict[str, dict[str, Any]]:
             }
             for letter, (trainer, initial) in trainers.items()
         }
+    return costs
+
+
+def load_costs(out: Path) -> dict[str, dict[str, Any]]:
+    """The costs of the study in a directory as `measure_costs` found them; none if they were not measured."""
+    file = out / "costs.json"
+    try:
+        costs = from_json(file.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise RunError(f"Expected costs that can be read, got {file}: {reason(error)}.") from error
+    rows = list(costs.values()) if isinstance(costs, dict) else [None]
+    entries = [entry for row in rows for entry in (row.values() if isinstance(row, dict) else [None])]
+    if not all(isinstance(entry, dict) and is_number(entry.get("ms")) for entry in entries):
+        raise RunError(f"Expected an update's cost for each gradient in {file}, got something else; remove it.")
     return costs

@@ -15,9 +15,11 @@ import torch
 
 from benchmarks.report import reported
 from benchmarks.study import Study, weights_at
-from benchmarks.style import legend_below, panel_figure, plain_log, save, styles_of
+from benchmarks.style import legend_below, panel_figure, plain_log, save_ours, styles_of
 from engine import FULL, ONE_STEP, PHYSICS_ONLY, POLICY_ONLY, AdjointRule, Rollout, current
+from engine.norms import norm
 from training import gradient_named
+from training.files import write_ours
 
 RULES: dict[str, AdjointRule] = {"R": FULL, "M": PHYSICS_ONLY, "S": ONE_STEP, "N": POLICY_ONLY}
 QUANTILES = (0.05, 0.5, 0.95)
@@ -34,7 +36,7 @@ class Watched:
         self.ratios: dict[int, float] = {}
 
     def __call__(self, direct, physics, policy, t):
-        sizes = [term.flatten(1).norm(dim=1) for term in (policy, physics)]
+        sizes = [norm(term.flatten(1)) for term in (policy, physics)]
         self.ratios[t] = float((sizes[0] / sizes[1].clamp_min(torch.finfo(direct.dtype).tiny)).median())
         return self.of(direct, physics if self.of.uses_physics else None, policy if self.of.uses_policy else None, t)
 
@@ -89,15 +91,16 @@ def diagnose(study: Study, out: Path, samples: int = 64) -> list[Diagnosis]:
 
 def write_diagnostics(found: list[Diagnosis], study: Study, out: Path) -> list[Path]:
     """Write diagnostics.json and a figure; returns their paths."""
-    (out / "diagnostics.json").write_text(json.dumps([asdict(entry) for entry in found], indent=1) + "\n")
-    return [out / "diagnostics.json", _draw(found, study, out / "adjoints.png")]
+    text = json.dumps([asdict(entry) for entry in found], indent=1) + "\n"
+    figures = [_draw(found, study, out / "adjoints.png")] if found else []
+    return [write_ours(out / "diagnostics.json", text), *figures]
 
 
 def _diagnosis(difficulty: Any, epoch: int, rollout: Rollout, objective) -> Diagnosis:
     horizon, norms, watched = rollout.horizon, {}, Watched(FULL)
 
     def note(rule, part, adjoints, cotangents) -> None:
-        sizes = adjoints.flatten(2).norm(dim=2)
+        sizes = norm(adjoints.flatten(2))
         norms.setdefault(rule, torch.zeros(horizon + 1, sizes.shape[1], dtype=sizes.dtype))
         norms[rule][part.start : part.stop + 1] = sizes.cpu()
 
@@ -112,7 +115,7 @@ def _diagnosis(difficulty: Any, epoch: int, rollout: Rollout, objective) -> Diag
     }
     letters = list(gradients)
     cosines = {
-        f"{one} {other}": float(torch.cosine_similarity(gradients[one], gradients[other]))
+        f"{one} {other}": float((_scaled(gradients[one]) * _scaled(gradients[other])).sum())
         for index, one in enumerate(letters)
         for other in letters[index + 1 :]
     }
@@ -121,18 +124,25 @@ def _diagnosis(difficulty: Any, epoch: int, rollout: Rollout, objective) -> Diag
         difficulty,
         epoch,
         float(result.losses.mean()),
-        {letter: float(gradient.norm()) for letter, gradient in gradients.items()},
+        {letter: float(norm(gradient)) for letter, gradient in gradients.items()},
         {letter: profile.tolist() for letter, profile in profiles.items()},
         [watched.ratios[t] for t in range(horizon)],
         cosines,
         float((torch.sign(physics) == torch.sign(gradients["R"])).double().mean()),
-        float(gradients["C"].square().sum() / physics.square().sum().clamp_min(1e-300)),
+        float(norm(gradients["C"]) / norm(physics).clamp_min(torch.finfo(physics.dtype).tiny)) ** 2,
         {letter: _exploded(profile[:, 1]) for letter, profile in profiles.items()},
     )
 
 
+def _scaled(gradient: torch.Tensor) -> torch.Tensor:
+    """Rows [P, n] of length 1, whose products neither overflow nor vanish."""
+    return gradient / norm(gradient, keepdim=True).clamp_min(torch.finfo(gradient.dtype).tiny)
+
+
 def _exploded(medians: torch.Tensor) -> int | None:
-    large = (medians > _EXPLODED * medians[-1].clamp_min(1e-30)).nonzero().flatten().tolist()
+    # Divided, since a thousand times the last may be beyond what there are numbers for.
+    last = medians[-1].clamp_min(torch.finfo(medians.dtype).tiny)
+    large = (medians / _EXPLODED > last).nonzero().flatten().tolist()
     return max(large, default=None)
 
 
@@ -155,4 +165,4 @@ def _draw(found: list[Diagnosis], study: Study, path: Path) -> Path:
     for axes in panels:
         plain_log(axes.yaxis)
     legend_below(figure, panels)
-    return save(figure, path)
+    return save_ours(figure, path)

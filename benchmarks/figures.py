@@ -7,11 +7,13 @@ from pathlib import Path
 import torch
 from matplotlib.colors import LogNorm
 
-from benchmarks.style import WIDEST, new_figure, power, save
+from benchmarks.style import WIDEST, new_figure, power, save_ours
 from engine import FULL, PHYSICS_ONLY, Rollout, current
+from engine.norms import norm
 from policies import Polynomial
 from training import SignAgreement, build_task
 from training.estimators import Backpropagation
+from training.outputs import check_folder
 
 Field = Callable[[torch.Tensor], torch.Tensor]
 
@@ -66,7 +68,8 @@ def descend(field: Field, steps: int = 200, rate: float = 0.1) -> torch.Tensor:
 
 
 def draw_figures(out: Path) -> list[Path]:
-    """Draw both figures into a directory; the runtime must be running."""
+    """Draw both figures into a directory; the runtime must be running. SettingError where there can be none."""
+    check_folder(out, "the figures")
     return [_draw_toy_fields(out / "fig1.png"), _draw_descents(out / "fig2.png")]
 
 
@@ -75,8 +78,8 @@ def _draw_toy_fields(path: Path, points: int = 161) -> Path:
     figure, panels = new_figure(WIDEST, 2.8, 3, sharey=True)
     shown = (
         ("loss", losses, 1e-5, 1e5),
-        ("|R|, full backpropagation", full.norm(dim=1), 1e-3, 1e3),
-        ("|M|, physics path only", physics.norm(dim=1), 1e-3, 1e3),
+        ("|R|, full backpropagation", norm(full), 1e-3, 1e3),
+        ("|M|, physics path only", norm(physics), 1e-3, 1e3),
     )
     for axes, (title, values, low, high) in zip(panels, shown, strict=True):
         image = axes.imshow(
@@ -85,7 +88,7 @@ def _draw_toy_fields(path: Path, points: int = 161) -> Path:
         axes.set(title=title, xlabel="θ₁")
         figure.colorbar(image, ax=axes, shrink=0.85, format=power)
     panels[0].set_ylabel("θ₂")
-    return save(figure, path)
+    return save_ours(figure, path)
 
 
 def _draw_descents(path: Path) -> Path:
@@ -100,7 +103,7 @@ def _draw_descents(path: Path) -> Path:
         axes.plot(2, 4, "o", color="#D55E00", markersize=4)
         axes.set(title=f"{name}: final loss {final_loss(way):.3g}", xlabel="θ₁", aspect="equal")
     panels[0].set_ylabel("θ₂")
-    return save(figure, path)
+    return save_ours(figure, path)
 
 
 def final_loss(way: torch.Tensor) -> float:

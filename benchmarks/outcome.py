@@ -3,9 +3,10 @@
 from pathlib import Path
 
 from benchmarks.style import picture_grid, save
-from engine import RunError
+from engine import RunError, SettingError
 from engine.drawing import GuiCanvas, Moment, Scene, drawing_of
 from training import Experiment, RunDirectory
+from training.outputs import PICTURES, check_new_file
 from training.summary import groups
 from training.viewing import member_of
 from training.viewing.simulation import Simulation, goal_of
@@ -21,14 +22,16 @@ def outcome_figure(path: Path, out: Path, seed: int = 0) -> Path:
 
     Args:
         path: of the run; needs a runtime of its precision.
-        out: the picture; it must not exist.
+        out: the picture, .png, .pdf, .svg or .jpg; it must not exist.
         seed: of the start.
 
     Raises:
         RunError: no run with an epoch there, or a file in the way.
+        SettingError: another ending, a place that cannot be written, a negative seed.
     """
-    if out.exists():
-        raise RunError(f"Expected a new file for the picture, got {out}, which exists; choose another --out.")
+    check_new_file(out, PICTURES, "the picture")
+    if seed < 0:
+        raise SettingError(f"Expected a seed of at least 0, got {seed}.")
     run = RunDirectory.open(path)
     records, labels = run.metrics(), Experiment.from_config(run.config).labels()
     if not records:

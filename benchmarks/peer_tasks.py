@@ -1,8 +1,9 @@
 """Guidance and quantum control in JAX, beside which `evenflow bench speed` times ours.
 
 As JAX is usually written: one jitted call of `jax.grad` through a `lax.scan`, `stop_gradient` where a path is cut, and
-Adam. The pair forces are all-pairs expressions, the Crank-Nicolson step a tridiagonal solve (`lax.linalg`), the
-convolutions `lax.conv_general_dilated`. Parameters come from our trainer, so that gradients can be compared.
+Adam as Keras has it. The pair forces are all-pairs expressions, the Crank-Nicolson step a tridiagonal solve
+(`lax.linalg`), the convolutions `lax.conv_general_dilated`. Parameters come from our trainer, so that gradients can be
+compared.
 """
 
 from collections.abc import Callable, Sequence

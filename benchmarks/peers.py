@@ -4,7 +4,7 @@ One update is a rollout of the n-pole cart-pole under an MLP policy, the gradien
 
     L = 1 - mean over the poles of cos(theta) at the last step, averaged over the batch
 
-by one of the variants, and an Adam step (learning rate 1e-3, eps 1e-7), in float32 on the CPU:
+by one of the variants, and a step of Adam as Keras has it (learning rate 1e-3, eps 1e-7), in float32 on the CPU:
 
     R  every path        M  physics path only      S  neither path      N  policy path only
     C  M's component where its sign is R's, else 0
@@ -57,12 +57,13 @@ class Problem:
 class Peer:
     """`update()` trains once and returns when it is done; `gradient()` is what the next update would follow.
 
-    `gradient()` lists the weights' gradients, then the biases'.
+    `gradient()` lists the weights' gradients, then the biases'; `parameters()` likewise what has been trained.
     """
 
     name: str
     update: Callable[[], None]
     gradient: Callable[[], list[np.ndarray]]
+    parameters: Callable[[], list[np.ndarray]]
 
 
 def use_one_core() -> None:
@@ -165,7 +166,7 @@ def compiled_peer(name: str, given: Any, initial_states: np.ndarray, gradient: C
         warmth1, warmth2 = (-jnp.expm1(count * np.log(beta)) for beta in (BETA1, BETA2))
 
         def move(p: Any, m: Any, s: Any) -> Any:
-            return p - LEARNING_RATE * (m / warmth1) / (jnp.sqrt(s / warmth2) + EPS)
+            return p - LEARNING_RATE * jnp.sqrt(warmth2) / warmth1 * m / (jnp.sqrt(s) + EPS)
 
         return jax.tree.map(move, parameters, mean, square), mean, square, count
 
@@ -181,11 +182,11 @@ def compiled_peer(name: str, given: Any, initial_states: np.ndarray, gradient: C
     def next_gradient() -> list[np.ndarray]:
         return [np.asarray(leaf) for leaf in jax.tree.leaves(jax.jit(gradient)(training[0], initial))]
 
-    return Peer(name, update, next_gradient)
+    return Peer(name, update, next_gradient, lambda: [np.asarray(leaf) for leaf in jax.tree.leaves(training[0])])
 
 
 def torch_peer(problem: Problem, variant: str) -> Peer:
-    """The update in eager PyTorch: autograd and `torch.optim.Adam`."""
+    """The update in eager PyTorch: autograd and `torch.optim.Adam`, with the eps that makes its step Keras'."""
     torch = require("torch")
     sweeps = SWEEPS[variant]
     initial = torch.tensor(problem.initial_states)
@@ -193,7 +194,7 @@ def torch_peer(problem: Problem, variant: str) -> Peer:
     biases = [torch.tensor(array, requires_grad=True) for array in problem.biases]
     parameters = [*weights, *biases]
     optimiser = torch.optim.Adam(parameters, LEARNING_RATE, (BETA1, BETA2), EPS, fused=True)
-    policy_open = sweeps[0][1]
+    policy_open, count = sweeps[0][1], 0
 
     class Gate(torch.autograd.Function):
         """The identity, whose cotangent passes only while `policy_open`: two backward passes, one graph."""
@@ -227,11 +228,15 @@ def torch_peer(problem: Problem, variant: str) -> Peer:
         return [combine(torch, each) for each in zip(*found, strict=True)]
 
     def update() -> None:
+        nonlocal count
         for parameter, found in zip(parameters, gradient(), strict=True):
             parameter.grad = found
+        count += 1
+        optimiser.param_groups[0]["eps"] = EPS / (1 - BETA2**count) ** 0.5
         optimiser.step()
 
-    return Peer(f"PyTorch {variant}", update, lambda: [found.numpy() for found in gradient()])
+    arrays = lambda: [parameter.detach().numpy() for parameter in parameters]  # noqa: E731
+    return Peer(f"PyTorch {variant}", update, lambda: [found.numpy() for found in gradient()], arrays)
 
 
 def require(module: str) -> Any:

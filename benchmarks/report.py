@@ -12,9 +12,11 @@ from matplotlib.axes import Axes
 
 from benchmarks.statistics import interquartile_mean, interval, probability_better, success_interval
 from benchmarks.study import FORMAT, final_loss, load_results, load_study
-from benchmarks.style import Style, epochs_and_log, legend_below, panel_figure, plain_number, save, styles_of
+from benchmarks.style import Style, epochs_and_log, legend_below, panel_figure, plain_number, save, save_ours, styles_of
 from engine import RunError, SettingError
 from training import task_options
+from training.files import write_ours
+from training.optimisers import optimiser_named, settings_to_file
 
 AXES = {"epochs": "epoch", "steps": "simulator steps", "time": "seconds of one training"}
 SPREADS = ("interval", "std")
@@ -96,14 +98,17 @@ def table(out: Path, threshold: float | None, costs: dict[str, dict[str, Any]]) 
 
 
 def write_report(out: Path, threshold: float | None, costs: dict[str, dict[str, Any]]) -> list[Path]:
-    """Write report.md, report.json and the figures of a study; returns their paths."""
+    """Write report.md, report.json and the figures of a study; returns their paths. What is not ours there stays."""
     rows = table(out, threshold, costs)
     study = load_study(out)
-    (out / "report.md").write_text(_markdown(rows, study, threshold))
-    plain = {"format": FORMAT, "study": study, "threshold": threshold, "rows": [asdict(row) for row in rows]}
-    (out / "report.json").write_text(json.dumps(_finite(plain), indent=1) + "\n")
+    told = {**study, "settings": settings_to_file(study["settings"])}
+    plain = {"format": FORMAT, "study": told, "threshold": threshold, "rows": [asdict(row) for row in rows]}
+    written = [
+        write_ours(out / "report.md", _markdown(rows, study, threshold)),
+        write_ours(out / "report.json", json.dumps(_finite(plain), indent=1) + "\n"),
+    ]
     figures = [loss_panels(out, axis, costs=costs) for axis in ("epochs", "time") if axis != "time" or costs]
-    return [out / "report.md", out / "report.json", *figures, paper_panels(out)]
+    return [*written, *figures, paper_panels(out)]
 
 
 def loss_panels(
@@ -140,7 +145,7 @@ def loss_panels(
         _finish(axes, f"{name} {difficulty}", AXES[axis])
         axes.grid(alpha=0.25)
     legend_below(figure, panels)
-    return save(figure, path or out / f"losses-{axis}.png")
+    return save(figure, path) if path is not None else save_ours(figure, out / f"losses-{axis}.png")
 
 
 def paper_panels(out: Path, smooth: int = 30) -> Path:
@@ -159,7 +164,7 @@ def paper_panels(out: Path, smooth: int = 30) -> Path:
                 axes.plot(np.arange(1, len(losses) + 1), losses, **line, label="" if index else variant)
         _finish(axes, f"{name} {difficulty}", "epoch")
     legend_below(figure, panels)
-    return save(figure, out / "losses-paper.png")
+    return save_ours(figure, out / "losses-paper.png")
 
 
 def _draw(
@@ -177,10 +182,14 @@ def _draw(
         filled = np.where(np.isnan(losses), np.inf, losses)
         middle, (low, high) = interquartile_mean(filled, axis=1), interval(filled, axis=1)
     else:
+        alive = ~np.isnan(losses).all(axis=1)
+        x, losses = x[alive], losses[alive]
         middle, deviation = np.nanmean(losses, axis=1), np.nanstd(losses, axis=1)
         low, high = np.maximum(middle - deviation, middle * 1e-2), middle + deviation
     finite = np.isfinite(middle)
     axes.plot(x[finite], middle[finite], **style.line(int(finite.sum())), label=variant)
+    if not finite.any():
+        return
     top = np.where(np.isfinite(high), high, np.nanmax(np.where(np.isfinite(losses), losses, np.nan)))
     axes.fill_between(x[finite], low[finite], top[finite], color=style.colour, alpha=0.15, linewidth=0)
 
@@ -204,7 +213,7 @@ def _per_epoch(axis: str, study: dict[str, Any], result: dict[str, Any], cost: d
     settings = study["settings"]
     updates = settings["train_samples"] // settings["batch_size"]
     if axis == "steps":
-        return updates * settings["batch_size"] * result["options"]["horizon"]
+        return float(updates * settings["batch_size"] * result["options"]["horizon"])
     if axis == "time":
         if cost is None:
             raise RunError("Expected measured costs of every gradient for an axis of time, got none.")
@@ -266,6 +275,8 @@ def _markdown(rows: list[Row], study: dict[str, Any], threshold: float | None) -
         "variant ends below R, ties counted half. Cost and memory: one training alone, the update's median and the "
         "planned buffers."
     )
+    name = study["settings"]["optimiser"]
+    note += f" Optimiser: {name}, {optimiser_named(name).description}."
     return "\n".join([*lines, "", note, ""])
 
 

@@ -3,7 +3,6 @@
 import base64
 import html
 import io
-import json
 import math
 import os
 import tempfile
@@ -15,13 +14,18 @@ from typing import Any
 import numpy as np
 import yaml
 
+from benchmarks.costs import load_costs
 from benchmarks.curves import loss_figure
 from benchmarks.report import AXES, loss_panels, reported, table
 from benchmarks.study import load_study
-from benchmarks.style import legend_below, new_figure, plain_log, styles_of
+from benchmarks.style import legend_below, new_figure, plain_log, settle, styles_of
 from engine import RunError
 from engine.drawing import GuiCanvas
+from engine.norms import norm_of_array
 from training import Experiment, RunDirectory, gradient_named, task_options
+from training.files import is_ours, reason, write_ours, write_whole
+from training.optimisers import settings_from_file, settings_to_file
+from training.outputs import check_new_file
 from training.summary import groups, outcomes
 from training.viewing import Show, Watched, member_of
 from training.viewing.simulation import Simulation
@@ -53,25 +57,27 @@ def write_page(path: Path, out: Path | None = None) -> Path:
 
     Args:
         path: of the run or study.
-        out: the file; by default report.html in `path`, where it may replace an earlier one.
+        out: the file; by default report.html in `path`, where it may replace an earlier one of ours.
 
     Raises:
         RunError: no run or study there, nothing finished in it, or a file of the reader's own in the way.
+        SettingError: an `out` that is no .html, or where nothing can be written.
     """
-    if out is not None and out.exists():
-        raise RunError(f"Expected a new file for the report, got {out}, which exists; choose another --out.")
-    parts = _study_parts(path) if (path / "study.yaml").exists() else _run_parts(path)
+    if out is not None:
+        check_new_file(out, (".html", ".htm"), "the report")
     target = out or path / "report.html"
-    part = target.with_name(f".{target.name}.part")
+    if os.path.lexists(target) and not is_ours(target):
+        raise RunError(
+            f"Expected {target} to be as Evenflow wrote it, got a file of your own or one that was changed; move it, "
+            "or choose another place with --out."
+        )
+    parts = _study_parts(path) if (path / "study.yaml").exists() else _run_parts(path)
+    if out is None:
+        return write_ours(target, _page(*parts))
     try:
-        part.write_text(_page(*parts), encoding="utf-8")
-        os.replace(part, target)
+        return write_whole(target, _page(*parts))
     except OSError as error:
-        raise RunError(f"Expected a report that can be written, got {target}: {error.strerror}.") from error
-    finally:
-        if part.parent.is_dir():
-            part.unlink(missing_ok=True)
-    return target
+        raise RunError(f"Expected a report that can be written, got {target}: {reason(error)}.") from error
 
 
 def _run_parts(path: Path) -> tuple[str, list[tuple[str, str]]]:
@@ -94,13 +100,14 @@ def _run_parts(path: Path) -> tuple[str, list[tuple[str, str]]]:
         + ([] if success is None else [row.solved])
         for row in outcomes(labels, records[-1]["test_loss"], success)
     ]
-    epochs = f"{records[-1]['epoch']} of {experiment.epochs} epochs"
+    done = records[-1]["epoch"]  # runs of before totals were recorded may have more than they say
+    epochs = f"{done} of {max(done, experiment.epochs)} epochs"
     return f"{experiment.task}: {path.name}", [
         (f"Test loss after {epochs}", _table(heads, rows)),
         ("Curves", _run_curves(run, labels)),
         ("Last frames", _last_frames(controllers)),
         ("Adjoint profile", _adjoint_profile(controllers)),
-        ("Configuration", f"<pre>{html.escape(yaml.safe_dump(run.config, sort_keys=False))}</pre>"),
+        ("Configuration", _configuration(run.config)),
     ]
 
 
@@ -109,7 +116,7 @@ def _study_parts(path: Path) -> tuple[str, list[tuple[str, str]]]:
     config = load_study(path)
     results = reported(path)
     kind = task_options(config["task"])
-    costs = _json(path / "costs.json")
+    costs = load_costs(path)
     name, success = kind.difficulty[0], kind(**results[0]["options"]).build().success
     rows = [
         [row.difficulty, row.name, f"{row.learning_rate:g}", row.seeds, f"{row.loss:.3g}",
@@ -126,8 +133,14 @@ def _study_parts(path: Path) -> tuple[str, list[tuple[str, str]]]:
         ("Curves", "".join(_study_curves(path, axis, costs) for axis in curves)),
         ("Last frames", _last_frames(controllers)),
         ("Adjoint profile", _adjoint_profile(controllers)),
-        ("Configuration", f"<pre>{html.escape(yaml.safe_dump(config, sort_keys=False))}</pre>"),
+        ("Configuration", _configuration(config)),
     ]
+
+
+def _configuration(config: dict[str, Any]) -> str:
+    """A configuration as YAML, in which no Adam stands without saying which."""
+    told = {**config, "settings": settings_to_file(settings_from_file(config["settings"]))}
+    return f"<pre>{html.escape(yaml.safe_dump(told, sort_keys=False))}</pre>"
 
 
 def _of_hardest(path: Path, config: dict[str, Any], results: Sequence[dict[str, Any]]) -> list[Watched]:
@@ -172,9 +185,11 @@ def _adjoint_profile(controllers: Sequence[Watched]) -> str:
     swept = [simulation.run(simulation.initial(seed), last).adjoints for seed in range(_SAMPLES)]
     figure, (axes,) = new_figure(6, 3.8)
     for letter, style in styles_of(_PROFILES).items():
-        norms = np.stack([np.linalg.norm(one[letter].reshape(len(one[letter]), -1), axis=1) for one in swept])
+        norms = np.stack([norm_of_array(one[letter].reshape(len(one[letter]), -1)) for one in swept])
         norms = np.where(norms > 0, norms, np.nan)
         known = np.isfinite(norms).any(0)
+        if not known.any():  # a controller whose every rollout diverges
+            continue
         steps = np.flatnonzero(known)
         low, middle, high = np.nanquantile(norms[:, known], (0.05, 0.5, 0.95), axis=0)
         axes.plot(steps, middle, **style.line(len(steps)), label=letter)
@@ -184,6 +199,7 @@ def _adjoint_profile(controllers: Sequence[Watched]) -> str:
     legend_below(figure, [axes])
     axes.grid(alpha=0.25)
     buffer = io.BytesIO()
+    settle(figure)
     figure.savefig(buffer, format="png")
     caption = (
         f"On the rollouts of {controller.name} from {_SAMPLES} starts: medians, and 5 to 95%. C: M's adjoint where its "
@@ -241,7 +257,3 @@ def _number(value: float | None) -> str:
 
 def _loss(value: float | None) -> float:
     return math.inf if value is None else value
-
-
-def _json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text()) if path.exists() else {}

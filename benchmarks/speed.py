@@ -14,7 +14,7 @@ import statistics
 import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -28,9 +28,12 @@ from rich.table import Table
 from benchmarks import peers
 from benchmarks.peer_tasks import guidance_task, jax_task_peer, quantum_task
 from benchmarks.timing import PHASES, in_turns, phases
-from engine import RunError, SettingError, init
+from engine import RunError, init
+from engine.checks import one_of, whole
+from engine.norms import norm
 from policies import MLP
 from training import GRADIENTS, Member, Trainer, build_task, gradient_named
+from training.outputs import check_new_file
 from training.task import generator
 
 TASKS = ("cart-pole", "guidance", "quantum")
@@ -41,13 +44,11 @@ def speed(
     console: Console, rounds: int, members: int, out: Path | None = None, task: str = "cart-pole"
 ) -> dict[str, Any]:
     """Measure, print the tables, and write the figures to `out`, which must not exist."""
-    if task not in TASKS:
-        raise SettingError(f"Expected a task among {', '.join(TASKS)} to time, got {task!r}.")
+    one_of(f"a task among {', '.join(TASKS)} to time", task, TASKS)
     for name, value in (("rounds", rounds), ("members", members)):
-        if value < 1:
-            raise SettingError(f"Expected {name} of at least 1, got {value}.")
-    if out is not None and out.exists():
-        raise RunError(f"Expected a new file for the results, got {out}, which exists; choose another --out.")
+        whole(f"{name} of at least 1", value)
+    if out is not None:
+        check_new_file(out, (".json",), "the results")
     with console.status("timing one controller on one core"):
         alone = _apart("alone", rounds, task)
     with console.status(f"timing {members} controllers together"):
@@ -159,22 +160,28 @@ def _layers(trainer: Trainer, flat: torch.Tensor) -> list[tuple[torch.Tensor, to
 
 
 def disagreement(trainer: Trainer, initial: torch.Tensor, peer: peers.Peer) -> float:
-    """|g_peer - g| / |g| at the weights both start from; in whatever order the peer lists its arrays."""
-    _, gradient = trainer.gradient(initial)
-    theirs = [torch.tensor(array) for array in peer.gradient()]
-    pairs = _layers(trainer, gradient)
+    """|g_peer - g| / |g| at the weights both start from."""
+    return apart_by(trainer, trainer.gradient(initial)[1], peer.gradient())
+
+
+def apart_by(trainer: Trainer, flat: torch.Tensor, arrays: Sequence[Any]) -> float:
+    """|theirs - ours| / |ours|, in whatever order the peer lists its arrays."""
+    theirs = [torch.tensor(array) for array in arrays]
+    pairs = _layers(trainer, flat)
     ours = [part for pair in pairs for part in pair]
     if [part.shape for part in theirs] != [part.shape for part in ours]:
         ours = [weights for weights, _ in pairs] + [biases for _, biases in pairs]
-    difference = sum(float((one - other).square().sum()) for one, other in zip(theirs, ours, strict=True))
-    return (difference / float(gradient.square().sum())) ** 0.5
+    one, other = (torch.cat([part.flatten() for part in parts]) for parts in (theirs, ours))
+    return float(norm(one - other) / norm(other))
 
 
 def _apart(*arguments: object) -> dict[str, Any]:
     command = [sys.executable, "-m", "benchmarks.speed", *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise RunError(f"Expected the measurement to finish, got: {done.stderr.strip().splitlines()[-1]}")
+        said = done.stderr.strip().splitlines()
+        reason = said[-1].rstrip(".") if said else f"exit status {done.returncode} without a word"
+        raise RunError(f"Expected the measurement to finish, got: {reason}.")
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 

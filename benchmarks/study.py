@@ -10,9 +10,11 @@ are given, each variant's is chosen on tuning seeds (1000 and up) that no report
 """
 
 import json
+import math
 import os
 import platform
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -21,9 +23,16 @@ from typing import Any
 import yaml
 
 from benchmarks.statistics import interquartile_mean
+from benchmarks.study_checks import check_result, check_study, is_result
 from engine import RunError, SettingError, current
+from engine.checks import plain, whole
 from training import Experiment, RunDirectory, TrainingSettings, read_checkpoint, resume, task_options, train
 from training.experiment import Progress
+from training.files import reason, write_whole
+from training.lock import LOCK, only_writer
+from training.metrics import from_json
+from training.optimisers import settings_from_file, settings_to_file
+from training.stopping import Stopped, Stopping
 from training.trainer import Trainer
 
 FORMAT = 1
@@ -60,10 +69,12 @@ class Study:
     def __post_init__(self):
         kind = task_options(self.task)
         for name in ("seeds", "tuning_seeds"):
-            if getattr(self, name) < 1:
-                raise SettingError(f"Expected at least 1 of {name.replace('_', ' ')}, got {getattr(self, name)}.")
+            object.__setattr__(self, name, whole(f"at least 1 of {name.replace('_', ' ')}", getattr(self, name)))
+        if self.seeds > TUNING_SEED:
+            raise SettingError(f"Expected at most {TUNING_SEED} seeds, where those for tuning begin, got {self.seeds}.")
         if not self.difficulties:
             object.__setattr__(self, "difficulties", tuple(kind.difficulty[1]))
+        object.__setattr__(self, "difficulties", tuple(plain(value) for value in self.difficulties))
         if len(set(self.difficulties)) < len(self.difficulties):
             raise SettingError(f"Expected difficulties without repetition, got {list(self.difficulties)}.")
         if self.difficulty in self.options:
@@ -84,7 +95,7 @@ class Study:
             raise SettingError(f"Expected values of {name} as difficulties, got the option {name} = {given}.")
         values = []
         for value in difficulties:
-            if type(default)(value) != value:
+            if not math.isfinite(value) or type(default)(value) != value:
                 raise SettingError(f"Expected {name} as {type(default).__name__}, got {value}.")
             values.append(type(default)(value))
         return cls(task, options, tuple(values), **settings)
@@ -115,7 +126,7 @@ class Study:
         )
 
     def to_config(self) -> dict[str, Any]:
-        """Plain values, with the runtime: what a study's directory is known by."""
+        """Plain values, with the runtime: what a study's directory is known by, and what `load_study` finds there."""
         runtime = current()
         values = json.loads(json.dumps(asdict(self)))
         where = {"backend": runtime.backend, "precision": runtime.precision}
@@ -133,83 +144,125 @@ class Pack:
 
 
 def run_study(
-    study: Study, out: Path, progress: Callable[[Pack, int], Progress | None] = lambda pack, left: None
+    study: Study,
+    out: Path,
+    progress: Callable[[Pack, int], Progress | None] = lambda pack, left: None,
+    stopping: Stopping | None = None,
 ) -> None:
-    """Train whatever of the study is not trained yet.
+    """Train whatever of the study is not trained yet. KeyboardInterrupt where a signal stops it.
 
     Args:
         study: what to train.
         out: a new directory, or that of this very study.
         progress: called before each pack with the number of packs left; what it returns sees every epoch.
+        stopping: who listens to signals, if the caller does.
+
+    Raises:
+        RunError: a directory of something else, one in which another process trains, or that cannot be written.
     """
-    _claim(study, out)
-    for difficulty in study.difficulties:
-        chosen: tuple[Variant, ...] = ()
-        if len(study.learning_rates) > 1:
-            tuning = _packs(study, out, "tuning", difficulty, range(TUNING_SEED, TUNING_SEED + study.tuning_seeds), ())
-            _train_all(tuning, out, progress)
-            chosen = _best_rates(out, study, difficulty)
-        _train_all(_packs(study, out, "report", difficulty, range(study.seeds), chosen), out, progress)
+    if not out.is_dir() or not any(out.iterdir()):
+        for difficulty in study.difficulties:  # what cannot be trained leaves no directory behind
+            study.experiment(difficulty, range(1)).trainer()
+    with _claimed(study, out), Stopping() if stopping is None else nullcontext(stopping) as stop:
+        for difficulty in study.difficulties:
+            chosen: tuple[Variant, ...] = ()
+            if len(study.learning_rates) > 1:
+                seeds = range(TUNING_SEED, TUNING_SEED + study.tuning_seeds)
+                _train_all(_packs(study, out, "tuning", difficulty, seeds, ()), out, progress, stop)
+                chosen = _best_rates(out, study, difficulty)
+            _train_all(_packs(study, out, "report", difficulty, range(study.seeds), chosen), out, progress, stop)
 
 
 def load_study(out: Path) -> dict[str, Any]:
-    """The configuration of the study in a directory."""
+    """The configuration of the study in a directory; what was called adam before Keras' form is adam-torch in it."""
     file = out / "study.yaml"
     try:
         config = yaml.safe_load(file.read_text())
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise RunError(f"Expected a study with a study.yaml, got {out}, which has none.") from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise RunError(f"Expected {file} as plain YAML, got something that cannot be read as such.") from error
     if not isinstance(config, dict) or config.get("kind") != _KIND:
         raise RunError(f"Expected {file} to describe a study, got other content.")
     if config.get("format") != FORMAT:
         raise RunError(f"Expected a study of format {FORMAT}, got format {config.get('format')!r} in {file}.")
+    config = {**config, "settings": settings_from_file(config.get("settings"))}
+    check_study(Study, config, file)
     return config
 
 
 def load_results(out: Path) -> list[dict[str, Any]]:
-    """Every training that is done, one dictionary each; a line cut off by a kill is left out."""
-    file, task = out / "results.jsonl", load_study(out)["task"]
+    """Every training that is done, one dictionary each; a line cut off by a kill is left out, a damaged one told."""
+    file, study = out / "results.jsonl", load_study(out)
+    task = study["task"]
+    try:
+        lines = file.read_bytes().split(b"\n")[:-1]
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise RunError(f"Expected results that can be read, got {file}: {reason(error)}.") from error
     results = []
-    for number, line in enumerate(file.read_text().splitlines(keepends=True) if file.exists() else []):
-        if not line.endswith("\n"):
-            break
-        try:
-            result = json.loads(line)
-            version_, of = result["format"], result["task"]
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+    for number, line in enumerate(lines, start=1):
+        result = from_json(line)
+        if not isinstance(result, dict) or not {"format", "task"} <= set(result):
+            raise RunError(f"Expected a training's result in line {number} of {file}, got something else.")
+        if (result["format"], result["task"]) != (FORMAT, task):
             raise RunError(
-                f"Expected a training's result in line {number + 1} of {file}, got something else."
-            ) from error
-        if (version_, of) != (FORMAT, task):
-            raise RunError(
-                f"Expected results of {task} in format {FORMAT}, got {of} in format {version_} in line {number + 1} "
-                f"of {file}."
+                f"Expected results of {task} in format {FORMAT}, got {result['task']} in format {result['format']} in "
+                f"line {number} of {file}."
             )
-        results.append(result)
+        if not is_result(result):
+            raise RunError(
+                f"Expected a training's settings and its losses of every epoch in line {number} of {file}, got "
+                "something else."
+            )
+        check_result(study, result, f"line {number} of {file}")
+        results.append({**result, "settings": settings_from_file(result.get("settings"))})
     return results
 
 
-def _claim(study: Study, out: Path) -> None:
-    """Make the directory, or make sure that it is this study's."""
-    config = study.to_config()
+@contextmanager
+def _claimed(study: Study, out: Path) -> Iterator[None]:
+    """Make the directory, or make sure that it is this study's, and be the only one who writes it."""
     try:
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            if not (out / "study.yaml").exists():
-                raise RunError(f"Expected a new directory or a study's, got {out}, which holds something else.")
-            there = load_study(out)
-            different = [name for name in config if there.get(name) != config[name]]
-            if different:
-                raise RunError(
-                    f"Expected the settings that {out} was begun with, got other {', '.join(different)}; choose "
-                    "another --out."
-                )
-            return
+        _check_place(study, out)
         out.mkdir(parents=True, exist_ok=True)
-        (out / "study.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
     except OSError as error:
-        raise RunError(f"Expected a directory that can be written, got {out}: {error.strerror}.") from error
+        raise RunError(f"Expected a directory that can be written, got {out}: {reason(error)}.") from error
+    with only_writer(out, "study"):
+        try:
+            _check_place(study, out)
+            if not (out / "study.yaml").exists():
+                config = study.to_config()
+                written = {**config, "settings": settings_to_file(config["settings"])}
+                write_whole(out / "study.yaml", yaml.safe_dump(written, sort_keys=False))
+        except OSError as error:
+            raise RunError(f"Expected a directory that can be written, got {out}: {reason(error)}.") from error
+        yield
+
+
+def _check_place(study: Study, out: Path) -> None:
+    """RunError unless the directory is new, empty or this study's."""
+    if not out.exists() or (out.is_dir() and all(entry.name == LOCK for entry in out.iterdir())):
+        return
+    if not (out / "study.yaml").exists():
+        raise RunError(f"Expected a new directory or a study's, got {out}, which holds something else.")
+    check_same(study.to_config(), load_study(out), out)
+
+
+def check_same(config: dict[str, Any], there: dict[str, Any], out: Path) -> None:
+    """RunError unless a study's configuration is that of the study `there`, in the directory `out`."""
+    different = [name for name in config if there.get(name) != config[name]]
+    ours, theirs = ((values.get("settings") or {}).get("optimiser") for values in (config, there))
+    if "settings" in different and ours != theirs:
+        raise RunError(
+            f"Expected the optimiser that {out} was begun with, {theirs}, got {ours}; continue with --optimiser "
+            f"{theirs} or choose another --out."
+        )
+    if different:
+        raise RunError(
+            f"Expected the settings that {out} was begun with, got other {', '.join(different)}; choose another --out."
+        )
 
 
 def _packs(
@@ -245,33 +298,34 @@ def _members_that_fit(experiment: Experiment) -> int:
     return max(1, int(free / 2 / needed))
 
 
-def _train_all(packs: list[Pack], out: Path, progress: Callable[[Pack, int], Progress | None]) -> None:
+def _train_all(
+    packs: list[Pack], out: Path, progress: Callable[[Pack, int], Progress | None], stopping: Stopping
+) -> None:
     done = {_key(result) for result in load_results(out)}
     waiting = [pack for pack in packs if not all(_key(line) in done for line in _lines(pack))]
     for index, pack in enumerate(waiting):
         watch = progress(pack, len(waiting) - index)
         if (pack.path / "config.yaml").exists():
-            trainer = resume(pack.path, watch)
+            trainer = resume(pack.path, watch, stopping=stopping)
         else:
-            trainer = train(pack.experiment, pack.path, watch)
-        if trainer.epoch < pack.experiment.epochs:
-            raise KeyboardInterrupt
-        _append(pack, trainer, out)
+            trainer = train(pack.experiment, pack.path, watch, stopping)
+        if trainer.epoch >= pack.experiment.epochs:
+            _append(pack, trainer, out)
+        if stopping.requested is not None:
+            raise Stopped(stopping.requested, "give the same command again to go on")
 
 
 def _append(pack: Pack, trainer: Trainer, out: Path) -> None:
     file = out / "results.jsonl"
-    kept = load_results(out)
-    done = {_key(result) for result in kept}
+    done = {_key(result) for result in load_results(out)}
     records = RunDirectory.open(pack.path).metrics()
     lines = [line for line in _lines(pack, trainer, records) if _key(line) not in done]
-    text = "".join(json.dumps(line) + "\n" for line in lines)
-    if file.exists() and not file.read_bytes().endswith(b"\n"):
-        file.write_text("".join(json.dumps(line) + "\n" for line in kept))
-    with open(file, "a") as handle:
-        handle.write(text)
-        handle.flush()
-        os.fsync(handle.fileno())
+    try:
+        there = file.read_bytes() if file.exists() else b""
+        whole_lines = there[: there.rfind(b"\n") + 1]  # without one that a kill cut off
+        write_whole(file, whole_lines + "".join(json.dumps(line) + "\n" for line in lines).encode())
+    except OSError as error:
+        raise RunError(f"Expected results that can be written, got {file}: {reason(error)}.") from error
 
 
 def _lines(
@@ -294,7 +348,7 @@ def _lines(
         if trainer is not None and records is not None:
             divergence = trainer.divergences.get(member)
             line |= {
-                "settings": asdict(experiment.settings),
+                "settings": settings_to_file(asdict(experiment.settings)),
                 "backend": runtime.backend,
                 "precision": runtime.precision,
                 "versions": {"python": platform.python_version(), **packages},

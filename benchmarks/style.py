@@ -3,6 +3,7 @@
 Figures are at most `WIDEST` inches wide, so that their letters can be read where a page of 850 pixels shows them.
 """
 
+import io
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
+from engine import RunError
+from training.files import reason, write_ours, write_whole
 from training.viewing import GRADIENT_COLOURS, GRADIENT_DASHES
 
 WIDEST = 8.5
@@ -162,10 +165,33 @@ def legend_below(figure: Figure, panels: Sequence[Axes]) -> None:
 
 
 def save(figure: Figure, path: Path) -> Path:
-    """Write the figure; the directory is made if it is not there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
-    return path
+    """Write the figure, whole or not at all; the directory is made if it is not there. RunError if it cannot be."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return write_whole(path, _rendered(figure, path))
+    except OSError as error:
+        raise RunError(f"Expected a figure that can be written, got {path}: {reason(error)}.") from error
+
+
+def save_ours(figure: Figure, path: Path) -> Path:
+    """As `save`, in place of an earlier one of ours or beside what is not; returns where it stands."""
+    return write_ours(path, _rendered(figure, path))
+
+
+def _rendered(figure: Figure, path: Path) -> bytes:
+    settle(figure)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=path.suffix[1:] or None)
+    return buffer.getvalue()
+
+
+def settle(figure: Figure) -> None:
+    """Say so in panels of a log axis that have nothing to show, as where everything diverged; to be called last."""
+    for axes in figure.axes:
+        values = np.concatenate([np.empty(0), *(np.ravel(line.get_ydata()) for line in axes.lines)]).astype(float)
+        if axes.get_yscale() == "log" and not (np.isfinite(values) & (values > 0)).any():
+            axes.set(yscale="linear", ylim=(0, 1), yticks=[])
+            axes.text(0.5, 0.5, "nothing finite to show", transform=axes.transAxes, ha="center", va="center")
 
 
 def epochs_and_log(axes: Axes) -> None:
@@ -181,6 +207,8 @@ def plain_log(axis: Axis) -> None:
     Numbers are all written out, or all as 1e-8 where some would have more than four places before their first digit.
     """
     low, high = sorted(axis.get_view_interval())
+    if not low > 0:
+        return  # nothing to show
     subs = (1,) if high >= 100 * low else (1, 2, 5) if high > 10 * low else tuple(range(1, 10))
     axis.set_major_locator(LogLocator(subs=subs))
     if len(_inside(axis.get_majorticklocs(), low, high)) < 2:

@@ -1,5 +1,6 @@
 """Controllers of a run, tested at other values of the option that makes their task harder, such as other sizes."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,8 @@ def transferred(path: Path, values: Sequence[float]) -> dict[Any, list[float]]:
         RunError: no run there, or one without checkpoints.
         SettingError: values of the wrong type, or for which the policy has another number of parameters.
     """
+    if not values or len(set(values)) < len(values):
+        raise SettingError(f"Expected different values to test at, got {list(values)}.")
     run = RunDirectory.open(path)
     experiment = Experiment.from_config(run.config)
     labels = experiment.labels()
@@ -33,7 +36,7 @@ def transferred(path: Path, values: Sequence[float]) -> dict[Any, list[float]]:
     trained = controllers[0].task.policy(1, dtype, device).parameter_count
     found = {}
     for value in values:
-        if kind(value) != value:
+        if not math.isfinite(value) or kind(value) != value:
             raise SettingError(f"Expected {name} as {kind.__name__}, got {value}.")
         task = replace(options, **{name: kind(value)}).build()
         policy = task.policy(len(labels), dtype, device)

@@ -6,12 +6,13 @@ from typing import Any
 
 from rich.console import Console
 
-from benchmarks.costs import measure_costs
+from benchmarks.costs import load_costs, measure_costs
 from benchmarks.diagnostics import diagnose, write_diagnostics
 from benchmarks.report import reported, table, write_report
-from benchmarks.study import Pack, Study, load_study, run_study
-from engine import RunError
+from benchmarks.study import Pack, Study, check_same, load_study, run_study
 from training.display import TrainingProgress
+from training.files import write_ours
+from training.stopping import CLOSED_PIPE, Stopped
 
 
 def compare(study: Study, out: Path, console: Console, train: bool = True) -> list[Path]:
@@ -20,12 +21,12 @@ def compare(study: Study, out: Path, console: Console, train: bool = True) -> li
         watch = _Watch(study, console)
         try:
             run_study(study, out, watch)
+        except BrokenPipeError as error:
+            console.quiet = True
+            raise Stopped(CLOSED_PIPE, "give the same command again to go on") from error
         finally:
             watch.close()
-    config = load_study(out)
-    different = [name for name, value in study.to_config().items() if config.get(name) != value]
-    if different:
-        raise RunError(f"Expected the settings that {out} was begun with, got other {', '.join(different)}.")
+    check_same(study.to_config(), load_study(out), out)
     reported(out)
     threshold = study.experiment(study.difficulties[0], range(1)).task_options.build().success
     costs = _costs(study, out, console)
@@ -45,10 +46,10 @@ def _costs(study: Study, out: Path, console: Console) -> dict[str, Any]:
     """Measured once for each study, since figures from busier moments would not be comparable."""
     file = out / "costs.json"
     if file.exists():
-        return json.loads(file.read_text())
+        return load_costs(out)
     with console.status("timing one training of each gradient"):
         costs = measure_costs(study)
-    file.write_text(json.dumps(costs, indent=1) + "\n")
+    write_ours(file, json.dumps(costs, indent=1) + "\n")
     return costs
 
 

@@ -50,6 +50,22 @@ class ControllerRecord(Protocol):
         ...
 
 
+class ControllerWatch(Protocol):
+    """Keeps one record in step with its controller, whose parameters anyone may change between rollouts."""
+
+    def begin(self) -> None:
+        """Called before every forward rollout: from here on the record computes with the controller as it is now."""
+        ...
+
+    def changed(self) -> str | None:
+        """What is no longer as it was at `begin`, in words; None if nothing has changed."""
+        ...
+
+    def frozen(self) -> torch.Tensor | None:
+        """Which parameters [parameters] are not to be trained: their gradient is 0. None if all are."""
+        ...
+
+
 class Controller(Protocol):
     """A state-feedback controller with flat parameters, one row for each member of an ensemble."""
 
@@ -64,6 +80,17 @@ class Controller(Protocol):
 
     @property
     def device(self) -> torch.device: ...
+
+    def check(self, state_shape: tuple[int, ...], control_shape: tuple[int, ...], differentiated: bool) -> None:
+        """Raise unless it maps states of this shape to such controls, each sample's by itself and without memory.
+
+        Only what is to be `differentiated` needs derivatives.
+        """
+        ...
+
+    def watch(self, record: ControllerRecord, differentiated: bool) -> ControllerWatch:
+        """What keeps `record` in step with the controller; asked for once."""
+        ...
 
     def record(
         self, slots: int, batch: int, state_shape: tuple[int, ...], control_shape: tuple[int, ...]

@@ -5,6 +5,10 @@ class EvenflowError(Exception):
     """Base of every error that a user's input can cause."""
 
 
+class EvenflowWarning(UserWarning):
+    """What a user should know of a computation that goes on."""
+
+
 class BackendError(EvenflowError):
     """A backend, precision or device that is not there or does not fit."""
 

@@ -4,12 +4,18 @@ import ctypes
 import math
 import re
 import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, overload
 
 from engine.errors import BudgetError
 
 _UNITS = {"": 1, "b": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30, "kb": 10**3, "mb": 10**6, "gb": 10**9}
 _M_MMAP_THRESHOLD = -3  # malloc.h
+# Taichi indexes arrays by 32-bit integers.
+MOST_ELEMENTS = 2**31 - 1
+# Plans of fewer segments are counted slot by slot.
+_FEW_SEGMENTS = 64
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,40 @@ class Segment:
 
 
 @dataclass(frozen=True)
+class Segments(Sequence[Segment]):
+    """A horizon cut into segments of `length` steps (the last may be shorter), each made when it is asked for."""
+
+    horizon: int
+    length: int
+    block: int
+
+    def __len__(self) -> int:
+        return -(-self.horizon // self.length)
+
+    @overload
+    def __getitem__(self, index: int) -> Segment: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Segment]: ...
+    def __getitem__(self, index):
+        found = range(0, self.horizon, self.length)[index]
+        return [self._starting(start) for start in found] if isinstance(index, slice) else self._starting(found)
+
+    def index(self, value: Any, start: int = 0, stop: int | None = None) -> int:
+        place = range(len(self))[start:stop].index(value.start // self.length)
+        return range(len(self))[start:stop][place]
+
+    def _starting(self, start: int) -> Segment:
+        return Segment(start, min(start + self.length, self.horizon), start // self.block * self.block)
+
+    def slots(self) -> int:
+        """Slots that hold any segment with whole blocks around it; of many segments a bound, which most reach."""
+        if len(self) <= _FEW_SEGMENTS:
+            return max(min(-(-part.stop // self.block) * self.block, self.horizon) - part.base for part in self)
+        latest = self.block - math.gcd(self.length, self.block)  # where in its block a segment begins at the latest
+        return min(self.horizon, -(-(latest + self.length) // self.block) * self.block)
+
+
+@dataclass(frozen=True)
 class MemoryPlan:
     """Segments of a rollout and the bytes they will take.
 
@@ -52,7 +92,7 @@ class MemoryPlan:
         predicted: bytes of all buffers at the peak of the backward pass.
     """
 
-    segments: tuple[Segment, ...]
+    segments: Segments
     slots: int
     predicted: int
 
@@ -65,6 +105,7 @@ def plan(
     bytes_per_checkpoint: int,
     bytes_fixed: int,
     segment: int | None = None,
+    elements_per_slot: int = 0,
 ) -> MemoryPlan:
     """Choose the longest segments that fit.
 
@@ -72,10 +113,11 @@ def plan(
         horizon: steps T.
         block: steps that are linearised together.
         memory: budget for all buffers, bytes or text such as "2GiB"; None stores everything.
-        bytes_per_slot: bytes of one step's states, adjoints and linearisation.
+        bytes_per_slot: bytes of one step's states, adjoints, linearisation and launches.
         bytes_per_checkpoint: bytes of one stored first state.
         bytes_fixed: bytes that do not depend on the segment.
         segment: a segment length that overrides the budget.
+        elements_per_slot: elements that a slot takes in the largest array, of which kernels can index 2³¹ - 1.
 
     Raises:
         BudgetError: no segment length fits.
@@ -83,31 +125,47 @@ def plan(
     budget = None if memory is None else parse_bytes(memory)
 
     def candidate(length: int) -> MemoryPlan:
-        segments = []
-        for start in range(0, horizon, length):
-            segments.append(Segment(start, min(start + length, horizon), start // block * block))
-        slots = max(max(stop for _, stop in part.blocks(block, horizon)) for part in segments)
-        checkpoints = len(segments) if len(segments) > 1 else 0
+        segments = Segments(horizon, length, block)
+        slots, checkpoints = segments.slots(), len(segments) if len(segments) > 1 else 0
         predicted = bytes_fixed + slots * bytes_per_slot + checkpoints * bytes_per_checkpoint
-        return MemoryPlan(tuple(segments), slots, predicted)
+        return MemoryPlan(segments, slots, predicted)
 
-    if segment is not None:
-        return candidate(min(segment, horizon))
-    everything = candidate(horizon)
-    if budget is None or everything.predicted <= budget:
-        return everything
-    # Of all lengths that give as many segments, the shortest needs the fewest slots.
-    lengths = sorted({-(-horizon // count) for count in range(2, horizon + 1)}, reverse=True)
-    smallest = everything
-    for length in lengths:
+    def indexable(plan_: MemoryPlan) -> bool:
+        return (plan_.slots + 1) * elements_per_slot <= MOST_ELEMENTS
+
+    chosen = candidate(horizon if segment is None else min(segment, horizon))
+    if segment is not None or budget is None:
+        if not indexable(chosen):
+            raise BudgetError(
+                f"Expected arrays of at most {MOST_ELEMENTS} elements, which is what kernels can index, got "
+                f"{(chosen.slots + 1) * elements_per_slot} for {chosen.slots} stored steps; give a memory budget, "
+                "or lower the batch or the horizon."
+            )
+        return chosen
+    if chosen.predicted <= budget and indexable(chosen):
+        return chosen
+    smallest = chosen
+    for length in _lengths(horizon):
         plan_ = candidate(length)
-        if plan_.predicted <= budget:
+        # Segments of whole blocks take no slots of their neighbours'.
+        if length % block and plan_.slots > (whole := -(-length // block) * block) < horizon:
+            plan_ = candidate(whole)
+        if plan_.predicted <= budget and indexable(plan_):
             return plan_
-        smallest = min(smallest, plan_, key=lambda entry: entry.predicted)
+        smallest = min(smallest, plan_, key=lambda entry: (not indexable(entry), entry.predicted))
     raise BudgetError(
         f"Expected a memory budget of at least {format_bytes(smallest.predicted)} for {horizon} steps, "
         f"got {format_bytes(budget)}; raise memory, or lower the batch or the horizon."
     )
+
+
+def _lengths(horizon: int) -> Iterator[int]:
+    """Of all lengths that give as many segments the shortest, which needs the fewest slots; for 2 segments and more."""
+    length = horizon
+    while length > 1:
+        count = -(-horizon // (length - 1))
+        length = -(-horizon // count)
+        yield length
 
 
 def parse_bytes(text: str | int) -> int:

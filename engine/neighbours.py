@@ -14,13 +14,14 @@ them moves a particle by a millionth of the radius, pairs at that distance from 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import taichi as ti
 import torch
 
 from engine import runtime
 from engine.cells import MARGIN, Cells, Grid
+from engine.checks import is_number, one_of, positive, whole
 from engine.errors import SettingError
 from engine.launch import prepare
 
@@ -48,14 +49,12 @@ class Neighbours:
     """
 
     def __init__(self, dim: int, particles: int, radius: float, period: float | Sequence[float | None] | None = None):
-        if dim not in (2, 3):
-            raise SettingError(f"Expected neighbours in 2 or 3 dimensions, got {dim!r}.")
-        if not isinstance(particles, int) or particles < 1:
-            raise SettingError(f"Expected neighbours among at least 1 particle, got {particles!r}.")
-        if not 0 < radius < math.inf:
-            raise SettingError(f"Expected a finite radius above 0, got {radius}.")
-        periods = (period,) * dim if period is None or isinstance(period, (int, float)) else tuple(period)
-        if len(periods) != dim or any(length is not None and not 0 < length < math.inf for length in periods):
+        dim = one_of("neighbours in 2 or 3 dimensions", dim, (2, 3))
+        particles = whole("neighbours among at least 1 particle", particles)
+        radius = positive("a finite radius above 0", radius)
+        periods = tuple(period) if isinstance(period, Iterable) else (period,) * dim
+        fine = [length is None or (is_number(length) and 0 < length < math.inf) for length in periods]
+        if len(periods) != dim or not all(fine):
             raise SettingError(f"Expected {dim} finite periods above 0, or None for axes without end, got {period!r}.")
         self.dim, self.particles = dim, particles
         most = max(1, round((_CELLS_PER_PARTICLE * particles) ** (1 / dim)))

@@ -5,7 +5,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from taichi.lang import impl
 
+from engine.contracts import check_cost, check_rules
 from engine.errors import AdjointError, ShapeError
+from engine.modes import plain_torch
 from engine.rules import AdjointRule
 from engine.sweep import Gradients, Inspect, Sweeper
 from engine.tape import RolloutTape
@@ -30,6 +32,7 @@ class Rollout(Trajectory):
         self.forward(initial.detach())
         return self
 
+    @plain_torch
     def backward(
         self,
         rules: Sequence[AdjointRule],
@@ -46,9 +49,13 @@ class Rollout(Trajectory):
             inspect: sees every adjoint and cotangent.
 
         Raises:
-            AdjointError: before any forward rollout, or if its states are not stored.
+            AdjointError: before any forward rollout, if its states are not stored, or if parameters, states or
+                controls are no longer those of it.
             ShapeError: samples that are not whole members, or of a rule that is not swept.
         """
+        check_rules(rules)
+        if cost is not None:
+            check_cost(cost)
         self.check_stored()
         if self.states.grad is not None and len(self.plan.segments) > 1:
             raise AdjointError(
@@ -61,7 +68,20 @@ class Rollout(Trajectory):
         for rule in chosen:
             if rule not in rules:
                 raise ShapeError(f"Expected samples of rules that are swept, got samples of {rule}; add it to rules.")
-        return self._sweeper.run(list(dict.fromkeys(rules)), cost, chosen, inspect)
+        try:
+            result = self._sweeper.run(list(dict.fromkeys(rules)), cost, chosen, inspect)
+        except RuntimeError as error:
+            if "Inference tensors cannot be saved" not in str(error):
+                raise
+            raise AdjointError(
+                "Expected an objective whose tensors autograd can use, got one made under torch.inference_mode(); "
+                "make it outside, or clone it there."
+            ) from error
+        frozen = self._watch.frozen()
+        if frozen is not None:
+            for gradient in result.parameters.values():
+                gradient.masked_fill_(frozen, 0.0)
+        return result
 
     def _whole_members(self, samples: slice) -> slice:
         rows = self.batch // self.controller.members

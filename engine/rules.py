@@ -15,7 +15,9 @@ from typing import Protocol, runtime_checkable
 
 import torch
 
+from engine.checks import finite, real, whole
 from engine.errors import SettingError
+from engine.norms import limited
 
 
 @runtime_checkable
@@ -39,6 +41,11 @@ class PathRule:
 
     physics_weight: float = 1.0
     policy_weight: float = 1.0
+
+    def __post_init__(self):
+        for name in ("physics_weight", "policy_weight"):
+            value = finite(f"a PathRule with a finite {name}", getattr(self, name))
+            object.__setattr__(self, name, value)
 
     @property
     def path_weights(self) -> tuple[float, float]:
@@ -89,22 +96,19 @@ class _Wrapped:
 
 @dataclass(frozen=True)
 class ClipNorm(_Wrapped):
-    """Scale each sample's λ_t to Euclidean norm at most `limit`."""
+    """Scale each sample's λ_t to Euclidean norm at most `limit`; a λ_t that is not finite stays as it is."""
 
     limit: float = 1.0
 
     def __post_init__(self):
-        if not self.limit > 0:
-            raise SettingError(f"Expected ClipNorm with a limit above 0, got {self.limit}.")
+        limit = real("ClipNorm with a limit above 0", self.limit)
+        if not limit > 0:
+            raise SettingError(f"Expected ClipNorm with a limit above 0, got {limit}.")
+        object.__setattr__(self, "limit", limit)
 
     def __call__(self, direct, physics, policy, t):
         adjoint = self.of(direct, physics, policy, t)
-        flat = adjoint.flatten(1)
-        # Squares of an exploding λ would overflow long before λ does.
-        largest = flat.abs().amax(1, keepdim=True)
-        norm = (flat / largest).norm(dim=1, keepdim=True)
-        scale = (self.limit / largest / norm).clamp_max(1.0).nan_to_num_(1.0)  # 0/0 and ∞/∞ leave λ as it is
-        return adjoint * scale.view(-1, *[1] * (adjoint.dim() - 1))
+        return limited(adjoint.flatten(1), self.limit).view_as(adjoint)
 
 
 @dataclass(frozen=True)
@@ -114,8 +118,8 @@ class Decay(_Wrapped):
     factor: float = 0.99
 
     def __post_init__(self):
-        if not 0 <= self.factor <= 1:
-            raise SettingError(f"Expected Decay with a factor in [0, 1], got {self.factor}.")
+        factor = finite("Decay with a factor in [0, 1]", self.factor, lambda number: 0 <= number <= 1)
+        object.__setattr__(self, "factor", factor)
 
     def __call__(self, direct, physics, policy, t):
         adjoint = self.of(direct, physics, policy, t)
@@ -129,8 +133,8 @@ class Truncate(_Wrapped):
     window: int = 10
 
     def __post_init__(self):
-        if self.window < 1:
-            raise SettingError(f"Expected Truncate with a window of at least 1 step, got {self.window}.")
+        window = whole("Truncate with a window of at least 1 step", self.window)
+        object.__setattr__(self, "window", window)
 
     def __call__(self, direct, physics, policy, t):
         return direct.clone() if t % self.window == 0 else self.of(direct, physics, policy, t)

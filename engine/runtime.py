@@ -13,10 +13,12 @@ import taichi as ti
 import torch
 from taichi._lib import core as _core
 
+from engine.checks import whole
 from engine.errors import BackendError, SettingError, ShapeError
 
 BACKENDS = ("cpu", "cuda", "vulkan")
 PRECISIONS = ("float32", "float64")
+_MOST_THREADS = 64
 _ARCHITECTURES = {"cpu": ti.cpu, "cuda": ti.cuda, "vulkan": ti.vulkan}
 _DTYPES = {"float32": (torch.float32, ti.f32), "float64": (torch.float64, ti.f64)}
 
@@ -84,9 +86,10 @@ def init(
     if precision not in PRECISIONS:
         raise SettingError(f"Expected a precision among {', '.join(PRECISIONS)}, got {precision!r}.")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if threads is not None and threads < 1:
-        raise SettingError(f"Expected at least 1 thread, got {threads}.")
-    threads = cores if threads is None else threads
+    threads = cores if threads is None else whole("at least 1 thread", threads)
+    most = max(_MOST_THREADS, 4 * cores)
+    if threads > most:
+        raise SettingError(f"Expected at most {most} threads on the {cores} cores of this machine, got {threads}.")
 
     if _current is not None:
         if backend in ("auto", _current.backend) and precision == _current.precision:

@@ -1,14 +1,19 @@
 """The adjoint sweep through one rollout, segment by segment, with a rule between any two steps."""
 
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
 
+from engine import ended, first_use
+from engine.contracts import check_tensor, described, differentiating, modified
+from engine.errors import AdjointError, EvenflowWarning
 from engine.launch import Launch
-from engine.memory import Segment
+from engine.memory import Segment, format_bytes
 from engine.rules import AdjointRule
+from engine.system import PULL_BACK_LAUNCH_BYTES
 from engine.threads import BLOCK_ROWS, torch_threads
 from engine.trajectory import Cost, Trajectory
 
@@ -51,6 +56,8 @@ class Sweeper:
         self._physics = torch.zeros_like(states[0], requires_grad=False)
         self._fused: dict[tuple, Launch | None] = {}
         self._pull_backs: dict[tuple, list[Launch]] = {}
+        self._trusted: set[AdjointRule] = set()
+        self._costs: list[Cost] = []
 
     def run(
         self, rules: list[AdjointRule], cost: Cost | None, samples: dict[AdjointRule, slice], inspect: Inspect | None
@@ -58,14 +65,21 @@ class Sweeper:
         everyone = slice(0, self.rollout.batch)
         swept = {rule: samples.get(rule, everyone) for rule in rules}
         self._forget(swept)
-        with torch_threads(self.rollout.batch * self.rollout.block >= BLOCK_ROWS):
-            return self._run(swept, cost, inspect)
+        shared = self.rollout.batch * self.rollout.block >= BLOCK_ROWS
+        with torch_threads(shared):
+            result = self._run(swept, cost, inspect)
+        if cost is not None and not any(cost is seen for seen in self._costs):
+            self._costs = [*self._costs[-3:], cost]
+            first_use.refuse_detached(self.rollout, cost)
+            if self.rollout.states.grad is None:
+                first_use.tell_of_no_gradient(cost, result.losses, result.parameters)
+        return result
 
     def _forget(self, swept: dict[AdjointRule, slice]) -> None:
         """Drop launches that this sweep does not need: samples and rules may change with every sweep of a training."""
         parts = {(samples.start, samples.stop) for samples in swept.values()}
-        self._pull_backs = {key: launches for key, launches in self._pull_backs.items() if key[1:] in parts}
-        if len(self._fused) > _FUSED_KEPT * len(self.rollout.plan.segments):
+        self._pull_backs = {key: launches for key, launches in self._pull_backs.items() if key in parts}
+        if len(self._fused) > _FUSED_KEPT * min(len(self.rollout.plan.segments), self.rollout.plan.slots):
             self._fused.clear()
 
     def _run(self, swept: dict[AdjointRule, slice], cost: Cost | None, inspect: Inspect | None) -> Gradients:
@@ -88,11 +102,7 @@ class Sweeper:
                     self.adjoints[part.last].copy_(carried[rule])
                     self._sweep(rule, part, chosen)
                     carried[rule].copy_(self.adjoints[part.first])
-                    for first, last in part.own_blocks(rollout.block, rollout.horizon):
-                        self.record.pull_back_parameters(
-                            first, last, states[first:last], self.cotangents[first:last], chosen,
-                            result.parameters[rule],
-                        )  # fmt: skip
+                    self._pull_back_parameters(part, chosen, result.parameters[rule])
                     if inspect is not None:
                         inspect(
                             rule, part, self.adjoints[part.first : part.last + 1],
@@ -109,12 +119,18 @@ class Sweeper:
         rollout.restore(rollout.plan.segments[-1])
         gradient = torch.zeros_like(rollout.states[0], requires_grad=False)
         if cost is not None:
-            state = rollout.final_state.detach().requires_grad_()
-            value = cost.final(state)
-            if value is not None:
-                if value.requires_grad:
-                    (gradient,) = torch.autograd.grad(value.sum(), state, allow_unused=True, materialize_grads=True)
-                result.losses += value.detach()
+            with differentiating(cost):
+                state, version = rollout.final_state.detach().requires_grad_(), rollout.states._version
+                value = cost.final(state)
+                if rollout.states._version != version:
+                    raise modified(cost)
+                if value is not None:
+                    check_tensor("a final cost for each sample", value, (rollout.batch,), state)
+                    if value.requires_grad:
+                        (gradient,) = _gradients(value, state)
+                        if not ended.is_finite(gradient):
+                            gradient = ended.without_unused(value, gradient, state, "the final state")
+                    result.losses += value.detach()
         if rollout.states.grad is not None:
             gradient = gradient + rollout.states.grad[rollout.plan.segments[-1].last]
         return gradient
@@ -126,18 +142,24 @@ class Sweeper:
         self.direct_controls.zero_()
         blocks = part.blocks(rollout.block, rollout.horizon) if cost is not None else []
         for first, last in blocks:
-            times = torch.arange(part.base + first, part.base + last, device=rollout.states.device)
-            states = rollout.states[first:last].detach().requires_grad_()
-            controls = rollout.controls[part.base + first : part.base + last].detach().requires_grad_()
-            values = cost.running(states, controls, times)  # type: ignore[union-attr]
-            if values is None:
-                break
-            gradients = (None, None)
-            if values.requires_grad:
-                gradients = torch.autograd.grad(values.sum(), (states, controls), allow_unused=True)
-            for buffer, gradient in zip((self.direct_states, self.direct_controls), gradients, strict=True):
-                if gradient is not None:
-                    buffer[first:last].copy_(gradient)
+            times = slice(part.base + first, part.base + last)
+            with differentiating(cost):
+                states = rollout.states[first:last].detach().requires_grad_()
+                controls = rollout.controls[times].detach().requires_grad_()
+                version = rollout.states._version, rollout.controls._version
+                steps = torch.arange(times.start, times.stop, device=states.device)
+                values = cost.running(states, controls, steps)  # type: ignore[union-attr]
+                if (rollout.states._version, rollout.controls._version) != version:
+                    raise modified(cost)
+                if values is None:
+                    break
+                rollout.check_running(cost, values, states, controls, times.start)  # type: ignore[arg-type]
+                found = _gradients(values, states, controls) if values.requires_grad else ()
+            buffers = (self.direct_states, "states"), (self.direct_controls, "controls")
+            for (buffer, name), gradient, at in zip(buffers, found, (states, controls), strict=False):
+                if not ended.is_finite(gradient):
+                    gradient = ended.without_unused(values, gradient, at, f"{name} of steps {times.start} on")
+                buffer[first:last].copy_(gradient)
             inside = slice(max(first, part.first) - first, min(last, part.last) - first)
             result.losses += values.detach()[inside].sum(0)
         if rollout.states.grad is not None:
@@ -153,9 +175,10 @@ class Sweeper:
             self.record.linearise(first, last, self.rollout.states[first:last], chosen, jacobian)
 
     def _sweep(self, rule: AdjointRule, part: Segment, samples: slice) -> None:
+        """λ and μ of a segment; done again with care for samples that ended where something is not finite."""
         first, last = part.first, part.last
         self.cotangents[first:last].copy_(self.direct_controls[first:last])
-        key = (rule, first, last, part.start, samples.start, samples.stop)
+        key = (rule, first, last, samples.start, samples.stop)
         if key not in self._fused:
             self._fused[key] = self._prepare_fused(rule, part, samples)
         fused = self._fused[key]
@@ -163,6 +186,35 @@ class Sweeper:
             fused()
         else:
             self._sweep_by_steps(rule, part, samples)
+        adjoints, cotangents = self.adjoints[first : last + 1, samples], self.cotangents[first:last, samples]
+        if ended.is_finite(adjoints, cotangents):
+            return
+        again = ended.spoilt(adjoints, cotangents)
+        if bool(again.any()):
+            kept = adjoints[:, ~again].clone(), cotangents[:, ~again].clone()
+            cotangents.copy_(self.direct_controls[first:last, samples])
+            self._sweep_by_steps(rule, part, samples, careful=True)
+            adjoints[:, ~again], cotangents[:, ~again] = kept
+
+    def _pull_back_parameters(self, part: Segment, samples: slice, gradient: torch.Tensor) -> None:
+        """Add Σ Πᵀ μ of a segment to `gradient`; done again with care if rows with μ = 0 may have spoilt it."""
+        rollout = self.rollout
+        several = len(rollout.plan.segments) > 1
+        with torch.inference_mode(False):  # autograd may add to it
+            before = gradient.clone() if several else None
+        for first, last in part.own_blocks(rollout.block, rollout.horizon):
+            self.record.pull_back_parameters(
+                first, last, rollout.states[first:last], self.cotangents[first:last], samples, gradient
+            )
+        if ended.is_finite(gradient):
+            return
+        bad = ~torch.isfinite(gradient).all(1)
+        silent = (self.cotangents[part.first : part.last] == 0).flatten(2).all(2).any(0)
+        if bool((silent.view(len(gradient), -1).any(1) & bad).any()):
+            with torch.inference_mode(False):
+                again = torch.zeros_like(gradient) if before is None else before
+            ended.pull_back_parameters(rollout, part, self.cotangents, samples, again)
+            gradient[bad] = again[bad]
 
     def _prepare_fused(self, rule: AdjointRule, part: Segment, samples: slice) -> Launch | None:
         if rule.uses_policy and self.jacobian is None:
@@ -171,7 +223,7 @@ class Sweeper:
         jacobian = self.jacobian[first:last] if self.jacobian is not None else self._physics.new_zeros(1, 1, 1, 1)
         return rollout.system.prepare_sweep(
             rollout.states[first : last + 1].detach(),
-            rollout.controls[part.start : part.stop],
+            rollout.slot_controls[first:last],
             self.direct_states[first:last],
             jacobian,
             self.adjoints[first : last + 1],
@@ -180,16 +232,31 @@ class Sweeper:
             rule,
         )
 
-    def _sweep_by_steps(self, rule: AdjointRule, part: Segment, samples: slice) -> None:
-        physics = self._physics[samples]
-        pull_backs = self._prepare_pull_backs(part, samples)
+    def _sweep_by_steps(self, rule: AdjointRule, part: Segment, samples: slice, careful: bool = False) -> None:
+        physics, pull_backs = self._physics[samples], self._prepare_pull_backs(samples)
+        trusted, version = rule in self._trusted, self.direct_states._version
         for t in range(part.stop - 1, part.start - 1, -1):
             slot = t - part.base
-            pull_backs[t - part.start]()
+            pull_backs[slot]()
+            if careful:
+                over = ended.zero_rows(self.adjoints[slot + 1, samples])
+                physics[over] = 0.0
+                self.cotangents[slot, samples][over] = self.direct_controls[slot, samples][over]
             policy = self._policy_term(slot, samples) if rule.uses_policy else None
+            if careful and policy is not None:
+                policy = policy.clone()
+                policy[ended.zero_rows(self.cotangents[slot, samples])] = 0.0
             direct = self.direct_states[slot, samples]
             adjoint = rule(direct, physics if rule.uses_physics else None, policy, t)
+            if not trusted:
+                check_tensor(f"an adjoint from rule {described(rule)} at step {t}", adjoint, direct.shape, direct)
             self.adjoints[slot, samples].copy_(adjoint)
+        if self.direct_states._version != version:
+            raise AdjointError(
+                f"Expected a rule that leaves its arguments as they are, got {described(rule)}, which changes `direct` "
+                "in place; start from direct.clone()."
+            )
+        self._trusted.add(rule)
 
     def _policy_term(self, slot: int, samples: slice) -> torch.Tensor:
         cotangent, state = self.cotangents[slot, samples], self.rollout.states[slot, samples]
@@ -198,23 +265,41 @@ class Sweeper:
         rows = cotangent.flatten(1).unsqueeze(1)
         return torch.bmm(rows, self.jacobian[slot, samples]).view_as(state)
 
-    def _prepare_pull_backs(self, part: Segment, samples: slice) -> list[Launch]:
-        """The pull-backs of a segment's steps, all prepared at once.
+    def _prepare_pull_backs(self, samples: slice) -> list[Launch]:
+        """The pull-backs of all slots, prepared at once.
 
         Prepared between the steps of a sweep, these small objects that stay would break up the memory that the
         rules' temporaries come from, step after step.
         """
-        key = (part.start, samples.start, samples.stop)
+        key = (samples.start, samples.stop)
         if key not in self._pull_backs:
             rollout = self.rollout
+            self._tell_of_more_launches()
             self._pull_backs[key] = [
                 rollout.system.prepare_pull_back(
-                    rollout.states[t - part.base, samples].detach(),
-                    rollout.controls[t, samples],
-                    self.adjoints[t - part.base + 1, samples],
+                    rollout.states[slot, samples].detach(),
+                    rollout.slot_controls[slot, samples],
+                    self.adjoints[slot + 1, samples],
                     self._physics[samples],
-                    self.cotangents[t - part.base, samples],
+                    self.cotangents[slot, samples],
                 )
-                for t in range(part.start, part.stop)
+                for slot in range(rollout.plan.slots)
             ]
         return self._pull_backs[key]
+
+    def _tell_of_more_launches(self) -> None:
+        """Warn where launches that plans do not count, since path rules do without, may exceed the budget."""
+        rollout, count = self.rollout, len(self._pull_backs) + 1
+        counted = rollout.system.launch_bytes() >= PULL_BACK_LAUNCH_BYTES
+        more = rollout.plan.slots * PULL_BACK_LAUNCH_BYTES * (count - counted)
+        if rollout.budget is not None and rollout.plan.predicted + more > rollout.budget:
+            warnings.warn(
+                f"Expected a rule that is swept in one launch to keep to the budget of {format_bytes(rollout.budget)}, "
+                f"got one that is swept step by step, whose launches may take {format_bytes(more)} more; raise memory.",
+                EvenflowWarning,
+                stacklevel=6,
+            )
+
+
+def _gradients(values: torch.Tensor, *leaves: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    return torch.autograd.grad(values.sum(), leaves, allow_unused=True, materialize_grads=True)

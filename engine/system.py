@@ -7,9 +7,14 @@ from collections.abc import Sequence
 import torch
 
 from engine import runtime
+from engine.checks import is_whole
 from engine.errors import AdjointError, ShapeError
 from engine.launch import Launch, prepare, prepare_adjoint
 from engine.rules import AdjointRule
+
+# Seen: prepared launches of 3 and of 5 arrays, each with the views of its arrays.
+STEP_LAUNCH_BYTES = 4600
+PULL_BACK_LAUNCH_BYTES = 6000
 
 
 class System(abc.ABC):
@@ -76,12 +81,24 @@ class System(abc.ABC):
             self._buffers = {}
         key = (name, *shape)
         if key not in self._buffers:
-            self._buffers[key] = torch.zeros(shape, dtype=runtime.current().dtype, device=runtime.current().device)
+            with torch.inference_mode(False):  # launches of any mode may write to it
+                self._buffers[key] = torch.zeros(shape, dtype=runtime.current().dtype, device=runtime.current().device)
         return self._buffers[key]
 
     def scratch_bytes(self, batch: int) -> int:
         """Bytes of `scratch` that launches on `batch` samples use, for planning; a system that has any says so."""
         return 0
+
+    def launch_bytes(self) -> int:
+        """Bytes of the launches that a rollout keeps for every step, for planning: its step's and its pull-back's.
+
+        A system that sweeps path rules in one launch says what its step takes alone.
+        """
+        return STEP_LAUNCH_BYTES + PULL_BACK_LAUNCH_BYTES
+
+    def check_size(self) -> None:
+        """SettingError if kernels of this size cannot be had; asked before any is compiled."""
+        return
 
     def step(self, state: torch.Tensor, control: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
         """S(state, control) for tensors [B, *state_shape], [B, *control_shape]; for rollouts use `Rollout`."""
@@ -172,6 +189,6 @@ class KernelSystem(System):
 def positive_shape(name: str, shape: Sequence[int]) -> tuple[int, ...]:
     """`shape` as a tuple of positive ints, else ShapeError."""
     result = tuple(shape)
-    if not result or not all(isinstance(size, int) and size > 0 for size in result):
+    if not result or not all(is_whole(size) and size > 0 for size in result):
         raise ShapeError(f"Expected {name} as positive integers such as (4,), got {shape!r}.")
-    return result
+    return tuple(int(size) for size in result)

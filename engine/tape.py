@@ -8,8 +8,10 @@ import torch
 from taichi.lang.enums import AutodiffMode
 
 from engine import runtime
+from engine.contracts import check_rules
 from engine.errors import AdjointError, ShapeError
 from engine.memory import MemoryPlan
+from engine.modes import plain_torch
 from engine.rules import FULL, AdjointRule
 from engine.sweep import Gradients, Inspect
 from engine.trajectory import Cost
@@ -48,12 +50,14 @@ class RolloutTape(ti.ad.Tape):
     replayed.
     """
 
+    @plain_torch
     def __init__(
         self,
         *rules: AdjointRule,
         loss: torch.Tensor | None = None,
         samples: Mapping[AdjointRule, slice] | None = None,
     ):
+        check_rules(rules)
         self._rules = rules or (FULL,)
         self._samples = samples
         self._results: dict[int, Gradients] = {}
@@ -64,8 +68,17 @@ class RolloutTape(ti.ad.Tape):
                 f"requires_grad={loss.requires_grad}."
             )
         scalar = torch.zeros(1, dtype=dtype, device=device, requires_grad=True) if loss is None else loss
+        self._scalar = scalar
         super().__init__(loss=scalar, clear_gradients=False)
 
+    @plain_torch
+    def __enter__(self):
+        # Kernels would make it where it is missing, in whatever mode they are launched.
+        if self._scalar.grad is None:
+            self._scalar.grad = torch.zeros_like(self._scalar)
+        return super().__enter__()
+
+    @plain_torch
     def __exit__(self, kind, value, traceback) -> None:
         if kind is not None:
             self.eval_on_exit = False
@@ -80,6 +93,7 @@ class RolloutTape(ti.ad.Tape):
             )
         super().insert(func, args)
 
+    @plain_torch
     def record_rollout(self, rollout: Replayable, initial: torch.Tensor, cost: Cost | None) -> None:
         """Record a rollout that is about to run; a rollout calls this itself."""
         if any(isinstance(call, _RecordedRollout) and call.rollout is rollout for call, _ in self.calls):

@@ -8,20 +8,25 @@ import torch
 
 from engine import memory as memory_module
 from engine import runtime
+from engine.available import check_available
+from engine.checks import flag, whole
+from engine.contracts import check_controller, check_cost, check_system, check_tensor, modified
 from engine.controller import Controller
-from engine.errors import AdjointError, SettingError, ShapeError
+from engine.errors import AdjointError, ShapeError
 from engine.memory import MemoryPlan, Segment
+from engine.modes import plain_torch
 from engine.system import System
 from engine.threads import STEP_ROWS, torch_threads
 
 # Rows that are linearised together: enough to fill a matrix product, few enough to stay in cache.
 _BLOCK_ROWS = 2**14
 _BLOCK_BYTES = 4 * 2**20
+_BLOCK_STEPS = 512
 # Beyond these sizes one policy pull-back per step is cheaper than all of K.
 _JACOBIAN_CONTROLS = 8
 _JACOBIAN_ELEMENTS = 2**18
-# What the prepared launches of a step and of its pull-back take with all that they hold on to: 12 to 28 KB were seen.
-_LAUNCH_BYTES = 28 * 2**10
+# What Python keeps of a slot's launches and tensors, beside what system and controller say that theirs take.
+_LAUNCH_BYTES = 2000
 
 
 class Cost(Protocol):
@@ -52,12 +57,14 @@ class Trajectory:
         states: [T+1, B, *state_shape] if everything is stored, else the states of the segment last restored.
         controls: [T, B, *control_shape].
         record: the controller's memory of the steps in the buffers.
-        plan: the segments and the predicted bytes.
+        plan: the segments and the predicted bytes; those of sweeps with path rules, where the system fuses them.
+        budget: bytes that it was planned for, or None.
         block: steps that are linearised together.
         holds_jacobian: whether K is computed for whole blocks of time; decided from sizes that do not depend on
             the memory budget.
     """
 
+    @plain_torch
     def __init__(
         self,
         system: System,
@@ -68,63 +75,83 @@ class Trajectory:
         segment: int | None = None,
         forward_only: bool = False,
     ):
-        for name, value in (("horizon", horizon), ("batch", batch), ("segment", 1 if segment is None else segment)):
-            if not isinstance(value, int) or value < 1:
-                raise SettingError(f"Expected a {name} of at least 1, got {value!r}.")
-        if batch % controller.members:
-            raise ShapeError(
-                f"Expected a batch that is a multiple of the {controller.members} members, got {batch} samples."
-            )
-        kind = runtime.current().dtype, runtime.current().device.type
-        if (controller.dtype, controller.device.type) != kind:
-            raise ShapeError(
-                f"Expected a policy as {kind[0]} on {kind[1]}, as the runtime is, got {controller.dtype} on "
-                f"{controller.device.type}; build it with dtype and device."
-            )
+        check_system(system)
+        check_controller(controller)
+        horizon, batch = whole("a horizon of at least 1", horizon), whole("a batch of at least 1", batch)
+        segment = None if segment is None else whole("a segment of at least 1", segment)
+        forward_only = flag("forward_only", forward_only)
+        _check_fit(system, controller, batch)
         self.system, self.controller, self.horizon, self.batch = system, controller, horizon, batch
         n, m = math.prod(system.state_shape), math.prod(system.control_shape)
         self.holds_jacobian = m <= _JACOBIAN_CONTROLS and m * n * batch <= _JACOBIAN_ELEMENTS
         self.forward_only = forward_only
         self.block = 1 if forward_only else self._block_steps()
+        controller.check(system.state_shape, system.control_shape, differentiated=not forward_only)
+        self.budget = None if memory is None else memory_module.parse_bytes(memory)
         self.plan = self._plan(None, 1) if forward_only else self._plan(memory, segment)
+        check_available(
+            self.plan.predicted, f"{batch} samples of {horizon} steps of {system.name}", runtime.current().device
+        )
         if memory is not None and len(self.plan.segments) > 1:
             memory_module.return_freed_memory()
+        self._allocate()
+        self.restored: Segment | None = None
+        self._versions = (0, 0)
+        self._begun: list[Cost] = []
+
+    def _allocate(self) -> None:
+        """Every buffer, and the launches of every slot."""
+        slots, batch, system = self.plan.slots, self.batch, self.system
         options = {"dtype": runtime.current().dtype, "device": runtime.current().device}
-        slots = self.plan.slots
+        several = len(self.plan.segments) > 1
         self.states = torch.zeros(slots + 1, batch, *system.state_shape, **options)
-        self.controls = torch.zeros(horizon, batch, *system.control_shape, **options)
-        stored = len(self.plan.segments) if len(self.plan.segments) > 1 and not forward_only else 0
+        self.controls = torch.zeros(self.horizon, batch, *system.control_shape, **options)
+        # Launches belong to slots, so that their number does not grow with the horizon: a segment's controls are
+        # computed here and then copied to their steps. Where everything is stored, slots are steps.
+        self.slot_controls = torch.zeros(slots, batch, *system.control_shape, **options) if several else self.controls
+        stored = len(self.plan.segments) if several and not self.forward_only else 0
         self._checkpoints = torch.zeros(stored, batch, *system.state_shape, **options)
-        self.record = controller.record(slots, batch, system.state_shape, system.control_shape)
+        self.record = self.controller.record(slots, batch, system.state_shape, system.control_shape)
+        self._watch = self.controller.watch(self.record, differentiated=not self.forward_only)
         self._actions: list[Callable[[], None]] = []
         self._steps: list[Callable[[], None]] = []
-        for part in self.plan.segments:
-            for t in range(part.start, part.stop):
-                slot = t - part.base
-                x, y, u = self.states[slot], self.states[slot + 1], self.controls[t]
-                self._actions.append(self.record.prepare_act(slot, x, u))
-                self._steps.append(system.prepare_step(x, u, y))
-        self.restored: Segment | None = None
+        for slot in range(slots):
+            x, y, u = self.states[slot], self.states[slot + 1], self.slot_controls[slot]
+            self._actions.append(self.record.prepare_act(slot, x, u))
+            self._steps.append(system.prepare_step(x, u, y))
 
-    @torch.inference_mode()
+    @plain_torch
     def forward(self, initial: torch.Tensor, cost: Cost | None = None) -> torch.Tensor | None:
         """Run T steps from `initial` [B, *state_shape]; with a cost, return the losses [B]."""
         runtime.current().check("initial state", initial, (self.batch, *self.system.state_shape))
-        losses = torch.zeros(self.batch, dtype=self.states.dtype, device=self.states.device) if cost else None
-        segments = self.plan.segments
+        losses = None
+        if cost is not None:
+            check_cost(cost)
+            losses = torch.zeros(self.batch, dtype=self.states.dtype, device=self.states.device)
+        self._watch.begin()
+        with torch.inference_mode():
+            self._forward(initial, cost, losses)
+        return losses
+
+    def _forward(self, initial: torch.Tensor, cost: Cost | None, losses: torch.Tensor | None) -> None:
+        segments, previous = self.plan.segments, initial
         for index, part in enumerate(segments):
-            source = initial if index == 0 else self.states[segments[index - 1].last]
-            self.states[part.first].copy_(source)
+            self.states[part.first].copy_(previous)
             if len(self._checkpoints):
                 self._checkpoints[index].copy_(self.states[part.first])
             self._run(part)
+            previous = self.states[part.last]
             if cost is not None and losses is not None:
                 self._add_running(cost, part, losses)
         self.restored = segments[-1]
         if cost is not None and losses is not None:
+            version = self.states._version
             final = cost.final(self.final_state)
-            losses += 0.0 if final is None else final
-        return losses
+            if final is not None:
+                check_tensor("a final cost for each sample", final, (self.batch,), self.states)
+                losses += final
+            if self.states._version != version:
+                raise modified(cost)
 
     @property
     def final_state(self) -> torch.Tensor:
@@ -132,21 +159,39 @@ class Trajectory:
         return self.states[self.plan.segments[-1].last]
 
     def check_stored(self) -> None:
-        """AdjointError unless there is a forward rollout whose states can be had again."""
+        """AdjointError unless there is a forward rollout whose states can be had again.
+
+        Parameters may not have changed since, and neither the states and controls in memory.
+        """
         if self.forward_only:
             raise AdjointError("Expected a rollout that stores its states, got forward_only=True; build another.")
         if self.restored is None:
             raise AdjointError("Expected a forward rollout before its adjoint, got none; call the rollout first.")
+        changed = self._watch.changed()
+        if changed is None and self._versions != (self.states._version, self.controls._version):
+            changed = "states or controls that were written to"
+        if changed is not None:
+            raise AdjointError(
+                f"Expected the adjoint of the last forward rollout, got {changed} since; call the rollout again first."
+            )
 
     @torch.inference_mode()
     def restore(self, part: Segment) -> None:
         """Put the states of `part` and the controller's record of it back into the buffers."""
-        if self.restored is part:
-            return
-        self.states[part.first].copy_(self._checkpoints[self.plan.segments.index(part)])
-        self._run(part)
+        if self.restored != part:
+            self.states[part.first].copy_(self._checkpoints[self.plan.segments.index(part)])
+            self._run(part)
         self.restored = part
 
+    def show(self, first: int, last: int, states: torch.Tensor) -> None:
+        """Put `states` [last - first, B, ...] into slots and have the controller act on them, which writes controls."""
+        self.states[first:last].copy_(states)
+        with torch_threads(self.batch >= STEP_ROWS):
+            for act in self._actions[first:last]:
+                act()
+        self._versions = (self.states._version, self.controls._version)
+
+    @plain_torch
     def first_nonfinite(self, samples: slice) -> tuple[int, int] | None:
         """(step, sample) of the first state of `samples` that is not finite, or None; restores segments as needed."""
         self.check_stored()
@@ -160,39 +205,82 @@ class Trajectory:
         return None
 
     def _run(self, part: Segment) -> None:
-        steps = slice(part.start, part.stop)
+        slots = slice(part.first, part.last)
         with torch_threads(self.batch >= STEP_ROWS):
-            for act, step in zip(self._actions[steps], self._steps[steps], strict=True):
+            for act, step in zip(self._actions[slots], self._steps[slots], strict=True):
                 act()
                 step()
+        if self.slot_controls is not self.controls:
+            self.controls[part.start : part.stop].copy_(self.slot_controls[slots])
+        self._versions = (self.states._version, self.controls._version)
 
     def _add_running(self, cost: Cost, part: Segment, losses: torch.Tensor) -> None:
         for first, last in part.own_blocks(self.block, self.horizon):
             steps = torch.arange(part.base + first, part.base + last, device=self.states.device)
-            controls = self.controls[part.base + first : part.base + last]
-            values = cost.running(self.states[first:last], controls, steps)
+            states, controls = self.states[first:last], self.controls[part.base + first : part.base + last]
+            version = self.states._version, self.controls._version
+            values = cost.running(states, controls, steps)
+            if (self.states._version, self.controls._version) != version:
+                raise modified(cost)
             if values is None:
                 break
+            self.check_running(cost, values, states, controls, part.base + first)
             losses += values.sum(0)
+
+    def check_running(
+        self, cost: Cost, values: torch.Tensor, states: torch.Tensor, controls: torch.Tensor, start: int
+    ) -> None:
+        """ShapeError unless `values` are running costs [S, B]; when first asked, AdjointError if the first is NaN."""
+        check_tensor(
+            f"running costs for {len(states)} steps and {self.batch} samples", values, states.shape[:2], self.states
+        )
+        if start > 0 or any(cost is seen for seen in self._begun):
+            return
+        self._begun = [*self._begun[-3:], cost]
+        given = torch.isfinite(states[0]).flatten(1).all(1) & torch.isfinite(controls[0]).flatten(1).all(1)
+        undefined = torch.isnan(values[0].detach()) & given
+        if bool(undefined.any()):
+            raise AdjointError(
+                "Expected a cost of the first state that is a number, got nan at sample "
+                f"{int(undefined.nonzero()[0])}, whose state and control are finite; look for 0/0, roots and "
+                "logarithms in the objective."
+            )
 
     def _block_steps(self) -> int:
         bytes_per_step = self.batch * math.prod(self.system.state_shape) * runtime.current().dtype.itemsize
-        return max(1, min(_BLOCK_ROWS // self.batch, _BLOCK_BYTES // bytes_per_step, self.horizon))
+        return max(1, min(_BLOCK_ROWS // self.batch, _BLOCK_BYTES // bytes_per_step, _BLOCK_STEPS, self.horizon))
 
     def _plan(self, memory: str | int | None, segment: int | None) -> MemoryPlan:
         item = runtime.current().dtype.itemsize
         n, m = math.prod(self.system.state_shape), math.prod(self.system.control_shape)
         shapes = self.system.state_shape, self.system.control_shape
         linearised = m * n if self.holds_jacobian else 0
-        per_sample_slot = 3 * n + 2 * m + linearised
+        per_sample_slot = 3 * n + 3 * m + linearised
         per_slot = self.batch * per_sample_slot * item + self.controller.record_bytes(self.batch, *shapes)
+        per_slot += _LAUNCH_BYTES + self.system.launch_bytes()
         rows = self.block * self.batch
         parameters = self.controller.members * self.controller.parameter_count
-        # All controls; a dozen states at once and six sets of parameters, enough to sweep with four rules.
-        fixed = (self.batch * (self.horizon * m + 12 * n) + 6 * parameters) * item + self.horizon * _LAUNCH_BYTES
+        # All controls; a dozen states at once and seven sets of parameters, enough to sweep with four rules.
+        fixed = (self.batch * (self.horizon * m + 12 * n) + 7 * parameters) * item
         # Costs are differentiated block by block: leaves, gradients and two temporaries of their size.
         fixed += 4 * rows * (n + m) * item
         fixed += self.controller.scratch_bytes(rows) + self.system.scratch_bytes(self.batch)
+        checkpoint = 0 if self.forward_only else self.batch * n * item
         return memory_module.plan(
-            self.horizon, self.block, memory, per_slot, self.batch * n * item, fixed, segment=segment
+            self.horizon, self.block, memory, per_slot, checkpoint, fixed, segment=segment,
+            elements_per_slot=self.batch * max(n, m, linearised),
+        )  # fmt: skip
+
+
+def _check_fit(system: System, controller: Controller, batch: int) -> None:
+    if batch % controller.members:
+        raise ShapeError(
+            f"Expected a batch that is a multiple of the {controller.members} members, got {batch} samples."
         )
+    kind = runtime.current().dtype, runtime.current().device.type
+    if (controller.dtype, controller.device.type) != kind:
+        raise ShapeError(
+            f"Expected a policy as {kind[0]} on {kind[1]}, as the runtime is, got {controller.dtype} on "
+            f"{controller.device.type}; build it with dtype and device."
+        )
+    system.check_size()

@@ -5,11 +5,14 @@ import abc
 import taichi as ti
 
 from engine import runtime
+from engine.errors import SettingError
 from engine.launch import prepare
-from engine.system import System
+from engine.system import STEP_LAUNCH_BYTES, System
 
 # Taichi hands a loop to its thread pool only above this many iterations; below it a serial loop saves the hand-over.
 _SERIAL_SAMPLES = 512
+# Compile times grow with the square of what is unrolled.
+_MOST_COMPONENTS = 128
 
 
 @ti.data_oriented
@@ -22,7 +25,8 @@ class VectorSystem(System):
         pull_back_sample(state, control, next_adjoint) -> (Aᵀ next_adjoint, Bᵀ next_adjoint)
 
     as `@ti.func` methods on `ti.Vector`s of sizes n and m. The whole backward recursion of a segment then is one
-    launch with the adjoint in registers. Loops over components are unrolled: keep n below about 32.
+    launch with the adjoint in registers. Loops over components are unrolled, which limits n to 128; kernels of a
+    cart-pole of that size compile for 45 s, of a fourth of it for 4 s.
     """
 
     @ti.func
@@ -35,10 +39,20 @@ class VectorSystem(System):
     def pull_back_sample(self, state, control, next_adjoint):
         """(Aᵀ next_adjoint, Bᵀ next_adjoint) at (state, control)."""
 
+    def check_size(self):
+        largest = max(*self.state_shape, *self.control_shape)
+        if largest > _MOST_COMPONENTS:
+            raise SettingError(
+                f"Expected {self.name} with at most {_MOST_COMPONENTS} numbers in a state and in a control, over which "
+                f"its kernels are unrolled, got {largest}; make it smaller, or write a System whose kernels loop."
+            )
+
     def prepare_step(self, state, control, next_state):
+        self.check_size()
         return prepare(self._step, state, control, next_state, serial_loop(state.shape[0]))
 
     def prepare_pull_back(self, state, control, next_adjoint, adjoint, cotangent):
+        self.check_size()
         return prepare(self._pull_back, state, control, next_adjoint, adjoint, cotangent, serial_loop(state.shape[0]))
 
     def prepare_sweep(self, states, controls, direct, jacobian, adjoints, cotangents, samples, rule):
@@ -62,6 +76,9 @@ class VectorSystem(System):
             rule.uses_physics,
             rule.uses_policy,
         )
+
+    def launch_bytes(self):
+        return STEP_LAUNCH_BYTES
 
     @ti.kernel
     def _step(
@@ -127,16 +144,22 @@ class VectorSystem(System):
                 x = ti.Vector([states[t, b, i] for i in range(self.state_shape[0])])
                 u = ti.Vector([controls[t, b, j] for j in range(self.control_shape[0])])
                 physics, pulled = self.pull_back_sample(x, u, costate)
+                # A zero adjoint or cotangent passes on 0, also where the Jacobian is not finite (engine/ended.py).
+                over, idle = True, True  # by `==`: Taichi's `!=` is false for NaN
+                for i in ti.static(range(self.state_shape[0])):
+                    over = over and costate[i] == 0.0
                 for j in ti.static(range(self.control_shape[0])):
-                    pulled[j] += cotangents[t, b, j]
+                    pulled[j] = cotangents[t, b, j] + ti.select(over, 0.0, pulled[j])
+                    idle = idle and pulled[j] == 0.0
                     cotangents[t, b, j] = pulled[j]
                 for i in ti.static(range(self.state_shape[0])):
+                    physics[i] = ti.select(over, 0.0, physics[i])
                     value = direct[t, b, i]
                     if ti.static(uses_physics):
                         value += physics_weight * physics[i]
                     if ti.static(uses_policy):
                         for j in ti.static(range(self.control_shape[0])):
-                            value += policy_weight * jacobian[t, b, j, i] * pulled[j]
+                            value += ti.select(idle, 0.0, policy_weight * jacobian[t, b, j, i] * pulled[j])
                     costate[i] = value
                     adjoints[t, b, i] = value
 

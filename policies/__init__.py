@@ -1,5 +1,6 @@
 """Policies: torch modules from states to controls. They know nothing of the engine."""
 
+from policies.architecture import policy_from
 from policies.convolutional import Convolutional
 from policies.linear import Linear
 from policies.mlp import MLP
@@ -19,4 +20,5 @@ __all__ = [
     "PolicyError",
     "PolicyRecord",
     "Polynomial",
+    "policy_from",
 ]

@@ -3,16 +3,23 @@
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 
+from policies.checks import is_size, shape
 from policies.policy import Policy, PolicyError, PolicyRecord
 
 
 class Convolutional(Policy):
     """1-D convolutions with tanh over the grid of a state [channels, points], then a dense layer to the controls.
 
-    Without padding: a layer maps L places to (L - width) // stride + 1. Glorot-uniform weights, zero biases.
+    Without padding: a layer maps L places to (L - width) // stride + 1. Zero biases and Glorot-uniform weights: of each
+    layer uniform within ±√(6 / (fan_in + fan_out)), where a convolution's fans are the places of its window times the
+    channels before it and times the filters after it. A state is one image of channels · points places, so that the
+    first window has channels · width of them and one channel before it: for 2 channels, width 3 and 60 filters the
+    fans are 6 and 360, as in the paper's scripts; a later window has `width` places. A dense layer's are its inputs and
+    outputs.
 
     Args:
         state_shape: (channels, points); control_shape: flattened.
@@ -34,9 +41,10 @@ class Convolutional(Policy):
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
     ):
+        state_shape, control_shape = shape("state shape", state_shape), shape("control shape", control_shape)
         if len(state_shape) != 2:
             raise PolicyError(f"Expected states [channels, points] for convolutions, got shape {list(state_shape)}.")
-        if not filters or min(*filters, width, stride) < 1:
+        if not filters or not all(map(is_size, (*filters, width, stride))):
             raise PolicyError(
                 f"Expected filters, width and stride of at least 1, got {list(filters)}, {width} and {stride}."
             )
@@ -56,6 +64,11 @@ class Convolutional(Policy):
         count = sum((inputs + 1) * outputs for inputs, outputs in self.pairs)
         super().__init__(state_shape, control_shape, count, members, dtype, device)
         self.zero_last = zero_last
+
+    @property
+    def architecture(self) -> dict[str, Any]:
+        sizes = {"filters": list(self.channels[1:]), "width": self.width, "stride": self.stride}
+        return {**super().architecture, **sizes, "zero_last": self.zero_last}
 
     @property
     def padded(self) -> tuple[int, ...]:
@@ -92,8 +105,9 @@ class Convolutional(Policy):
         for index, layer in enumerate(layers):
             inputs, outputs = layer.shape[1] - 1, layer.shape[2]
             last = index == len(layers) - 1
-            # Glorot's fans count every place of the window on both sides.
-            fans = inputs + outputs * (1 if last else self.width)
+            # Of the first convolution the inputs are the places of its window; of later ones, places and channels.
+            places = 1 if last else inputs if index == 0 else self.width
+            fans = inputs + outputs * places
             draw = torch.rand(inputs, outputs, generator=generator, dtype=torch.float64)
             if not (last and self.zero_last):
                 layer[0, :-1].copy_((2.0 * draw - 1.0) * math.sqrt(6.0 / fans))
@@ -108,7 +122,8 @@ class Convolutional(Policy):
         # Windows of the state with their ones; activations; for a single control the gradients of these.
         kept = 2 if self.pairs[-1][1] == 1 else 1
         windows = self.padded[0] * (self.pairs[0][0] + 1)
-        return batch * (windows + kept * sum(self._activations())) * self.theta.element_size()
+        numbers = windows + kept * sum(self._activations())
+        return batch * numbers * self.theta.element_size() + 2500 * len(self.pairs)  # views
 
     def scratch_bytes(self, rows: int) -> int:
         # For each activation its gradient, what reaches it, and that gradient weighted by μ (or, for several members,
@@ -137,7 +152,8 @@ class ConvolutionalRecord(PolicyRecord):
 
     def __init__(self, policy: Convolutional, slots: int, batch: int):
         self.policy, self.members, self.rows = policy, policy.members, batch // policy.members
-        self.layers = policy.layers(policy.theta.detach())
+        self.theta = policy.theta.detach().clone()
+        self.layers = policy.layers(self.theta)
         self.controls = policy.pairs[-1][1]
         make = policy.theta.detach().new_zeros
         shape = (self.members, slots, self.rows)

@@ -2,9 +2,11 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
+from policies.checks import shape
 from policies.policy import Policy
 
 
@@ -28,15 +30,20 @@ class Linear(Policy):
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
     ):
-        self.inputs, self.outputs = math.prod(state_shape), math.prod(control_shape)
+        self.inputs = math.prod(shape("state shape", state_shape))
+        self.outputs = math.prod(shape("control shape", control_shape))
         count = self.inputs * self.outputs + (self.outputs if bias else 0)
         super().__init__(state_shape, control_shape, count, members, dtype, device)
-        self.zero_last = zero_last
+        self.bias, self.zero_last = bias, zero_last
+
+    @property
+    def architecture(self) -> dict[str, Any]:
+        return {**super().architecture, "bias": self.bias, "zero_last": self.zero_last}
 
     def forward(self, state: torch.Tensor) -> torch.Tensor:
         weights = self.theta[:, : self.inputs * self.outputs].unflatten(1, (self.inputs, self.outputs))
         control = torch.bmm(state.flatten(2), weights)
-        if self.parameter_count > self.inputs * self.outputs:
+        if self.bias:
             control = control + self.theta[:, self.inputs * self.outputs :].unsqueeze(1)
         return control.unflatten(2, self.control_shape)
 

@@ -2,10 +2,12 @@
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 
-from policies.policy import Policy, PolicyError, PolicyRecord
+from policies.checks import shape, sizes
+from policies.policy import Policy, PolicyRecord
 
 
 class MLP(Policy):
@@ -28,12 +30,16 @@ class MLP(Policy):
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
     ):
-        if any(width < 1 for width in hidden):
-            raise PolicyError(f"Expected hidden layers of at least 1 unit, got {list(hidden)}.")
+        state_shape, control_shape = shape("state shape", state_shape), shape("control shape", control_shape)
+        hidden = sizes("hidden layers of at least 1 unit", hidden)
         self.widths = (math.prod(state_shape), *hidden, math.prod(control_shape))
         count = sum((inputs + 1) * outputs for inputs, outputs in self._pairs())
         super().__init__(state_shape, control_shape, count, members, dtype, device)
         self.zero_last = zero_last
+
+    @property
+    def architecture(self) -> dict[str, Any]:
+        return {**super().architecture, "hidden": list(self.widths[1:-1]), "zero_last": self.zero_last}
 
     def _pairs(self) -> list[tuple[int, int]]:
         return list(zip(self.widths[:-1], self.widths[1:], strict=True))
@@ -75,17 +81,27 @@ class MLP(Policy):
         # Inputs of every layer with their ones, and for each control the gradients of the hidden layers.
         inputs = sum(width + 1 for width in self.widths[:-1])
         kept = self.widths[-1] if self.widths[-1] <= _KEPT_CONTROLS else 0
-        return batch * (inputs + kept * sum(self.widths[1:-1])) * self.theta.element_size()
+        numbers = inputs + kept * sum(self.widths[1:-1])
+        return batch * numbers * self.theta.element_size() + _VIEW_BYTES * (len(self.widths) - 1)
 
     def scratch_bytes(self, rows: int) -> int:
         # For each hidden layer δ, what reaches it and, for K, G and what reaches that; activations before they are
         # stored; inputs weighted by μ, K's and the state's gradients; cotangents by member.
+        # Gradients that the record keeps take no second place; of several members blocks are copied together.
         hidden = sum(self.widths[1:-1])
-        return rows * (5 * hidden + 3 * self.widths[0] + 1 + 2 * self.widths[-1]) * self.theta.element_size()
+        if self.widths[-1] > _KEPT_CONTROLS:
+            numbers = 5 * hidden
+        elif self.members > 1:
+            numbers = 4 * hidden
+        else:
+            numbers = 2 * hidden if self.widths[-1] > 1 else sum(self.widths[1:-2]) + sum(self.widths[2:-1])
+        return rows * (numbers + 3 * self.widths[0] + 1 + 2 * self.widths[-1]) * self.theta.element_size()
 
 
 # Up to this many controls, ∂u_c/∂(layer) is kept for every c and weighted by μ_c, which saves a matrix product.
 _KEPT_CONTROLS = 4
+# What a slot's views of one layer take.
+_VIEW_BYTES = 2000
 
 
 class MLPRecord(PolicyRecord):
@@ -100,7 +116,8 @@ class MLPRecord(PolicyRecord):
     def __init__(self, policy: MLP, slots: int, batch: int):
         self.policy = policy
         self.members, self.rows = policy.members, batch // policy.members
-        self.layers = policy.layers(policy.theta.detach())
+        self.theta = policy.theta.detach().clone()
+        self.layers = policy.layers(self.theta)
         make = policy.theta.detach().new_zeros
         shape = (self.members, slots, self.rows)
         widths = policy.widths[1:-1]

@@ -10,9 +10,11 @@ import abc
 import math
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 
+from policies.checks import is_size, sizes
 from policies.policy import Policy, PolicyError
 
 # Below any spread that matters; gives the spread of one particle, or of coincident ones, the derivative 0.
@@ -28,8 +30,7 @@ class Network:
     """
 
     def __init__(self, widths: Sequence[int], offset: int = 0):
-        if any(width < 1 for width in widths):
-            raise PolicyError(f"Expected layers of at least 1 unit, got {list(widths)}.")
+        widths = sizes("layers of at least 1 unit", widths)
         self.pairs = list(pairwise(widths))
         self.start, self.stop = offset, offset + sum((inputs + 1) * outputs for inputs, outputs in self.pairs)
 
@@ -93,12 +94,16 @@ class ParticlePolicy(Policy):
         crowd = [k for k in range(particles) if k not in chosen] or list(range(particles))
         self._own, self._crowd = _choice(self.actuators, self.device), _choice(crowd, self.device)
 
+    @property
+    def architecture(self) -> dict[str, Any]:
+        return {**super().architecture, "actuators": list(self.actuators)}
+
     @abc.abstractmethod
     def resized(self, particles: int) -> "ParticlePolicy":
         """This policy, with the very same parameters, for that many particles; the crowd is what changes."""
 
     def _resized_shape(self, particles: int) -> tuple[int, int]:
-        if not isinstance(particles, int) or particles <= max(self.actuators):
+        if not is_size(particles) or particles <= max(self.actuators):
             raise PolicyError(f"Expected more than {max(self.actuators)} particles, got {particles!r}.")
         return self.state_shape[0], particles
 
@@ -151,6 +156,11 @@ class Moments(ParticlePolicy):
         super().__init__(state_shape, control_shape, self._head.stop, actuators, members, dtype, device)
         self._dim = dim
         self._places, self._weights = self._quantile_places()
+
+    @property
+    def architecture(self) -> dict[str, Any]:
+        sizes = {"quantiles": list(self.quantiles), "hidden": list(self.hidden)}
+        return {**super().architecture, **sizes, "zero_last": self.zero_last}
 
     def forward(self, state: torch.Tensor) -> torch.Tensor:
         own, crowd = state[..., self._own], state[..., self._crowd]
@@ -220,6 +230,11 @@ class DeepSets(ParticlePolicy):
         self._embed = Network((2 * dim, *self.features))
         self._head = Network((4 * dim + self.features[-1], *self.hidden, rows), self._embed.stop)
         super().__init__(state_shape, control_shape, self._head.stop, actuators, members, dtype, device)
+
+    @property
+    def architecture(self) -> dict[str, Any]:
+        sizes = {"features": list(self.features), "hidden": list(self.hidden)}
+        return {**super().architecture, **sizes, "zero_last": self.zero_last}
 
     def forward(self, state: torch.Tensor) -> torch.Tensor:
         own, crowd = state[..., self._own], state[..., self._crowd]

@@ -7,17 +7,29 @@ ensemble's gradients, optimiser state, clipping and checkpoints are rows of one 
 import abc
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import nn
 
+from policies.behaviour import check_behaviour, check_fit
+from policies.checks import PolicyError, shape, size
+from policies.watch import Watch
 
-class PolicyError(ValueError):
-    """A policy that does not fit what it is asked to control."""
+__all__ = ["AutogradRecord", "Policy", "PolicyError", "PolicyRecord"]
 
 
 class PolicyRecord(abc.ABC):
-    """What a policy keeps of some consecutive time slots of a rollout; used as the engine's `ControllerRecord`."""
+    """What a policy keeps of some consecutive time slots of a rollout; used as the engine's `ControllerRecord`.
+
+    Attributes:
+        theta: a copy of the parameters [P, n] that the record computes with, renewed before every rollout; None if it
+            reads the policy's own.
+        reads_policy: whether it asks the policy each time, and so sees parameters that were put in another place.
+    """
+
+    theta: torch.Tensor | None = None
+    reads_policy: bool = False
 
     @abc.abstractmethod
     def prepare_act(self, slot: int, state: torch.Tensor, control: torch.Tensor) -> Callable[[], None]:
@@ -69,10 +81,18 @@ class Policy(nn.Module, abc.ABC):
         device: torch.device | str | None = None,
     ):
         super().__init__()
-        if members < 1:
-            raise PolicyError(f"Expected a policy with at least 1 member, got {members}.")
-        self.state_shape, self.control_shape = tuple(state_shape), tuple(control_shape)
-        self.theta = nn.Parameter(torch.zeros(members, parameter_count, dtype=dtype, device=device))
+        members = size("a policy with at least 1 member", members)
+        if parameter_count < 1:
+            raise PolicyError(f"Expected a policy with at least 1 parameter, got {parameter_count}.")
+        self.state_shape, self.control_shape = shape("state shape", state_shape), shape("control shape", control_shape)
+        with torch.inference_mode(False):
+            self.theta = nn.Parameter(torch.zeros(members, parameter_count, dtype=dtype, device=device))
+
+    @property
+    def architecture(self) -> dict[str, Any]:
+        """Class and construction arguments as plain data, without members, dtype and device; see `policy_from`."""
+        shapes = {"state_shape": list(self.state_shape), "control_shape": list(self.control_shape)}
+        return {"class": type(self).__name__, **shapes}
 
     @property
     def members(self) -> int:
@@ -105,6 +125,60 @@ class Policy(nn.Module, abc.ABC):
         self.check_fit(state_shape, control_shape)
         return AutogradRecord(self, batch)
 
+    def bind(self) -> None:
+        """Make `theta` what `forward` computes with, wherever parameters were put; PolicyError if that cannot be."""
+        theta = self._parameters.get("theta")
+        if theta is None or theta.dim() != 2:
+            raise PolicyError(
+                "Expected policy.theta to be an nn.Parameter [members, parameters], got one that was removed, reshaped "
+                "or parametrised; parametrise the weights of a module and give that to ModulePolicy."
+            )
+        if theta.is_inference():
+            make_usable(self)
+            theta = self.theta
+        if not theta.is_contiguous():  # members are trained in place, which memory shared within theta does not allow
+            theta.data = theta.data.contiguous()
+
+    def constants(self) -> dict[str, torch.Tensor]:
+        """What `forward` computes with besides `theta`, by name: buffers and parameters that are not trained."""
+        if not self._modules and not self._buffers and len(self._parameters) == 1:
+            return {}
+        values = {f"buffer {name!r}": value for name, value in self.named_buffers()}
+        return values | {f"parameter {name!r}": value for name, value in self.named_parameters() if name != "theta"}
+
+    def switches(self) -> tuple:
+        """What switches the behaviour of a module: training mode and hooks."""
+        return tuple(switches_of(part) for part in self.modules())
+
+    def frozen(self) -> torch.Tensor | None:
+        """Which parameters [n] have `requires_grad=False`: their gradient is 0 and no optimiser moves them."""
+        if self.theta.requires_grad:
+            return None
+        return torch.ones(self.parameter_count, dtype=torch.bool, device=self.device)
+
+    def check(self, state_shape: tuple[int, ...], control_shape: tuple[int, ...], differentiated: bool) -> None:
+        """PolicyError unless this is a differentiable function of each sample's own state, of these shapes.
+
+        Found out by calling it on a few random states; only `differentiated` policies need derivatives.
+        """
+        self.check_fit(state_shape, control_shape)
+        self.check_behaviour(differentiated)
+
+    def check_behaviour(self, differentiated: bool) -> None:
+        """`check` without the shapes."""
+        make_usable(self)
+        for name, parameter in self.named_parameters():
+            if name != "theta" and parameter.requires_grad:
+                raise PolicyError(
+                    f"Expected policy.theta to hold all that is trained, got a parameter {name!r} besides it; set "
+                    "requires_grad=False there, or give the module to ModulePolicy."
+                )
+        check_behaviour(self, differentiated)
+
+    def watch(self, record: Any, differentiated: bool) -> Watch:
+        """What keeps a `record` of this policy in step with it."""
+        return Watch(self, record, differentiated)
+
     def record_bytes(self, batch: int, state_shape: tuple[int, ...], control_shape: tuple[int, ...]) -> int:
         """Bytes of one slot of a record."""
         return 0
@@ -126,7 +200,11 @@ class Policy(nn.Module, abc.ABC):
             return tensor
 
         state = self.theta.new_zeros(self.members, rows, *self.state_shape).requires_grad_()
-        with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        with (
+            torch.inference_mode(False),
+            torch.enable_grad(),
+            torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor),
+        ):
             self(state)
         return sum(saved.values())
 
@@ -136,31 +214,30 @@ class Policy(nn.Module, abc.ABC):
             raise PolicyError(
                 f"Expected a policy for states of shape {list(state_shape)}, got one for {list(self.state_shape)}."
             )
-        with torch.no_grad():
-            probe = self(torch.zeros(self.members, 1, *state_shape, dtype=self.theta.dtype, device=self.theta.device))
-        expected = (self.members, 1, *control_shape)
-        if tuple(probe.shape) != expected:
-            raise PolicyError(
-                f"Expected policy output of shape {list(expected)} (members, batch, control), got {list(probe.shape)}."
-            )
-        if probe.dtype != self.theta.dtype:
-            raise PolicyError(f"Expected policy output as {self.theta.dtype}, got {probe.dtype}.")
+        self.bind()
+        check_fit(self, tuple(control_shape))
 
 
 class AutogradRecord(PolicyRecord):
     """A record that keeps nothing and differentiates `policy.forward` by torch autograd where asked."""
 
+    reads_policy = True
+
     def __init__(self, policy: Policy, batch: int):
         self.policy, self.members = policy, policy.members
         self.batch_per_member = batch // policy.members
 
+    def controls(self, states: torch.Tensor) -> torch.Tensor:
+        """[P, rows, *control_shape] of states [P, rows, *state_shape]."""
+        return self.policy(states)
+
     def prepare_act(self, slot: int, state: torch.Tensor, control: torch.Tensor) -> Callable[[], None]:
-        policy = self.policy
-        grouped = state.detach().view(self.members, self.batch_per_member, *policy.state_shape)
-        out = control.view(self.members, self.batch_per_member, *policy.control_shape)
+        controls = self.controls
+        grouped = state.detach().view(self.members, self.batch_per_member, *self.policy.state_shape)
+        out = control.view(self.members, self.batch_per_member, *self.policy.control_shape)
 
         def act() -> None:
-            out.copy_(policy(grouped))
+            out.copy_(controls(grouped))
 
         return act
 
@@ -171,10 +248,10 @@ class AutogradRecord(PolicyRecord):
             return
         with torch.inference_mode(False), torch.enable_grad():
             inputs = self._member_major(states).clone().requires_grad_()
-            controls = self.policy(inputs).flatten(2)
+            controls = self.controls(inputs).flatten(2)
             rows = jacobian.view(last - first, self.members, self.batch_per_member, *jacobian.shape[2:])
             for c in range(controls.shape[2]):
-                (gradient,) = torch.autograd.grad(controls[:, :, c].sum(), inputs, retain_graph=True)
+                gradient = _gradient(controls[:, :, c].sum(), inputs, retain_graph=True)
                 rows[:, :, :, c].copy_(self._time_major(gradient, last - first).flatten(3))
 
     def pull_back_state(self, slot: int, state: torch.Tensor, cotangent: torch.Tensor, samples: slice) -> torch.Tensor:
@@ -186,9 +263,8 @@ class AutogradRecord(PolicyRecord):
             inputs = inputs.view(*shape, *self.policy.state_shape).requires_grad_()
             weights = state.new_zeros(shape[0] * shape[1], *self.policy.control_shape)
             weights[samples] = cotangent
-            controls = self.policy(inputs)
-            (gradient,) = torch.autograd.grad(controls, inputs, weights.view_as(controls))
-            return gradient.flatten(0, 1)[samples]
+            controls = self.controls(inputs)
+            return _gradient(controls, inputs, weights.view_as(controls)).flatten(0, 1)[samples]
 
     def pull_back_parameters(
         self,
@@ -199,12 +275,13 @@ class AutogradRecord(PolicyRecord):
         samples: slice,
         gradient: torch.Tensor,
     ) -> None:
+        theta = self.policy.theta
+        if not theta.requires_grad:
+            return
         chosen = slice(samples.start // self.batch_per_member, samples.stop // self.batch_per_member)
         with torch.inference_mode(False), torch.enable_grad():
-            controls = self.policy(self._member_major(states).clone())
-            (found,) = torch.autograd.grad(
-                controls, self.policy.theta, self._member_major(cotangents).view_as(controls)
-            )
+            controls = self.controls(self._member_major(states).clone())
+            found = _gradient(controls, theta, self._member_major(cotangents).view_as(controls))
             gradient[chosen] += found[chosen]
 
     def _member_major(self, rows: torch.Tensor) -> torch.Tensor:
@@ -214,3 +291,34 @@ class AutogradRecord(PolicyRecord):
     def _time_major(self, rows: torch.Tensor, steps: int) -> torch.Tensor:
         """[P, S·b, ...] as [S, P, b, ...]."""
         return rows.unflatten(1, (steps, self.batch_per_member)).transpose(0, 1)
+
+
+def _gradient(
+    value: torch.Tensor, leaf: torch.Tensor, weights: torch.Tensor | None = None, retain_graph: bool = False
+) -> torch.Tensor:
+    """The gradient of `value` at `leaf`, zero where none of it depends on it."""
+    if not value.requires_grad:
+        return torch.zeros_like(leaf, requires_grad=False)
+    (found,) = torch.autograd.grad(
+        value, leaf, weights, retain_graph=retain_graph, allow_unused=True, materialize_grads=True
+    )
+    return found
+
+
+def make_usable(module: nn.Module) -> None:
+    """Replace what was made under `torch.inference_mode`, which autograd cannot use, by copies that it can."""
+    fresh: dict[int, nn.Parameter] = {}
+    with torch.inference_mode(False):
+        for part in module.modules():
+            for name, parameter in part._parameters.items():
+                if parameter is not None and parameter.is_inference():
+                    copied = nn.Parameter(parameter.detach().clone(), parameter.requires_grad)
+                    part._parameters[name] = fresh.setdefault(id(parameter), copied)
+            for name, buffer in part._buffers.items():
+                if buffer is not None and buffer.is_inference():
+                    part._buffers[name] = buffer.clone()
+
+
+def switches_of(module: nn.Module) -> tuple:
+    """Training mode and numbers of hooks of one module, without its parts."""
+    return module.training, len(module._forward_hooks), len(module._forward_pre_hooks)

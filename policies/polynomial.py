@@ -1,5 +1,7 @@
 """The two-parameter policy of a scalar state."""
 
+from typing import Any
+
 import torch
 
 from policies.policy import Policy
@@ -19,6 +21,10 @@ class Polynomial(Policy):
         device: torch.device | str | None = None,
     ):
         super().__init__(shape, shape, 2, members, dtype, device)
+
+    @property
+    def architecture(self) -> dict[str, Any]:
+        return {"class": "Polynomial", "shape": list(self.state_shape)}
 
     def forward(self, state: torch.Tensor) -> torch.Tensor:
         square, linear = self.theta.view(self.members, 2, *[1] * (state.dim() - 1)).unbind(1)

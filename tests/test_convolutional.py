@@ -173,7 +173,7 @@ def test_scratch_is_no_more_than_predicted(members, controls):
 def test_weights_start_glorot_uniform_and_biases_at_zero():
     policy = Convolutional((2, 32), (1,), dtype=torch.float64)
     policy.initialise(0, torch.Generator().manual_seed(0))
-    limits = [(6 / (6 + 180)) ** 0.5, (6 / (180 + 180)) ** 0.5, (6 / 421) ** 0.5]
+    limits = [(6 / (6 + 360)) ** 0.5, (6 / (180 + 180)) ** 0.5, (6 / 421) ** 0.5]
     for layer, limit in zip(policy.layers(policy.theta.detach()), limits, strict=True):
         assert 0.95 * limit < layer[0, :-1].abs().max() <= limit
         assert not layer[0, -1].any()

@@ -215,6 +215,70 @@ def test_a_sample_that_is_not_finite_leaves_the_others_alone():
         assert torch.equal(found[0], expected[0])
 
 
+def outside(name):
+    """The `case` with every third particle moved out of the box: across one wall or, where two meet, across both."""
+    system, step, state, control, next_adjoint = case(name)
+    dim, radius = system.dim, 2.6 * system.spacing
+    for index, i in enumerate(range(system.jets, state.shape[2], 3)):
+        for axis in range(dim) if index % 4 == 3 else [index % dim]:
+            depth = radius * (0.05 + 0.4 * (index % 3)) + 0.2 * system.spacing * state[:, dim + axis, i]
+            upper = (index + axis) % 2
+            state[:, axis, i] = system.size[axis] + depth if upper else -depth
+    return system, step, state, control, next_adjoint
+
+
+@pytest.mark.vulkan
+@pytest.mark.parametrize("name", ["plane", "space"])
+def test_particles_outside_the_box_see_the_images_of_every_neighbour(name):
+    system, step, state, control, next_adjoint = outside(name)
+    places = state[:, : system.dim, system.jets :]
+    edge = torch.tensor(system.size, **tensor_options()).view(1, -1, 1)
+    assert ((places < 0) | (places > edge)).any(1).sum() >= BATCH * 10
+    expected = step(state.cpu().double(), control.cpu().double())
+    assert relative_error(system.step(state, control), expected) < accuracy()
+    pulled = system.pull_back(state, control, next_adjoint)
+    for found, wanted in zip(pulled, reference_pull_back(step, state, control, next_adjoint), strict=True):
+        assert relative_error(found, wanted) < 5 * accuracy()
+
+
+@pytest.mark.vulkan
+@pytest.mark.parametrize("name", ["plane", "space"])
+def test_a_particle_outside_has_the_density_and_the_forces_of_its_image_inside(name):
+    system, _, state, control, _ = case(name)
+    dim, jets, dt = system.dim, system.jets, system.dt
+    control = torch.zeros_like(control)
+    # Positions count at half the step; springs, which pull outside particles back, stand still for velocities alone.
+    state[:, dim:] *= 0.1
+    turned = state.clone()
+    for axis, (i, wall) in enumerate([(jets, 0.0), (jets + 1, system.size[1])] + [(jets + 2, 0.0)] * (dim - 2)):
+        turned[:, axis, i] = 2 * wall - state[:, axis, i]
+        turned[:, dim + axis, i] *= -1
+    ours, theirs = system.densities(state), system.densities(turned)
+    torch.testing.assert_close(ours, theirs, rtol=1e3 * torch.finfo(ours.dtype).eps, atol=0.0)
+    near, far = (system.step(given, control)[:, dim:, jets + 3 :] for given in (state, turned))
+    scale = (near - state[:, dim:, jets + 3 :]).abs().max() + dt
+    assert (near - far).abs().max() < 1e3 * torch.finfo(near.dtype).eps * scale
+
+
+@pytest.mark.vulkan
+def test_densities_have_no_jump_where_a_neighbour_leaves_the_kernel_or_a_particle_the_box():
+    system, dim, radius = CASES["plane"], 2, 2.6 * 0.1
+    state = torch.zeros(1, *system.state_shape, **tensor_options())
+    state[0, :dim, system.jets :] = 0.5 * torch.tensor(system.size, **tensor_options()).view(2, 1)
+    first, second = system.jets, system.jets + 1
+    kernel = lambda d: max(0.0, 1 - d / radius) ** 4 * (1 + 4 * d / radius) / lattice_sum(2)  # noqa: E731
+    for out in (-0.02, -1e-6, 0.0, 1e-6, 0.01, 0.1, 0.3):  # beyond the lower wall, and beyond the upper one
+        for away in (0.5 * radius, radius - 1e-6, radius + 1e-6, radius + 0.5 * abs(out)):
+            for wall, inwards in ((0.0, 1.0), (system.size[0], -1.0)):
+                place, other = -out, away - out
+                state[0, 0, first], state[0, 0, second] = wall + inwards * place, wall + inwards * other
+                state[0, 1, first] = state[0, 1, second] = 0.3
+                found = system.densities(state)[0, :2].tolist()
+                apart, across = kernel(abs(place - other)), kernel(abs(place + other))
+                expected = [kernel(0) + kernel(2 * abs(x)) + apart + across for x in (place, other)]
+                assert found == pytest.approx(expected, rel=2e-5 if state.dtype == torch.float32 else 1e-12)
+
+
 @pytest.mark.float64
 @pytest.mark.parametrize(
     ("settings", "message"),

@@ -288,4 +288,4 @@ class TestDashes:
 
 
 def test_an_untrained_task_has_a_name_too():
-    assert words(Show([untrained(TASKS["guidance"](horizon=3))]).scenes()[0])[0] == "no control"
+    assert words(Show([untrained(TASKS["guidance"]())]).scenes()[0])[0] == "no control"

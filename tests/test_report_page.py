@@ -2,6 +2,7 @@
 
 import base64
 import re
+import shutil
 from html.parser import HTMLParser
 
 import imageio.v2 as imageio
@@ -91,6 +92,23 @@ def test_the_page_of_a_run_holds_table_curves_frames_adjoints_and_configuration(
     for figure, colour in ((curves, (213, 94, 0)), (adjoints, (0, 114, 178))):
         assert (np.abs(figure[..., :3].astype(int) - colour).max(2) < 40).sum() > 50
     assert "task: guidance" in out.read_text()
+
+
+def test_a_page_that_was_edited_or_is_not_ours_stays(run, tmp_path):
+    path = shutil.copytree(run, tmp_path / "run")
+    for text in ("mine", write_page(run).read_text() + "<!-- my notes -->"):
+        (path / "report.html").write_text(text)
+        with pytest.raises(RunError, match=r"^Expected .*report\.html to be as Evenflow wrote it, got .*--out\.$"):
+            write_page(path)
+        assert (path / "report.html").read_text() == text
+
+
+def test_a_page_never_says_more_epochs_than_there_are_to_be(run, tmp_path):
+    path = shutil.copytree(run, tmp_path / "run")
+    edit(path, "epochs: 2", "epochs: 1")  # as runs were left that went on for longer before totals were recorded
+    assert "Test loss after 2 of 2 epochs" in write_page(path, tmp_path / "page.html").read_text()
+    edit(path, "epochs: 1", "epochs: 5")
+    assert "Test loss after 2 of 5 epochs" in write_page(path, tmp_path / "other.html").read_text()
 
 
 def test_a_page_replaces_its_own_and_nothing_else(run, tmp_path):

@@ -125,9 +125,12 @@ def test_epochs_count_as_numbers_and_other_files_are_no_checkpoints(run):
     assert [file.stem for file in run.checkpoints()] == ["epoch-000009", "epoch-1000000"]
 
 
-def test_metrics_past_the_restored_checkpoint_are_cut_off(trained):
+def test_loading_writes_nothing_and_going_on_cuts_off_later_metrics(trained):
     run, _ = trained
-    run.restore(EXPERIMENT.trainer(), run.checkpoints()[0])
+    before = contents(run.path)
+    assert run.restore(EXPERIMENT.trainer(), run.checkpoints()[0]) == 1
+    assert contents(run.path) == before
+    run.rewind(1)
     assert [line["epoch"] for line in run.metrics()] == [1]
 
 
@@ -153,14 +156,15 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(trained, monkey
     assert contents(run.path) == before
 
 
-def test_a_restore_that_cannot_be_written_says_so_and_changes_nothing(trained, monkeypatch):
+def test_going_on_where_nothing_can_be_written_says_so_and_changes_nothing(trained, monkeypatch):
     run, _ = trained
+    run.restore(EXPERIMENT.trainer(), run.checkpoints()[0])
 
     def full(descriptor):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
-    assert "No space left" in refused(run.path, lambda: run.restore(EXPERIMENT.trainer()))
+    assert "No space left" in refused(run.path, lambda: run.rewind(1))
 
 
 def test_metrics_without_any_checkpoint_are_kept(trained):

@@ -5,7 +5,7 @@ import json
 import pytest
 from rich.console import Console
 
-from benchmarks.speed import TASKS, disagreement, make_trainer, peers_of, speed
+from benchmarks.speed import TASKS, apart_by, disagreement, make_trainer, peers_of, speed
 from benchmarks.timing import PHASES
 from engine import SettingError
 from training import GRADIENTS
@@ -24,6 +24,22 @@ def test_peers_follow_the_same_gradient(task, side, letter):
     # The phases of a wave turn by many radians, and in float32 each side rounds them in its own way.
     limit = 5e-4 if task == "quantum" else 2e-5
     assert disagreement(trainer, initial, make(trainer, initial, letter)) < limit
+
+
+@pytest.mark.float32
+@pytest.mark.parametrize("side", peers_of("cart-pole"))
+def test_peers_take_the_same_steps(side):
+    module, make = peers_of("cart-pole")[side]
+    pytest.importorskip(module)
+    trainer, initial = make_trainer("cart-pole", "R", poles=1, horizon=20)
+    peer = make(trainer, initial, "R")
+    start, before = [array.copy() for array in peer.parameters()], trainer.policy.theta.detach().clone()
+    for _ in range(3):
+        trainer.update(initial)
+        peer.update()
+    moved = [ours - theirs for ours, theirs in zip(peer.parameters(), start, strict=True)]
+    # With torch's placement of ε they are apart by a tenth.
+    assert apart_by(trainer, trainer.policy.theta.detach() - before, moved) < 1e-5
 
 
 @pytest.mark.float64

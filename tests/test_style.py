@@ -11,7 +11,9 @@ from matplotlib.figure import Figure
 
 import benchmarks.report
 from benchmarks.report import loss_panels, paper_panels
+from benchmarks.study import Study
 from benchmarks.style import COLOURS, WIDEST, legend_below, new_figure, plain_log, plain_number, style_of, styles_of
+from training.optimisers import settings_to_file
 
 pytestmark = pytest.mark.float64
 
@@ -104,16 +106,19 @@ def test_numbers_are_plain():
 @pytest.fixture
 def study(tmp_path):
     """A study of seven variants at four difficulties, with made-up losses."""
-    config = {
-        "kind": "evenflow study", "format": 1, "task": "cart-pole", "clippings": ["none", "norm"], "epochs": 5,
-        "runtime": {"backend": "cpu", "precision": "float32"}, "settings": {"train_samples": 8, "batch_size": 4},
-    }  # fmt: skip
-    (tmp_path / "study.yaml").write_text(yaml.safe_dump(config))
+    of = Study("cart-pole", {"horizon": 10}, (1, 2, 3, 4), tuple("RMSC"), ("none", "norm"), seeds=2, epochs=5)
+    config = of.to_config()
+    written = {**config, "settings": settings_to_file(config["settings"])}
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(written))
     draw = np.random.default_rng(0)
-    same = {"format": 1, "task": "cart-pole", "phase": "report", "learning_rate": 1e-3, "options": {"horizon": 10}}
+    same = {
+        "format": 1, "task": "cart-pole", "phase": "report", "learning_rate": 1e-3, "run": "report-0", "member": 0,
+        "epochs": 5, "settings": config["settings"], "train_loss": [1.0] * 5,
+    }  # fmt: skip
     results = [
         {
-            **same, "difficulty": poles, "gradient": letter, "clipping": clipping, "seed": seed, "diverged": None,
+            **same, "options": {"poles": poles, **of.options}, "difficulty": poles, "gradient": letter,
+            "clipping": clipping, "seed": seed,
             "test_loss": np.exp(-0.1 * np.arange(5) * draw.uniform(0.5, 1)).tolist(),
         }
         for poles in (1, 2, 3, 4) for letter in "RMSC" for clipping in ("none", "norm") for seed in (0, 1)
@@ -124,7 +129,10 @@ def study(tmp_path):
 
 def figure_of(draw, monkeypatch):
     kept = []
-    monkeypatch.setattr(benchmarks.report, "save", lambda figure, path: kept.append(figure) or path)
+    # Statistics are tested elsewhere, and bootstrapping takes a second for each group.
+    monkeypatch.setattr(benchmarks.report, "interval", lambda losses, axis=0: (losses.min(axis), losses.max(axis)))
+    for name in ("save", "save_ours"):
+        monkeypatch.setattr(benchmarks.report, name, lambda figure, path: kept.append(figure) or path)
     draw()
     return kept[0]
 

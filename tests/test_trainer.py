@@ -218,6 +218,45 @@ def test_settings_that_make_no_sense_are_refused(make, message):
         make()
 
 
+@pytest.mark.parametrize(("batch", "states", "less", "more"), [(8, 20, 16, 24), (3, 256, 255, 258), (5, 6, 5, 10)])
+def test_training_states_that_batches_do_not_divide_are_refused(batch, states, less, more):
+    with pytest.raises(SettingError) as refusal:
+        TrainingSettings(batch_size=batch, train_samples=states)
+    assert str(refusal.value) == (
+        f"Expected training states in whole mini-batches of {batch}, got {states}; take {less} or {more} of them, or "
+        "another batch size."
+    )
+    for good in (less, more):
+        settings = TrainingSettings(batch_size=batch, train_samples=good, test_samples=2)
+        trainer = Trainer(small_task(), ALL[:1], settings)
+        assert torch.equal(torch.cat(list(trainer.batches())), trainer._train[0])
+        assert trainer.updates_per_epoch * batch == good
+
+
+@pytest.mark.parametrize(
+    ("optimiser", "size", "cause"),
+    [
+        ("sgd", 1e300, None),
+        ("adam", 1e150, None),
+        ("adam", 1e300, "the gradient's square, which adam keeps, is beyond torch.float64"),
+        ("rmsprop", 1e155, "the gradient's square, which rmsprop keeps, is beyond torch.float64"),
+        ("sgd", math.inf, "the gradient is not finite"),
+        ("adam", math.nan, "the gradient is not finite"),
+    ],
+)
+def test_a_gradient_too_large_for_its_optimiser_is_told_and_any_other_is_used(optimiser, size, cause, monkeypatch):
+    settings = TrainingSettings(train_samples=8, test_samples=2, optimiser=optimiser)
+    trainer = Trainer(small_task(), ALL[:2], settings)
+    _, gradient = trainer.gradient(next(trainer.batches()))
+    gradient[0], gradient[1], gradient[1, 3:] = 1.0, 1.0, size
+    monkeypatch.setattr(trainer, "gradient", lambda initial: (torch.ones(2, dtype=torch.float64), gradient))
+    before = trainer.policy.theta.detach().clone()
+    trainer.update(next(trainer.batches()))
+    moved = (trainer.policy.theta.detach() != before).any(1).tolist()
+    assert [entry.cause for entry in trainer.divergences.values()] == ([] if cause is None else [cause])
+    assert moved == [True, cause is None]
+
+
 def test_the_papers_defaults():
     settings = TrainingSettings()
     assert (settings.batch_size, settings.train_samples, settings.test_samples) == (8, 256, 256)

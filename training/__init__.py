@@ -1,6 +1,8 @@
 """Training: tasks, objectives, gradient estimators, the ensemble trainer, run directories."""
 
+from training.checkpoint import describe_checkpoint
 from training.clipping import Clipping
+from training.controllers import load_controller, load_task
 from training.estimators import (
     GRADIENTS,
     Backpropagation,
@@ -40,7 +42,10 @@ __all__ = [
     "Trainer",
     "TrainingSettings",
     "build_task",
+    "describe_checkpoint",
     "gradient_named",
+    "load_controller",
+    "load_task",
     "read_checkpoint",
     "resume",
     "task_options",

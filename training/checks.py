@@ -1,4 +1,4 @@
-"""Values read from files, checked against the dataclasses that they are to fill."""
+"""Values read from files, checked against the dataclasses that they are to fill, and names close to one another."""
 
 import inspect
 from collections.abc import Mapping

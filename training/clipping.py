@@ -6,35 +6,43 @@ from dataclasses import dataclass
 import torch
 
 from engine import SettingError
+from engine.checks import real
+from engine.norms import limited
 
 
 @dataclass(frozen=True)
 class Clipping:
     """How each member's gradient is bounded: "none", by "value", or by the global "norm" of the member's row.
 
-    The factor of the norm is that of `torch.nn.utils.clip_grad_norm_`, without its small offset.
+    The factor of the norm is that of `torch.nn.utils.clip_grad_norm_`, without its small offset, and right for every
+    finite gradient, also where its square is beyond the precision. A row with a component that is not finite stays as
+    it is, so that it never passes for a finite one. An infinite limit bounds nothing.
     """
 
     kind: str = "none"
     limit: float = 1.0
 
     def __post_init__(self):
-        if self.kind not in _KINDS:
+        if not isinstance(self.kind, str) or self.kind not in _KINDS:
             raise SettingError(f"Expected clipping among {', '.join(_KINDS)}, got {self.kind!r}.")
-        if not self.limit > 0:
-            raise SettingError(f"Expected a clipping limit above 0, got {self.limit}.")
+        limit = real("a clipping limit above 0", self.limit)
+        if not limit > 0:
+            raise SettingError(f"Expected a clipping limit above 0, got {limit}.")
+        object.__setattr__(self, "limit", limit)
 
     def __call__(self, gradient: torch.Tensor) -> torch.Tensor:
         """Rows [P, n], each clipped by itself."""
         return _KINDS[self.kind](gradient, self.limit)
 
 
-def _by_norm(gradient: torch.Tensor, limit: float) -> torch.Tensor:
-    return gradient * (limit / gradient.norm(dim=1, keepdim=True).clamp_min(limit))
+def _by_value(gradient: torch.Tensor, limit: float) -> torch.Tensor:
+    # Clamped, an infinite component would be a finite one.
+    finite = torch.isfinite(gradient).all(1, keepdim=True)
+    return torch.where(finite, gradient.clamp(-limit, limit), gradient)
 
 
 _KINDS: dict[str, Callable[[torch.Tensor, float], torch.Tensor]] = {
     "none": lambda gradient, limit: gradient,
-    "value": lambda gradient, limit: gradient.clamp(-limit, limit),
-    "norm": _by_norm,
+    "value": _by_value,
+    "norm": limited,
 }

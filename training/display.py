@@ -1,5 +1,8 @@
 """How a training looks in a terminal: progress with the losses of every group, and the final table."""
 
+import errno
+import threading
+import time
 from typing import Any
 
 from rich.console import Console
@@ -10,12 +13,16 @@ from training.summary import outcomes
 from training.trainer import EpochRecord, Trainer
 
 _LINES = 10
+_SILENCE = 8.0  # seconds that a log may be silent; 10 s are promised
 
 
 class TrainingProgress:
-    """A progress bar with each group's median test loss; where nothing can be redrawn, a line now and then.
+    """A progress bar with each group's median test loss; where nothing can be redrawn, lines of a log.
 
-    Use as a context manager; call it with the trainer and the record of every epoch.
+    A log gets a line for every tenth of the epochs and, whatever an epoch takes, one at least every 10 s.
+
+    Use as a context manager; call it with the trainer and the record of every epoch. BrokenPipeError if nobody reads
+    the log any more.
 
     Args:
         labels: what sets the members apart.
@@ -29,30 +36,70 @@ class TrainingProgress:
         self._progress = Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal)
         self._task = self._progress.add_task("test loss", total=epochs)
         self._diverged: set[int] = set()
+        self._trainer: Trainer | None = None
+        self._began = self._spoke = time.monotonic()
+        self._ended = threading.Event()
+        self._clock: threading.Thread | None = None
+        self._unheard: OSError | None = None
 
     def __enter__(self) -> "TrainingProgress":
         self._progress.start()
+        if not self._console.is_terminal:
+            self._clock = threading.Thread(target=self._fill_silence, daemon=True)
+            self._clock.start()
         return self
 
     def __exit__(self, *_) -> None:
         self._progress.stop()
+        self._ended.set()
+        if self._clock is not None:
+            self._clock.join()
+
+    def follow(self, trainer: Trainer) -> None:
+        """Look at a trainer between its epochs too."""
+        self._trainer = trainer
 
     def __call__(self, trainer: Trainer, record: EpochRecord) -> None:
+        if self._unheard is not None:
+            raise self._unheard
         rows = outcomes(self._labels, record.test_loss, trainer.task.success)
         text = "  ".join(f"{row.group.name} {_number(row.median)}" for row in rows)
         self._progress.update(self._task, completed=record.epoch, description=f"test loss  {text}")
-        every = max(1, self._epochs // _LINES)
-        if not self._console.is_terminal and (record.epoch % every == 0 or record.epoch == self._epochs):
-            self._console.print(f"epoch {record.epoch}/{self._epochs}  test loss  {text}", highlight=False)
+        due = record.epoch % max(1, self._epochs // _LINES) == 0 or record.epoch == self._epochs
+        if not self._console.is_terminal and (due or time.monotonic() - self._spoke >= _SILENCE / 2):
+            self._say(f"epoch {record.epoch}/{self._epochs}  test loss  {text}")
         for member, divergence in trainer.divergences.items():
             if member not in self._diverged:
                 self._diverged.add(member)
                 label = self._labels[member]
-                self._console.print(
+                self._say(
                     f"{label['gradient']} with seed {label['seed']} diverged in update {divergence.update} of epoch "
-                    f"{divergence.epoch}: {divergence.cause}; it is frozen, the others go on.",
-                    highlight=False,
+                    f"{divergence.epoch}: {divergence.cause}; it is frozen, the others go on."
                 )
+
+    def _say(self, text: str) -> None:
+        self._spoke = time.monotonic()
+        try:
+            self._console.print(text, highlight=False, soft_wrap=not self._console.is_terminal)
+        except SystemExit as error:  # rich's answer to a closed pipe
+            raise BrokenPipeError(errno.EPIPE, "nobody reads the progress any more") from error
+
+    def _fill_silence(self) -> None:
+        """Say where the training is whenever nothing was said for a while, until it ends."""
+        while not self._ended.wait(max(self._spoke + _SILENCE - time.monotonic(), 0.01)):
+            if time.monotonic() - self._spoke >= _SILENCE:
+                try:
+                    self._say(self._where())
+                except OSError as error:
+                    self._unheard = error
+                    return
+
+    def _where(self) -> str:
+        trainer, seconds = self._trainer, f"{time.monotonic() - self._began:.0f} s"
+        if trainer is None:
+            return f"preparing, {seconds}"
+        place = f"epoch {min(trainer.epoch + 1, self._epochs)}/{self._epochs}"
+        return f"{place}  update {trainer.updates} of {trainer.updates_per_epoch}, {seconds}"
 
 
 def outcome_table(labels: list[dict[str, Any]], test_loss: list[float | None], threshold: float | None) -> Table:

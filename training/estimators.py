@@ -2,11 +2,19 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 
-from engine import FULL, ONE_STEP, PHYSICS_ONLY, POLICY_ONLY, AdjointRule, SettingError
+from engine import (
+    FULL,
+    ONE_STEP,
+    PHYSICS_ONLY,
+    POLICY_ONLY,
+    AdjointRule,
+    SettingError,
+)
+from engine.contracts import check_rule, check_tensor, described
 
 
 @runtime_checkable
@@ -21,11 +29,51 @@ class GradientEstimator(Protocol):
         ...
 
 
+def check_estimator(estimator: Any) -> None:
+    """SettingError unless this is a gradient estimator; AdjointError if what it sweeps with are no rules."""
+    if isinstance(estimator, type):
+        hint = f"; make one: {estimator.__name__}(...)"
+    elif callable(getattr(estimator, "combine", None)) and isinstance(getattr(estimator, "rules", None), tuple):
+        for rule in estimator.rules:
+            check_rule(rule)
+        if not estimator.rules:
+            raise SettingError(f"Expected an estimator with at least one rule, got {described(estimator)} with none.")
+        return
+    elif isinstance(estimator, str):
+        hint = f"; write gradient_named({estimator!r}).estimator"
+    elif isinstance(estimator, NamedGradient):
+        hint = "; give its .estimator"
+    elif hasattr(estimator, "uses_physics"):
+        hint = ", which is an adjoint rule; write Backpropagation(rule)"
+    else:
+        hint = "; it needs a tuple of rules and a method combine"
+    raise SettingError(
+        f"Expected a gradient estimator such as Backpropagation(FULL), got {described(estimator)}{hint}."
+    )
+
+
+def combined(estimator: GradientEstimator, gradients: Mapping[AdjointRule, torch.Tensor]) -> torch.Tensor:
+    """`estimator.combine(gradients)`, once it was seen to be [members, parameters] and to change no gradient."""
+    versions = [gradient._version for gradient in gradients.values()]
+    result = estimator.combine(gradients)
+    given = next(iter(gradients.values()))
+    check_tensor(f"{described(estimator)} to combine gradients to one row for each member", result, given.shape, given)
+    if versions != [gradient._version for gradient in gradients.values()]:
+        raise SettingError(
+            f"Expected an estimator that leaves the gradients as they are, got {described(estimator)}, which changes "
+            "them in place; start from a clone."
+        )
+    return result
+
+
 @dataclass(frozen=True)
 class Backpropagation:
     """The gradient of one sweep."""
 
     rule: AdjointRule = FULL
+
+    def __post_init__(self):
+        check_rule(self.rule)
 
     @property
     def rules(self) -> tuple[AdjointRule, ...]:
@@ -44,6 +92,10 @@ class SignAgreement:
 
     base: GradientEstimator
     reference: GradientEstimator
+
+    def __post_init__(self):
+        check_estimator(self.base)
+        check_estimator(self.reference)
 
     @property
     def rules(self) -> tuple[AdjointRule, ...]:

@@ -1,19 +1,23 @@
 """One training from its configuration: what `evenflow train` runs and what a run directory can repeat."""
 
 import itertools
-import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from engine import BudgetError, RunError, SettingError, current
+from engine.checks import plain, real, whole
 from training.checks import check_types
 from training.clipping import Clipping
 from training.estimators import gradient_named
-from training.run import RunDirectory
+from training.files import reason
+from training.optimisers import made_before, settings_from_file, settings_to_file
+from training.run import RunDirectory, epoch_of
+from training.stopping import Stopping
 from training.tasks import TaskOptions, task_options
 from training.trainer import EpochRecord, Member, Trainer, TrainingSettings
 
@@ -45,18 +49,31 @@ class Experiment:
     def __post_init__(self):
         for name in ("gradients", "seeds", "learning_rates", "clippings"):
             values = getattr(self, name)
+            if not isinstance(values, (tuple, list)):
+                raise SettingError(f"Expected {name.replace('_', ' ')} as a tuple of them, got {values!r}.")
             if not values:
                 raise SettingError(f"Expected at least one of {name.replace('_', ' ')}, got none.")
             if len(set(values)) < len(values):
                 raise SettingError(f"Expected {name.replace('_', ' ')} without repetition, got {list(values)}.")
         for name in ("epochs", "checkpoint_every"):
-            if getattr(self, name) < 1:
-                raise SettingError(f"Expected {name.replace('_', ' ')} of at least 1, got {getattr(self, name)}.")
+            value = whole(f"{name.replace('_', ' ')} of at least 1", getattr(self, name))
+            object.__setattr__(self, name, value)
+        object.__setattr__(self, "options", {name: plain(value) for name, value in self.options.items()})
+        seeds = tuple(whole("seeds of at least 0", seed, least=0) for seed in self.seeds)
+        rates = tuple(real("learning rates above 0", rate) for rate in self.learning_rates)
+        object.__setattr__(self, "seeds", seeds)
+        object.__setattr__(self, "learning_rates", rates)
+        if self.milestones is not None:
+            kept = tuple(whole("milestones as epochs of at least 0", epoch, least=0) for epoch in self.milestones)
+            object.__setattr__(self, "milestones", kept)
         letters = tuple(gradient_named(name).letter for name in self.gradients)
         if len(set(letters)) < len(letters):
             raise SettingError(f"Expected each gradient once, got {list(self.gradients)}.")
         object.__setattr__(self, "gradients", letters)
-        variants = tuple((gradient_named(name).letter, clipping, rate) for name, clipping, rate in self.variants)
+        variants = tuple(
+            (gradient_named(name).letter, clipping, real("learning rates above 0", rate))
+            for name, clipping, rate in self.variants
+        )
         if len(set(variants)) < len(variants):
             raise SettingError(f"Expected variants without repetition, got {list(variants)}.")
         object.__setattr__(self, "variants", variants)
@@ -102,6 +119,7 @@ class Experiment:
         """Plain values that `from_config` reads back, with the runtime they were used on."""
         config = asdict(self)
         config["options"] = asdict(self.task_options)
+        config["settings"] = settings_to_file(config["settings"])
         for name in ("gradients", "seeds", "learning_rates", "clippings", "variants"):
             config[name] = [list(value) if isinstance(value, tuple) else value for value in config[name]]
         if self.milestones is not None:
@@ -111,12 +129,16 @@ class Experiment:
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "Experiment":
-        """The experiment of a run's configuration; RunError if values are missing or make no sense."""
+        """The experiment of a run's configuration; RunError if values are missing or make no sense.
+
+        What was called adam before Keras' form of it is adam-torch in the experiment; `made_before` says so.
+        """
         try:
             values = {name: value for name, value in config.items() if name in cls.__dataclass_fields__}
             for name in ("gradients", "seeds", "learning_rates", "clippings"):
                 values[name] = tuple(values[name])
             values["variants"] = tuple(tuple(variant) for variant in values.get("variants", ()))
+            values["settings"] = settings_from_file(values["settings"])
             if values.get("milestones") is not None:
                 values["milestones"] = tuple(values["milestones"])
             with _read_from_config():
@@ -130,53 +152,135 @@ class Experiment:
             raise RunError(f"Expected a complete configuration in config.yaml, got one that fails: {error}.") from error
 
 
-Progress = Callable[[Trainer, EpochRecord], None]
+class Progress(Protocol):
+    """Sees every epoch as it ends; one with a method `follow` is also given the trainer before the first."""
+
+    def __call__(self, trainer: Trainer, record: EpochRecord, /) -> object: ...
 
 
-def train(experiment: Experiment, out: str | Path, progress: Progress | None = None) -> Trainer:
-    """Train into a new run directory; Ctrl-C ends after the epoch under way, with a checkpoint."""
+@runtime_checkable
+class Follower(Protocol):
+    """A progress that looks at the trainer between epochs too."""
+
+    def follow(self, trainer: Trainer) -> None: ...
+
+
+def train(
+    experiment: Experiment, out: str | Path, progress: Progress | None = None, stopping: Stopping | None = None
+) -> Trainer:
+    """Train into a new run directory.
+
+    Ctrl-C, SIGTERM and SIGHUP end after the epoch under way, with a checkpoint; a second one interrupts at once. What
+    `progress` raises ends the training too, with a checkpoint.
+
+    Args:
+        experiment: what to train.
+        out: a new or empty directory.
+        progress: called after every epoch.
+        stopping: who listens to those signals, if the caller does.
+
+    Raises:
+        RunError: a directory that is not empty or cannot be written, or a full disk; all complete files stay readable.
+    """
     trainer = experiment.trainer()
     run = RunDirectory.create(out, experiment.to_config())
-    return _continue(run, trainer, experiment, progress)
+    with run.writing():
+        return _continue(run, trainer, experiment, progress, stopping)
 
 
-def resume(path: str | Path, progress: Progress | None = None, epochs: int | None = None) -> Trainer:
+def resume(
+    path: str | Path,
+    progress: Progress | None = None,
+    epochs: int | None = None,
+    stopping: Stopping | None = None,
+) -> Trainer:
     """Continue a run from its last checkpoint to the same numbers as if it had never stopped.
+
+    A run made before "adam" was Keras' form goes on with torch's, and a warning says so.
 
     Args:
         path: the run directory.
-        epochs: a new total, if the run is to go on longer than it was configured for.
+        progress, stopping: as for `train`.
+        epochs: a new total, if the run is to go on longer than it was configured for; it is recorded in config.yaml.
+
+    Raises:
+        RunError: no run there, one that somebody else trains, a damaged one, or one whose config.yaml has other
+            settings than its checkpoint.
+        SettingError: fewer epochs than the run has.
     """
     run = RunDirectory.open(path)
     experiment = Experiment.from_config(run.config)
+    note = made_before(run.config["settings"])
+    if note is not None:
+        warnings.warn(note, stacklevel=2)
     if epochs is not None:
         experiment = replace(experiment, epochs=epochs)
+        check_total(run, epochs)
+    if run.epoch >= experiment.epochs:
+        return _restored(run, experiment)
+    with run.writing():
+        if RunDirectory.open(path).config != run.config:
+            raise RunError(f"Expected {run.path} as it was a moment ago, got a changed config.yaml; try again.")
+        trainer = _restored(run, experiment)
+        run.rewind(trainer.epoch, epochs)
+        return _continue(run, trainer, experiment, progress, stopping)
+
+
+def check_total(run: RunDirectory, epochs: int) -> None:
+    """SettingError unless a run can be trained to so many epochs, since it has no more."""
+    done = max(run.epoch, len(run.metrics()))
+    if epochs < done:
+        raise SettingError(
+            f"Expected a total of at least the {done} epochs that {run.path} has, got {epochs}; give more to train on."
+        )
+
+
+def _restored(run: RunDirectory, experiment: Experiment) -> Trainer:
     with _read_from_config():
         trainer = experiment.trainer()
     run.restore(trainer)
-    return _continue(run, trainer, experiment, progress)
-
-
-def _continue(run: RunDirectory, trainer: Trainer, experiment: Experiment, progress: Progress | None) -> Trainer:
-    total = experiment.epochs
-    recorded = run.metrics()
-    started = time.perf_counter() - (recorded[-1]["seconds"] if recorded else 0.0)
-    try:
-        if not run.checkpoints():
-            run.save(trainer)
-        with _stop_requested() as stopping:
-            while trainer.epoch < total and not stopping():
-                record = trainer.run_epoch()
-                run.append(record, time.perf_counter() - started, trainer.divergences)
-                if trainer.epoch % experiment.checkpoint_every == 0 or trainer.epoch == total or stopping():
-                    run.save(trainer, experiment.milestones)
-                if progress is not None:
-                    progress(trainer, record)
-            if run.checkpoints()[-1].stem != f"epoch-{trainer.epoch:06d}":
-                run.save(trainer, experiment.milestones)
-    except OSError as error:
-        raise RunError(f"Expected to write the run in {run.path}, got: {error.strerror}.") from error
     return trainer
+
+
+def _continue(
+    run: RunDirectory, trainer: Trainer, experiment: Experiment, progress: Progress | None, stopping: Stopping | None
+) -> Trainer:
+    total, recorded = experiment.epochs, run.metrics()
+    started = time.perf_counter() - (recorded[-1]["seconds"] if recorded else 0.0)
+    if isinstance(progress, Follower):
+        progress.follow(trainer)
+    with Stopping() if stopping is None else nullcontext(stopping) as stop:
+        _keep(run, trainer, experiment)
+        while trainer.epoch < total and stop.requested is None:
+            record = trainer.run_epoch()
+            with _writes(run):
+                run.append(record, time.perf_counter() - started, trainer.divergences)
+            if trainer.epoch % experiment.checkpoint_every == 0 or trainer.epoch == total:
+                _keep(run, trainer, experiment)
+            if progress is not None:
+                try:
+                    progress(trainer, record)
+                except Exception:  # such as a pipe that nobody reads any more
+                    _keep(run, trainer, experiment)
+                    raise
+        _keep(run, trainer, experiment)
+    return trainer
+
+
+def _keep(run: RunDirectory, trainer: Trainer, experiment: Experiment) -> None:
+    """Have a checkpoint of the last epoch."""
+    with _writes(run):
+        found = run.checkpoints()
+        if not found or epoch_of(found[-1]) != trainer.epoch:
+            run.save(trainer, experiment.milestones)
+
+
+@contextmanager
+def _writes(run: RunDirectory) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise RunError(f"Expected to write the run in {run.path}, got: {reason(error)}.") from error
 
 
 @contextmanager
@@ -186,24 +290,3 @@ def _read_from_config() -> Iterator[None]:
         yield
     except (SettingError, BudgetError) as error:
         raise RunError(f"{str(error).removesuffix('.')} in config.yaml.") from error
-
-
-@contextmanager
-def _stop_requested() -> Iterator[Callable[[], bool]]:
-    """Turns the first Ctrl-C into a question that can be asked between epochs; a second one interrupts at once."""
-    requested = False
-
-    def note(number, frame) -> None:
-        nonlocal requested
-        requested = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    try:
-        before = signal.signal(signal.SIGINT, note)
-    except ValueError:  # only the main thread may set handlers
-        yield lambda: False
-        return
-    try:
-        yield lambda: requested
-    finally:
-        signal.signal(signal.SIGINT, before)

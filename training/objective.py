@@ -2,11 +2,19 @@
 
 import torch
 
+from engine.checks import finite
+
 
 class Objective:
     """L = Σ_t ℓ_t(x_t, u_t) + ℓ_T(x_T), per sample; override `running`, `final`, or both.
 
-    Written in torch, on any number of steps and samples at once; derivatives come from torch autograd.
+    Written in torch, on any number of steps and samples at once; derivatives come from torch autograd, so nothing may
+    be detached, sent through `.item()` or numpy, or changed in place. Costs have the dtype and device of the states.
+
+    A sample ends early by a mask, `torch.where(alive, cost, 0)`: with no cost after its end its adjoint is zero there,
+    whatever becomes of its state, and the gradient is that of a rollout that stops. Torch multiplies derivatives of
+    what it masks by 0, so where these are infinite at finite states (a root at 0, a power that overflows) mask the
+    argument too: `torch.where(alive, torch.where(alive, x, 1).sqrt(), 0)`; a gradient that is NaN is told.
     """
 
     def running(self, states: torch.Tensor, controls: torch.Tensor, steps: torch.Tensor) -> torch.Tensor | None:
@@ -27,7 +35,8 @@ class Quadratic(Objective):
     """
 
     def __init__(self, Q: tuple[float, ...], r: float):
-        self.weights, self.r = tuple(Q), r
+        self.weights = tuple(finite("finite weights of the state", weight) for weight in Q)
+        self.r = finite("a finite weight of the control", r)
 
     def running(self, states, controls, steps):
         # The sum over states starts at t = 1: the first state is given.

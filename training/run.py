@@ -3,34 +3,36 @@
     config.yaml                          everything needed to repeat the run
     metrics.jsonl                        one line an epoch
     checkpoints/epoch-000010.safetensors parameters, optimiser, random generators
-    *.png                                figures
+    *.png, report.html                   figures and reports; .written.json remembers which of them are ours
+    .lock                                while somebody writes
 
-Files are written whole, under a temporary name, and then renamed. Tensors are read as safetensors and settings as
-plain YAML: nothing that is read can run code. A checksum in a checkpoint tells whether it is as it was written.
+Files are written whole, under a temporary name, and then renamed, by one writer at a time. Readers need no lock, and
+reading writes nothing. Tensors are read as safetensors and settings as plain YAML: nothing that is read can run code.
 """
 
 import json
 import math
 import os
-import tempfile
-import zlib
-from collections.abc import Collection, Mapping
-from dataclasses import asdict
+import re
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 
-from engine import RunError, SettingError
-from training.checks import check_types
+from engine import RunError
+from training.checkpoint import check_settings, continue_from, load_checkpoint, read_checkpoint, write_checkpoint
+from training.files import reason, remove_parts, write_whole
+from training.lock import LOCK, only_writer
+from training.metrics import first_lines, read_metrics
 from training.trainer import Divergence, EpochRecord, Trainer
+
+__all__ = ["FORMAT", "RunDirectory", "read_checkpoint"]
 
 FORMAT = 1
 _KIND = "evenflow run"
-_CHECKPOINT_KIND = "evenflow checkpoint"
+_CONFIG, _METRICS, _CHECKPOINTS = "config.yaml", "metrics.jsonl", "checkpoints"
 
 
 class RunDirectory:
@@ -38,34 +40,40 @@ class RunDirectory:
 
     def __init__(self, path: Path, config: dict[str, Any]):
         self.path, self.config = path, config
+        self._writing = False
 
     @classmethod
     def create(cls, path: str | Path, config: dict[str, Any]) -> "RunDirectory":
         """A new run in an empty or absent directory; RunError if it holds anything or cannot be written."""
         path = Path(path)
+        run = cls(path, config)
         try:
-            if path.exists() and not path.is_dir():
-                raise RunError(f"Expected a directory for the run, got the file {path}; choose another --out.")
-            if path.exists() and any(path.iterdir()):
-                raise RunError(
-                    f"Expected an empty or new run directory, got {path}, which holds files; choose another --out or "
-                    "continue it with --resume."
-                )
-            (path / "checkpoints").mkdir(parents=True)
-            _write(path / "config.yaml", yaml.safe_dump({"kind": _KIND, "format": FORMAT, **config}, sort_keys=False))
+            made = _first_to_make(path)
+            _check_empty(path)
+            path.mkdir(parents=True, exist_ok=True)
+            try:
+                with run.writing():
+                    _check_empty(path)
+                    (path / _CHECKPOINTS).mkdir(exist_ok=True)
+                    head = {"kind": _KIND, "format": FORMAT}
+                    write_whole(path / _CONFIG, yaml.safe_dump({**head, **config}, sort_keys=False))
+            except BaseException:
+                _remove_empty(path / _CHECKPOINTS, made)
+                raise
         except OSError as error:
-            raise RunError(f"Expected a run directory that can be written, got {path}: {error.strerror}.") from error
-        return cls(path, config)
+            raise RunError(f"Expected a run directory that can be written, got {path}: {reason(error)}.") from error
+        return run
 
     @classmethod
     def open(cls, path: str | Path) -> "RunDirectory":
         """The run in this directory; RunError if there is none or it is of a newer format."""
         path = Path(path)
-        file = path / "config.yaml"
+        file = path / _CONFIG
         try:
-            config = yaml.safe_load(file.read_text())
-        except FileNotFoundError as error:
-            raise RunError(f"Expected a run directory with a config.yaml, got {path}, which has none.") from error
+            config = yaml.safe_load(file.read_text(encoding="utf-8"))
+        except (FileNotFoundError, NotADirectoryError) as error:
+            note = ", a study of several runs" if (path / "study.yaml").is_file() else ""
+            raise RunError(f"Expected a run directory with a config.yaml, got {path}{note}, which has none.") from error
         except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
             raise RunError(f"Expected {file} as plain YAML, got something that cannot be read as such.") from error
         if not isinstance(config, dict) or config.pop("kind", None) != _KIND:
@@ -75,7 +83,20 @@ class RunDirectory:
             raise RunError(f"Expected a run of format {FORMAT}, got format {version!r} in {file}; use its own version.")
         return cls(path, config)
 
-    def append(self, record: EpochRecord, seconds: float, divergences: dict[int, Divergence]) -> None:
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Be the only one who writes this run, for as long as this lasts; RunError if somebody else does."""
+        if self._writing:
+            yield
+            return
+        with only_writer(self.path):
+            self._writing = True
+            try:
+                yield
+            finally:
+                self._writing = False
+
+    def append(self, record: EpochRecord, seconds: float, divergences: Mapping[int, Divergence]) -> None:
         """Add one line to the metrics; losses that are not finite are written as null."""
         line = {
             "epoch": record.epoch,
@@ -84,63 +105,50 @@ class RunDirectory:
             "test_loss": [_finite(value) for value in record.test_loss],
             "diverged": sorted(divergences),
         }
-        with open(self.path / "metrics.jsonl", "a") as handle:
+        with self.writing(), open(self.path / _METRICS, "a") as handle:
             handle.write(json.dumps(line) + "\n")
 
     def metrics(self) -> list[dict[str, Any]]:
-        """All complete lines of the metrics; a line cut off by a kill is left out."""
-        file = self.path / "metrics.jsonl"
-        try:
-            lines = file.read_text(errors="replace").splitlines(keepends=True)
-        except FileNotFoundError:
-            return []
-        except OSError as error:
-            raise RunError(f"Expected metrics that can be read, got {file}: {error.strerror}.") from error
-        records = []
-        for number, line in enumerate(lines):
-            if not line.endswith("\n"):
-                break
-            try:
-                record = json.loads(line)
-            except (ValueError, RecursionError):
-                record = None
-            if not _is_record(record):
-                raise RunError(
-                    f"Expected an epoch's losses as JSON in line {number + 1} of {file}, got something else."
-                )
-            records.append(record)
-        return records
+        """All complete lines of the metrics; a line cut off by a kill is left out, a damaged one is a RunError."""
+        return read_metrics(self.path / _METRICS, _member_count(self.config))
 
     def save(self, trainer: Trainer, milestones: Collection[int] | None = None) -> Path:
         """Write a checkpoint of the trainer after its last completed epoch.
 
         With `milestones`, checkpoints of other epochs are removed but for the last two.
         """
-        tensors = {name: value.detach().cpu().contiguous() for name, value in trainer.state().items()}
-        metadata = {
-            "kind": _CHECKPOINT_KIND,
-            "format": str(FORMAT),
-            "epoch": str(trainer.epoch),
-            "divergences": json.dumps([asdict(entry) for entry in trainer.divergences.values()]),
-        }
-        metadata["checksum"] = _checksum(tensors, metadata)
-        path = self.path / "checkpoints" / f"epoch-{trainer.epoch:06d}.safetensors"
-        _write(path, save(tensors, metadata))
-        if milestones is not None:
-            for old in self.checkpoints()[:-2]:
-                if _epoch(old) not in milestones:
-                    old.unlink()
+        path = self.path / _CHECKPOINTS / f"epoch-{trainer.epoch:06d}.safetensors"
+        with self.writing():
+            _settle(self.path / _METRICS)  # so that a checkpoint never knows more epochs than the metrics
+            write_checkpoint(path, trainer, self.config)
+            if milestones is not None:
+                for old in self.checkpoints()[:-2]:
+                    if epoch_of(old) not in milestones:
+                        old.unlink()
         return path
 
     def checkpoints(self) -> list[Path]:
         """Complete checkpoints, oldest first."""
-        files = (self.path / "checkpoints").glob("epoch-*.safetensors")
-        return sorted((file for file in files if file.stem[len("epoch-") :].isdecimal()), key=_epoch)
+        files = (self.path / _CHECKPOINTS).glob("epoch-*.safetensors")
+        return sorted((file for file in files if file.stem[len("epoch-") :].isdecimal()), key=epoch_of)
+
+    @property
+    def epoch(self) -> int:
+        """Epoch of the last checkpoint; 0 without any."""
+        found = self.checkpoints()
+        return epoch_of(found[-1]) if found else 0
+
+    def check_settings(self) -> None:
+        """RunError, which says what differs, if config.yaml has other settings than the last checkpoint."""
+        found = self.checkpoints()
+        trained = load_checkpoint(found[-1]).description if found else {}
+        if trained:
+            check_settings(trained["config"], self.config, found[-1])
 
     def restore(self, trainer: Trainer, checkpoint: Path | None = None) -> int:
         """Load a checkpoint (the last by default) into a trainer of the same configuration; returns its epoch.
 
-        Metrics of later epochs are cut off: the continued run writes the same lines again.
+        Nothing is written. To train on from there, `rewind` to that epoch first.
         """
         found, records = self.checkpoints(), self.metrics()
         if checkpoint is None and not found:
@@ -150,110 +158,97 @@ class RunDirectory:
                     "none; train anew in another directory."
                 )
             return 0
-        epoch = _load(checkpoint or found[-1], trainer)
-        kept = [record for record in records if record["epoch"] <= epoch]
-        try:
-            _write(self.path / "metrics.jsonl", "".join(json.dumps(record) + "\n" for record in kept))
-        except OSError as error:
-            raise RunError(f"Expected to write the run in {self.path}, got: {error.strerror}.") from error
-        return epoch
+        return continue_from(checkpoint or found[-1], trainer, self.config)
 
+    def rewind(self, epoch: int, epochs: int | None = None) -> None:
+        """Make ready to train on after `epoch`: metrics of later epochs go, and so do the remains of a kill.
 
-def _load(path: Path, trainer: Trainer) -> int:
-    """Load a checkpoint into a trainer that it fits; returns its epoch."""
-    epoch, tensors, divergences = read_checkpoint(path)
-    expected = trainer.state()
-    for name, value in expected.items():
-        if name not in tensors:
-            raise RunError(f"Expected tensor {name!r} in checkpoint {path}, got a file without it.")
-        if tensors[name].shape != value.shape or tensors[name].dtype != value.dtype:
+        Args:
+            epochs: the new total, which is recorded in config.yaml.
+
+        Raises:
+            RunError: metrics of fewer epochs, or a directory that cannot be written; then all is as it was.
+        """
+        file, records = self.path / _METRICS, self.metrics()
+        if len(records) < epoch:
             raise RunError(
-                f"Expected tensor {name!r} as {list(value.shape)} {value.dtype} in {path}, "
-                f"got {list(tensors[name].shape)} {tensors[name].dtype}."
+                f"Expected metrics of {epoch} epochs in {file}, as many as the checkpoint has, got {len(records)}; "
+                "restore the file, or remove later checkpoints to train those epochs again."
             )
-    for name, value in tensors.items():
-        if name not in expected:
-            raise RunError(f"Expected only this run's tensors in {path}, got {name!r} of shape {list(value.shape)}.")
-    frozen = (~tensors["active"]).nonzero().flatten().tolist()
-    if sorted(divergences) != frozen:
-        raise RunError(f"Expected members {frozen} as diverged in {path}, got {sorted(divergences)}.")
-    try:
-        trainer.load(epoch, tensors, divergences)
-    except RuntimeError as error:
-        raise RunError(f"Expected states of random generators in {path}, got something else.") from error
-    return epoch
+        try:
+            with self.writing():
+                remove_parts(self.path / _CHECKPOINTS, "epoch-*")
+                remove_parts(self.path, _METRICS)
+                remove_parts(self.path, _CONFIG)
+                kept = first_lines(file, epoch)
+                if file.exists() and file.read_bytes() != kept:
+                    write_whole(file, kept)
+                if epochs is not None and epochs != self.config.get("epochs"):
+                    self._record_total(epochs)
+        except OSError as error:
+            raise RunError(f"Expected to write the run in {self.path}, got: {reason(error)}.") from error
+
+    def _record_total(self, epochs: int) -> None:
+        """Change the total of epochs in config.yaml, and nothing else of it: comments stay where they are."""
+        file = self.path / _CONFIG
+        wanted = {**self.config, "epochs": epochs}
+        text = re.sub(r"^epochs:[^\n]*", f"epochs: {epochs}", file.read_text(encoding="utf-8"), flags=re.MULTILINE)
+        whole = {"kind": _KIND, "format": FORMAT, **wanted}
+        if yaml.safe_load(text) != whole:
+            text = yaml.safe_dump(whole, sort_keys=False)
+        write_whole(file, text)
+        self.config = wanted
 
 
-def read_checkpoint(path: Path) -> tuple[int, dict[str, torch.Tensor], dict[int, Divergence]]:
-    """(epoch, tensors, divergences) of a checkpoint file; RunError if it is damaged or not ours."""
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError, RuntimeError) as error:
-        raise RunError(
-            f"Expected a checkpoint in safetensors, got {path}, which is damaged or not one; "
-            "remove it to continue from the one before."
-        ) from error
-    if metadata.get("kind") != _CHECKPOINT_KIND or metadata.get("format") != str(FORMAT):
-        raise RunError(f"Expected an Evenflow checkpoint of format {FORMAT}, got other tensors in {path}.")
-    checksum = metadata.pop("checksum", None)  # absent from the first checkpoints of this format
-    if checksum is not None and checksum != _checksum(tensors, metadata):
-        raise RunError(
-            f"Expected a checkpoint as it was written, got {path}, which is damaged; "
-            "remove it to continue from the one before."
-        )
-    try:
-        entries = json.loads(metadata["divergences"])
-        for entry in entries:
-            check_types(Divergence, entry)
-        divergences = {entry["member"]: Divergence(**entry) for entry in entries}
-        epoch = int(metadata["epoch"])
-        if epoch < 0 or set(metadata) != {"kind", "format", "epoch", "divergences"}:
-            raise ValueError(metadata)
-    except (AttributeError, KeyError, TypeError, ValueError, RecursionError, SettingError) as error:
-        raise RunError(f"Expected epoch and divergences in checkpoint {path}, got damaged metadata.") from error
-    return epoch, tensors, divergences
-
-
-def _checksum(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> str:
-    """CRC-32 of a checkpoint's metadata and tensors; safetensors itself has none."""
-    total = zlib.crc32(json.dumps(sorted(metadata.items())).encode())
-    for name, value in sorted(tensors.items()):
-        total = zlib.crc32(name.encode(), total)
-        total = zlib.crc32(value.reshape(-1).view(torch.uint8).numpy().data, total)
-    return f"{total:08x}"
-
-
-def _epoch(path: Path) -> int:
+def epoch_of(checkpoint: Path) -> int:
     """The epoch that a checkpoint's name gives."""
-    return int(path.stem[len("epoch-") :])
+    return int(checkpoint.stem[len("epoch-") :])
 
 
-def _is_record(value: Any) -> bool:
-    """Whether a line of the metrics is what `append` writes."""
-    return (
-        isinstance(value, dict)
-        and isinstance(value.get("epoch"), int)
-        and isinstance(value.get("seconds"), (int, float))
-        and all(isinstance(value.get(name), list) for name in ("train_loss", "test_loss", "diverged"))
-    )
+def _member_count(config: Mapping[str, Any]) -> int | None:
+    """P of a configuration, as `Experiment.labels` has it; None of one that does not say."""
+    try:
+        grid = len(config["gradients"]) * len(config["clippings"]) * len(config["learning_rates"])
+        return (len(config.get("variants") or ()) or grid) * len(config["seeds"])
+    except (KeyError, TypeError):
+        return None
+
+
+def _check_empty(path: Path) -> None:
+    """RunError if a run cannot be made here since something stands there; a run that was hardly begun does not."""
+    if path.exists() and not path.is_dir():
+        raise RunError(f"Expected a directory for the run, got the file {path}; choose another --out.")
+    for entry in path.iterdir() if path.exists() else ():
+        hardly_begun = entry.name == _CHECKPOINTS and entry.is_dir() and not any(entry.iterdir())
+        if entry.name != LOCK and not hardly_begun:
+            raise RunError(
+                f"Expected an empty or new run directory, got {path}, which holds files; choose another --out or "
+                "continue it with --resume."
+            )
+
+
+def _first_to_make(path: Path) -> Path | None:
+    """The outermost directory that has to be made for `path`; None if all are there."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    return missing[-1] if missing else None
+
+
+def _remove_empty(path: Path, outermost: Path | None) -> None:
+    """Remove `path`, if nothing is in it, and those above it that were made for it, `outermost` the last of them."""
+    with suppress(OSError):
+        path.rmdir()
+        for folder in path.parents if outermost is not None else ():
+            folder.rmdir()
+            if folder == outermost:
+                return
+
+
+def _settle(file: Path) -> None:
+    """Have the system write down what a file holds."""
+    if file.exists():
+        with open(file, "rb+") as handle:
+            os.fsync(handle.fileno())
 
 
 def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
-
-
-def _write(path: Path, content: str | bytes) -> None:
-    """Write a file so that it is there whole or not at all."""
-    data = content.encode() if isinstance(content, str) else content
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as handle:
-            handle.write(data)
-            handle.flush()
-            os.fsync(handle.fileno())
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise

@@ -6,7 +6,9 @@ from typing import Protocol
 
 import torch
 
-from engine import SettingError, ShapeError, System
+from engine import ShapeError, System
+from engine.checks import finite, whole
+from engine.contracts import check_cost, check_system
 from policies import Policy
 from training.objective import Objective
 
@@ -40,11 +42,15 @@ class Task:
     success: float | None = None
 
     def __post_init__(self):
-        if not isinstance(self.horizon, int) or self.horizon < 1:
-            raise SettingError(f"Expected a horizon of at least 1 step, got {self.horizon!r}.")
+        check_system(self.system)
+        check_cost(self.objective)
+        object.__setattr__(self, "horizon", whole("a horizon of at least 1 step", self.horizon))
+        if self.success is not None:
+            object.__setattr__(self, "success", finite("a success threshold, or None", self.success))
 
     def initial_states(self, count: int, seed: int, stream: str, dtype: torch.dtype) -> torch.Tensor:
         """`count` initial states of a seed; the streams "train" and "test" are independent."""
+        count, seed = whole("at least 1 initial state", count), whole("a seed of at least 0", seed, least=0)
         states = self.sample(count, generator(seed, stream))
         expected = (count, *self.system.state_shape)
         if tuple(states.shape) != expected:

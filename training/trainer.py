@@ -1,15 +1,20 @@
 """The trainer: many controllers of one task at once, each with its own seed, gradient and learning rate."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
 from engine import Rollout, RolloutTape, SettingError, Trajectory, current
+from engine.checks import finite, flag, positive, real, whole
+from engine.contracts import described
+from engine.modes import plain_torch
 from engine.rules import AdjointRule
-from policies import Policy
+from policies import Policy, PolicyError
 from training.clipping import Clipping
-from training.estimators import Backpropagation, GradientEstimator
+from training.estimators import Backpropagation, GradientEstimator, check_estimator, combined
 from training.optimisers import EnsembleOptimiser
 from training.task import PolicyFactory, Task, generator
 
@@ -24,10 +29,12 @@ class Member:
     clipping: Clipping = field(default_factory=Clipping)
 
     def __post_init__(self):
-        if not self.learning_rate > 0:
-            raise SettingError(f"Expected a learning rate above 0, got {self.learning_rate}.")
-        if self.seed < 0:
-            raise SettingError(f"Expected a seed of at least 0, got {self.seed}.")
+        check_estimator(self.estimator)
+        rate = real("a learning rate above 0", self.learning_rate)
+        if math.isinf(rate):
+            raise SettingError(f"Expected learning rates that are finite, got {rate}.")
+        object.__setattr__(self, "learning_rate", positive("a learning rate above 0", rate))
+        object.__setattr__(self, "seed", whole("a seed of at least 0", self.seed, least=0))
 
 
 @dataclass(frozen=True)
@@ -37,11 +44,11 @@ class TrainingSettings:
     batch_size: int = 8
     """Initial states in a mini-batch."""
     train_samples: int = 256
-    """Initial states to train on."""
+    """Initial states to train on, whole mini-batches of them."""
     test_samples: int = 256
     """Initial states to test on."""
     optimiser: str = "adam"
-    """adam (eps 1e-7), sgd, momentum, adagrad, adadelta or rmsprop."""
+    """adam (as Keras has it, as the paper used it), adam-torch, sgd, momentum, adagrad, adadelta or rmsprop."""
     momentum: float = 0.9
     """Of the optimiser "momentum"."""
     shuffle: bool = False
@@ -51,12 +58,20 @@ class TrainingSettings:
 
     def __post_init__(self):
         for name in ("batch_size", "train_samples", "test_samples"):
-            if getattr(self, name) < 1:
-                raise SettingError(f"Expected {name} of at least 1, got {getattr(self, name)}.")
+            object.__setattr__(self, name, whole(f"{name} of at least 1", getattr(self, name)))
         if self.batch_size > self.train_samples:
             raise SettingError(
                 f"Expected a batch no larger than the {self.train_samples} training states, got {self.batch_size}."
             )
+        if self.train_samples % self.batch_size:
+            less = self.train_samples // self.batch_size * self.batch_size
+            raise SettingError(
+                f"Expected training states in whole mini-batches of {self.batch_size}, got {self.train_samples}; take "
+                f"{less} or {less + self.batch_size} of them, or another batch size."
+            )
+        momentum = finite("a momentum in [0, 1)", self.momentum, lambda number: 0 <= number < 1)
+        object.__setattr__(self, "momentum", momentum)
+        object.__setattr__(self, "shuffle", flag("shuffle", self.shuffle))
 
 
 @dataclass(frozen=True)
@@ -90,9 +105,11 @@ class Trainer:
     Attributes:
         policy: the ensemble's policy; `policy.theta` [P, n].
         epoch: epochs completed.
+        updates: made in the epoch under way.
         divergences: members frozen so far, by index. A frozen member keeps its last finite parameters.
     """
 
+    @plain_torch
     def __init__(
         self,
         task: Task,
@@ -100,6 +117,7 @@ class Trainer:
         settings: TrainingSettings | None = None,
         policy: PolicyFactory | None = None,
     ):
+        _check(task, members, settings)
         if not members:
             raise SettingError("Expected at least one member to train, got none.")
         self.task, self.members = task, list(members)
@@ -117,6 +135,7 @@ class Trainer:
         self.evaluation = Trajectory(
             task.system, self.policy, task.horizon, count * settings.test_samples, forward_only=True
         )
+        self._frozen()
         rates = torch.tensor([member.learning_rate for member in self.members], dtype=runtime.dtype)
         self._optimiser = EnsembleOptimiser(
             self.policy.theta.detach(), rates.to(runtime.device), settings.optimiser, settings.momentum
@@ -126,7 +145,7 @@ class Trainer:
         self._rules = self._rules_with_samples()
         self._estimators = _grouped([member.estimator for member in self.members], runtime.device)
         self._clippings = _grouped([member.clipping for member in self.members], runtime.device)
-        self.epoch = 0
+        self.epoch = self.updates = 0
         self.divergences: dict[int, Divergence] = {}
 
     @property
@@ -135,8 +154,9 @@ class Trainer:
 
     def fit(self, epochs: int) -> Iterator[EpochRecord]:
         """Train until `epochs` epochs are complete, yielding a record after each."""
-        if epochs < 1:
-            raise SettingError(f"Expected at least 1 epoch, got {epochs}.")
+        return self._fit(whole("at least 1 epoch", epochs))
+
+    def _fit(self, epochs: int) -> Iterator[EpochRecord]:
         while self.epoch < epochs:
             yield self.run_epoch()
 
@@ -145,20 +165,42 @@ class Trainer:
         total = torch.zeros(len(self.members), dtype=torch.float64, device=self._train.device)
         for update, batch in enumerate(self.batches()):
             total += self.update(batch, update)
-        self.epoch += 1
+            self.updates = update + 1
         train = torch.where(self._active, total / self.updates_per_epoch, torch.nan)
         test = torch.where(self._active, self.test().to(torch.float64), torch.nan)
+        self.epoch, self.updates = self.epoch + 1, 0
         return EpochRecord(self.epoch, train.tolist(), test.tolist())
 
+    @plain_torch
     def update(self, initial: torch.Tensor, update: int = 0) -> torch.Tensor:
         """One optimiser step from initial states [P·b, *state_shape]; returns each member's loss [P] before it."""
         losses, gradient = self.gradient(initial)
-        finite = torch.isfinite(losses) & _finite_rows(gradient)
-        if not bool((finite | ~self._active).all()):
-            self._freeze(~finite & self._active, update, losses)
-        self._optimiser.step(gradient, self._active)
+        good = torch.isfinite(losses) & _within(gradient, self._optimiser.largest())
+        if not bool((good | ~self._active).all()):
+            self._freeze(~good & self._active, update, losses, gradient)
+        self._step(gradient)
         return losses
 
+    def _step(self, gradient: torch.Tensor) -> None:
+        """Let the optimiser move the parameters, wherever they are by now, but for those with requires_grad=False."""
+        theta, frozen = self.policy.theta.detach(), self._frozen()
+        self._optimiser.theta = theta
+        held = None if frozen is None else theta[:, frozen]
+        self._optimiser.step(gradient, self._active)
+        if frozen is not None and held is not None:
+            theta[:, frozen] = held
+
+    def _frozen(self) -> torch.Tensor | None:
+        """`Policy.frozen`; PolicyError if nothing is left to train."""
+        frozen = self.policy.frozen()
+        if frozen is not None and bool(frozen.all()):
+            raise PolicyError(
+                "Expected parameters to train, got a policy whose parameters all have requires_grad=False; call "
+                "requires_grad_() on what is to be trained."
+            )
+        return frozen
+
+    @plain_torch
     def gradient(self, initial: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Losses [P] and the members' estimated, clipped gradients [P, n] from initial states [P·b, ...]."""
         with RolloutTape(*self._rules, samples=self._rules) as tape:
@@ -166,7 +208,10 @@ class Trainer:
         result = tape.gradients(self.rollout)
         gradient = torch.empty_like(self.policy.theta, requires_grad=False)
         for estimator, rows in self._estimators:
-            gradient[rows] = estimator.combine({rule: result.parameters[rule][rows] for rule in estimator.rules})
+            gradient[rows] = combined(estimator, {rule: result.parameters[rule][rows] for rule in estimator.rules})
+        frozen = self._frozen()
+        if frozen is not None:
+            gradient.masked_fill_(frozen, 0.0)
         for clipping, rows in self._clippings:
             if clipping.kind != "none":
                 gradient[rows] = clipping(gradient[rows])
@@ -218,24 +263,41 @@ class Trainer:
                 found[rule] = slice(first, (index + 1) * batch)
         return found
 
-    def _freeze(self, bad: torch.Tensor, update: int, losses: torch.Tensor) -> None:
+    def _freeze(self, bad: torch.Tensor, update: int, losses: torch.Tensor, gradient: torch.Tensor) -> None:
         batch = self.settings.batch_size
         for member in bad.nonzero().flatten().tolist():
             place = self.rollout.first_nonfinite(slice(member * batch, (member + 1) * batch))
             if place is not None:
                 cause = f"the state is not finite at step {place[0]}, sample {place[1] - member * batch}"
-            elif torch.isfinite(losses[member]):
-                cause = "the gradient is not finite"
-            else:
+            elif not torch.isfinite(losses[member]):
                 cause = "the loss is not finite"
+            elif torch.isfinite(gradient[member]).all():
+                cause = f"the gradient's square, which {self.settings.optimiser} keeps, is beyond {gradient.dtype}"
+            else:
+                cause = "the gradient is not finite"
             self.divergences[member] = Divergence(member, self.epoch + 1, update + 1, cause)
         self._active &= ~bad
 
 
-def _finite_rows(rows: torch.Tensor) -> torch.Tensor:
-    """Which rows [P, n] are finite throughout; sums tell at a fraction of the cost, but may overflow."""
-    finite = torch.isfinite(rows.sum(1))
-    return finite if bool(finite.all()) else torch.isfinite(rows).all(1)
+def _within(rows: torch.Tensor, most: float) -> torch.Tensor:
+    """Which rows [P, n] are finite and at most `most` throughout."""
+    # Norms tell at a fraction of the cost: where one is finite, so are the numbers and their squares.
+    fine = torch.isfinite(torch.linalg.vector_norm(rows, 2, 1))
+    return fine if bool(fine.all()) else fine | (rows.abs() <= most).all(1)
+
+
+def _check(task: Any, members: Any, settings: Any) -> None:
+    if not isinstance(task, Task):
+        hint = f"; write build_task({task!r})" if isinstance(task, str) else ""
+        raise SettingError(f"Expected a task, got {described(task)}{hint}.")
+    if isinstance(members, Member):
+        raise SettingError("Expected a list of members, got one Member; write [Member(...)].")
+    wrong = [member for member in members if not isinstance(member, Member)] if isinstance(members, Sequence) else None
+    if wrong is None or wrong:
+        came = described(members) if not wrong else f"one with {described(wrong[0])}"
+        raise SettingError(f"Expected a list of members such as [Member()], got {came}.")
+    if settings is not None and not isinstance(settings, TrainingSettings):
+        raise SettingError(f"Expected settings as TrainingSettings(...), got {described(settings)}.")
 
 
 def _grouped(values: list, device: torch.device) -> list[tuple]:

@@ -11,7 +11,7 @@ from benchmarks.scale.limits import DONE
 from benchmarks.scale.peers import SIDES
 from benchmarks.scale.study import Record
 from benchmarks.scale.worker import OURS
-from benchmarks.style import COLOURS, WIDEST, legend_below, new_figure, panel_figure, plain_log, save
+from benchmarks.style import COLOURS, WIDEST, legend_below, new_figure, panel_figure, plain_log, save_ours
 from engine.memory import parse_bytes
 
 # Sides differ in colour and marker, parts in dashes.
@@ -47,7 +47,7 @@ def _by_system(found: Sequence[Record], path: Path, label: str, value: Callable[
                 )  # fmt: skip
         _finish(axes, case_named(system).title, "particles")
     legend_below(figure, panels)
-    return save(figure, path)
+    return save_ours(figure, path)
 
 
 def _memory(found: Sequence[Record], path: Path) -> Path:
@@ -60,7 +60,7 @@ def _memory(found: Sequence[Record], path: Path) -> Path:
             axes.plot(sizes, taken, **_LOOK_OF[side], label=side)
         _finish(axes, case_named(system).title, "particles")
     legend_below(figure, panels)
-    return save(figure, path)
+    return save_ours(figure, path)
 
 
 def _horizon(records: Sequence[Record], path: Path) -> Path:
@@ -80,7 +80,7 @@ def _horizon(records: Sequence[Record], path: Path) -> Path:
         _finish(axes, title, "steps")
         axes.set_ylabel(label)
     legend_below(figure, [times, memory])
-    return save(figure, path)
+    return save_ours(figure, path)
 
 
 def _sides(found: Sequence[Record], system: str) -> list[tuple[str, list[Record]]]:

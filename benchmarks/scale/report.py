@@ -18,6 +18,7 @@ from benchmarks.scale.settings import ScaleSettings
 from benchmarks.scale.study import FORMAT, Record, summary, take_all
 from benchmarks.scale.worker import OURS
 from engine.memory import parse_bytes
+from training.files import write_ours
 
 _STEP_HEAD = ("N", "side", "step ms", "adjoint", "pairs", "ns/pair", "adjoint", "MiB", "adjoint", "step ×", "adjoint ×")
 _HORIZON_HEAD = ("N", "T", "forward s", "backward", "ms/step", "cuts", "all states MiB", "budget", "predicted",
@@ -51,10 +52,9 @@ def scale(settings: ScaleSettings, out: Path, console: Console) -> list[Path]:
         },
         "goals": [asdict(goal) | {"met": goal.met} for goal in findings.goals(found)],
     }
-    (out / "report.json").write_text(json.dumps(plain, indent=1) + "\n")
+    data = write_ours(out / "report.json", json.dumps(plain, indent=1) + "\n")
     figures = draw(found, out)
-    (out / "report.md").write_text(_markdown(tables, records.machine, figures))
-    return [out / "report.md", out / "report.json", *figures]
+    return [write_ours(out / "report.md", _markdown(tables, records.machine, figures)), data, *figures]
 
 
 def tables_of(found: Sequence[Record]) -> list[tuple[str, Sequence[str], list[list[str]]]]:

@@ -1,9 +1,9 @@
 """What a scaling study measures."""
 
-import math
 from dataclasses import dataclass
 
 from engine import SettingError
+from engine.checks import positive, whole
 from engine.memory import parse_bytes
 
 # Below this a swarm has hardly more evaders than drivers.
@@ -43,11 +43,9 @@ class ScaleSettings:
             ("threads", () if self.threads is None else (self.threads,), 1),
         ):
             for value in values:
-                if value < least:
-                    raise SettingError(f"Expected {name} of at least {least}, got {value}.")
+                whole(f"{name} of at least {least}", value, least)
         if not self.systems and not self.horizons:
             raise SettingError("Expected systems or horizons to measure, got neither; give at least one.")
-        if not 0 < self.limit < math.inf:
-            raise SettingError(f"Expected a limit of more than 0 seconds, got {self.limit}.")
+        positive("a limit of more than 0 seconds", self.limit)
         parse_bytes(self.memory)
         parse_bytes(self.memory_limit)

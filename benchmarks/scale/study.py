@@ -4,7 +4,7 @@ import importlib.util
 import json
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -19,6 +19,8 @@ from benchmarks.scale.settings import ScaleSettings
 from benchmarks.scale.worker import OURS, Job, job_text
 from engine import RunError, SettingError
 from engine.memory import parse_bytes
+from training.files import reason, write_whole
+from training.lock import LOCK, only_writer
 
 FORMAT = 1
 # A peer whose next state or adjoint differs from ours by more of its norm computes something else.
@@ -47,7 +49,7 @@ class Records:
         if self.path.exists():
             self.all = self._read()
             return
-        if out.exists() and any(out.iterdir()):
+        if out.exists() and any(entry.name != LOCK for entry in out.iterdir()):
             raise RunError(
                 f"Expected a new directory or a scaling study to continue, got {out}, which holds other files; choose "
                 "another --out."
@@ -55,9 +57,9 @@ class Records:
         try:
             out.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise RunError(f"Expected a directory that can be made, got {out}: {error.strerror}.") from error
+            raise RunError(f"Expected a directory that can be made, got {out}: {reason(error)}.") from error
         self.all: list[Record] = []
-        self._append({"format": FORMAT, "machine": self.machine})
+        self._add({"format": FORMAT, "machine": self.machine})
 
     def find(self, job: Job, settings: ScaleSettings) -> Record | None:
         """What is known of a job; a measurement that failed, or hit lower limits than now, is not."""
@@ -84,18 +86,20 @@ class Records:
             record |= json.loads(outcome.output)
         elif outcome.status == limits.FAILED:
             record["reason"] = outcome.output
-        self._append(record)
+        self._add(record)
         self.all.append(record)
         return record
 
-    def _append(self, entry: Record) -> None:
-        with self.path.open("a") as handle:
-            handle.write(json.dumps(entry) + "\n")
+    def _add(self, entry: Record) -> None:
+        """Write a line after the whole ones that are there; one that a kill cut off goes."""
+        try:
+            whole, newline, _ = (self.path.read_bytes() if self.path.exists() else b"").rpartition(b"\n")
+            write_whole(self.path, whole + newline + json.dumps(entry).encode() + b"\n")
+        except OSError as error:
+            raise RunError(f"Expected measurements that can be written, got {self.path}: {reason(error)}.") from error
 
     def _read(self) -> list[Record]:
-        whole, _, torn = self.path.read_text().rpartition("\n")
-        if torn:  # a line that was being written when the study was stopped
-            self.path.write_text(whole + "\n")
+        whole = self.path.read_text(errors="replace").rpartition("\n")[0]  # without a line that a kill cut off
         try:
             head, *records = [json.loads(line) for line in whole.splitlines()]
             known = head["format"] == FORMAT and all(isinstance(record["status"], str) for record in records)
@@ -121,8 +125,14 @@ def take_all(settings: ScaleSettings, out: Path, console: Console) -> tuple[list
     cases, threads = [case_named(name) for name in settings.systems], _threads(settings)
     horizon_case = case_named(settings.horizon_system)
     records = Records(out)
+    jobs = [*_steps(settings, cases, threads), *_horizons(settings, horizon_case, threads)]
+    with only_writer(out, "study"):
+        return _take_each(settings, records, jobs, console), records
+
+
+def _take_each(settings: ScaleSettings, records: Records, jobs: Iterable[Job], console: Console) -> list[Record]:
     found, stopped, refused = [], set(), set()
-    for job in [*_steps(settings, cases, threads), *_horizons(settings, horizon_case, threads)]:
+    for job in jobs:
         if (job.system, job.side) in refused or (job.kind, job.system, job.side) in stopped:
             continue
         record = records.find(job, settings)
@@ -135,7 +145,7 @@ def take_all(settings: ScaleSettings, out: Path, console: Console) -> tuple[list
             stopped.add((job.kind, job.system, job.side))
         if job.kind == "check" and not record.get("disagreement", TOLERANCE) < TOLERANCE:
             refused.add((job.system, job.side))
-    return found, records
+    return found
 
 
 def summary(record: Record) -> str:

@@ -20,6 +20,7 @@ import torch
 from benchmarks.scale.cases import Case, case_named
 from benchmarks.scale.peers import SIDES, Timed
 from engine import FULL, EvenflowError, PeakMemory, Rollout, System, init
+from engine.norms import norm_of_array
 
 OURS = "Evenflow"
 # A call is repeated so often and so long, but no longer than the patience once it has run a first time.
@@ -84,7 +85,8 @@ def check(job: Job, case: Case) -> dict[str, Any]:
     found = []
     for timed in (_ours(system, *given), _peer(job.side, case, system, *given)):
         found.append([np.asarray(part).squeeze() for part in (timed.forward(), *timed.adjoint())])
-    apart = [np.linalg.norm(theirs - ours) / np.linalg.norm(ours) for ours, theirs in zip(*found, strict=True)]
+    size = lambda array: norm_of_array(array.reshape(-1))  # noqa: E731
+    apart = [size(theirs - ours) / size(ours) for ours, theirs in zip(*found, strict=True)]
     return {"disagreement": float(max(apart))}
 
 

@@ -7,6 +7,7 @@ from engine.drawing.drawing import Drawing, Solid, largest
 from engine.drawing.ground import net, scale_bar
 from engine.drawing.scene import BLACK, BLUE, GREEN, ORANGE, SKY, VERMILION
 from engine.drawing.space import faded, far_first, project, unproject
+from engine.norms import norm_of_array
 from engine.systems.n_body import NBody
 
 # Velocity that a drag over a unit length gives.
@@ -82,7 +83,7 @@ class BodiesDrawing(Drawing):
         return Solid(points, 2.0 * scale * self._radii, self._colours, np.concatenate(lines))
 
     def sizes(self, adjoints):
-        return np.linalg.norm(adjoints, axis=1)
+        return norm_of_array(adjoints, axis=1)
 
     def push(self, state, start, drag):
         pushed = np.array(state, dtype=float)

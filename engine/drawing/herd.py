@@ -6,6 +6,7 @@ from engine.drawing.camera import around_bodies
 from engine.drawing.drawing import Drawing, Moment, fastest_of, largest
 from engine.drawing.ground import net
 from engine.drawing.scene import BLACK, BLUE, SKY, VERMILION, WHITE, Scene, flow
+from engine.norms import norm_of_array
 from engine.systems.guidance import Guidance
 
 # Velocity that a drag over a unit length gives.
@@ -62,7 +63,7 @@ class HerdDrawing(Drawing):
         self._steering(scene, places, moment)
 
     def sizes(self, adjoints):
-        return np.linalg.norm(adjoints, axis=1)
+        return norm_of_array(adjoints, axis=1)
 
     def push(self, state, start, drag):
         pushed = np.array(state, dtype=float)

@@ -8,6 +8,7 @@ from engine.drawing.camera import boxed
 from engine.drawing.drawing import Drawing, Moment, Solid, fastest_of, largest
 from engine.drawing.scene import BLACK, GREY, VERMILION, WHITE, Frame, flow
 from engine.drawing.space import faded, far_first, project, unproject
+from engine.norms import norm_of_array
 from engine.systems.fluid import Fluid
 
 # Velocity that a drag over a unit length gives to what is within this distance of its start.
@@ -80,7 +81,7 @@ class TankDrawing(Drawing):
         return Solid(points, radii, self._colours(moment), np.concatenate(lines))
 
     def sizes(self, adjoints):
-        return np.linalg.norm(adjoints, axis=1)
+        return norm_of_array(adjoints, axis=1)
 
     def _colours(self, moment: Moment) -> np.ndarray:
         speeds = np.linalg.norm(moment.state[self.dim :, self.jets :], axis=0)

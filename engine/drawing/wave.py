@@ -4,6 +4,7 @@ import numpy as np
 
 from engine.drawing.drawing import Drawing, largest
 from engine.drawing.scene import BLACK, BLUE, GREEN, GREY, SKY, SMALL, Frame
+from engine.norms import norm_of_array
 from engine.systems.quantum import LENGTH, QuantumBox
 
 # Momentum that a drag over a unit length gives.
@@ -51,7 +52,7 @@ class WaveDrawing(Drawing):
             scene.text("force", (0.78, 0.12), SMALL, BLACK)
 
     def sizes(self, adjoints):
-        return np.linalg.norm(adjoints, axis=1)
+        return norm_of_array(adjoints, axis=1)
 
     def push(self, state, start, drag):
         phase = np.exp(1j * _PUSH * drag[0] * self.x)

@@ -2,7 +2,7 @@
 
 import taichi as ti
 
-from engine.errors import SettingError
+from engine.checks import positive, whole
 from engine.vector_system import VectorSystem
 
 GRAVITY = 9.8
@@ -42,13 +42,10 @@ class CartPendulum(VectorSystem):
     """
 
     def __init__(self, links: int = 2, dt: float = 0.01):
-        if not isinstance(links, int) or not 1 <= links <= _MOST_LINKS:
-            raise SettingError(f"Expected cart-pendulum with 1 to {_MOST_LINKS} links, got {links!r}.")
-        if not dt > 0:
-            raise SettingError(f"Expected a time step dt above 0 s, got {dt}.")
+        links = whole(f"cart-pendulum with 1 to {_MOST_LINKS} links", links, most=_MOST_LINKS)
         self.name = "cart-pendulum"
-        self.links, self.dt = links, dt
-        self.step_seconds = dt
+        self.links, self.dt = links, positive("a time step dt above 0 s", dt)
+        self.step_seconds = self.dt
         self.state_shape, self.control_shape = (2 + 2 * links,), (1,)
         beyond = [links - 1 - k for k in range(links)]
         self._h = tuple(LINK_MASS * HALF_LENGTH * (1 + 2 * count) for count in beyond)

@@ -2,7 +2,7 @@
 
 import taichi as ti
 
-from engine.errors import SettingError
+from engine.checks import positive, whole
 from engine.vector_system import VectorSystem
 
 GRAVITY = 9.8
@@ -31,13 +31,10 @@ class CartPole(VectorSystem):
     """
 
     def __init__(self, poles: int = 1, dt: float = 0.01):
-        if poles < 1:
-            raise SettingError(f"Expected cart-pole with at least 1 pole, got {poles}.")
-        if not dt > 0:
-            raise SettingError(f"Expected a time step dt above 0 s, got {dt}.")
+        poles = whole("cart-pole with at least 1 pole", poles)
         self.name = "cart-pole"
-        self.poles, self.dt = poles, dt
-        self.step_seconds = dt
+        self.poles, self.dt = poles, positive("a time step dt above 0 s", dt)
+        self.step_seconds = self.dt
         self.state_shape, self.control_shape = (2 + 2 * poles,), (1,)
 
     @ti.func

@@ -8,6 +8,7 @@ import torch
 
 from engine import runtime
 from engine.cells import Cells
+from engine.checks import finite, flag, not_negative, positive, real, whole
 from engine.errors import SettingError
 from engine.launch import Launch, prepare
 from engine.neighbours import Neighbours
@@ -42,7 +43,8 @@ class Fluid(Smoothing, System):
     accelerations are the caller's.
 
     Walls are mirrors: near one, sums go over the images of particles too, which gives a wall the fluid's own pressure
-    and lets it slip. A spring of frequency c / (spacing/2), from a quarter of a spacing on, catches single particles:
+    and lets it slip. A particle outside the box is to its neighbours what its image inside is, so that crossing a wall
+    changes no sum. A spring of frequency c / (spacing/2), from a quarter of a spacing on, catches single particles:
     those up to a speed of c/3 never cross, and particles outside the box are drawn back into it.
 
     Leapfrog, drift-kick-drift, with the control constant in each step; second order where viscosity is 0, else first:
@@ -92,23 +94,17 @@ class Fluid(Smoothing, System):
         jet_strength: float = 1.0,
         steered: bool = False,
     ):
-        for kind, count in (("particle", particles), ("jet", jets)):
-            if not isinstance(count, int) or count < 1:
-                raise SettingError(f"Expected a fluid with at least 1 {kind}, got {count!r}.")
-        size = tuple(float(length) for length in size)
+        particles = whole("a fluid with at least 1 particle", particles)
+        jets = whole("a fluid with at least 1 jet", jets)
+        size = tuple(real("the size of a box as 2 or 3 lengths", length) for length in size)
         if len(size) not in (2, 3):
             raise SettingError(f"Expected the size of a box as 2 or 3 lengths, got {size}.")
-        for name, value in (
-            ("spacing", spacing),
-            ("sound speed", sound_speed),
-            ("jet radius", jet_radius),
-            ("jet strength", jet_strength),
-        ):
-            if not 0 < value < math.inf:
-                raise SettingError(f"Expected a finite {name} above 0, got {value}.")
-        for name, value in (("viscosity", viscosity), ("gravity", gravity)):
-            if not 0 <= value < math.inf:
-                raise SettingError(f"Expected a finite {name} of at least 0, got {value}.")
+        spacing = positive("a finite spacing above 0", spacing)
+        sound_speed = positive("a finite sound speed above 0", sound_speed)
+        jet_radius = positive("a finite jet radius above 0", jet_radius)
+        jet_strength = positive("a finite jet strength above 0", jet_strength)
+        viscosity = not_negative("a finite viscosity of at least 0", viscosity)
+        gravity = not_negative("a finite gravity of at least 0", gravity)
         self.radius = RADIUS * spacing
         if not all(2 * self.radius <= length < math.inf for length in size):
             raise SettingError(
@@ -117,11 +113,10 @@ class Fluid(Smoothing, System):
             )
         longest = longest_dt(spacing, sound_speed, viscosity, gravity)
         dt = longest if dt is None else dt
-        if not 0 < dt <= longest:
-            raise SettingError(f"Expected a time step dt above 0 and at most {longest:.4g}, got {dt}.")
+        dt = finite(f"a time step dt above 0 and at most {longest:.4g}", dt, lambda number: 0 < number <= longest)
         self.name = "fluid"
-        self.dim, self.size, self.spacing, self.dt = len(size), size, spacing, float(dt)
-        self.particles, self.jets, self.steered = particles, jets, bool(steered)
+        self.dim, self.size, self.spacing, self.dt = len(size), size, spacing, dt
+        self.particles, self.jets, self.steered = particles, jets, flag("steered", steered)
         self.sound_speed, self.viscosity, self.gravity = sound_speed, viscosity, gravity
         self.jet_radius, self.jet_strength = jet_radius, jet_strength
         self.state_shape = (2 * self.dim, jets + particles)
@@ -155,10 +150,15 @@ class Fluid(Smoothing, System):
     def prepare_pull_back(self, state, control, next_adjoint, adjoint, cotangent):
         cells, half, ordered, sums = self._buffers_for(state)
         kick = self.scratch("kick", len(state), self.dim, self.jets + self.particles)
-        sort, loops = self._prepare_sort(state, kick), self._loops(state)
-        drift_back = prepare(self._drift_back, next_adjoint, kick, serial_loop(len(state) * state.shape[2]))
+        turned = self.scratch("turned", len(state), self.dim, self.particles)
+        sort, loops = self._prepare_sort(state, turned), self._loops(state)
+        drift_back = prepare(
+            self._drift_back, state, next_adjoint, kick, turned, serial_loop(len(state) * state.shape[2])
+        )
         find_pressures = prepare(self._find_pressures_back, ordered, cells.cell, cells.starts, *loops)
-        sum_jets = prepare(self._sum_jets, control, half, ordered, sums, serial_loop(len(state) * self._chunks))
+        sum_jets = prepare(
+            self._sum_jets, control, half, kick, cells.order, sums, serial_loop(len(state) * self._chunks)
+        )
         arrays = half, kick, ordered, cells.order, cells.cell, cells.starts, sums, adjoint, cotangent
         pull_back = prepare(self._pull_back, control, next_adjoint, *arrays, *loops)
 
@@ -171,20 +171,22 @@ class Fluid(Smoothing, System):
 
         return launch
 
-    def _prepare_sort(self, state: torch.Tensor, kick: torch.Tensor | None) -> Launch:
-        """A launch that finds x½ of all bodies and sorts x½, v and, where it is given, q̂ = `kick` of the particles."""
+    def _prepare_sort(self, state: torch.Tensor, kicks: torch.Tensor | None) -> Launch:
+        """A launch that finds x½ of all bodies and sorts the particles' x½, v and q̂, all as images inside the box.
+
+        q̂ are the `kicks` [B, dim, N], where they are given.
+        """
         cells, half, ordered, _ = self._buffers_for(state)
-        drift = prepare(self._drift, state, half, serial_loop(len(state) * state.shape[2]))
-        fluid, velocities = half[:, :, self.jets :], state.detach()[:, self.dim :, self.jets :]
-        places, speeds, kicks = self._rows(ordered)
+        inside = self.scratch("inside", len(state), 2 * self.dim, self.particles)
+        drift = prepare(self._drift, state, half, inside, serial_loop(len(state) * state.shape[2]))
+        fluid, rows = inside[:, : self.dim], self._rows(ordered)
 
         def launch() -> None:
             drift()
             cells.build(fluid)
-            cells.sort(fluid, places)
-            cells.sort(velocities, speeds)
-            if kick is not None:
-                cells.sort(kick[:, :, self.jets :], kicks)
+            cells.sort(inside, rows[:, : 2 * self.dim])
+            if kicks is not None:
+                cells.sort(kicks, rows[:, 2 * self.dim :])
 
         return launch
 
@@ -192,6 +194,7 @@ class Fluid(Smoothing, System):
         bodies = self.jets + self.particles
         numbers = (
             2 * self.dim * bodies
+            + 3 * self.dim * self.particles
             + (3 * self.dim + 2) * (self.particles + LANES)
             + self._chunks * self.jets * 2 * self.dim
         )
@@ -201,15 +204,15 @@ class Fluid(Smoothing, System):
         """z [B, N] of states [B, *state_shape]: density over rest density."""
         runtime.current().check("state", state, (len(state), *self.state_shape))
         cells, _, ordered, _ = self._buffers_for(state)
-        places = state.detach()[:, : self.dim, self.jets :]
-        cells.build(places)
-        cells.sort(places, self._rows(ordered)[0])
+        places = state.detach().clone()
+        places[:, self.dim :] = 0.0  # so that x½ is x
+        self._prepare_sort(places, None)()
         found = torch.zeros(len(state), self.particles, dtype=state.dtype, device=state.device)
         prepare(self._densities, ordered, cells.order, cells.cell, cells.starts, found, *self._loops(state))()
         return found
 
     def _buffers_for(self, state: torch.Tensor) -> tuple[Cells, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """The cells; x½ of all bodies [B, dim, J + N]; of sorted particles x½, v, q̂, P, σ [B, rows, N]; jets' sums."""
+        """The cells; x½ of all bodies [B, dim, J + N]; `ordered` as in `Smoothing`; jets' sums."""
         batch = len(state)
         # Made inside an inference mode they could not be filled outside it.
         with torch.inference_mode(False):
@@ -220,29 +223,53 @@ class Fluid(Smoothing, System):
                 self.scratch("sums", batch, self._chunks, self.jets, 2 * self.dim),
             )
 
-    def _rows(self, ordered: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """x½, v and q̂ of the sorted particles, each [B, dim, N]; sums in lanes read beyond the last, and drop it."""
-        return ordered[:, : 3 * self.dim, : self.particles].split(self.dim, dim=1)
+    def _rows(self, ordered: torch.Tensor) -> torch.Tensor:
+        """x½, v and q̂ of the sorted particles, [B, 3·dim, N]; sums in lanes read beyond the last, and drop it."""
+        return ordered[:, : 3 * self.dim, : self.particles]
 
     def _loops(self, state: torch.Tensor) -> tuple[bool, int]:
         """Whether loops over the particles of all samples are serial, and in how many lanes sums run."""
         return serial_loop(len(state) * self.particles), LANES if runtime.current().backend == "cpu" else 1
 
     @ti.kernel
-    def _drift(self, state: ti.types.ndarray(ndim=3), half: ti.types.ndarray(ndim=3), serial: ti.template()):
+    def _drift(
+        self,
+        state: ti.types.ndarray(ndim=3),
+        half: ti.types.ndarray(ndim=3),
+        inside: ti.types.ndarray(ndim=3),
+        serial: ti.template(),
+    ):
+        """x½ of all bodies; x½ and v of the particles' images inside the box."""
         ti.loop_config(serialize=serial)
         for b, i in ti.ndrange(state.shape[0], state.shape[2]):
             for axis in ti.static(range(self.dim)):
-                half[b, axis, i] = state[b, axis, i] + 0.5 * self.dt * state[b, self.dim + axis, i]
+                velocity = state[b, self.dim + axis, i]
+                place = state[b, axis, i] + 0.5 * self.dt * velocity
+                half[b, axis, i] = place
+                if i >= self.jets:
+                    image, side = self._fold(place, axis)
+                    inside[b, axis, i - self.jets] = image
+                    inside[b, self.dim + axis, i - self.jets] = side * velocity
 
     @ti.kernel
     def _drift_back(
-        self, next_adjoint: ti.types.ndarray(ndim=3), kick: ti.types.ndarray(ndim=3), serial: ti.template()
+        self,
+        state: ti.types.ndarray(ndim=3),
+        next_adjoint: ti.types.ndarray(ndim=3),
+        kick: ti.types.ndarray(ndim=3),
+        turned: ti.types.ndarray(ndim=3),
+        serial: ti.template(),
     ):
+        """q̂ of all bodies, and of the particles' images inside the box."""
         ti.loop_config(serialize=serial)
         for b, i in ti.ndrange(kick.shape[0], kick.shape[2]):
             for axis in ti.static(range(self.dim)):
-                kick[b, axis, i] = next_adjoint[b, self.dim + axis, i] + 0.5 * self.dt * next_adjoint[b, axis, i]
+                q = next_adjoint[b, self.dim + axis, i] + 0.5 * self.dt * next_adjoint[b, axis, i]
+                kick[b, axis, i] = q
+                if i >= self.jets:
+                    place = state[b, axis, i] + 0.5 * self.dt * state[b, self.dim + axis, i]
+                    _, side = self._fold(place, axis)
+                    turned[b, axis, i - self.jets] = side * q
 
     @ti.kernel
     def _densities(
@@ -319,16 +346,18 @@ class Fluid(Smoothing, System):
             else:
                 s = place - self.jets
                 acceleration = self._slope * self.gather(self.push, self.dim, ordered, cell, starts, b, s, lanes)
-                x, i = self.vector(ordered, b, 0, s), self.jets + order[b, s]
-                acceleration[self.dim - 1] -= self.gravity
+                i = self.jets + order[b, s]
+                x = self.vector(half, b, 0, i)
                 for axis in ti.static(range(self.dim)):
-                    acceleration[axis] += self._spring * self._beyond_wall(x[axis], axis)
+                    _, side = self._fold(x[axis], axis)
+                    acceleration[axis] = side * acceleration[axis] + self._spring * self._beyond_wall(x[axis], axis)
+                acceleration[self.dim - 1] -= self.gravity
                 for j in range(self.jets):
                     reach = self._reach(x - self.vector(half, b, 0, j))
                     for axis in ti.static(range(self.dim)):
                         acceleration[axis] += self.jet_strength * control[b, axis, j] * reach**3
                 for axis in ti.static(range(self.dim)):
-                    velocity = ordered[b, self.dim + axis, s] + self.dt * acceleration[axis]
+                    velocity = state[b, self.dim + axis, i] + self.dt * acceleration[axis]
                     next_state[b, self.dim + axis, i] = velocity
                     next_state[b, axis, i] = x[axis] + 0.5 * self.dt * velocity
 
@@ -337,18 +366,20 @@ class Fluid(Smoothing, System):
         self,
         control: ti.types.ndarray(ndim=3),
         half: ti.types.ndarray(ndim=3),
-        ordered: ti.types.ndarray(ndim=3),
+        kick: ti.types.ndarray(ndim=3),
+        order: ti.types.ndarray(ndim=2),
         sums: ti.types.ndarray(ndim=4),
         serial: ti.template(),
     ):
         """For each chunk of particles and each jet Σ E q̂, then the adjoint of the jet's place without dt."""
         ti.loop_config(serialize=serial)
-        for b, chunk in ti.ndrange(ordered.shape[0], self._chunks):
+        for b, chunk in ti.ndrange(half.shape[0], self._chunks):
             for j in range(self.jets):
                 pushes, places = ti.Vector.zero(float, self.dim), ti.Vector.zero(float, self.dim)
                 y = self.vector(half, b, 0, j)
                 for s in range(chunk * _CHUNK, ti.min((chunk + 1) * _CHUNK, self.particles)):
-                    r, q = self.vector(ordered, b, 0, s) - y, self.vector(ordered, b, 2 * self.dim, s)
+                    i = self.jets + order[b, s]
+                    r, q = self.vector(half, b, 0, i) - y, self.vector(kick, b, 0, i)
                     reach, work = self._reach(r), 0.0
                     for axis in ti.static(range(self.dim)):
                         work += self.jet_strength * control[b, axis, j] * q[axis]
@@ -401,12 +432,12 @@ class Fluid(Smoothing, System):
                     to_velocity = self._slope * self.gather(
                         self.drag_back, self.dim, ordered, cell, starts, b, s, lanes
                     )
-                x, q, i = (
-                    self.vector(ordered, b, 0, s),
-                    self.vector(ordered, b, 2 * self.dim, s),
-                    self.jets + order[b, s],
-                )
+                i = self.jets + order[b, s]
+                x, q = self.vector(half, b, 0, i), self.vector(kick, b, 0, i)
                 for axis in ti.static(range(self.dim)):
+                    _, side = self._fold(x[axis], axis)
+                    to_place[axis] *= side
+                    to_velocity[axis] *= side
                     if self._beyond_wall(x[axis], axis) != 0.0:
                         to_place[axis] -= self._spring * q[axis]
                 for j in range(self.jets):
@@ -420,6 +451,16 @@ class Fluid(Smoothing, System):
                     to_position = next_adjoint[b, axis, i] + self.dt * to_place[axis]
                     adjoint[b, axis, i] = to_position
                     adjoint[b, self.dim + axis, i] = q[axis] + self.dt * (to_velocity[axis] + 0.5 * to_position)
+
+    @ti.func
+    def _fold(self, place, axis: ti.template()):
+        """Where inside the box the images of a coordinate are, and on which side: its derivative, 1 or -1."""
+        image, side = place, 1.0
+        if place < 0.0 or place > ti.static(self.size[axis]):
+            image = place - 2.0 * self.size[axis] * ti.floor(place / (2.0 * self.size[axis]) + 0.5)
+            if image < 0.0:
+                image, side = -image, -1.0
+        return image, side
 
     @ti.func
     def _beyond_wall(self, place, axis: ti.template()):

@@ -4,10 +4,10 @@ import taichi as ti
 import torch
 
 from engine import runtime
-from engine.errors import SettingError
+from engine.checks import flag, positive, whole
 from engine.launch import prepare
 from engine.pairs import CentralForce, lanes_pay, pair_adjoints, pair_forces
-from engine.system import System
+from engine.system import STEP_LAUNCH_BYTES, System
 from engine.vector_system import serial_loop
 
 SOFTENING = 0.1
@@ -62,11 +62,10 @@ class Guidance(System):
         mean_centre: bool = False,
         reversed_flocking: bool = False,
     ):
-        for kind, count in (("driver", drivers), ("evader", evaders)):
-            if not isinstance(count, int) or count < 1:
-                raise SettingError(f"Expected guidance with at least 1 {kind}, got {count!r}.")
-        if not dt > 0:
-            raise SettingError(f"Expected a time step dt above 0, got {dt}.")
+        drivers = whole("guidance with at least 1 driver", drivers)
+        evaders = whole("guidance with at least 1 evader", evaders)
+        dt = positive("a time step dt above 0", dt)
+        mean_centre, reversed_flocking = flag("mean_centre", mean_centre), flag("reversed_flocking", reversed_flocking)
         self.name = "guidance"
         self.drivers, self.evaders, self.dt = drivers, evaders, dt
         self.particles = drivers + evaders
@@ -108,6 +107,9 @@ class Guidance(System):
             rule.uses_physics,
             rule.uses_policy,
         )
+
+    def launch_bytes(self):
+        return STEP_LAUNCH_BYTES if self.particles <= _FUSED_PARTICLES else super().launch_bytes()
 
     def _loops(self, state: torch.Tensor) -> tuple[bool, bool]:
         """Whether a loop over the particles of all samples is serial, and whether sums over evaders run in lanes."""

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 
 from engine import runtime
-from engine.errors import SettingError
+from engine.checks import whole
 from engine.launch import Launch
 from engine.system import System
 
@@ -34,12 +34,14 @@ class Held(System):
     """
 
     def __init__(self, system: System, steps: int):
-        if not isinstance(steps, int) or steps < 1:
-            raise SettingError(f"Expected a control to be held for at least 1 step, got {steps!r}.")
+        steps = whole("a control to be held for at least 1 step", steps)
         self.system, self.steps = system, steps
         self.name = system.name
         self.state_shape, self.control_shape = system.state_shape, system.control_shape
         self._chains: dict[int, _Chain] = {}
+
+    def check_size(self):
+        self.system.check_size()
 
     def prepare_step(self, state, control, next_state):
         chain = self._chain(len(state))
@@ -73,6 +75,9 @@ class Held(System):
     def scratch_bytes(self, batch):
         numbers = (self.steps + 3) * math.prod(self.state_shape) + 2 * math.prod(self.control_shape)
         return batch * numbers * runtime.current().dtype.itemsize + self.system.scratch_bytes(batch)
+
+    def launch_bytes(self):
+        return 5400  # two closures with their views; the chain is shared
 
     def _chain(self, batch: int) -> _Chain:
         if batch not in self._chains:

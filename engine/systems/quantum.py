@@ -6,9 +6,9 @@ import taichi as ti
 import torch
 
 from engine import runtime
-from engine.errors import SettingError
+from engine.checks import positive, whole
 from engine.launch import prepare
-from engine.system import System
+from engine.system import STEP_LAUNCH_BYTES, System
 from engine.vector_system import serial_loop
 
 LENGTH = 2.0
@@ -32,20 +32,22 @@ class QuantumBox(System):
 
         (1 - ½i dt H) w = λ',   λ = 2 w - λ',   ū = ½ dt Σ_j x_j Im(w_j* (ψ_j + ψ'_j))
 
+    At the paper's dt = 0.0625 this is a benchmark rather than the particle: in a step an eigenstate of energy E turns
+    by 2 atan(E dt / 2) instead of E dt, by 1.21 instead of 1.38 for n = 3 and 2.17 instead of 3.78 for n = 5, so that
+    resonances lie elsewhere. In a field of 3 cos((E_3 - E_2) t), for one, the sum of infidelity over 128 steps is 124
+    where it is 93 by exact propagation; `evenflow check` computes both. A smaller dt comes nearer, by its square.
+
     State [2, N]: rows Re ψ, Im ψ. Control [1]: u, the strength of the field. Units with ħ = 1 and mass ½.
 
     Source: Schnell and Thuerey (ICLR 2024), Sec. 3.3.
 
     Args:
         points: N, at least 2.
-        dt: time step.
+        dt: time step; by default the paper's.
     """
 
     def __init__(self, points: int = 32, dt: float = 0.0625):
-        if not isinstance(points, int) or points < 2:
-            raise SettingError(f"Expected quantum with at least 2 points, got {points!r}.")
-        if not dt > 0:
-            raise SettingError(f"Expected a time step dt above 0, got {dt}.")
+        points, dt = whole("quantum with at least 2 points", points, 2), positive("a time step dt above 0", dt)
         self.name = "quantum"
         self.points, self.dt = points, dt
         self.state_shape, self.control_shape = (2, points), (1,)
@@ -56,8 +58,7 @@ class QuantumBox(System):
 
     def eigenstate(self, n: int) -> torch.Tensor:
         """The n-th eigenstate of H at u = 0, n from 1: sin(π n j / (N + 1)), of norm 1; [N], float64."""
-        if not 1 <= n <= self.points:
-            raise SettingError(f"Expected an eigenstate from 1 to {self.points}, got {n}.")
+        n = whole(f"an eigenstate from 1 to {self.points}", n, most=self.points)
         values = torch.sin(math.pi * n * torch.arange(1, self.points + 1, dtype=torch.float64) / (self.points + 1))
         return values / values.norm()
 
@@ -94,13 +95,17 @@ class QuantumBox(System):
     def scratch_bytes(self, batch):
         return batch * _ROWS * self.points * runtime.current().dtype.itemsize
 
+    def launch_bytes(self):
+        return STEP_LAUNCH_BYTES + 1100
+
     def _scratch(self, state: torch.Tensor) -> torch.Tensor:
         """[B, 6, N]: elimination factors, right-hand side and then solution, ½(ψ + ψ'); Re and Im of each.
 
         Launches run one after another, so all share one buffer, as large as the largest batch needs.
         """
         if self._shared is None or len(self._shared) < len(state):
-            self._shared = state.new_zeros(len(state), _ROWS, self.points)
+            with torch.inference_mode(False):
+                self._shared = state.new_zeros(len(state), _ROWS, self.points)
         return self._shared[: len(state)]
 
     @ti.kernel

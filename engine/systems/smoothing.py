@@ -17,8 +17,9 @@ _TINY = 1e-30
 class Smoothing:
     """The pair terms of `Fluid`, whose docstring defines the symbols, and how they are gathered.
 
-    Rows of the sorted particles `ordered` [B, rows, N + LANES]: x½, v, q̂ (dim each), P, σ. Sums in lanes read beyond
-    the last particle and drop what they find. Derived classes set the attributes.
+    Rows of the sorted particles `ordered` [B, rows, N + LANES]: x½, v, q̂ (dim each), P, σ. Of particles outside the
+    box they hold the image inside, which has the same sums over all images, turned. Sums in lanes read beyond the last
+    particle and drop what they find. Derived classes set the attributes.
 
     Attributes:
         dim, size, radius, sound_speed: of the fluid; radius is R.
@@ -86,7 +87,7 @@ class Smoothing:
                 for run in range(self.grid.runs * some):
                     first, last = neighbour_run(starts, cell[b, s], b, run, self.grid)
                     for k in range(first, last):
-                        # Always near itself where its image is, for particles inside the box.
+                        # A particle of the box is nearer than its image is.
                         _, _, w = self._apart(ordered, b, s, k, straight, nowhere)
                         if w > 0.0:
                             result += term(ordered, b, s, k, mirror, offset)

@@ -7,7 +7,7 @@ import torch
 
 from engine import runtime
 from engine.cells import Cells
-from engine.errors import SettingError
+from engine.checks import finite, flag, positive
 from engine.launch import prepare
 from engine.neighbours import Neighbours, neighbour_run
 from engine.pairs import CentralForce, pair_adjoints, pair_forces
@@ -65,13 +65,11 @@ class Swarm(Guidance):
         mean_centre: bool = False,
         reversed_flocking: bool = False,
     ):
-        if not 0 < dt < LONGEST_DT:
-            raise SettingError(f"Expected a time step dt above 0 and below {LONGEST_DT}, got {dt}.")
-        if radius is not None and not 0 < radius < math.inf:
-            raise SettingError(f"Expected a finite radius above 0, or None for no cut-off, got {radius}.")
-        for name, weight in (("flocking", flocking), ("flight", flight)):
-            if not math.isfinite(weight):
-                raise SettingError(f"Expected a finite {name}, got {weight}.")
+        dt = finite(f"a time step dt above 0 and below {LONGEST_DT}", dt, lambda number: 0 < number < LONGEST_DT)
+        if radius is not None:
+            radius = positive("a finite radius above 0, or None for no cut-off", radius)
+        flocking, flight = finite("a finite flocking", flocking), finite("a finite flight", flight)
+        cells = flag("cells", cells)
         super().__init__(drivers, evaders, dt, mean_centre, reversed_flocking)
         self.name = "swarm"
         self.radius, self.flocking = radius, flocking
@@ -143,6 +141,9 @@ class Swarm(Guidance):
             return super().scratch_bytes(batch)
         ordered = 4 * batch * self.evaders * runtime.current().dtype.itemsize
         return ordered + self._neighbours.scratch_bytes(batch)
+
+    def launch_bytes(self):
+        return super().launch_bytes() if self._neighbours is None else 20500
 
     def _sorted(self, batch: int) -> tuple[Cells, torch.Tensor]:
         """The cells, and [1, B, 4, E] in which evaders are sorted: rows x, y, and the adjoint of vx, vy."""

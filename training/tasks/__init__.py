@@ -1,11 +1,11 @@
-"""The tasks that ship: for each name the dataclass of its options, with a `build()` that returns the Task.
+"""Tasks by name: for each the dataclass of its options, whose `build()` returns the Task."""
 
-`difficulty` of an options class names the option that makes the task harder, and the values that the benchmarks use.
-"""
-
-from dataclasses import fields
+import inspect
+from dataclasses import MISSING, fields, is_dataclass
+from typing import Any, Protocol, get_type_hints
 
 from engine import SettingError
+from engine.registry import SHIPPED, Registry, registering
 from training.task import Task
 from training.tasks.cart_pendulum import CartPendulumOptions
 from training.tasks.cart_pole import CartPoleOptions
@@ -17,43 +17,89 @@ from training.tasks.n_body import NBodyOptions
 from training.tasks.quantum import QuantumOptions
 from training.tasks.swarm import SwarmOptions
 
-TaskOptions = (
-    CartPoleOptions
-    | CartPendulumOptions
-    | GuidanceOptions
-    | FluidOptions
-    | NBodyOptions
-    | SwarmOptions
-    | QuantumOptions
-    | LQROptions
-    | IntegratorOptions
-)
+_PLAIN = (bool, int, float, str)
 
-TASKS: dict[str, type[TaskOptions]] = {
-    "cart-pole": CartPoleOptions,
-    "cart-pendulum": CartPendulumOptions,
-    "guidance": GuidanceOptions,
-    "quantum": QuantumOptions,
-    "fluid": FluidOptions,
-    "n-body": NBodyOptions,
-    "swarm": SwarmOptions,
-    "lqr": LQROptions,
-    "integrator": IntegratorOptions,
-}
+
+class TaskOptions(Protocol):
+    """A frozen dataclass of plain values, each with a default.
+
+    A class attribute `difficulty` may name the option that makes the task harder and the values that benchmarks use,
+    such as ("poles", (1, 2, 3, 4)); without it that is the first option, at its default.
+    """
+
+    def build(self) -> Task:
+        """The task with these options."""
+        ...
+
+
+TASKS: Registry[type[TaskOptions]] = Registry("task")
+
+
+def register_task(name: str, options: type[TaskOptions]) -> None:
+    """Offer a task under a name, at every door: list, train, view, report, bench, check.
+
+    Args:
+        name: of letters, digits and hyphens.
+        options: as `TaskOptions` describes them. Its docstring's first paragraph and its fields' docstrings are what
+            the command line says of it.
+
+    Raises:
+        SettingError: a name that is taken, or options of another form.
+    """
+    whole = f"Expected options of task {name!r} as a dataclass with build() and plain values that have defaults, got "
+    if not (isinstance(options, type) and is_dataclass(options) and callable(getattr(options, "build", None))):
+        raise SettingError(f"{whole}{options!r}.")
+    try:
+        hints = get_type_hints(options)
+    except NameError as error:
+        raise SettingError(f"{whole}one where {error}.") from error
+    for entry in fields(options):
+        if entry.default is MISSING:
+            raise SettingError(f"{whole}{entry.name} without one.")
+        if hints[entry.name] not in _PLAIN:
+            raise SettingError(f"{whole}{entry.name} as {inspect.formatannotation(hints[entry.name])}.")
+    known = [entry.name for entry in fields(options)]
+    if not known or difficulty_of(options)[0] not in known:
+        raise SettingError(f"{whole}none that its difficulty names; known are {', '.join(known) or 'none'}.")
+    TASKS.register(name, options)
 
 
 def task_options(name: str) -> type[TaskOptions]:
     """The options of the task with this name; SettingError if there is none."""
-    if name not in TASKS:
-        raise SettingError(f"Expected a task among {', '.join(TASKS)}, got {name!r}.")
     return TASKS[name]
 
 
-def build_task(name: str, **options) -> Task:
+def task_name(options: TaskOptions) -> str:
+    """The name under which options of exactly this class are registered."""
+    for name, kind in TASKS.items():
+        if type(options) is kind:
+            return name
+    raise SettingError(f"Expected options of a registered task, got {options!r}; call register_task.")
+
+
+def difficulty_of(options: type[TaskOptions]) -> tuple[str, tuple[Any, ...]]:
+    """(the option that makes a task harder, values that benchmarks use)."""
+    first = fields(options)[0]  # pyright: ignore[reportArgumentType]
+    return getattr(options, "difficulty", (first.name, (first.default,)))
+
+
+def build_task(name: str, **options: Any) -> Task:
     """The task with this name; options as in its dataclass, e.g. `build_task("cart-pole", poles=2)`."""
     kind = task_options(name)
-    known = [entry.name for entry in fields(kind)]
+    known = [entry.name for entry in fields(kind)]  # pyright: ignore[reportArgumentType]
     for option in options:
         if option not in known:
             raise SettingError(f"Expected options of {name} among {', '.join(known)}, got {option!r}.")
     return kind(**options).build()
+
+
+with registering(SHIPPED):
+    register_task("cart-pole", CartPoleOptions)
+    register_task("cart-pendulum", CartPendulumOptions)
+    register_task("guidance", GuidanceOptions)
+    register_task("quantum", QuantumOptions)
+    register_task("fluid", FluidOptions)
+    register_task("n-body", NBodyOptions)
+    register_task("swarm", SwarmOptions)
+    register_task("lqr", LQROptions)
+    register_task("integrator", IntegratorOptions)

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from engine import SettingError
+from engine.checks import not_negative, one_of, positive, whole
 from engine.systems.fluid import Fluid, longest_dt
 from engine.systems.held import Held
 from policies import Moments
@@ -88,15 +88,13 @@ class FluidOptions:
 
     def build(self) -> Task:
         for name, value in (("particle", self.particles), ("jet", self.jets), ("step of horizon", self.horizon)):
-            if not isinstance(value, int) or value < 1:
-                raise SettingError(f"Expected a fluid task with at least 1 {name}, got {value!r}.")
-        if self.dim not in TANKS:
-            raise SettingError(f"Expected a fluid in 2 or 3 dimensions, got {self.dim!r}.")
+            whole(f"a fluid task with at least 1 {name}", value)
+        one_of("a fluid in 2 or 3 dimensions", self.dim, TANKS.keys())
         for name, value in (("duration", self.duration), ("sound speed", self.sound_speed)):
-            if not 0 < value < math.inf:
-                raise SettingError(f"Expected a finite {name} above 0, got {value}.")
-        if not self.regularisation >= 0:
-            raise SettingError(f"Expected a regularisation of at least 0, got {self.regularisation}.")
+            positive(f"a finite {name} above 0", value)
+        for name, value in (("viscosity", self.viscosity), ("gravity", self.gravity)):
+            not_negative(f"a finite {name} of at least 0", value)
+        not_negative("a regularisation of at least 0", self.regularisation)
         size = TANKS[self.dim]
         spacing = (FILLING * math.prod(size) / self.particles) ** (1 / self.dim)
         step = self.duration / self.horizon

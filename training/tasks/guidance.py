@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
 
-from engine import SettingError
+from engine.checks import finite, not_negative, whole
 from engine.systems import Guidance
 from policies import MLP
 from training.task import Task
@@ -37,8 +37,10 @@ class GuidanceOptions:
     """Let evaders repel each other when near and attract when far, the reverse of the paper's scripts."""
 
     def build(self) -> Task:
-        if not self.regularisation >= 0:
-            raise SettingError(f"Expected a regularisation of at least 0, got {self.regularisation}.")
+        not_negative("a regularisation of at least 0", self.regularisation)
+        whole("a horizon of at least 1 step", self.horizon)
+        for name in ("target_x", "target_y"):
+            finite(f"a finite {name}", getattr(self, name))
         system = Guidance(self.drivers, self.evaders, self.dt, self.mean_centre, self.reversed_flocking)
         objective = Herd(self.drivers, self.horizon, self.regularisation, (self.target_x, self.target_y))
         policy = partial(MLP, system.state_shape, system.control_shape, (100, 100), True)

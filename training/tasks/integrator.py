@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 import torch
 
 from engine import Integrator
+from engine.checks import finite
 from policies import Policy, Polynomial
 from training.objective import Objective
 from training.task import Task
@@ -33,6 +34,8 @@ class IntegratorOptions:
     """Where to end."""
 
     def build(self) -> Task:
+        finite("a finite target", self.target)
+
         def sample(count: int, generator: torch.Generator) -> torch.Tensor:
             return torch.full((count, 1), -0.3, dtype=torch.float64)
 

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from engine import SettingError
+from engine.checks import not_negative, positive, whole
 from engine.systems import NBody
 from policies import MLP
 from training.objective import Objective
@@ -80,12 +80,10 @@ class NBodyOptions:
     """Weight rc of the mean squared thrust."""
 
     def build(self) -> Task:
-        if not isinstance(self.satellites, int) or self.satellites < 1:
-            raise SettingError(f"Expected n-body with at least 1 satellite, got {self.satellites!r}.")
-        if not self.radius > 0:
-            raise SettingError(f"Expected a radius above 0, got {self.radius}.")
-        if not self.regularisation >= 0:
-            raise SettingError(f"Expected a regularisation of at least 0, got {self.regularisation}.")
+        whole("n-body with at least 1 satellite", self.satellites)
+        whole("a horizon of at least 1 step", self.horizon)
+        positive("a radius above 0", self.radius)
+        not_negative("a regularisation of at least 0", self.regularisation)
         masses = (1.0, *[self.satellite_mass] * self.satellites)
         system = NBody(masses, range(1, self.satellites + 1), self.dim, self.dt, softening=SOFTENING)
         speed = float(_circular_speed(torch.tensor(self.radius, dtype=torch.float64)))

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 
 from engine import QuantumBox
+from engine.checks import whole
 from policies import Convolutional
 from training.objective import Objective
 from training.task import Task
@@ -22,7 +23,9 @@ class Transfer(Objective):
     """
 
     def __init__(self, system: QuantumBox, target: int):
-        self.target, self._wave = target, system.eigenstate(target)
+        self.target = target
+        with torch.inference_mode(False):
+            self._wave = system.eigenstate(target)
 
     def running(self, states, controls, steps):
         # The sum starts at step 1: the first state is given.
@@ -49,6 +52,7 @@ class QuantumOptions:
 
     def build(self) -> Task:
         system = QuantumBox(self.points, self.dt)
+        whole("a horizon of at least 1 step", self.horizon)
         objective = Transfer(system, self.target)
         low = torch.stack([system.eigenstate(1), system.eigenstate(2)])
 

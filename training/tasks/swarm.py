@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
 
-from engine import SettingError
+from engine.checks import finite, not_negative, positive, whole
 from engine.systems import Swarm
 from policies import Moments
 from training.task import Task
@@ -51,14 +51,14 @@ class SwarmOptions:
     """Let evaders repel each other when near and attract when far, as flocks do, instead of the reverse."""
 
     def build(self) -> Task:
-        for name in ("regularisation", "radius"):
-            if not getattr(self, name) >= 0:
-                raise SettingError(f"Expected a {name} of at least 0, got {getattr(self, name)}.")
-        if not self.half_width > 0:
-            raise SettingError(f"Expected a half width above 0, got {self.half_width}.")
-        for kind, count in (("driver", self.drivers), ("evader", self.evaders)):
-            if not isinstance(count, int) or count < 1:
-                raise SettingError(f"Expected a swarm with at least 1 {kind}, got {count!r}.")
+        whole("a swarm with at least 1 driver", self.drivers)
+        whole("a swarm with at least 1 evader", self.evaders)
+        whole("a horizon of at least 1 step", self.horizon)
+        not_negative("a regularisation of at least 0", self.regularisation)
+        not_negative("a radius of at least 0", self.radius)
+        positive("a half width above 0", self.half_width)
+        for name in ("target_x", "target_y", "flocking", "flight"):
+            finite(f"a finite {name}", getattr(self, name))
         system = Swarm(
             self.drivers,
             self.evaders,

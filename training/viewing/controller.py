@@ -7,9 +7,10 @@ from pathlib import Path
 import torch
 
 from engine import RunError, SettingError
-from training.estimators import gradient_named
+from training.checkpoint import load_checkpoint
+from training.controllers import best_member, checkpoint_at, fitting_members, parameters_of
 from training.experiment import Experiment
-from training.run import RunDirectory, read_checkpoint
+from training.run import RunDirectory, epoch_of
 from training.task import Task
 from training.tasks import TASKS, TaskOptions
 
@@ -42,14 +43,7 @@ class Watched:
         if not self.checkpoints:
             return torch.zeros_like(like)
         path = self.checkpoints[min(checkpoint, len(self.checkpoints) - 1)][1]
-        theta = read_checkpoint(path)[1].get("theta")
-        if theta is None or theta.dim() != 2 or theta.shape[1] != like.shape[1] or len(theta) <= self.member:
-            shape = None if theta is None else list(theta.shape)
-            raise RunError(
-                f"Expected theta of at least {self.member + 1} members with {like.shape[1]} parameters in {path}, "
-                f"got {shape}; train the run again."
-            )
-        return theta[self.member : self.member + 1].to(like)
+        return parameters_of(load_checkpoint(path), self.member, like, path)
 
     def epoch(self, checkpoint: int) -> int | None:
         """The epoch of a checkpoint; None if untrained."""
@@ -83,30 +77,22 @@ def member_of(run: RunDirectory, index: int) -> Watched:
     """One member of a run; RunError or SettingError as for `watched`."""
     experiment = Experiment.from_config(run.config)
     options, precision = experiment.task_options, _precision(run)
-    files = tuple((int(path.stem.split("-")[1]), path) for path in run.checkpoints())
-    if not files:
-        raise RunError(f"Expected a run with checkpoints, got {run.path}, which has none; train it first.")
+    checkpoint_at(run)
+    run.check_settings()
+    files = tuple((epoch_of(path), path) for path in run.checkpoints())
     label = experiment.labels()[index]
     return Watched(f"{label['gradient']}, seed {label['seed']}", options, files, index, precision)
 
 
 def _member(run: RunDirectory, experiment: Experiment, wanted: str) -> int:
     """Index of the member that "C" or "C,3" names, else of the best."""
-    labels = experiment.labels()
     name, _, seed = (part.strip() for part in wanted.partition(","))
-    letter = gradient_named(name).letter if name else ""
-    fitting = [
-        index
-        for index, label in enumerate(labels)
-        if letter in ("", label["gradient"]) and seed in ("", str(label["seed"]))
-    ]
-    if not fitting:
-        known = ", ".join(f"{label['gradient']},{label['seed']}" for label in labels)
-        raise SettingError(f"Expected after @ a controller of {run.path} among {known}, got {wanted!r}.")
+    labels = experiment.labels()
+    if seed and not seed.isdecimal():
+        raise SettingError(f"Expected a seed after the comma, got {seed!r} in {wanted!r}.")
+    fitting = fitting_members(labels, name or None, int(seed) if seed else None, f"after @ a controller of {run.path}")
     records = run.metrics()
-    losses = records[-1]["test_loss"] if records else []
-    loss = lambda index: losses[index] if index < len(losses) and losses[index] is not None else float("inf")  # noqa: E731
-    return min(fitting, key=loss)
+    return best_member(fitting, records[-1]["test_loss"] if records else ())
 
 
 def _precision(run: RunDirectory) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from engine import SettingError
+from engine.checks import whole
 
 STEPS_PER_SECOND = 25.0
 """Simulated steps shown in a second at speed 1, of systems that do not say how long a step is."""
@@ -38,8 +39,7 @@ class Player:
     def __post_init__(self):
         if not _SLOWEST <= self.speed <= _FASTEST:
             raise SettingError(f"Expected a speed from {_SLOWEST:g} to {_FASTEST:g}, got {self.speed:g}.")
-        if self.seed < 0:
-            raise SettingError(f"Expected a seed of at least 0, got {self.seed}.")
+        self.seed = whole("a seed of at least 0", self.seed, least=0)
 
     @property
     def end(self) -> int:

@@ -6,6 +6,7 @@ import numpy as np
 
 from engine.drawing import Drawing, Frame, Scene, shades
 from engine.drawing.scene import BLACK, BLUE, GREEN, GREY, MEDIUM, PALE, PURPLE, SMALL, VERMILION
+from engine.norms import norm_of_array
 
 GRADIENT_DASHES: dict[str, tuple[float, ...]] = {
     "R": (),
@@ -36,7 +37,7 @@ class Profile:
     """
 
     def __init__(self, adjoints: Mapping[str, np.ndarray], drawing: Drawing):
-        self.norms = {name: np.linalg.norm(swept.reshape(len(swept), -1), axis=1) for name, swept in adjoints.items()}
+        self.norms = {name: norm_of_array(swept.reshape(len(swept), -1)) for name, swept in adjoints.items()}
         self._sizes = {name: drawing.sizes(swept) for name, swept in adjoints.items()}
         self.low, self.high = _range(np.concatenate([sizes.ravel() for sizes in self._sizes.values()]))
 

@@ -1,6 +1,5 @@
 """`evenflow view`: in a window where there is a display, else into a recording."""
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,9 +7,11 @@ from pathlib import Path
 from rich.console import Console
 
 from engine import BackendError, SettingError, available_backends
+from engine.checks import whole
 from engine.drawing import has_display
+from training.files import free_beside
 from training.viewing.controller import Watched
-from training.viewing.record import record
+from training.viewing.record import check_recording, record
 from training.viewing.show import Show
 
 
@@ -32,8 +33,7 @@ class ViewSettings:
     """Pixels of a panel's side."""
 
     def __post_init__(self):
-        if not 100 <= self.size <= 2000:
-            raise SettingError(f"Expected a size from 100 to 2000 pixels, got {self.size}.")
+        whole("a size from 100 to 2000 pixels", self.size, 100, 2000)
         if self.window and self.record is not None:
             raise SettingError("Expected a window or a recording, got both --window and --record; drop one of them.")
 
@@ -42,11 +42,13 @@ def view(controllers: Sequence[Watched], settings: ViewSettings, console: Consol
     """Show controllers side by side, or one with its gradients; returns the recording, if that is what it became."""
     if settings.window and not has_display():
         raise BackendError("Expected a display for --window, got none; record with --record FILE.mp4.")
+    if settings.record is not None:
+        check_recording(settings.record)  # before anything is compiled for it
     show = Show(controllers, settings.gradient, settings.seed, settings.speed)
     if settings.record is None and has_display():
         _open(show, settings)
         return None
-    out = settings.record or _free(Path(f"{controllers[0].task.name}-seed-{settings.seed}.gif"))
+    out = settings.record or free_beside(Path(f"{controllers[0].task.name}-seed-{settings.seed}.gif"))
     if settings.record is None:
         console.print("no display, so the view is recorded", style="dim")
     return record(show, out, settings.size // 2 * 2, console)
@@ -63,9 +65,3 @@ def _open(show: Show, settings: ViewSettings) -> None:
         from training.viewing.window import Window
 
         Window(show, settings.size).run()
-
-
-def _free(path: Path) -> Path:
-    """`path`, or one like it that nothing has yet."""
-    numbered = (path.with_stem(f"{path.stem}-{number}") for number in itertools.count(2))
-    return next(found for found in itertools.chain([path], numbered) if not found.exists())

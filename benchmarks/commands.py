@@ -1,0 +1,163 @@
+"""What follows `evenflow bench`: a dataclass of options for each benchmark, with a `run()`."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import tyro
+
+from benchmarks.scale.settings import ScaleSettings
+from training import TrainingSettings
+from training.machine import Machine, console
+from training.tasks import task_name
+
+Options = TypeVar("Options")
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Time one update, alone and in an ensemble, and say where the time goes; peers run alternately where installed."""
+
+    task: str = "cart-pole"
+    """cart-pole, guidance or quantum."""
+    rounds: int = 20
+    """Turns of each side, four updates long; medians are reported."""
+    members: int = 40
+    """Members of the ensemble."""
+    out: Path | None = None
+    """A file for the results as JSON; it must not exist."""
+
+    def run(self) -> None:
+        from benchmarks.speed import speed
+
+        speed(console, self.rounds, self.members, self.out, self.task)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Time a step of particle systems and of its adjoint against N, and long rollouts in little memory, beside peers.
+
+    Give the same command again to continue a study that was stopped: what was measured is not measured again.
+    """
+
+    out: Path
+    """Directory of the study: a new one, or the one to continue."""
+    settings: tyro.conf.OmitArgPrefixes[ScaleSettings] = field(default_factory=ScaleSettings)
+
+    def run(self) -> None:
+        from benchmarks.scale.report import scale
+
+        for path in scale(self.settings, self.out, console):
+            console.print(f"written: {path}", highlight=False, soft_wrap=True)
+
+
+@dataclass(frozen=True)
+class Variants(Generic[Options]):
+    """Compare gradients on a task: every gradient × difficulty × clipping × learning rate × seed, with a report.
+
+    Give the same command again to continue a study that was stopped.
+    """
+
+    options: tyro.conf.OmitArgPrefixes[Options]
+    out: Path
+    """Directory of the study: a new one, or the one to continue."""
+    difficulties: tuple[float, ...] = ()
+    """Values of the option that makes the task harder; by default the paper's."""
+    gradients: tuple[str, ...] = ("R", "M", "S", "C")
+    """Letters or names."""
+    clippings: tuple[str, ...] = ("none",)
+    """none, value or norm, at 1."""
+    learning_rates: tuple[float, ...] = (1e-3,)
+    """Where there are several, each variant's is chosen on tuning seeds that are not reported."""
+    seeds: int = 10
+    """Paired seeds that are reported."""
+    tuning_seeds: int = 3
+    """Seeds on which learning rates are chosen."""
+    epochs: int = 100
+    """Of every training."""
+    report_only: bool = False
+    """Write the report of what is done, and train nothing."""
+    settings: tyro.conf.OmitArgPrefixes[TrainingSettings] = field(default_factory=TrainingSettings)
+    machine: tyro.conf.OmitArgPrefixes[Machine] = field(default_factory=Machine)
+
+    def run(self) -> None:
+        from benchmarks.study import Study
+        from benchmarks.variants import compare
+
+        self.machine.start()
+        study = Study.of(
+            task_name(self.options),
+            dict(vars(self.options)),
+            self.difficulties,
+            gradients=self.gradients,
+            clippings=self.clippings,
+            learning_rates=self.learning_rates,
+            seeds=self.seeds,
+            tuning_seeds=self.tuning_seeds,
+            epochs=self.epochs,
+            settings=self.settings,
+        )
+        for path in compare(study, self.out, console, train=not self.report_only):
+            console.print(f"written: {path}", highlight=False, soft_wrap=True)
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Draw the paper's Fig. 1 and Fig. 2 from this engine."""
+
+    out: Path = Path("benchmarks/figures")
+    """Directory of the figures; figures of the same name are drawn anew."""
+
+    def run(self) -> None:
+        from benchmarks.figures import draw_figures
+
+        Machine(precision="float64", backend="cpu").start()
+        for path in draw_figures(self.out):
+            console.print(f"figure: {path}", highlight=False, soft_wrap=True)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Draw what a run amounts to: one test start, and where each gradient's median controller takes it."""
+
+    run_directory: tyro.conf.Positional[Path]
+    """Directory of the run."""
+    out: Path
+    """The picture, as .png, .pdf, .svg or .jpg; it must not exist."""
+    seed: int = 0
+    """Of the start."""
+
+    def run(self) -> None:
+        from benchmarks.outcome import outcome_figure
+        from benchmarks.report_page import precision_of
+
+        Machine("cpu", precision_of(self.run_directory)).start()
+        figure = outcome_figure(self.run_directory, self.out, self.seed)
+        console.print(f"figure: {figure}", highlight=False, soft_wrap=True)
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """Test a run's controllers at other values of the option that makes the task harder, such as other sizes."""
+
+    run_directory: tyro.conf.Positional[Path]
+    """Directory of the run."""
+    difficulties: tuple[float, ...]
+    """Values of that option."""
+    machine: tyro.conf.OmitArgPrefixes[Machine] = field(default_factory=Machine)
+
+    def run(self) -> None:
+        from benchmarks.transfer import transfer_table, transferred
+
+        self.machine.start()
+        console.print(transfer_table(self.run_directory, transferred(self.run_directory, self.difficulties)))
+
+
+COMMANDS = {
+    "speed": Speed,
+    "scale": Scale,
+    "variants": Variants,
+    "figures": Figures,
+    "outcome": Outcome,
+    "transfer": Transfer,
+}

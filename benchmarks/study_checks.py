@@ -1,0 +1,77 @@
+"""What a study's files hold, checked before anything is made of it: they may have been edited by hand."""
+
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from engine import RunError, SettingError
+from training import Clipping, TrainingSettings, gradient_named, task_options
+from training.checks import check_types
+from training.metrics import are_losses
+
+
+def check_study(kind: type, config: Mapping[str, Any], file: Path) -> None:
+    """RunError unless the configuration has every field of the dataclass `kind`, with values that make sense."""
+    try:
+        values = {entry.name: _tuples(config[entry.name]) for entry in fields(kind)}
+        settings = values.pop("settings")
+        check_types(kind, values)
+        check_types(TrainingSettings, settings)
+        TrainingSettings(**{name: settings[name] for name in ("batch_size", "train_samples", "test_samples")})
+        options = task_options(values["task"])
+        check_types(options, values["options"])
+        for value in values["difficulties"]:
+            check_types(options, {options.difficulty[0]: value})
+        for name in values["gradients"]:
+            gradient_named(name)
+        for name in values["clippings"]:
+            Clipping(name)
+        if not values["difficulties"]:
+            raise SettingError("Expected difficulties, got none.")
+    except KeyError as error:
+        raise RunError(f"Expected {error} among the settings of the study in {file}, got a file without it.") from error
+    except SettingError as error:
+        raise RunError(f"{str(error).removesuffix('.')} in {file}.") from error
+    except (TypeError, AttributeError, ValueError, OverflowError) as error:
+        raise RunError(f"Expected the settings of a study in {file}, got values of other types.") from error
+
+
+def is_result(value: dict[str, Any]) -> bool:
+    """Whether a line has what reports read of it, of the right types and lengths."""
+    kinds = {"phase": str, "gradient": str, "clipping": str, "learning_rate": (int, float), "seed": int, "epochs": int,
+             "options": dict, "run": str, "member": int}  # fmt: skip
+    if any(not isinstance(value.get(name), kind) or isinstance(value[name], bool) for name, kind in kinds.items()):
+        return False
+    losses = [value.get(name) for name in ("train_loss", "test_loss")]
+    return "difficulty" in value and all(
+        isinstance(of, list) and len(of) == value["epochs"] and are_losses(of) for of in losses
+    )
+
+
+def check_result(study: Mapping[str, Any], result: Mapping[str, Any], where: str) -> None:
+    """RunError unless a training's result is one of this study."""
+    kind = task_options(study["task"])
+    try:
+        options = result["options"]
+        check_types(kind, options)
+        fits = (
+            result["difficulty"] in study["difficulties"]
+            and options[kind.difficulty[0]] == result["difficulty"]
+            and options["horizon"] >= 1
+            and result["gradient"] in [gradient_named(name).letter for name in study["gradients"]]
+            and result["clipping"] in study["clippings"]
+            and result["learning_rate"] in study["learning_rates"]
+            and result["epochs"] == study["epochs"]
+            and min(result["seed"], result["member"]) >= 0
+            and result["phase"] in ("tuning", "report")
+        )
+    except (KeyError, TypeError, AttributeError, SettingError) as error:
+        raise RunError(f"Expected a training of the study in {where}, got values that make no sense in one.") from error
+    if not fits:
+        raise RunError(f"Expected a training of the study in {where}, got one of another.")
+
+
+def _tuples(value: Any) -> Any:
+    """Lists as the tuples that they were."""
+    return tuple(value) if isinstance(value, list) else value

@@ -1,0 +1,118 @@
+"""What users hand to a rollout, and what it must be: systems, controllers, objectives, rules and what they return."""
+
+from collections.abc import Iterable
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from engine.errors import AdjointError, SettingError, ShapeError
+from engine.system import System
+
+_COST_METHODS = ("running", "final")
+_CONTROLLER = ("members", "parameter_count", "record", "record_bytes", "scratch_bytes")
+
+
+def check_system(system: Any) -> None:
+    """SettingError unless this is a system."""
+    if isinstance(system, System):
+        return
+    hint = "; give its .system" if isinstance(getattr(system, "system", None), System) else ""
+    raise SettingError(f"Expected a system such as CartPole(1), got {described(system)}{hint}.")
+
+
+def check_controller(controller: Any) -> None:
+    """SettingError unless this is a policy, or anything else that has what the engine asks of one."""
+    if not isinstance(controller, type) and all(hasattr(controller, name) for name in _CONTROLLER):
+        return
+    hint = ""
+    if isinstance(controller, torch.nn.Module):
+        hint = "; wrap it as ModulePolicy(module, state_shape, control_shape)"
+    raise SettingError(f"Expected a policy such as MLP or Linear, got {described(controller)}{hint}.")
+
+
+def check_cost(cost: Any) -> None:
+    """AdjointError unless this has both methods of an objective."""
+    if isinstance(cost, type):
+        raise AdjointError(f"Expected an objective, got the class {cost.__name__}; make one: {cost.__name__}(...).")
+    missing = [name for name in _COST_METHODS if not callable(getattr(cost, name, None))]
+    if missing:
+        raise AdjointError(
+            f"Expected an objective with methods running and final, got {described(cost)} without "
+            f"{' and '.join(missing)}; derive it from Objective."
+        )
+
+
+def check_rules(rules: Iterable[Any]) -> None:
+    """AdjointError unless all are adjoint rules."""
+    if isinstance(rules, str) or not isinstance(rules, Iterable):
+        raise AdjointError(f"Expected a list of adjoint rules such as [FULL], got {described(rules)}.")
+    for rule in rules:
+        check_rule(rule)
+
+
+def check_rule(rule: Any) -> None:
+    """AdjointError unless this is an adjoint rule."""
+    if isinstance(rule, type):
+        raise AdjointError(f"Expected an adjoint rule, got the class {rule.__name__}; make one: {rule.__name__}().")
+    missing = [name for name in ("uses_physics", "uses_policy") if not hasattr(rule, name)]
+    if missing or not callable(rule):
+        rules = getattr(rule, "rules", None)
+        hint = "; give its .rules" if isinstance(rules, tuple) else ""
+        raise AdjointError(
+            f"Expected an adjoint rule such as FULL, a callable with uses_physics and uses_policy, got "
+            f"{described(rule)}{hint}."
+        )
+    try:
+        hash(rule)
+    except TypeError:
+        raise AdjointError(
+            "Expected an adjoint rule that can be hashed, since gradients are looked up by rule, got "
+            f"{described(rule)}; make it a dataclass with frozen=True."
+        ) from None
+
+
+def check_tensor(what: str, value: Any, shape: torch.Size | tuple[int, ...], like: torch.Tensor) -> None:
+    """ShapeError unless `value` is a tensor of this shape, in the dtype and on the device of `like`."""
+    if isinstance(value, torch.Tensor):
+        if value.shape == shape and value.dtype == like.dtype and value.device == like.device:
+            return
+        if value.shape != tuple(shape):
+            came = f"shape {list(value.shape)}"
+        elif value.dtype != like.dtype:
+            came = f"{value.dtype}"
+        else:
+            came = f"a tensor on {value.device.type}"
+    else:
+        came = described(value)
+    raise ShapeError(f"Expected {what} as {like.dtype} of shape {list(shape)} on {like.device.type}, got {came}.")
+
+
+@contextmanager
+def differentiating(cost: Any):
+    """A block that differentiates an objective."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "in-place" not in str(error) and "inplace" not in str(error):
+            raise
+        raise modified(cost) from error
+
+
+def modified(cost: Any) -> AdjointError:
+    """What is said of an objective that writes to what it is given."""
+    return AdjointError(
+        f"Expected an objective that leaves states and controls as they are, got {described(cost)}, which changes them "
+        "in place; work on a copy or use operations without a trailing underscore."
+    )
+
+
+def described(value: Any) -> str:
+    """A value in a message: numbers and short texts as they are, everything else by its type."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return repr(value)
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    kind = type(value).__name__
+    name = getattr(value, "__name__", None)
+    return f"{kind} {name}" if isinstance(name, str) else f"{'an' if kind[0] in 'AEIOaeio' else 'a'} {kind}"

@@ -1,0 +1,40 @@
+"""Policies from plain data, as a checkpoint keeps what was trained."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from policies.convolutional import Convolutional
+from policies.linear import Linear
+from policies.mlp import MLP
+from policies.particles import DeepSets, Moments
+from policies.policy import Policy, PolicyError
+from policies.polynomial import Polynomial
+
+_CLASSES: dict[str, type[Policy]] = {
+    kind.__name__: kind for kind in (MLP, Convolutional, Linear, Polynomial, Moments, DeepSets)
+}
+
+
+def policy_from(
+    architecture: Mapping[str, Any],
+    members: int = 1,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+) -> Policy:
+    """A policy of an `architecture`, as another one gave it, with parameters of its own.
+
+    Raises:
+        PolicyError: a class that is not Evenflow's, whose construction only its author knows, or arguments that do not
+            fit it.
+    """
+    arguments = dict(architecture)
+    name = arguments.pop("class", None)
+    kind = _CLASSES.get(name) if isinstance(name, str) else None
+    if kind is None:
+        raise PolicyError(f"Expected a policy among {', '.join(_CLASSES)}, got {name!r}; build it yourself.")
+    try:
+        return kind(**arguments, members=members, dtype=dtype, device=device)
+    except (TypeError, ValueError, AttributeError, IndexError) as error:
+        raise PolicyError(f"Expected an architecture of {name}, got {arguments}, which fails: {error}.") from error

@@ -1,0 +1,36 @@
+"""Checks of the sizes that users give to policies: each ends in one sentence, "Expected WANTED, got ..."."""
+
+from collections.abc import Iterable
+from numbers import Integral
+from typing import Any
+
+
+class PolicyError(ValueError):
+    """A policy that does not fit what it is asked to control."""
+
+
+def is_size(value: Any) -> bool:
+    """Whether a value is a whole number of at least 1; NumPy's are, booleans are not."""
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 1
+
+
+def size(wanted: str, value: Any) -> int:
+    """`value` as an int of at least 1."""
+    if not is_size(value):
+        raise PolicyError(f"Expected {wanted}, got {value}.")
+    return int(value)
+
+
+def sizes(wanted: str, values: Any) -> tuple[int, ...]:
+    """`values` as a tuple of ints of at least 1."""
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise PolicyError(f"Expected {wanted}, got {values!r}.")
+    given = list(values)
+    if not all(map(is_size, given)):
+        raise PolicyError(f"Expected {wanted}, got {given}.")
+    return tuple(int(value) for value in given)
+
+
+def shape(name: str, values: Any) -> tuple[int, ...]:
+    """A shape of one sample."""
+    return sizes(f"a {name} of sizes of at least 1, such as (4,)", values)

@@ -1,0 +1,354 @@
+"""Whatever ends a training leaves a run that goes on to the same numbers: signals, closed pipes, kills, full disks."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+
+import pytest
+import yaml
+from conftest import ROOT
+from test_experiment import equal, outcome
+
+import evenflow
+from benchmarks.study import Study, load_results, run_study
+from engine import RunError, SettingError
+from training import Experiment, RunDirectory, TrainingSettings, load_controller, resume, train
+from training.stopping import Stopped, Stopping
+
+pytestmark = pytest.mark.float64
+
+SETTINGS = TrainingSettings(train_samples=16, test_samples=8, shuffle=True)
+EXPERIMENT = Experiment("cart-pole", {"horizon": 5}, seeds=(0,), epochs=6, checkpoint_every=4, settings=SETTINGS)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    path = tmp_path_factory.mktemp("whole") / "run"
+    train(EXPERIMENT, path)
+    return outcome(path)
+
+
+def at(epoch, act):
+    """A progress that acts after an epoch."""
+    return lambda trainer, record: act() if record.epoch == epoch else None
+
+
+def send(*names):
+    return lambda: [os.kill(os.getpid(), getattr(signal, name)) for name in names]
+
+
+def closed_pipe():
+    raise BrokenPipeError
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGINT"])
+def test_a_signal_ends_after_the_epoch_under_way_with_a_checkpoint(name, whole, tmp_path):
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
+    with Stopping() as stopping:
+        trainer = train(EXPERIMENT, tmp_path / "run", at(2, send(name)), stopping)
+    assert (trainer.epoch, stopping.requested) == (2, getattr(signal, name))
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] == before
+    assert RunDirectory.open(tmp_path / "run").epoch == 2
+    resume(tmp_path / "run")
+    equal(outcome(tmp_path / "run"), whole)
+
+
+@pytest.mark.parametrize("names", [("SIGTERM", "SIGTERM"), ("SIGINT", "SIGTERM"), ("SIGHUP", "SIGINT")], ids="-".join)
+def test_a_second_signal_interrupts_at_once(names, whole, tmp_path):
+    with pytest.raises(Stopped, match=f"stopped by {names[1]}") as stop:
+        train(EXPERIMENT, tmp_path / "run", at(2, send(*names)))
+    assert stop.value.number == getattr(signal, names[1])
+    resume(tmp_path / "run")
+    equal(outcome(tmp_path / "run"), whole)
+
+
+def test_what_a_process_was_started_to_ignore_stays_ignored(tmp_path, monkeypatch):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert train(EXPERIMENT, tmp_path / "run", at(2, send("SIGHUP"))).epoch == EXPERIMENT.epochs
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_other_threads_train_without_listening(tmp_path):
+    found = []
+    thread = threading.Thread(target=lambda: found.append(train(EXPERIMENT, tmp_path / "run").epoch))
+    thread.start()
+    thread.join()
+    assert found == [EXPERIMENT.epochs]
+
+
+def test_what_the_progress_raises_ends_the_training_with_a_checkpoint(whole, tmp_path):
+    with pytest.raises(BrokenPipeError):
+        train(EXPERIMENT, tmp_path / "run", at(2, closed_pipe))
+    assert RunDirectory.open(tmp_path / "run").epoch == 2
+    resume(tmp_path / "run")
+    equal(outcome(tmp_path / "run"), whole)
+
+
+def test_a_study_stops_with_its_signal_and_goes_on(tmp_path):
+    study = Study("cart-pole", {"horizon": 5}, (1, 2), ("R",), seeds=1, epochs=2, settings=SETTINGS)
+    with pytest.raises(Stopped, match="stopped by SIGTERM"):
+        run_study(study, tmp_path / "study", lambda pack, left: at(1, send("SIGTERM")))
+    assert load_results(tmp_path / "study") == []
+    run_study(study, tmp_path / "study")
+    run_study(study, tmp_path / "whole")
+    results = [[result["test_loss"] for result in load_results(tmp_path / name)] for name in ("study", "whole")]
+    assert results[0] == results[1]
+
+
+def full(count):
+    """`os.replace` on a disk that is full from the write of this number on."""
+    left, real = [count], os.replace
+
+    def replace_(source, target):
+        left[0] -= 1
+        if left[0] < 0:
+            raise OSError(28, "No space left on device")
+        real(source, target)
+
+    return replace_
+
+
+@pytest.mark.parametrize("writes", range(5))  # the configuration, and checkpoints of epochs 0, 4 and 6
+def test_a_full_disk_is_told_and_leaves_a_run_that_goes_on(writes, whole, tmp_path, monkeypatch):
+    path = tmp_path / "below" / "run"
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", full(writes))
+        if writes < 4:
+            with pytest.raises(RunError, match=r"^Expected .*: No space left on device\.$"):
+                train(EXPERIMENT, path)
+        else:
+            train(EXPERIMENT, path)
+    assert not [file for file in tmp_path.rglob("*") if file.suffix == ".part"]
+    if writes == 0:
+        assert list(tmp_path.iterdir()) == []
+        train(EXPERIMENT, path)
+    resume(path)
+    equal(outcome(path), whole)
+
+
+def test_a_disk_that_fills_within_a_line_of_metrics_loses_that_line_alone(whole, tmp_path, monkeypatch):
+    class Full:
+        def __init__(self, file, mode):
+            self.file = open(file, mode)  # noqa: SIM115
+
+        def __enter__(self):
+            return self
+
+        def write(self, text):
+            self.file.write(text[:20])
+
+        def __exit__(self, *_):
+            self.file.close()
+            raise OSError(28, "No space left on device")
+
+    def after(trainer, record):
+        if record.epoch == 2:
+            monkeypatch.setattr("training.run.open", lambda file, mode: Full(file, mode), raising=False)
+
+    with pytest.raises(RunError, match=r"^Expected to write the run in .*: No space left on device\.$"):
+        train(replace(EXPERIMENT, checkpoint_every=1), tmp_path / "run", after)
+    monkeypatch.undo()
+    assert [record["epoch"] for record in RunDirectory.open(tmp_path / "run").metrics()] == [1, 2]
+    resume(tmp_path / "run")
+    lines, checkpoint = outcome(tmp_path / "run")
+    assert lines == whole[0]
+    equal(([], checkpoint), ([], whole[1]))
+
+
+class TestATotalOfEpochs:
+    """A new total is remembered, and says so where it makes no sense."""
+
+    @pytest.fixture
+    def short(self, tmp_path):
+        train(replace(EXPERIMENT, epochs=3), tmp_path / "run")
+        return tmp_path / "run"
+
+    def test_is_recorded_without_a_change_to_anything_else(self, short, whole):
+        file = short / "config.yaml"
+        file.write_text(file.read_text().replace("epochs: 3", "epochs: 3  # at first") + "# mine\n")
+        before = file.read_text()
+        with pytest.raises(BrokenPipeError):
+            resume(short, at(4, closed_pipe), epochs=6)
+        assert file.read_text() == before.replace("epochs: 3  # at first", "epochs: 6")
+        assert resume(short).epoch == 6
+        equal(outcome(short), whole)
+
+    def test_is_recorded_however_the_file_is_written(self, short, whole):
+        file = short / "config.yaml"
+        file.write_text(yaml.safe_dump(yaml.safe_load(file.read_text()), default_flow_style=True))
+        resume(short, epochs=6)
+        assert RunDirectory.open(short).config["epochs"] == 6
+        equal(outcome(short), whole)
+
+    def test_below_what_is_done_is_refused(self, short):
+        with pytest.raises(SettingError, match=r"at least the 3 epochs that .* has, got 2; give more to train on"):
+            resume(short, epochs=2)
+        assert RunDirectory.open(short).config["epochs"] == 3
+
+    def test_that_is_done_is_left_as_it_is(self, short, monkeypatch, capsys):
+        before = {file: file.read_bytes() for file in short.rglob("*") if file.is_file()}
+        assert resume(short).epoch == resume(short, epochs=3).epoch == 3
+        assert {file: file.read_bytes() for file in short.rglob("*") if file.is_file()} == before
+        monkeypatch.setattr(evenflow.Machine, "start", lambda machine: None)
+        for total in ([], ["--epochs", "3"]):
+            assert evenflow.main(["train", "--resume", str(short), *total]) == 0
+            assert "nothing to train: the run has its 3 epochs" in capsys.readouterr().out
+
+    def test_the_users_own_figure_outlives_the_end_of_a_training(self, short, monkeypatch, capsys):
+        monkeypatch.setattr(evenflow.Machine, "start", lambda machine: None)
+        assert evenflow.main(["train", "--resume", str(short)]) == 0
+        assert f"figure: {short / 'losses.png'}\n" in capsys.readouterr().out
+        (short / "losses.png").write_text("mine")
+        for total in ("4", "5"):
+            assert evenflow.main(["train", "--resume", str(short), "--epochs", total]) == 0
+            assert "losses-2.png; losses.png is not as Evenflow wrote it, and stays" in capsys.readouterr().out
+        assert (short / "losses.png").read_text() == "mine"
+        assert (short / "losses-2.png").read_bytes().startswith(b"\x89PNG")
+        assert not (short / "losses-3.png").exists()
+
+    def test_metrics_shorter_than_the_checkpoint_are_not_trained_over(self, short):
+        file = short / "metrics.jsonl"
+        file.write_text("".join(file.read_text().splitlines(keepends=True)[:2]))
+        with pytest.raises(RunError, match=r"metrics of 3 epochs in .*, got 2; restore the file"):
+            resume(short, epochs=6)
+        assert RunDirectory.open(short).config["epochs"] == 3
+
+
+EDITS = {
+    "learning_rates": ("- 0.001", "- 0.01"),
+    "gradients": ("- C", "- M"),
+    "seeds": ("seeds:\n- 0", "seeds:\n- 7"),
+    "clippings": ("- none", "- norm"),
+    "settings.batch_size": ("batch_size: 8", "batch_size: 4"),
+    "settings.optimiser": ("optimiser: ", "optimiser: sgd #"),
+    "settings.shuffle": ("shuffle: true", "shuffle: false"),
+    "settings.test_samples": ("test_samples: 8", "test_samples: 4"),
+    "options.horizon": ("horizon: 5", "horizon: 6"),
+    "options.poles": ("poles: 1", "poles: 2"),
+    "runtime.precision": ("precision: float64", "precision: float32"),
+}
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory):
+    path = tmp_path_factory.mktemp("begun") / "run"
+    with pytest.raises(BrokenPipeError):
+        train(EXPERIMENT, path, at(2, closed_pipe))
+    return path
+
+
+@pytest.mark.parametrize("name", EDITS)
+def test_a_setting_edited_by_hand_is_named(name, begun):
+    file = begun / "config.yaml"
+    text = file.read_text()
+    assert EDITS[name][0] in text
+    try:
+        file.write_text(text.replace(*EDITS[name]))
+        with pytest.raises(RunError, match=rf"^Expected {name} .* in config\.yaml, as .* was trained with, got .*\.$"):
+            resume(begun)
+    finally:
+        file.write_text(text)
+
+
+def test_how_long_and_how_often_may_be_edited(begun, whole):
+    file = begun / "config.yaml"
+    text = file.read_text().replace("checkpoint_every: 4", "checkpoint_every: 5").replace("epochs: 6", "epochs: 5")
+    file.write_text(text)
+    assert resume(begun).epoch == 5
+    file.write_text(text.replace("epochs: 5", "epochs: 6"))
+    resume(begun)
+    equal(outcome(begun), whole)
+
+
+OPTIONS = ["--seeds", "1", "--train-samples", "16", "--test-samples", "8", "--horizon", "5", "--backend", "cpu",
+           "--precision", "float64", "--shuffle"]  # fmt: skip
+
+
+def command(*arguments):
+    return [sys.executable, "-m", "evenflow", *arguments]
+
+
+def waited_for(check, process):
+    deadline = time.monotonic() + 120
+    while not check() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return check()
+
+
+def test_sigterm_ends_the_command_in_good_order(tmp_path):
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    line = command("train", "cart-pole", *OPTIONS, "--epochs", "1000000", "--out", "run")
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(line, **pipes, cwd=tmp_path, env=environment) as process:
+        run = tmp_path / "run"
+        metrics = run / "metrics.jsonl"
+        assert waited_for(lambda: metrics.exists() and metrics.read_text().count("\n") >= 3, process)
+        with pytest.raises(RunError, match=rf"got another writer, process {process.pid} on "):
+            resume(run)
+        assert load_controller(run).members == 1
+        process.send_signal(signal.SIGTERM)
+        printed, errors = process.communicate(timeout=120)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert errors.splitlines()[-1] == "evenflow: stopped by SIGTERM; continue with: evenflow train --resume run."
+    assert "Final test loss" in printed
+    opened = RunDirectory.open(run)
+    assert opened.epoch == len(opened.metrics()) >= 3
+    assert not (run / ".lock").exists()
+
+
+def test_a_pipe_that_nobody_reads_any_more_loses_nothing(tmp_path):
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+    line = command("train", "cart-pole", *OPTIONS, "--epochs", "200", "--out", "run")
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(line, **pipes, cwd=tmp_path, env=environment) as process:
+        assert process.stdout.readline().startswith("cpu, float64")
+        process.stdout.close()
+        errors = process.stderr.read()
+        process.wait(timeout=120)
+    assert process.returncode == 128 + signal.SIGPIPE
+    assert errors.splitlines()[-1].startswith("evenflow: stopped, since nobody reads what it prints; continue with: ")
+    assert "Traceback" not in errors
+    opened = RunDirectory.open(tmp_path / "run")
+    assert 1 <= opened.epoch == len(opened.metrics()) < 200
+    assert (tmp_path / "run" / "losses.png").exists()
+
+
+KILLED = """
+import os, signal, sys
+sys.path.insert(0, {tests!r})
+import engine
+engine.init("cpu", "float64")
+from test_signals import EXPERIMENT
+from training import train
+real, left = os.fsync, [{count}]
+def fsync(descriptor):
+    left[0] -= 1
+    if left[0] == 0:
+        os.ftruncate(descriptor, 1000)
+        os.kill(os.getpid(), signal.SIGKILL)
+    real(descriptor)
+os.fsync = fsync
+train(EXPERIMENT, {out!r})
+"""
+
+
+def test_a_kill_in_the_middle_of_writing_a_checkpoint_loses_no_number(whole, tmp_path):
+    path = tmp_path / "run"
+    # The configuration, the checkpoint of epoch 0, the metrics, and then the checkpoint of epoch 4.
+    source = KILLED.format(tests=str(ROOT / "tests"), out=str(path), count=4)
+    done = subprocess.run([sys.executable, "-c", source], env=os.environ | {"PYTHONPATH": str(ROOT)}, check=False)
+    assert done.returncode == -signal.SIGKILL
+    run = RunDirectory.open(path)
+    assert (run.epoch, len(run.metrics())) == (0, 4)
+    assert len(list((path / "checkpoints").glob(".epoch-000004.*.part"))) == 1
+    resume(path)
+    equal(outcome(path), whole)
+    assert sorted(file.name for file in path.iterdir()) == ["checkpoints", "config.yaml", "metrics.jsonl"]
+    assert not list((path / "checkpoints").glob(".*"))

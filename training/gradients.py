@@ -1,0 +1,269 @@
+"""Gradients by name: registered constructors, and the one canonical text of whatever is made of them.
+
+A name is looked up, its arguments are checked against the types of its constructor. A rule between steps stands
+wherever an estimator may, as the gradient of one sweep with it. `paths(1, 0)`, `physics-only` and `M` are one gradient;
+its canonical text, the one that files, tables and legends hold, is `M`.
+"""
+
+import inspect
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, get_type_hints
+
+from engine import (
+    FULL,
+    ONE_STEP,
+    PHYSICS_ONLY,
+    POLICY_ONLY,
+    AdjointRule,
+    ClipNorm,
+    Decay,
+    PathRule,
+    SettingError,
+    Truncate,
+)
+from engine.checks import perhaps
+from engine.registry import SHIPPED, Registry, registering
+from training.combinations import (
+    Bisect,
+    BisectUnit,
+    ConflictFree,
+    MaskRandom,
+    ProjectConflicts,
+    Unit,
+    WhereSignsAgree,
+)
+from training.estimators import Backpropagation, GradientEstimator, SignAgreement
+from training.grammar import Call, parse
+
+_KINDS = {AdjointRule: "a rule", GradientEstimator: "a gradient", float: "a number", int: "a whole number"}
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One argument of a constructor; `default` is `inspect.Parameter.empty` where it has none."""
+
+    name: str
+    kind: type
+    default: Any
+
+
+@dataclass(frozen=True)
+class Constructor:
+    """A registered gradient: `make(*arguments)` returns a rule or an estimator; without parameters it is a constant."""
+
+    name: str
+    make: Callable[..., Any]
+    description: str
+    parameters: tuple[Parameter, ...] = ()
+    aliases: tuple[str, ...] = ()
+
+    @property
+    def usage(self) -> str:
+        """As one writes it: `clip-norm(of, limit)`."""
+        return f"{self.name}({', '.join(entry.name for entry in self.parameters)})" if self.parameters else self.name
+
+
+@dataclass(frozen=True)
+class Gradient:
+    """An estimator with the canonical text that stands for it."""
+
+    text: str
+    estimator: GradientEstimator
+
+
+GRADIENTS: Registry[Constructor] = Registry("gradient")
+
+
+def register_gradient(name: str, make: Any, description: str, aliases: Sequence[str] = ()) -> None:
+    """Offer a gradient under a name: on the command line, in configurations, tables and figures.
+
+    Args:
+        name: as it is written, of letters, digits and hyphens.
+        make: a rule or an estimator, or what makes one: a frozen dataclass or a function whose parameters are
+            annotated as AdjointRule, GradientEstimator, float or int. Equal arguments have to make equal objects.
+        description: one line for `evenflow list`.
+        aliases: other names for it.
+
+    Raises:
+        SettingError: a name that is taken, or parameters without such annotations.
+    """
+    constant = not isinstance(make, type) and (_is_rule(make) or _is_estimator(make))
+    if not constant and not callable(make):
+        raise SettingError(
+            f"Expected gradient {name!r} as a rule, an estimator or what makes one, got {type(make).__name__}."
+        )
+    for one in (name, *aliases):
+        known = _constructor(str(one))
+        if known is not None:
+            raise SettingError(
+                f"Expected a new name for a gradient, got {one!r}, which {GRADIENTS.origin(known.name)} has "
+                "registered; choose another."
+            )
+    parameters = () if constant else tuple(_parameters(name, make))
+    constructor = Constructor(name, (lambda: make) if constant else make, description, parameters, tuple(aliases))
+    GRADIENTS.register(name, constructor)
+
+
+def gradient_named(text: str) -> Gradient:
+    """The gradient that a text describes, such as `C` or `clip-norm(R, 1)`; SettingError if it describes none."""
+    made, canonical = _built(parse(text))
+    return Gradient(canonical, _as_estimator(made))
+
+
+def text_of(gradient: Any) -> str:
+    """The canonical text of a rule or an estimator made of registered constructors; SettingError for any other."""
+    made = gradient.rule if isinstance(gradient, Backpropagation) else gradient
+    constant = _constant(made)
+    if constant is not None:
+        return constant
+    for entry in GRADIENTS.values():
+        if isinstance(entry.make, type) and type(made) is entry.make:
+            parts = [_argument_text(getattr(made, parameter.name)) for parameter in entry.parameters]
+            return f"{entry.name}({', '.join(parts)})"
+    raise SettingError(
+        f"Expected a gradient made of registered ones, got {made!r}; offer its class by register_gradient."
+    )
+
+
+def rank_of(text: str) -> int:
+    """Rank in tables and legends: gradients in the order in which their outermost names were registered."""
+    entry = _constructor(parse(text).name)
+    return list(GRADIENTS).index(entry.name) if entry is not None else len(GRADIENTS)
+
+
+def _built(call: Call) -> tuple[Any, str]:
+    """(rule or estimator, canonical text) of a call."""
+    entry = _constructor(call.name)
+    if entry is None:
+        raise SettingError(_unknown(call.name))
+    given = _named(call, entry)
+    values, texts = [], []
+    for parameter in entry.parameters:
+        value = given.get(parameter.name, parameter.default)
+        if value is inspect.Parameter.empty:
+            raise SettingError(f"Expected {entry.usage}, got {call.name} without {parameter.name}.")
+        made, text = _built(value) if isinstance(value, Call) else (value, _argument_text(value))
+        values.append(_converted(made, text, parameter, entry))
+        texts.append(text)
+    made = entry.make(*values)
+    if not (_is_rule(made) or _is_estimator(made)):
+        raise SettingError(f"Expected {entry.usage} to make a rule or an estimator, got {type(made).__name__}.")
+    return made, _constant(made) or (f"{entry.name}({', '.join(texts)})" if texts else entry.name)
+
+
+def _named(call: Call, entry: Constructor) -> dict[str, Any]:
+    """A call's arguments by the names of the constructor's parameters."""
+    names = [parameter.name for parameter in entry.parameters]
+    if len(call.arguments) > len(names):
+        raise SettingError(f"Expected {entry.usage}, got {len(call.arguments)} arguments.")
+    given: dict[str, Any] = {}
+    for keyword, value in call.arguments:
+        name = keyword or next(name for name in names if name not in given)
+        if name not in names:
+            raise SettingError(f"Expected {entry.usage}, got an argument {name}.")
+        if name in given:
+            raise SettingError(f"Expected {entry.usage}, got {name} twice.")
+        given[name] = value
+    return given
+
+
+def _converted(made: Any, text: str, parameter: Parameter, entry: Constructor) -> Any:
+    """An argument as its parameter wants it."""
+    wanted = f"Expected {_KINDS[parameter.kind]} as {parameter.name} in {entry.usage}, got {text}"
+    number = isinstance(made, (int, float))
+    if parameter.kind in (int, float):
+        if not number or not math.isfinite(made) or (parameter.kind is int and made != int(made)):
+            raise SettingError(f"{wanted}.")
+        return parameter.kind(made)
+    if number:
+        raise SettingError(f"{wanted}.")
+    if parameter.kind is GradientEstimator:
+        return _as_estimator(made)
+    rule = made.rule if isinstance(made, Backpropagation) else made
+    if not _is_rule(rule):
+        raise SettingError(f"{wanted}, which combines whole sweeps.")
+    return rule
+
+
+def _parameters(name: str, make: Callable) -> Iterator[Parameter]:
+    try:
+        hints = get_type_hints(make.__init__ if isinstance(make, type) else make)
+        signature = inspect.signature(make)
+    except (TypeError, ValueError, NameError) as error:
+        raise SettingError(f"Expected gradient {name!r} with annotated parameters, got one where {error}.") from error
+    for parameter in signature.parameters.values():
+        kind = hints.get(parameter.name)
+        if kind not in _KINDS or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            raise SettingError(
+                f"Expected parameters of gradient {name!r} annotated as AdjointRule, GradientEstimator, float or int, "
+                f"got {parameter}."
+            )
+        yield Parameter(parameter.name, kind, parameter.default)
+
+
+def _constructor(name: str) -> Constructor | None:
+    """The constructor of this name or alias, in upper or lower case."""
+    for entry in GRADIENTS.values():
+        if name.lower() in (known.lower() for known in (entry.name, *entry.aliases)):
+            return entry
+    return None
+
+
+def _constant(made: Any) -> str | None:
+    """The name of the constant that is this very gradient, if there is one."""
+    wanted = _as_estimator(made)
+    for entry in GRADIENTS.values():
+        if not entry.parameters:
+            known = _as_estimator(entry.make())
+            if type(known) is type(wanted) and known == wanted:
+                return entry.name
+    return None
+
+
+def _unknown(name: str) -> str:
+    known = ", ".join(entry.usage for entry in GRADIENTS.values())
+    names = [alias for entry in GRADIENTS.values() for alias in (entry.name, *entry.aliases)]
+    return f"Expected a gradient among {known}, got {name!r}{perhaps(name, names)}."
+
+
+def _argument_text(value: Any) -> str:
+    return repr(float(value)).removesuffix(".0") if isinstance(value, (int, float)) else text_of(value)
+
+
+def _as_estimator(value: Any) -> GradientEstimator:
+    return Backpropagation(value) if _is_rule(value) else value
+
+
+def _is_rule(value: Any) -> bool:
+    return hasattr(value, "uses_physics") and hasattr(value, "uses_policy") and callable(value)
+
+
+def _is_estimator(value: Any) -> bool:
+    return hasattr(value, "rules") and callable(getattr(value, "combine", None))
+
+
+with registering(SHIPPED):
+    register_gradient("R", FULL, "full backpropagation, through physics and policy", ["full"])
+    register_gradient(
+        "M", PHYSICS_ONLY, "through the physics; the state entering the policy is stopped", ["physics-only"]
+    )
+    register_gradient("S", ONE_STEP, "one step deep; both paths are stopped", ["one-step"])
+    register_gradient("N", POLICY_ONLY, "through the policy; the simulator is stopped", ["policy-only"])
+    combined = SignAgreement(Backpropagation(PHYSICS_ONLY), Backpropagation(FULL))
+    register_gradient("C", combined, "M where its sign agrees with R's, else 0", ["combined"])
+    register_gradient("paths", PathRule, "the physics path and the policy path, each with a weight of its own")
+    register_gradient(
+        "clip-norm", ClipNorm, "each sample's adjoint scaled to a norm of at most the limit at every step"
+    )
+    register_gradient("decay", Decay, "what arrives from later steps times the factor at every step")
+    register_gradient("truncate", Truncate, "nothing passes from one window of steps to the one before")
+    register_gradient("agree", SignAgreement, "the base where its sign agrees with the reference's, else 0")
+    register_gradient("unit", Unit, "a gradient's direction at length 1")
+    register_gradient("bisect", Bisect, "two gradients, the second at the size of the first, added")
+    register_gradient("bisect-unit", BisectUnit, "the directions of two gradients, added")
+    register_gradient("config", ConflictFree, "along both directions at once, free of conflict")
+    register_gradient("pcgrad", ProjectConflicts, "two gradients, each without what is against the other, added")
+    register_gradient("where-agree", WhereSignsAgree, "a third gradient where the signs of two agree, else 0")
+    register_gradient("mask-random", MaskRandom, "a gradient under a random mask as dense as another's")
