@@ -16,10 +16,13 @@ from engine.errors import (
     BudgetError,
     EvenflowError,
     EvenflowWarning,
+    KernelError,
+    KernelWarning,
     RunError,
     SettingError,
     ShapeError,
 )
+from engine.gradcheck import gradcheck
 from engine.memory import MemoryPlan, PeakMemory, Segment, format_bytes
 from engine.rollout import Rollout
 from engine.rules import (
@@ -63,7 +66,9 @@ __all__ = [
     "Gradients",
     "Guidance",
     "Integrator",
+    "KernelError",
     "KernelSystem",
+    "KernelWarning",
     "LinearSystem",
     "MemoryPlan",
     "PathRule",
@@ -83,5 +88,6 @@ __all__ = [
     "available_backends",
     "current",
     "format_bytes",
+    "gradcheck",
     "init",
 ]
