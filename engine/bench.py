@@ -52,9 +52,7 @@ class Bench:
         for _, whole, around in self._guards:
             whole[:around] = whole[-around:] = value
 
-    def step(
-        self, states: torch.Tensor, controls: torch.Tensor, content: torch.Tensor | None = None
-    ) -> torch.Tensor:
+    def step(self, states: torch.Tensor, controls: torch.Tensor, content: torch.Tensor | None = None) -> torch.Tensor:
         """Next states [N, n] at states [N, n] and controls [N, m]; `content` [batch, n] fills the output before."""
         found = torch.empty_like(states)
         for part in self._parts(len(states)):
@@ -78,7 +76,9 @@ class Bench:
         adjoints, cotangents = torch.empty_like(states), torch.empty_like(controls)
         for part in self._parts(len(states)):
             given = {"state": states, "control": controls, "next_adjoint": weights}
-            put = {name: (getattr(self, name), self._put(rows[part], getattr(self, name))) for name, rows in given.items()}
+            put = {
+                name: (getattr(self, name), self._put(rows[part], getattr(self, name))) for name, rows in given.items()
+            }
             for index, output in enumerate((self.adjoint, self.cotangent)):
                 output.zero_() if content is None else output.copy_(content[index].view_as(output))
             self._pull_back()
@@ -123,6 +123,6 @@ class Bench:
         return whole[around : around + count].view(self.batch, *shape)
 
 
-def same(found: torch.Tensor, expected: torch.Tensor, tolerance: float = 0.0) -> torch.Tensor:
+def same(found: torch.Tensor, expected: torch.Tensor, tolerance: torch.Tensor | float = 0.0) -> torch.Tensor:
     """Where two tensors are equal, NaN being equal to NaN."""
     return ((found - expected).abs() <= tolerance) | (found == expected) | (found.isnan() & expected.isnan())

@@ -65,7 +65,9 @@ class Comparison:
         analytic = torch.cat(pull_back(states, controls, weights), 1)
         self.analytic = analytic.double().cpu()
         nearby = self._nearby(self.points)
-        near = torch.cat(pull_back(nearby[:, : self.split].contiguous(), nearby[:, self.split :].contiguous(), weights), 1)
+        near = torch.cat(
+            pull_back(nearby[:, : self.split].contiguous(), nearby[:, self.split :].contiguous(), weights), 1
+        )
         self.analytic_noise = (near - analytic).abs().amax(1).double().cpu().nan_to_num(0.0, 0.0, 0.0)
         value = step(states, controls).double().cpu()
         self.size = (value * weights.double().cpu()).abs().sum(1)
@@ -103,16 +105,19 @@ class Comparison:
     def _plateau(self, analytic, central, ahead, behind, rounding, row) -> tuple[float, bool] | None:
         """(numeric value, kink) of what the pull-back departs from, or None if it may be right."""
         finite = math.isfinite(analytic)
-        gap = (analytic - central).abs() if finite else torch.maximum(central.abs(), 1e-3 * self.weights[row].abs().sum())
-        usable = (torch.isfinite(central) & torch.isfinite(ahead) & torch.isfinite(behind) & (10 * rounding <= gap))
+        gap = (
+            (analytic - central).abs() if finite else torch.maximum(central.abs(), 1e-3 * self.weights[row].abs().sum())
+        )
+        usable = torch.isfinite(central) & torch.isfinite(ahead) & torch.isfinite(behind) & (10 * rounding <= gap)
         last = usable.nonzero().flatten()[-3:]
         if len(last) < 3:
             return None if finite else (math.nan, False)
         numeric, least = float(central[last[-1]]), float(gap[last].min())
         agree = float(central[last].max() - central[last].min()) <= 0.1 * least
-        kink = float((ahead - behind).abs()[last[-1]]) > least
+        apart = float((ahead - behind).abs()[last[-1]])
+        kink = apart > least
         if not finite:
-            return (numeric, kink) if agree else (math.nan, False)
+            return (numeric, apart > 1e-3 * least) if agree else (math.nan, False)
         real = least > self.relative * max(abs(analytic), abs(numeric)) and least > 10 * self.analytic_noise[row]
         return (numeric, False) if agree and real and not kink else None
 
@@ -136,9 +141,7 @@ class Comparison:
         weights = self.weights[rows].double().cpu()
         values = [(self._run(z).double().cpu() * weights) for z in inputs]
         at = [z[count, columns].double().cpu() for z in inputs]
-        differences = [
-            (values[i] - values[k]).sum(1) / (at[i] - at[k]) for i, k in ((0, 2), (0, 1), (1, 2))
-        ]
+        differences = [(values[i] - values[k]).sum(1) / (at[i] - at[k]) for i, k in ((0, 2), (0, 1), (1, 2))]
         return differences[0], differences[1], differences[2]
 
     def _run(self, points: torch.Tensor) -> torch.Tensor:

@@ -71,7 +71,10 @@ def _told(run, work, console: Console) -> list[Departure] | None:
     try:
         return run(work)
     except Crash as crash:
-        console.print(f"the kernels end the process ({crash}): do they leave their arrays, or their loops the autodiff stacks?", highlight=False)
+        console.print(
+            f"the kernels end the process ({crash}): do they leave their arrays, or their loops the autodiff stacks?",
+            highlight=False,
+        )
         return None
 
 

@@ -174,7 +174,9 @@ def _loop_pointer() -> int | None:
             return None
     pointer = address + _LOOP_OF_RUNTIME
     function = _word(address, pages, _LOOP_OF_RUNTIME)
-    library = next((name for start, stop, mode, name in pages if function and start <= function < stop and "x" in mode), "")
+    library = next(
+        (name for start, stop, mode, name in pages if function and start <= function < stop and "x" in mode), ""
+    )
     return pointer if Path(library).name.startswith("taichi_python") else None
 
 

@@ -55,7 +55,9 @@ def _in_node(node: ast.AST, inside: bool, names: dict, seen: set) -> bool:
 
 
 def _static(iterated: ast.AST) -> bool:
-    return isinstance(iterated, ast.Call) and getattr(iterated.func, "attr", getattr(iterated.func, "id", "")) == "static"
+    return (
+        isinstance(iterated, ast.Call) and getattr(iterated.func, "attr", getattr(iterated.func, "id", "")) == "static"
+    )
 
 
 def _called(called: ast.AST, names: dict, seen: set) -> bool:

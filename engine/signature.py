@@ -49,12 +49,13 @@ def check_kernel(kernel, role: str, owner: str, arrays: Sequence[tuple[str, int]
             f"after its {len(arrays)} arrays."
         )
     for parameter, (array, dimensions) in zip(parameters, arrays, strict=False):
-        _check_array(f"parameter {parameter.name!r} ({array}) of {name}", parameter.annotation, dimensions)
+        check_array(f"parameter {parameter.name!r} ({array}) of {name}", parameter.annotation, dimensions)
     for parameter, value in zip(wanted, constants, strict=True):
         check_constant(f"constant {parameter.name!r} of {name}", parameter.annotation, value)
 
 
-def _check_array(name: str, annotation, dimensions: int, dtype: torch.dtype | None = None) -> None:
+def check_array(name: str, annotation, dimensions: int, dtype: torch.dtype | None = None) -> None:
+    """Raise ShapeError unless a parameter takes arrays of so many dimensions and this dtype (the runtime's)."""
     if not isinstance(annotation, NdarrayType):
         raise ShapeError(f"Expected {name} annotated as ti.types.ndarray(ndim={dimensions}), got {_words(annotation)}.")
     inner = isinstance(annotation.dtype, MatrixType)
@@ -77,7 +78,7 @@ def check_constant(name: str, annotation, value) -> None:
     if isinstance(annotation, NdarrayType):
         if not isinstance(value, torch.Tensor):
             raise SettingError(f"Expected {name} as a torch tensor, got {_kind(value)}.")
-        _check_array(name, annotation, value.dim(), value.dtype)
+        check_array(name, annotation, value.dim(), value.dtype)
     elif annotation in _REALS:
         if isinstance(value, bool) or not isinstance(value, numbers.Real):
             raise SettingError(f"Expected {name} as a float, got {_kind(value)}.")
@@ -106,4 +107,6 @@ def _kind(value) -> str:
 
 
 def _words(annotation) -> str:
-    return annotation.to_string() if hasattr(annotation, "to_string") else getattr(annotation, "__name__", str(annotation))
+    return (
+        annotation.to_string() if hasattr(annotation, "to_string") else getattr(annotation, "__name__", str(annotation))
+    )

@@ -75,7 +75,7 @@ class Trial:
         automatic = system._pull_back is None
         if not (automatic and available() and has_inner_loops(system._step._primal)):
             bench = Bench(system, batch, system._bind_step, system._bind_pull_back)
-            self._isolated("pull_back", lambda: check_pull_back(bench, points))
+            self._isolated("pull_back", lambda: check_pull_back(bench, points, automatic))
             return
         asked = runtime.current().ad_stack_size
         sizes = _STACKS if asked is None else (asked, *(size for size in _STACKS if size > asked))
@@ -85,7 +85,7 @@ class Trial:
             self.settings = {"ad_stack_size": size}
             bench = Bench(system, batch, system._bind_step, system._bind_pull_back)
             try:
-                isolated(lambda bench=bench: check_pull_back(bench, points))
+                isolated(lambda bench=bench: check_pull_back(bench, points, automatic))
             except Crash:
                 crashed = True
             except EvenflowError as error:
@@ -117,7 +117,7 @@ class Trial:
             self._find_outside(role)
             raise KernelError(
                 f"Expected the {role} kernel of system {self.system.name!r} to run, got {crash} in a trial; check its "
-                "indices, or run it under ef.init(debug=True)."
+                "indices."
             ) from None
 
     def _find_outside(self, role: str) -> None:
