@@ -137,7 +137,8 @@ def check_pull_back(bench: Bench, points: Points, automatic: bool) -> None:
 
 def _check_filled(bench: Bench, states, controls, weights) -> None:
     """`adjoint` is assigned and `cotangent` added to, whatever they hold."""
-    contents = [[_draw(seed + 10, bench.batch, size) + 2.0 for size in (bench.n, bench.m)] for seed in (1, 2)]
+    held = [_draw(11, bench.batch, size) + 2.0 for size in (bench.n, bench.m)]
+    contents = [held, [part + 1.0 for part in held]]
     (a, c), (other_a, other_c) = (bench.pull_back(states, controls, weights, tuple(held)) for held in contents)
     subject = f"the pull_back kernel of system {bench.name!r}"
     left, added = _leftovers(a, other_a, [held[0] for held in contents], bench.batch)
@@ -153,8 +154,8 @@ def _check_filled(bench: Bench, states, controls, weights) -> None:
         )
     rows = torch.arange(len(c), device=c.device) % bench.batch
     pulled, other = c - contents[0][1][rows], other_c - contents[1][1][rows]
-    rounding = 8 * torch.finfo(c.dtype).eps * torch.maximum(c.abs(), other_c.abs()) + _tolerance(c)
-    differs = ~same(pulled, other, rounding).all(0)
+    # What is lost is all of the 1 between the two; a long sum onto another number rounds otherwise by far less.
+    differs = ~same(pulled, other, 0.25 + 1e-3 * pulled.abs()).all(0)
     if differs.any():
         raise AdjointError(
             f"Expected {subject} to add to cotangent, got cotangent{element(_first(differs), bench.control_shape)} that "
