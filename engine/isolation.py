@@ -23,7 +23,6 @@ from typing import TypeVar
 
 import taichi as ti
 import torch
-from taichi.lang import impl
 
 from engine import errors, runtime
 from engine.launch import prepare

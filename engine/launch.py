@@ -108,8 +108,8 @@ def _refusal(compiled, owner: str, error: Exception) -> KernelError | AdjointErr
         return KernelError(f"Expected {what} to compile, got from Taichi {where}; mend the kernel.")
     return AdjointError(
         f"Expected {what} to be differentiable by Taichi, got {undifferentiable(compiled) or where}; use branches and `for` "
-        "loops for `continue`, `break` and `while`, keep ti.random, ti.round and ti.tan out, or write the adjoint as a "
-        "pull_back kernel."
+        "loops for `continue`, `break` and `while`, keep ti.random, ti.round and ti.tan out, or "
+        f"{'write the adjoint as a pull_back kernel' if owner else 'keep the kernel out of the tape'}."
     )
 
 
@@ -123,7 +123,7 @@ def _bind(kernel, compiled, args, gradients, owner, settings) -> Launch:
     for index, value in enumerate(args):
         name = parameters[index].name
         if isinstance(value, torch.Tensor):
-            _check(f"argument {name}", value)
+            check_memory(f"argument {name}", value)
         if gradients is not None and gradients[index] is not None:
             _check_gradient(name, value, gradients[index])
     lookup = list(args)
@@ -188,7 +188,8 @@ def outside(message: str, name: str, owner: str, parameters: Sequence[str]) -> s
     return f"Expected {what}, got {lines[0].strip() if lines else 'a failure'!r}."
 
 
-def _check(name: str, tensor: torch.Tensor) -> None:
+def check_memory(name: str, tensor: torch.Tensor) -> None:
+    """Raise ShapeError unless a kernel can take `tensor` by pointer."""
     if not tensor.is_contiguous():
         raise ShapeError(f"Expected {name} to be contiguous, got strides {tensor.stride()}; call .contiguous().")
     device = runtime.current().device.type
@@ -197,7 +198,7 @@ def _check(name: str, tensor: torch.Tensor) -> None:
 
 
 def _check_gradient(name: str, tensor: torch.Tensor, gradient: torch.Tensor) -> None:
-    _check(f"the gradient of {name}", gradient)
+    check_memory(f"the gradient of {name}", gradient)
     if gradient.shape != tensor.shape or gradient.dtype != tensor.dtype:
         raise ShapeError(
             f"Expected the gradient of {name} as {tensor.dtype} of shape {list(tensor.shape)}, got {gradient.dtype} "

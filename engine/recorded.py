@@ -15,7 +15,7 @@ from taichi.types.ndarray_type import NdarrayType
 from engine import runtime
 from engine.errors import AdjointError
 from engine.isolation import Crash, isolated
-from engine.launch import compile_kernel
+from engine.launch import check_memory, compile_kernel
 from engine.loops import has_inner_loops
 from engine.signature import check_array, check_constant
 
@@ -54,7 +54,7 @@ class RecordedKernel:
         """Launch the adjoint; with loops for the first time in a child of the process."""
         if self.kernel.grad is None:
             return
-        key = (runtime.current().ad_stack_size, *(getattr(value, "shape", None) for value in args))
+        key = tuple(value if isinstance(value, int) else getattr(value, "shape", None) for value in args)
         tried = _tried.setdefault(self.kernel, set())
         try:
             if self._unsure and key not in tried:
@@ -76,6 +76,7 @@ class RecordedKernel:
             name = f"argument {parameter.name!r} of kernel {self.name!r}"
             if isinstance(value, torch.Tensor) and not isinstance(parameter.annotation, ti.template):
                 check_array(name, parameter.annotation, value.dim(), value.dtype)
+                check_memory(name, value)
             elif isinstance(value, (str, type(None))) and not isinstance(parameter.annotation, ti.template):
                 check_constant(name, parameter.annotation, value)
 
