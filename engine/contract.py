@@ -1,4 +1,4 @@
-"""What a step and its pull-back promise, tried at a few points; every departure is an error that names the component."""
+"""What a step and its pull-back promise, tried at a few points; what departs is an error that names the component."""
 
 import math
 import time
@@ -14,7 +14,11 @@ from engine.isolation import available
 
 _SECONDS = 0.3
 """For the central differences of a trial; beyond that a random choice of components is compared."""
-_LEAST_COMPONENTS = 8
+_LEAST_COMPONENTS = 2
+_SLOW = 0.02
+"""Seconds of a launch above which fewer points are tried."""
+_PASSES = 12
+"""Launches for each point that come besides."""
 _COMPARED = 3
 """Random points at which a pull-back is compared, besides zero and points that were given."""
 
@@ -40,15 +44,18 @@ class Points:
         self.states, self.controls = (torch.cat(part) for part in zip(*parts, strict=True))
         self.given = torch.arange(len(self.states)) >= 6
 
-    def some(self, finite: torch.Tensor) -> torch.Tensor:
-        """Indices of those where the step is finite that a pull-back is compared at."""
+    def some(self, finite: torch.Tensor, most: int) -> torch.Tensor:
+        """Indices of those where the step is finite that a pull-back is compared at, the user's own first."""
         wanted = finite.cpu()
         random = wanted[:5].nonzero().flatten()[:_COMPARED]
-        return torch.cat([random, 5 + wanted[5:].nonzero().flatten()])
+        chosen = torch.cat([6 + wanted[6:].nonzero().flatten(), random, 5 + wanted[5:6].nonzero().flatten()])
+        return chosen[:most]
 
 
-def check_step(bench: Bench, states: torch.Tensor, controls: torch.Tensor) -> None:
+def check_step(bench: Bench, points: Points) -> None:
     """Raise KernelError unless the step depends on its arguments alone and assigns all of its output."""
+    most = _points_in_time(bench, points)
+    states, controls = points.states[:most], points.controls[:most]
     contents = [_draw(seed, bench.batch, bench.n) + 2.0 for seed in (1, 2)]
     first = bench.step(states, controls, contents[0])
     bench.step(states + 1.0, controls + 1.0, contents[1])
@@ -71,14 +78,15 @@ def check_step(bench: Bench, states: torch.Tensor, controls: torch.Tensor) -> No
     if differs.any():
         raise KernelError(
             f"Expected {subject} to depend on its arguments alone, got another "
-            f"next_state{element(_first(differs), bench.state_shape)} at a second launch; random numbers and values that "
+            f"next_state{element(_first(differs), bench.state_shape)} at a second launch; random numbers and what "
             "fields keep from launch to launch belong into the state or the control."
         )
     differs = ~same(first, other, tolerance).all(0)
     if differs.any():
         raise KernelError(
             f"Expected {subject} to assign next_state whatever it held before, got "
-            f"next_state{element(_first(differs), bench.state_shape)} that depends on it; assign it once and work on locals."
+            f"next_state{element(_first(differs), bench.state_shape)} that depends on it; assign it once and "
+            "work on locals."
         )
     _check_inside(bench, states, controls, first, tolerance, subject)
     _check_alone(bench, states, controls, first, tolerance, subject)
@@ -107,15 +115,15 @@ def _check_alone(bench: Bench, states, controls, first, tolerance, subject) -> N
     if differs.any():
         raise KernelError(
             f"Expected {subject} to step each sample of a batch by itself, got "
-            f"next_state{element(_first(differs), bench.state_shape)} of one that depends on another; index every array by "
-            "the sample first."
+            f"next_state{element(_first(differs), bench.state_shape)} of one that depends on another; index every "
+            "array by the sample first."
         )
 
 
 def check_pull_back(bench: Bench, points: Points, automatic: bool) -> None:
     """Raise AdjointError unless the pull-back, Taichi's if `automatic`, fills its outputs and is the derivative."""
     finite = torch.isfinite(bench.step(points.states, points.controls)).all(1)
-    at = points.some(finite)
+    at = points.some(finite, _points_in_time(bench, points))
     states, controls, given = points.states[at], points.controls[at], points.given[at]
     if not len(at):
         warnings.warn(
@@ -128,7 +136,7 @@ def check_pull_back(bench: Bench, points: Points, automatic: bool) -> None:
     weights = _draw(3, len(at), bench.n)
     _check_filled(bench, states, controls, weights)
     comparison = Comparison(bench.step, bench.pull_back, states, controls, weights)
-    departures = comparison.departures(_affordable(bench, states, controls))
+    departures = comparison.departures(_affordable(bench, points, len(at)))
     # Where nothing arrives a path is lost, which says more than a sum with a part missing.
     warned = False
     for found in sorted(departures, key=lambda at: at.analytic != 0):
@@ -139,7 +147,7 @@ def _check_filled(bench: Bench, states, controls, weights) -> None:
     """`adjoint` is assigned and `cotangent` added to, whatever they hold."""
     held = [_draw(11, bench.batch, size) + 2.0 for size in (bench.n, bench.m)]
     contents = [held, [part + 1.0 for part in held]]
-    (a, c), (other_a, other_c) = (bench.pull_back(states, controls, weights, tuple(held)) for held in contents)
+    (a, c), (other_a, other_c) = (bench.pull_back(states, controls, weights, (held[0], held[1])) for held in contents)
     subject = f"the pull_back kernel of system {bench.name!r}"
     left, added = _leftovers(a, other_a, [held[0] for held in contents], bench.batch)
     wrong = left if left is not None else added
@@ -147,10 +155,10 @@ def _check_filled(bench: Bench, states, controls, weights) -> None:
         differs = ~same(a, other_a, _tolerance(a)).all(0)
         wrong = _first(differs) if differs.any() else None
     if wrong is not None:
+        how = "left as it was" if left is not None else "that depends on it"
         raise AdjointError(
-            f"Expected {subject} to assign adjoint whatever it held before, got "
-            f"adjoint{element(wrong, bench.state_shape)} {'left as it was' if left is not None else 'that depends on it'}; "
-            "assign it with =."
+            f"Expected {subject} to assign adjoint whatever it held before, got adjoint"
+            f"{element(wrong, bench.state_shape)} {how}; assign it with =."
         )
     rows = torch.arange(len(c), device=c.device) % bench.batch
     pulled, other = c - contents[0][1][rows], other_c - contents[1][1][rows]
@@ -158,8 +166,8 @@ def _check_filled(bench: Bench, states, controls, weights) -> None:
     differs = ~same(pulled, other, 0.25 + 1e-3 * pulled.abs()).all(0)
     if differs.any():
         raise AdjointError(
-            f"Expected {subject} to add to cotangent, got cotangent{element(_first(differs), bench.control_shape)} that "
-            "loses what it held before; write += instead of =."
+            f"Expected {subject} to add to cotangent, got cotangent{element(_first(differs), bench.control_shape)} "
+            "that loses what it held before; write += instead of =."
         )
 
 
@@ -181,8 +189,8 @@ def _tell(found: Departure, bench: Bench, states, controls, given: bool, automat
             f"for {name} where central differences give {found.numeric:.6g}, {place}; {hint}."
         )
     sentence = (
-        f"Expected the adjoint of system {bench.name!r} to be finite where its step is, got {found.analytic} for {name} "
-        f"{place}; roots, norms and quotients need their guard inside, as in sqrt(max(x, 1e-12))."
+        f"Expected the adjoint of system {bench.name!r} to be finite where its step is, got {found.analytic} for "
+        f"{name} {place}; roots, norms and quotients need their guard inside, as in sqrt(max(x, 1e-12))."
     )
     if given or (math.isfinite(found.numeric) and not found.kink):
         raise AdjointError(sentence)
@@ -191,14 +199,26 @@ def _tell(found: Departure, bench: Bench, states, controls, given: bool, automat
     return True
 
 
-def _affordable(bench: Bench, states, controls) -> list[int] | None:
-    """The components to be compared: all that fit the time, else a random choice of states and controls."""
-    started = time.perf_counter()
-    bench.step(states[:1], controls[:1])
-    launch = time.perf_counter() - started
-    count = bench.n + bench.m
-    fits = int(_SECONDS / launch) * bench.batch // (6 * len(states))
-    if fits >= count:
+def _seconds(bench: Bench, points: Points) -> float:
+    """What one launch of the step takes, on a machine that may be busy."""
+    taken = []
+    for _ in range(3):
+        started = time.perf_counter()
+        bench.step(points.states[:1], points.controls[:1])
+        taken.append(time.perf_counter() - started)
+    return min(taken)
+
+
+def _points_in_time(bench: Bench, points: Points) -> int:
+    """How many of the points are tried: all of them unless a single launch is slow."""
+    launch, count = _seconds(bench, points), len(points.states)
+    return count if launch < _SLOW else max(1, int(_SECONDS / launch / _PASSES) * bench.batch)
+
+
+def _affordable(bench: Bench, points: Points, count: int) -> list[int] | None:
+    """The components to be compared at `count` points: all that fit the time, else a random choice."""
+    fits = int(_SECONDS / _seconds(bench, points)) * bench.batch // (6 * count)
+    if fits >= bench.n + bench.m:
         return None
     fits = max(fits, _LEAST_COMPONENTS)
     generator = torch.Generator().manual_seed(4)

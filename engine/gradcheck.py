@@ -1,5 +1,7 @@
 """`gradcheck`: the pull-back of any system beside central differences of its step, in a table where they differ."""
 
+import math
+
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -20,10 +22,11 @@ def gradcheck(system: System, state: torch.Tensor, control: torch.Tensor, consol
     """Compare `system.pull_back` with central differences of `system.step`; print where they depart.
 
     Every entry of ∂S/∂x and ∂S/∂u is compared where they have at most 4096 for each sample, else two random
-    combinations gᵀ∂S/∂x, gᵀ∂S/∂u of their rows, and those at 1024 random components if there are more. Differences are taken at many step sizes; an entry counts as departing
-    where the differences agree among each other and not with the pull-back, by more than 1e-6 of it in float64 and
-    1e-3 in float32, and as right where they do not settle, as at a kink or a jump. A pull-back that is not finite where
-    the step is departs, unless the differences do not settle either.
+    combinations gᵀ∂S/∂x, gᵀ∂S/∂u of their rows, and those at 1024 random components if there are more. Differences are
+    taken at many step sizes; an entry counts as departing where the differences agree among each other and not with
+    the pull-back, by more than 1e-6 of it in float64 and 1e-3 in float32, and as right where they do not settle, as at
+    a kink or a jump. A pull-back that is not finite where the step is departs, unless the differences do not settle
+    either.
 
     Args:
         system: any system.
@@ -69,7 +72,7 @@ def gradcheck(system: System, state: torch.Tensor, control: torch.Tensor, consol
 def _told(run, work, console: Console) -> list[Departure] | None:
     """The departures, or None if there was a crash, which is printed."""
     try:
-        return run(work)
+        return run(work, math.inf)
     except Crash as crash:
         console.print(
             f"the kernels end the process ({crash}): do they leave their arrays, or their loops the autodiff stacks?",

@@ -28,7 +28,6 @@ from engine import errors, runtime
 from engine.launch import prepare
 
 Result = TypeVar("Result")
-_SECONDS = 120.0
 # Where taichi==1.7.4 keeps what is needed, in bytes: the launch context of a builder, the runtime of a launch context,
 # the function in a runtime that runs a parallel loop. `_loop_pointer` believes none of it unseen.
 _CONTEXT_OF_BUILDER, _RUNTIME_OF_CONTEXT, _LOOP_OF_RUNTIME = 16, 8, 8288
@@ -37,16 +36,25 @@ _RUN_PART = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int, ctypes.c_int)
 
 
 class Crash(Exception):  # noqa: N818  # an outcome, seen by callers only
-    """The child was killed by a signal, or took too long."""
+    """The child was killed by a signal."""
 
 
-def isolated(work: Callable[[], Result]) -> Result:
+class Slow(Exception):  # noqa: N818
+    """The child took too long and was ended."""
+
+    def __init__(self, seconds: float):
+        super().__init__(seconds)
+        self.seconds = seconds
+
+
+def isolated(work: Callable[[], Result], seconds: float = 120.0) -> Result:
     """The result of `work`, run in a child of this process where that can be, else here.
 
     What `work` writes stays in the child. An EvenflowError is raised here as it was there; warnings are passed on.
 
     Raises:
         Crash: the child died of a signal.
+        Slow: it took more than `seconds`.
     """
     if not available():
         return work()
@@ -61,7 +69,7 @@ def isolated(work: Callable[[], Result]) -> Result:
         _answer(work, writing)
     os.close(writing)
     try:
-        answer = _read(reading, child)
+        answer = _read(reading, seconds)
     finally:
         os.close(reading)
         status = _reap(child)
@@ -127,12 +135,14 @@ def _serial(pool, parts, threads, context, function):
     thread.join()
 
 
-def _read(pipe: int, child: int) -> bytes | None:
-    """All that the child writes, or None if it dies or takes too long."""
-    content, deadline = b"", time.monotonic() + _SECONDS
+def _read(pipe: int, seconds: float) -> bytes | None:
+    """All that the child writes, or None if it dies first."""
+    content, deadline = b"", time.monotonic() + seconds
     while True:
-        if not select.select([pipe], [], [], max(0.0, deadline - time.monotonic()))[0]:
-            return None
+        if time.monotonic() > deadline:
+            raise Slow(seconds)
+        if not select.select([pipe], [], [], min(60.0, max(0.0, deadline - time.monotonic())))[0]:
+            continue
         part = os.read(pipe, 2**16)
         if not part:
             return content or None

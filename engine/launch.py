@@ -107,8 +107,8 @@ def _refusal(compiled, owner: str, error: Exception) -> KernelError | AdjointErr
     if compiled.autodiff_mode == AutodiffMode.NONE:
         return KernelError(f"Expected {what} to compile, got from Taichi {where}; mend the kernel.")
     return AdjointError(
-        f"Expected {what} to be differentiable by Taichi, got {undifferentiable(compiled) or where}; use branches and `for` "
-        "loops for `continue`, `break` and `while`, keep ti.random, ti.round and ti.tan out, or "
+        f"Expected {what} to be differentiable by Taichi, got {undifferentiable(compiled) or where}; use branches and "
+        "`for` loops for `continue`, `break` and `while`, keep ti.random, ti.round and ti.tan out, or "
         f"{'write the adjoint as a pull_back kernel' if owner else 'keep the kernel out of the tape'}."
     )
 

@@ -3,6 +3,7 @@
 import ast
 import inspect
 import textwrap
+from typing import Any
 
 from taichi.lang.kernel_impl import Kernel
 
@@ -70,7 +71,7 @@ def _called(called: ast.AST, names: dict, seen: set) -> bool:
         return False
     if called.id == "self":
         return bool(path)  # a method of an object, which the source alone does not tell
-    value = names.get(called.id)
+    value: Any = names.get(called.id)
     for name in reversed(path):
         value = getattr(value, name, None)
     if not getattr(value, "_is_taichi_function", False) or getattr(value, "__module__", "").split(".")[0] == "taichi":

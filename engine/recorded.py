@@ -1,6 +1,7 @@
 """A user's kernel in a tape: refused when it is recorded, not when it is replayed, if its gradient would be lost."""
 
 import ast
+import contextlib
 import inspect
 import textwrap
 import weakref
@@ -14,7 +15,7 @@ from taichi.types.ndarray_type import NdarrayType
 
 from engine import runtime
 from engine.errors import AdjointError
-from engine.isolation import Crash, isolated
+from engine.isolation import Crash, Slow, isolated
 from engine.launch import check_memory, compile_kernel
 from engine.loops import has_inner_loops
 from engine.signature import check_array, check_constant
@@ -52,21 +53,23 @@ class RecordedKernel:
 
     def grad(self, *args) -> None:
         """Launch the adjoint; with loops for the first time in a child of the process."""
-        if self.kernel.grad is None:
+        adjoint = self.kernel.grad
+        if adjoint is None:
             return
         key = tuple(value if isinstance(value, int) else getattr(value, "shape", None) for value in args)
         tried = _tried.setdefault(self.kernel, set())
         try:
             if self._unsure and key not in tried:
-                isolated(lambda: self.kernel.grad(*args))
+                with contextlib.suppress(Slow):
+                    isolated(lambda: adjoint(*args))
                 tried.add(key)
-            self.kernel.grad(*args)
+            adjoint(*args)
         except Crash as crash:
             raise AdjointError(
                 f"Expected the loops of kernel {self.name!r} to fit the stacks of Taichi's automatic differentiation, "
                 f"got {crash} in a trial; pass a larger ef.init(ad_stack_size=...) than "
-                f"{runtime.current().ad_stack_size or STACK_ENTRIES}, shorten the loops or let the innermost add straight "
-                "to an array."
+                f"{runtime.current().ad_stack_size or STACK_ENTRIES}, shorten the loops or let the innermost add "
+                "straight to an array."
             ) from None
         except RuntimeError as error:
             raise AdjointError(f"Expected the adjoint of kernel {self.name!r} to run, got {str(error)!r}.") from error
@@ -99,8 +102,8 @@ class RecordedKernel:
                 )
             if name in written:
                 raise AdjointError(
-                    f"Expected argument {name!r}, which kernel {self.name!r} writes, with a gradient, got none, so that "
-                    "nothing would pass through the kernel; call requires_grad_() on it before."
+                    f"Expected argument {name!r}, which kernel {self.name!r} writes, with a gradient, got none, so "
+                    "that nothing would pass through the kernel; call requires_grad_() on it before."
                 )
 
 

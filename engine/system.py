@@ -183,12 +183,16 @@ class KernelSystem(System):
     def prepare_step(self, state, control, next_state):
         if self.checked:
             self._trial.step(len(state), self._given(state, control))
+        else:
+            self._trial.arguments()
         return self._bind_step(state, control, next_state)
 
     def prepare_pull_back(self, state, control, next_adjoint, adjoint, cotangent):
         self._refuse_automatic_adjoint()
         if self.checked:
             self._trial.pull_back(len(state), self._given(state, control))
+        else:
+            self._trial.assume()
         return self._bind_pull_back(state, control, next_adjoint, adjoint, cotangent)
 
     def prepare_unchecked(self, state: torch.Tensor, control: torch.Tensor):
@@ -197,12 +201,14 @@ class KernelSystem(System):
         if self.checked:
             with contextlib.suppress(AdjointError):  # sizes the stacks, too
                 self._trial.pull_back(len(state), self._given(state, control))
+        self._trial.assume()
         return self._bind_step, self._bind_pull_back
 
     def _given(self, state: torch.Tensor, control: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """A few points of the user's own: typical states, or what the launch is prepared with unless that is all zero."""
+        """A few points of the user's own: typical states, or what a launch is prepared with unless that is all zero."""
         if self.typical_states is not None:
-            chosen = self.typical_states.reshape(-1, *self.state_shape)[:_TYPICAL].to(state)
+            shape = (*self.typical_states.shape[:1], *self.state_shape)
+            chosen = runtime.current().check("typical_states", self.typical_states, shape)[:_TYPICAL]
             return chosen, control.new_zeros(len(chosen), *self.control_shape)
         used = state.flatten(1).any(1) | control.flatten(1).any(1)
         at = used.nonzero().flatten()[:_TYPICAL]

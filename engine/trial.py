@@ -6,6 +6,7 @@ sized here, by trying. Nothing here runs again once a verdict is there.
 """
 
 import contextlib
+import warnings
 from collections.abc import Callable
 
 import torch
@@ -14,8 +15,8 @@ from taichi.lang import impl
 from engine import runtime
 from engine.bench import Bench, OutsideError
 from engine.contract import Points, check_pull_back, check_step
-from engine.errors import AdjointError, EvenflowError, KernelError
-from engine.isolation import Crash, available, isolated
+from engine.errors import AdjointError, EvenflowError, KernelError, KernelWarning
+from engine.isolation import Crash, Slow, available, isolated
 from engine.launch import outside
 from engine.loops import has_inner_loops
 from engine.signature import check_kernel
@@ -35,8 +36,13 @@ class Trial:
         self.system, self.settings = system, {}
         self._verdicts: dict[str, EvenflowError | None] = {}
 
+    def arguments(self) -> None:
+        """Check once that the kernels take what they will be given."""
+        self._once("arguments", self._check_arguments)
+
     def step(self, batch: int, given: tuple[torch.Tensor, torch.Tensor]) -> None:
         """Try the step once: arguments, inputs untouched, outputs assigned whatever they held, no memory."""
+        self.arguments()
         self._once("step", lambda: self._try_step(batch, given))
 
     def pull_back(self, batch: int, given: tuple[torch.Tensor, torch.Tensor]) -> None:
@@ -44,36 +50,60 @@ class Trial:
         self.step(batch, given)
         self._once("pull_back", lambda: self._try_pull_back(batch, given))
 
+    def assume(self) -> None:
+        """Give the stacks of an adjoint that is not tried the size that a trial begins with."""
+        self.arguments()
+        if not self.settings and self._sizes_stacks():
+            self.settings = {"ad_stack_size": runtime.current().ad_stack_size or _STACKS[0]}
+
+    def _sizes_stacks(self) -> bool:
+        """Whether the adjoint is Taichi's on the CPU and keeps locals that a loop overwrites."""
+        system = self.system
+        automatic = system._pull_back is None and runtime.current().backend == "cpu"
+        return automatic and has_inner_loops(system._step._primal)
+
     def _once(self, what: str, attempt: Callable[[], None]) -> None:
         if what not in self._verdicts:
-            self._verdicts[what] = None
+            verdict: EvenflowError | None = None
             kept, self.system._buffers = self.system._buffers, None
             try:
                 with torch.inference_mode(False), torch.no_grad():
                     attempt()
             except EvenflowError as error:
-                self._verdicts[what] = error
+                verdict = error
+            except Slow as slow:
+                warnings.warn(
+                    f"The trial of system {self.system.name!r} was left after {slow.seconds:.0f} s, so that its {what} "
+                    "is unchecked; ef.gradcheck takes all the time it needs at a few states.",
+                    KernelWarning,
+                    stacklevel=2,
+                )
             finally:
                 self.system._buffers = kept
+            self._verdicts[what] = verdict
         verdict = self._verdicts[what]
         if verdict is not None:
             raise type(verdict)(str(verdict))
 
-    def _try_step(self, batch: int, given: tuple[torch.Tensor, torch.Tensor]) -> None:
+    def _check_arguments(self) -> None:
         system = self.system
         arrays = [(name, 1 + len(shape)) for name, shape in _arrays(system)[:3]]
         check_kernel(system._step, "step", system.name, arrays, system._constants)
         if system._pull_back is not None:
             every = [(name, 1 + len(shape)) for name, shape in _arrays(system)[3:]]
             check_kernel(system._pull_back, "pull_back", system.name, [*arrays[:2], *every], system._constants)
+
+    def _try_step(self, batch: int, given: tuple[torch.Tensor, torch.Tensor]) -> None:
+        system = self.system
         bench = Bench(system, batch, system._bind_step)
         points = Points(system, given)
-        self._isolated("step", lambda: check_step(bench, points.states, points.controls))
+        self._isolated("step", lambda: check_step(bench, points))
 
     def _try_pull_back(self, batch: int, given: tuple[torch.Tensor, torch.Tensor]) -> None:
         system, points = self.system, Points(self.system, given)
         automatic = system._pull_back is None
-        if not (automatic and available() and has_inner_loops(system._step._primal)):
+        if not (available() and self._sizes_stacks()):
+            self.assume()
             bench = Bench(system, batch, system._bind_step, system._bind_pull_back)
             self._isolated("pull_back", lambda: check_pull_back(bench, points, automatic))
             return
@@ -144,7 +174,7 @@ class Trial:
             except Exception as error:  # Taichi's own kind, which is none of Python's
                 raise KernelError(outside(str(error), name, owner, names)) from error
 
-        with contextlib.suppress(Crash):
+        with contextlib.suppress(Crash, Slow):
             isolated(work)
 
 
