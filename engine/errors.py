@@ -29,10 +29,6 @@ class KernelError(EvenflowError):
     """A user's kernel that cannot be compiled, or that is not a step that depends on its arguments alone."""
 
 
-class KernelWarning(UserWarning):
-    """Something about a user's kernel that could not be checked, or that may matter at some states."""
-
-
 class BudgetError(EvenflowError):
     """A memory budget too small for what was asked of it."""
 

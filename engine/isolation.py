@@ -114,7 +114,7 @@ def _answer(work: Callable, pipe: int) -> None:
                 answer = ("error", (type(error), str(error)))
             except Exception as error:
                 answer = ("failure", f"{type(error).__name__}: {error}")
-        kept = [(str(w.message), w.category) for w in noted if issubclass(w.category, errors.KernelWarning)]
+        kept = [(str(w.message), w.category) for w in noted if issubclass(w.category, errors.EvenflowWarning)]
         with os.fdopen(pipe, "wb") as file:
             pickle.dump((*answer, kept), file)
         code = 0

@@ -14,9 +14,9 @@ from taichi.lang import impl
 
 from engine import runtime
 from engine.bench import Bench, OutsideError
-from engine.contract import Points, check_pull_back, check_step
-from engine.errors import AdjointError, EvenflowError, KernelError, KernelWarning
+from engine.errors import AdjointError, EvenflowError, EvenflowWarning, KernelError
 from engine.isolation import Crash, Slow, available, isolated
+from engine.kernel_contract import Points, check_pull_back, check_step
 from engine.launch import outside
 from engine.loops import has_inner_loops
 from engine.signature import check_kernel
@@ -75,7 +75,7 @@ class Trial:
                 warnings.warn(
                     f"The trial of system {self.system.name!r} was left after {slow.seconds:.0f} s, so that its {what} "
                     "is unchecked; ef.gradcheck takes all the time it needs at a few states.",
-                    KernelWarning,
+                    EvenflowWarning,
                     stacklevel=2,
                 )
             finally:

@@ -7,7 +7,7 @@ import taichi as ti
 import torch
 from users_kernels import A, arrays, refusal
 
-from engine import AdjointError, KernelError, KernelSystem, KernelWarning
+from engine import AdjointError, EvenflowWarning, KernelError, KernelSystem
 
 held = ti.field(ti.f32, shape=16)
 
@@ -226,7 +226,7 @@ def nowhere(x: A, u: A, y: A, dt: float):
 def test_what_cannot_be_judged_is_warned_of(kernel, words):
     system = KernelSystem(kernel, (2,), (1,), (0.1,), typical_states=None)
     state, control, adjoint = arrays(system)
-    with pytest.warns(KernelWarning) as noted:
+    with pytest.warns(EvenflowWarning) as noted:
         system.pull_back(state, control, adjoint)
     assert [words in str(warning.message) for warning in noted] == [True]
 

@@ -5,7 +5,6 @@ import taichi as ti
 import torch
 from conftest import relative_error, tensor_options, uniform
 
-import engine
 from engine import FULL, AdjointError, Integrator, Rollout, RolloutTape, SettingError, ShapeError
 from engine.isolation import available
 from policies import Linear

@@ -10,7 +10,7 @@ from test_systems import reference_pull_back
 from users_kernels import A, arrays, refusal
 
 import engine
-from engine import AdjointError, KernelSystem, KernelWarning, trial
+from engine import AdjointError, EvenflowWarning, KernelSystem, trial
 from engine.isolation import Crash, available, isolated
 from engine.loops import has_inner_loops
 
@@ -113,7 +113,7 @@ def test_children_answer_refuse_warn_and_die_alone():
         raise engine.ShapeError("Expected this.")
 
     def warn():
-        warnings.warn("noted", KernelWarning, stacklevel=1)
+        warnings.warn("noted", EvenflowWarning, stacklevel=1)
         return 2
 
     def die():
@@ -126,7 +126,7 @@ def test_children_answer_refuse_warn_and_die_alone():
     assert not target.any()
     with pytest.raises(engine.ShapeError, match="Expected this"):
         isolated(refuse)
-    with pytest.warns(KernelWarning, match="noted"):
+    with pytest.warns(EvenflowWarning, match="noted"):
         assert isolated(warn) == 2
     with pytest.raises(Crash, match="SIGSEGV"):
         isolated(die)

@@ -9,7 +9,7 @@ import torch
 from engine import runtime
 from engine.bench import Bench, OutsideError, same
 from engine.differences import Comparison, Departure, component, element
-from engine.errors import AdjointError, KernelError, KernelWarning
+from engine.errors import AdjointError, EvenflowWarning, KernelError
 from engine.isolation import available
 
 _SECONDS = 0.3
@@ -129,7 +129,7 @@ def check_pull_back(bench: Bench, points: Points, automatic: bool) -> None:
         warnings.warn(
             f"No state was found at which a step of system {bench.name!r} is finite, so its adjoint is unchecked; "
             "hand states to it as typical_states.",
-            KernelWarning,
+            EvenflowWarning,
             stacklevel=2,
         )
         return
@@ -195,7 +195,7 @@ def _tell(found: Departure, bench: Bench, states, controls, given: bool, automat
     if given or (math.isfinite(found.numeric) and not found.kink):
         raise AdjointError(sentence)
     if not warned:
-        warnings.warn(sentence, KernelWarning, stacklevel=2)
+        warnings.warn(sentence, EvenflowWarning, stacklevel=2)
     return True
 
 
