@@ -17,11 +17,13 @@ from engine.errors import (
     BudgetError,
     EvenflowError,
     EvenflowWarning,
+    KernelError,
     LibraryError,
     RunError,
     SettingError,
     ShapeError,
 )
+from engine.gradcheck import gradcheck
 from engine.memory import MemoryPlan, PeakMemory, Segment, format_bytes
 from engine.rollout import Rollout
 from engine.rules import (
@@ -65,6 +67,7 @@ __all__ = [
     "Gradients",
     "Guidance",
     "Integrator",
+    "KernelError",
     "KernelSystem",
     "LibraryError",
     "LinearSystem",
@@ -86,5 +89,6 @@ __all__ = [
     "available_backends",
     "current",
     "format_bytes",
+    "gradcheck",
     "init",
 ]

@@ -25,6 +25,10 @@ class AdjointError(EvenflowError):
     """An adjoint that cannot be had where it was asked for."""
 
 
+class KernelError(EvenflowError):
+    """A user's kernel that cannot be compiled, or that is not a step that depends on its arguments alone."""
+
+
 class BudgetError(EvenflowError):
     """A memory budget too small for what was asked of it."""
 

@@ -6,14 +6,20 @@ Taichi's private launch path (taichi==1.7.4).
 """
 
 import functools
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import taichi as ti
 import torch
+from taichi._lib import core as _core
 from taichi.lang import impl
+from taichi.lang.enums import AutodiffMode
+from taichi.lang.matrix import MatrixType
 
 from engine import runtime
-from engine.errors import ShapeError
+from engine.errors import AdjointError, KernelError, ShapeError
+from engine.loops import undifferentiable
 
 _REALS = (float, ti.f16, ti.f32, ti.f64)
 
@@ -21,36 +27,103 @@ Launch = Callable[[], None]
 """A zero-argument callable that runs one prepared kernel or a fixed sequence of work."""
 
 
-def prepare(kernel, *args) -> Launch:
+def prepare(kernel, *args, owner: str = "", settings: Mapping[str, Any] | None = None) -> Launch:
     """Bind `kernel` to `args` and return a zero-argument launch.
 
     Args:
         kernel: a `@ti.kernel` function, or a kernel of a `@ti.data_oriented` object.
         args: for each parameter in order a contiguous torch tensor, a float, an int, or (for `ti.template()`
             parameters) any compile-time value.
+        owner: what errors say after the kernel's name, such as " of system 'x'".
+        settings: Taichi's compile settings for this kernel alone, such as `check_out_of_bound`.
 
     Raises:
         ShapeError: a tensor that Taichi cannot take by pointer.
+        KernelError: a kernel that Taichi cannot compile.
     """
-    return _bind(kernel, kernel._primal, args, gradients=None)
+    return _bind(kernel, kernel._primal, args, None, owner, settings or {})
 
 
-def prepare_adjoint(kernel, args: Sequence, gradients: Sequence[torch.Tensor | None]) -> Launch:
+def prepare_adjoint(
+    kernel,
+    args: Sequence,
+    gradients: Sequence[torch.Tensor | None],
+    owner: str = "",
+    settings: Mapping[str, Any] | None = None,
+) -> Launch:
     """Bind the adjoint that Taichi's automatic differentiation makes of `kernel`.
 
     `gradients[i]` is the gradient buffer of tensor `args[i]` (None for the others). The launch reads and zeroes
-    the gradients of what the kernel assigns, and adds to the gradients of what it reads.
+    the gradients of what the kernel assigns, and adds to the gradients of what it reads. The setting `ad_stack_size`
+    is the number of entries for each local that loops overwrite.
+
+    Raises:
+        AdjointError: a kernel that Taichi cannot differentiate.
     """
-    return _bind(kernel, kernel._adjoint, args, gradients)
+    return _bind(kernel, kernel._adjoint, args, gradients, owner, settings or {})
 
 
-def _bind(kernel, compiled, args, gradients) -> Launch:
-    owner = getattr(kernel, "_kernel_owner", None)
-    offset = 0 if owner is None else 1
+def compile_kernel(compiled, arguments: Sequence, owner: str = "", settings: Mapping[str, Any] | None = None):
+    """Compile one of Taichi's `Kernel` objects for `arguments`; returns its C++ kernel and what a launch needs of it.
+
+    Kernels of other settings are kept beside each other; the one compiled last is what Taichi's own call takes.
+    """
+    program, settings = impl.get_runtime().prog, settings or {}
+    config, kernels = program.config(), compiled.compiled_kernels
+    before = {name: getattr(config, name) for name in settings}
+    _core.set_logging_level("critical")  # what Taichi refuses is said by the error, once
+    try:
+        for name, value in settings.items():
+            setattr(config, name, value)
+        key = compiled.ensure_compiled(*arguments)
+        variant = (key, *sorted(settings.items()))
+        if settings and kernels.get(variant) is not kernels[key]:
+            # Taichi's cache does not look at the settings of a kernel that it has seen.
+            kernels[key] = kernels.get(variant) or _compiled_anew(compiled, key, arguments)
+            kernels[variant] = kernels[key]
+        kernel_cpp = kernels[key]
+        return kernel_cpp, program.compile_kernel(config, program.get_device_caps(), kernel_cpp)
+    except Exception as error:  # Taichi raises a dozen kinds
+        raise _refusal(compiled, owner, error) from error
+    finally:
+        _core.set_logging_level("error")
+        for name, value in before.items():
+            setattr(config, name, value)
+
+
+def _compiled_anew(compiled, key, arguments):
+    del compiled.compiled_kernels[key]
+    compiled.ensure_compiled(*arguments)
+    return compiled.compiled_kernels[key]
+
+
+def _refusal(compiled, owner: str, error: Exception) -> KernelError | AdjointError:
+    """What a user reads instead of Taichi's traceback, whose last line says what is wrong."""
+    lines = [line.strip() for line in re.sub(r"\x1b\[[\d;]*m", "", str(error)).splitlines() if line.strip()]
+    place = next((found.group(1) for line in lines if (found := re.search(r"line (\d+), in ", line))), None)
+    reason = re.sub(r"^\[[^\]]*\.cpp:[^\]]*\]\s*", "", lines[-1]).rstrip(".") if lines else type(error).__name__
+    what = f"kernel {compiled.func.__name__!r}{owner}"
+    where = f"{reason!r}" + (f" at line {place} of its file" if place else "")
+    if compiled.autodiff_mode == AutodiffMode.NONE:
+        return KernelError(f"Expected {what} to compile, got from Taichi {where}; mend the kernel.")
+    return AdjointError(
+        f"Expected {what} to be differentiable by Taichi, got {undifferentiable(compiled) or where}; use branches and "
+        "`for` loops for `continue`, `break` and `while`, keep ti.random, ti.round and ti.tan out, or "
+        f"{'write the adjoint as a pull_back kernel' if owner else 'keep the kernel out of the tape'}."
+    )
+
+
+def _bind(kernel, compiled, args, gradients, owner, settings) -> Launch:
+    kernel_owner = getattr(kernel, "_kernel_owner", None)
+    parameters = compiled.arguments[0 if kernel_owner is None else 1 :]
+    if len(parameters) != len(args):
+        raise KernelError(
+            f"Expected {len(parameters)} arguments for kernel {compiled.func.__name__!r}{owner}, got {len(args)}."
+        )
     for index, value in enumerate(args):
-        name = compiled.arguments[index + offset].name
+        name = parameters[index].name
         if isinstance(value, torch.Tensor):
-            _check(f"argument {name}", value)
+            check_memory(f"argument {name}", value)
         if gradients is not None and gradients[index] is not None:
             _check_gradient(name, value, gradients[index])
     lookup = list(args)
@@ -59,32 +132,64 @@ def _bind(kernel, compiled, args, gradients) -> Launch:
             value.detach().requires_grad_() if gradient is not None else value
             for value, gradient in zip(args, gradients, strict=True)
         ]
-    key = compiled.ensure_compiled(*([] if owner is None else [owner]), *lookup)
-    kernel_cpp = compiled.compiled_kernels[key]
-    program = impl.get_runtime().prog
-    data = program.compile_kernel(program.config(), program.get_device_caps(), kernel_cpp)
+    kernel_cpp, data = compile_kernel(
+        compiled, [*([] if kernel_owner is None else [kernel_owner]), *lookup], owner, settings
+    )
     context = kernel_cpp.make_launch_context()
     slot = 0
     for index, value in enumerate(args):
-        if isinstance(compiled.arguments[index + offset].annotation, ti.template):
+        annotation = parameters[index].annotation
+        if isinstance(annotation, ti.template):
             continue
         if isinstance(value, torch.Tensor):
             gradient = None if gradients is None else gradients[index]
             pointer = 0 if gradient is None else gradient.data_ptr()
             context.set_arg_external_array_with_shape(
-                (slot,), value.data_ptr(), value.nbytes, tuple(value.shape), pointer
+                (slot,), value.data_ptr(), value.nbytes, _indexed_shape(annotation, value), pointer
             )
-        elif compiled.arguments[index + offset].annotation in _REALS:
+        elif annotation in _REALS:
             context.set_arg_float((slot,), float(value))
         else:
             context.set_arg_int((slot,), int(value))
         slot += 1
-    launch = functools.partial(program.launch_kernel, data, context)
+    launch = functools.partial(impl.get_runtime().prog.launch_kernel, data, context)
+    if runtime.current().debug:
+        launch = _reporting(launch, compiled.func.__name__, owner, [parameter.name for parameter in parameters])
     launch.arguments = (args, gradients)  # type: ignore[attr-defined]  # keeps the tensors alive
     return launch
 
 
-def _check(name: str, tensor: torch.Tensor) -> None:
+def _indexed_shape(annotation, tensor: torch.Tensor) -> tuple[int, ...]:
+    """The shape without the axes of the vectors or matrices that an array is annotated to consist of."""
+    dtype = getattr(annotation, "dtype", None)
+    return tuple(tensor.shape[: tensor.dim() - dtype.ndim] if isinstance(dtype, MatrixType) else tensor.shape)
+
+
+def _reporting(launch: Launch, name: str, owner: str, parameters: list[str]) -> Launch:
+    """A launch under `init(debug=True)`, where Taichi reports accesses outside of arrays."""
+
+    def checked() -> None:
+        try:
+            launch()
+        except Exception as error:
+            raise KernelError(outside(str(error), name, owner, parameters)) from error
+
+    checked.__wrapped__ = launch  # type: ignore[attr-defined]
+    return checked
+
+
+def outside(message: str, name: str, owner: str, parameters: Sequence[str]) -> str:
+    """The sentence for Taichi's report of an access outside of an array or a field."""
+    found = re.search(r"Out of bound access to ndarray at arg (\d+) with indices (\[[^\]]*\])", message)
+    what = f"kernel {name!r}{owner} to stay inside its arrays"
+    if found is not None and int(found.group(1)) < len(parameters):
+        return f"Expected {what}, got an access to {parameters[int(found.group(1))]} at {found.group(2)}."
+    lines = [line for line in message.splitlines() if line.strip()]
+    return f"Expected {what}, got {lines[0].strip() if lines else 'a failure'!r}."
+
+
+def check_memory(name: str, tensor: torch.Tensor) -> None:
+    """Raise ShapeError unless a kernel can take `tensor` by pointer."""
     if not tensor.is_contiguous():
         raise ShapeError(f"Expected {name} to be contiguous, got strides {tensor.stride()}; call .contiguous().")
     device = runtime.current().device.type
@@ -93,7 +198,7 @@ def _check(name: str, tensor: torch.Tensor) -> None:
 
 
 def _check_gradient(name: str, tensor: torch.Tensor, gradient: torch.Tensor) -> None:
-    _check(f"the gradient of {name}", gradient)
+    check_memory(f"the gradient of {name}", gradient)
     if gradient.shape != tensor.shape or gradient.dtype != tensor.dtype:
         raise ShapeError(
             f"Expected the gradient of {name} as {tensor.dtype} of shape {list(tensor.shape)}, got {gradient.dtype} "

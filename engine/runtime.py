@@ -5,8 +5,10 @@ precision are chosen once, by `init`, before the first system is built.
 """
 
 import contextlib
+import ctypes
 import io
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import taichi as ti
@@ -21,6 +23,8 @@ BACKENDS = ("cpu", "cuda", "vulkan")
 PRECISIONS = ("float32", "float64")
 _MOST_THREADS = 64
 _ARCHITECTURES = {"cpu": ti.cpu, "cuda": ti.cuda, "vulkan": ti.vulkan}
+# Reverse mode keeps overwritten locals on the stack of the thread that runs the kernel; only what is used takes memory.
+_THREAD_STACK, _ALL_THREAD_STACKS, _LEAST_THREAD_STACK = 2**28, 2**33, 2**23
 _DTYPES = {"float32": (torch.float32, ti.f32), "float64": (torch.float64, ti.f64)}
 
 
@@ -35,6 +39,8 @@ class Runtime:
         device: the torch device that every tensor lives on (the CPU unless the backend is CUDA).
         dtype: the torch dtype of every state, control, adjoint and parameter.
         note: why `auto` chose as it did, else empty.
+        fast_math, debug, ad_stack_size: as `init` took them.
+        thread_stack: bytes of stack that each of Taichi's CPU threads has; 0 where it is the system's default.
     """
 
     backend: str
@@ -43,6 +49,10 @@ class Runtime:
     device: torch.device
     dtype: torch.dtype
     note: str = ""
+    fast_math: bool = False
+    debug: bool = False
+    ad_stack_size: int | None = None
+    thread_stack: int = 0
 
     def check(self, name: str, tensor: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
         """Return `tensor` if it has this shape and the runtime's dtype and device, else raise ShapeError."""
@@ -67,7 +77,12 @@ _current: Runtime | None = None
 
 
 def init(
-    backend: str = "auto", precision: str = "float32", threads: int | None = None, fast_math: bool = False
+    backend: str = "auto",
+    precision: str = "float32",
+    threads: int | None = None,
+    fast_math: bool | None = None,
+    debug: bool | None = None,
+    ad_stack_size: int | None = None,
 ) -> Runtime:
     """Start Taichi, once per process, and verify that it started as asked.
 
@@ -75,7 +90,11 @@ def init(
         backend: "cpu", "cuda", "vulkan", or "auto": CUDA where both Taichi and torch have it, else the CPU.
         precision: "float32" or "float64".
         threads: CPU threads for torch and Taichi each; None takes every core this process may use.
-        fast_math: let the compiler reorder floating-point sums.
+        fast_math: let the compiler reorder floating-point sums; off by default.
+        debug: check every array access of every kernel, at several times the cost; off by default.
+        ad_stack_size: entries of the stacks on which Taichi's automatic differentiation keeps the values of a local
+            that a loop overwrites, one for each time that one sample overwrites it. By default the CPU sizes them to
+            the kernel, and CUDA, where they cost memory for every thread, takes Taichi's own, about 32.
 
     Raises:
         BackendError: the backend is not there, or the process already runs with other settings.
@@ -87,18 +106,17 @@ def init(
     if precision not in PRECISIONS:
         raise SettingError(f"Expected a precision among {', '.join(PRECISIONS)}, got {precision!r}.")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    threads = cores if threads is None else whole("at least 1 thread", threads)
     most = max(_MOST_THREADS, 4 * cores)
-    if threads > most:
+    if threads is not None and whole("at least 1 thread", threads) > most:
         raise SettingError(f"Expected at most {most} threads on the {cores} cores of this machine, got {threads}.")
-
+    if ad_stack_size is not None:
+        whole("at least 1 entry of the autodiff stacks", ad_stack_size)
+    asked = {"threads": threads, "fast_math": fast_math, "debug": debug, "ad_stack_size": ad_stack_size}
+    for name in ("fast_math", "debug"):
+        if asked[name] not in (None, True, False):
+            raise SettingError(f"Expected {name} as True or False, got {asked[name]!r}.")
     if _current is not None:
-        if backend in ("auto", _current.backend) and precision == _current.precision:
-            return _current
-        raise BackendError(
-            f"Expected one backend and precision per process, but {_current.backend} {_current.precision} is "
-            f"running and {backend} {precision} was asked for; start another process."
-        )
+        return _as_running(_current, backend, precision, asked)
 
     there = available_backends()
     chosen, note = backend, ""
@@ -110,12 +128,15 @@ def init(
             f"Expected a backend that this machine has ({', '.join(there)}), got {chosen!r}, which needs "
             f"{NEEDS[chosen]}."
         )
+    threads = cores if threads is None else threads
     torch_dtype, taichi_dtype = _DTYPES[precision]
-    with contextlib.redirect_stdout(io.StringIO()):
+    with contextlib.redirect_stdout(io.StringIO()), _thread_stacks(threads) as thread_stack:
         ti.init(
             arch=_ARCHITECTURES[chosen],
             default_fp=taichi_dtype,
-            fast_math=fast_math,
+            fast_math=bool(fast_math),
+            debug=bool(debug),
+            ad_stack_size=ad_stack_size or 0,
             cpu_max_num_threads=threads,
             log_level=ti.ERROR,
             enable_fallback=False,
@@ -126,8 +147,46 @@ def init(
         raise BackendError(f"Expected Taichi to start on {chosen}, but it started on {started}.")
     torch.set_num_threads(threads)
     device = torch.device("cuda" if chosen == "cuda" else "cpu")
-    _current = Runtime(chosen, precision, threads, device, torch_dtype, note)
+    _current = Runtime(
+        chosen, precision, threads, device, torch_dtype, note, bool(fast_math), bool(debug), ad_stack_size, thread_stack
+    )
     return _current
+
+
+def _as_running(running: Runtime, backend: str, precision: str, asked: dict) -> Runtime:
+    """The running runtime, if it is what was asked for; what was not mentioned may be as it is."""
+    if backend not in ("auto", running.backend) or precision != running.precision:
+        raise BackendError(
+            f"Expected one backend and precision per process, but {running.backend} {running.precision} is "
+            f"running and {backend} {precision} was asked for; start another process."
+        )
+    for name, value in asked.items():
+        if value is not None and value != getattr(running, name):
+            raise BackendError(
+                f"Expected one setting of {name} per process, but {getattr(running, name)} is running and {value} was "
+                "asked for; start another process."
+            )
+    return running
+
+
+@contextlib.contextmanager
+def _thread_stacks(threads: int) -> Iterator[int]:
+    """Give threads that start meanwhile large stacks where the C library can; yields their bytes, 0 where it cannot."""
+    size = max(_LEAST_THREAD_STACK, min(_THREAD_STACK, _ALL_THREAD_STACKS // threads))
+    library = ctypes.CDLL(None) if os.name == "posix" else None
+    attributes, before = ctypes.create_string_buffer(256), ctypes.c_size_t()
+    if library is None or not hasattr(library, "pthread_setattr_default_np"):
+        yield 0
+        return
+    library.pthread_getattr_default_np(attributes)
+    library.pthread_attr_getstacksize(attributes, ctypes.byref(before))
+    library.pthread_attr_setstacksize(attributes, ctypes.c_size_t(size))
+    library.pthread_setattr_default_np(attributes)
+    try:
+        yield size
+    finally:
+        library.pthread_attr_setstacksize(attributes, before)
+        library.pthread_setattr_default_np(attributes)
 
 
 def current() -> Runtime:

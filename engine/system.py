@@ -1,6 +1,7 @@
 """The contract of a physical system, x_{t+1} = S(x_t, u_t), and the systems a user writes with Taichi kernels."""
 
 import abc
+import contextlib
 import math
 from collections.abc import Sequence
 
@@ -11,6 +12,10 @@ from engine.checks import is_whole
 from engine.errors import AdjointError, ShapeError
 from engine.launch import Launch, prepare, prepare_adjoint
 from engine.rules import AdjointRule
+from engine.trial import Trial
+
+# Points of the user's own at which the first trial looks.
+_TYPICAL = 2
 
 # Seen: prepared launches of 3 and of 5 arrays, each with the views of its arrays.
 STEP_LAUNCH_BYTES = 4600
@@ -127,17 +132,34 @@ class System(abc.ABC):
 class KernelSystem(System):
     """A system given by Taichi kernels that the user wrote.
 
+    When the system is first prepared its step is tried, and when its adjoint is, that is compared with central
+    differences; both at random points, at zero and at points of the user's own. On Linux this happens in a child of
+    the process, which leaves nothing behind; elsewhere fields that the kernels write are written. Elsewhere, too, an
+    adjoint by Taichi whose loops overflow its stacks is found only if it does not end the process.
+
     Args:
         step: `@ti.kernel step(state, control, next_state, *constants)` on arrays `[B, *state_shape]`,
-            `[B, *control_shape]`, `[B, *state_shape]`; it assigns every element of `next_state` once and
-            writes nothing else.
+            `[B, *control_shape]`, `[B, *state_shape]`; it assigns every element of `next_state` and writes nothing
+            else, and depends on nothing else.
         state_shape, control_shape: shapes of one sample.
-        constants: floats and ints handed to the kernels after the arrays.
+        constants: floats and ints, or tensors for parameters that are `ti.types.ndarray`, handed to the kernels after
+            the arrays.
         pull_back: `@ti.kernel pull_back(state, control, next_adjoint, adjoint, cotangent, *constants)`, which
             assigns `adjoint` = Aᵀ next_adjoint and adds Bᵀ next_adjoint to `cotangent`. Without it the
-            adjoint comes from Taichi's automatic differentiation of `step`, on CPU and CUDA; that is sound
-            for straight-line bodies over a parallel loop, so check it against finite differences.
-        name: what tables call the system; by default the kernel's name.
+            adjoint comes from Taichi's automatic differentiation of `step`, on CPU and CUDA. That knows no `while`,
+            `break`, `continue` or `ti.random`, and loses what passes through fields; on the CPU its stacks are sized
+            to the kernel's loops, up to a million values of each local.
+        name: what tables and errors call the system; by default the kernel's name.
+        typical_states: [N, *state_shape], where the adjoint is compared besides; a trainer may set it before the
+            first launch.
+        checked: False leaves the trial out, for an adjoint that is not the step's derivative on purpose.
+
+    Raises, when first prepared:
+        SettingError: constants missing, too many, or of another kind than the kernel takes.
+        ShapeError: arrays annotated with another number of dimensions, or a dtype that is not the runtime's.
+        KernelError: a step that does not compile, leaves a component unassigned, adds to it, changes its inputs,
+            carries something from launch to launch, mixes samples, or leaves its arrays.
+        AdjointError: an adjoint that cannot be had, is not finite where it should be, or is not the derivative.
     """
 
     def __init__(
@@ -145,32 +167,71 @@ class KernelSystem(System):
         step,
         state_shape: Sequence[int],
         control_shape: Sequence[int],
-        constants: Sequence[float] = (),
+        constants: Sequence = (),
         pull_back=None,
         name: str | None = None,
+        typical_states: torch.Tensor | None = None,
+        checked: bool = True,
     ):
         self.name = name or getattr(step, "__name__", "kernel system")
         self.state_shape = positive_shape("state_shape", state_shape)
         self.control_shape = positive_shape("control_shape", control_shape)
+        self.typical_states, self.checked = typical_states, checked
         self._step, self._pull_back, self._constants = step, pull_back, tuple(constants)
+        self._trial = Trial(self)
 
     def prepare_step(self, state, control, next_state):
-        return prepare(self._step, state, control, next_state, *self._constants)
+        if self.checked:
+            self._trial.step(len(state), self._given(state, control))
+        else:
+            self._trial.arguments()
+        return self._bind_step(state, control, next_state)
 
     def prepare_pull_back(self, state, control, next_adjoint, adjoint, cotangent):
+        self._refuse_automatic_adjoint()
+        if self.checked:
+            self._trial.pull_back(len(state), self._given(state, control))
+        else:
+            self._trial.assume()
+        return self._bind_pull_back(state, control, next_adjoint, adjoint, cotangent)
+
+    def prepare_unchecked(self, state: torch.Tensor, control: torch.Tensor):
+        """`prepare_step` and `prepare_pull_back` for a gradcheck, which shows what the trial refuses."""
+        self._refuse_automatic_adjoint()
+        if self.checked:
+            with contextlib.suppress(AdjointError):  # sizes the stacks, too
+                self._trial.pull_back(len(state), self._given(state, control))
+        self._trial.assume()
+        return self._bind_step, self._bind_pull_back
+
+    def _given(self, state: torch.Tensor, control: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """A few points of the user's own: typical states, or what a launch is prepared with unless that is all zero."""
+        if self.typical_states is not None:
+            shape = (*self.typical_states.shape[:1], *self.state_shape)
+            chosen = runtime.current().check("typical_states", self.typical_states, shape)[:_TYPICAL]
+            return chosen, control.new_zeros(len(chosen), *self.control_shape)
+        used = state.flatten(1).any(1) | control.flatten(1).any(1)
+        at = used.nonzero().flatten()[:_TYPICAL]
+        return state[at].clone(), control[at].clone()
+
+    def _bind_step(self, state, control, next_state):
+        settings = {name: value for name, value in self._trial.settings.items() if name != "ad_stack_size"}
+        owner = f" of system {self.name!r}"
+        return prepare(self._step, state, control, next_state, *self._constants, owner=owner, settings=settings)
+
+    def _bind_pull_back(self, state, control, next_adjoint, adjoint, cotangent):
+        owner, settings = f" of system {self.name!r}", self._trial.settings
         if self._pull_back is not None:
-            return prepare(self._pull_back, state, control, next_adjoint, adjoint, cotangent, *self._constants)
-        if runtime.current().backend == "vulkan":
-            raise AdjointError(
-                f"Expected a pull_back kernel for {self.name!r} on Vulkan, where Taichi's automatic differentiation is "
-                "silently wrong, got only a step; write the adjoint or use the CPU or CUDA."
-            )
+            arrays = state, control, next_adjoint, adjoint, cotangent
+            return prepare(self._pull_back, *arrays, *self._constants, owner=owner, settings=settings)
         # The adjoint kernel zeroes the gradient of what the step assigns, and may repeat the step.
         incoming, repeated = self.scratch("incoming", *state.shape), self.scratch("repeated", *state.shape)
         differentiate = prepare_adjoint(
             self._step,
             (state, control, repeated, *self._constants),
             (adjoint, cotangent, incoming, *(None for _ in self._constants)),
+            owner,
+            settings,
         )
 
         def launch() -> None:
@@ -179,6 +240,13 @@ class KernelSystem(System):
             differentiate()
 
         return launch
+
+    def _refuse_automatic_adjoint(self) -> None:
+        if self._pull_back is None and runtime.current().backend == "vulkan":
+            raise AdjointError(
+                f"Expected a pull_back kernel for {self.name!r} on Vulkan, where Taichi's automatic differentiation is "
+                "silently wrong, got only a step; write the adjoint or use the CPU or CUDA."
+            )
 
     def scratch_bytes(self, batch):
         if self._pull_back is not None:

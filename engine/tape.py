@@ -6,12 +6,14 @@ from typing import Protocol
 import taichi as ti
 import torch
 from taichi.lang.enums import AutodiffMode
+from taichi.lang.kernel_impl import Kernel
 
 from engine import runtime
 from engine.contracts import check_rules
 from engine.errors import AdjointError, ShapeError
 from engine.memory import MemoryPlan
 from engine.modes import plain_torch
+from engine.recorded import RecordedKernel
 from engine.rules import FULL, AdjointRule
 from engine.sweep import Gradients, Inspect
 from engine.trajectory import Cost
@@ -44,7 +46,8 @@ class RolloutTape(ti.ad.Tape):
     A kernel launched after a rollout may read `rollout.states` after `rollout.states.requires_grad_()` (everything
     must be stored); what it adds to `states.grad` joins ∂ℓ_t/∂x_t. If the initial state requires a gradient, the
     first rule's λ_0 is added to it and so reaches kernels launched before the rollout. Kernels are differentiated
-    by Taichi, on CPU and CUDA.
+    by Taichi, on CPU and CUDA; what it cannot differentiate, and a path that ends in an array without a gradient, is
+    refused with an AdjointError when the kernel is launched.
 
     After exit `tape.gradients(rollout)` holds losses, parameter gradients and λ_0. If the body raises, nothing is
     replayed.
@@ -91,6 +94,9 @@ class RolloutTape(ti.ad.Tape):
                 f"Expected only rollouts inside a RolloutTape on Vulkan, where Taichi's automatic differentiation is "
                 f"silently wrong, got kernel {getattr(func, 'func', func).__name__}; use the CPU or CUDA."
             )
+        if isinstance(func, Kernel):
+            rollouts = [call.rollout for call, _ in self.calls if isinstance(call, _RecordedRollout)]
+            func = RecordedKernel(func, args, [rollout.states for rollout in rollouts])
         super().insert(func, args)
 
     @plain_torch

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from conftest import run_python, tensor_options
+from conftest import ROOT, run_python, tensor_options
 
 import engine
 from engine import runtime
@@ -29,6 +29,11 @@ first = engine.init("auto", "float32", threads=1)
 report["auto"] = first.backend, first.precision, first.threads, first.note, str(first.dtype)
 report["same"] = engine.init("auto", "float32") is first
 report["second"] = refusal(engine.init, first.backend, "float64")
+report["others"] = [
+    refusal(lambda: engine.init(first.backend, "float32", **{name: value}))
+    for name, value in (("threads", 2), ("fast_math", True), ("debug", True), ("ad_stack_size", 64))
+]
+report["again"] = engine.init(first.backend, "float32", threads=1, fast_math=False, debug=False) is first
 print(json.dumps(report))
 """
 
@@ -83,6 +88,14 @@ def test_second_init_with_other_settings_is_refused(fresh):
     assert one_sentence(message)
 
 
+def test_no_setting_of_a_second_init_is_ignored(fresh):
+    assert fresh["again"]
+    for (kind, message), name in zip(fresh["others"], ("threads", "fast_math", "debug", "ad_stack_size"), strict=True):
+        assert kind == "BackendError"
+        assert message.startswith(f"Expected one setting of {name} per process, but ")
+        assert one_sentence(message)
+
+
 def test_init_with_the_running_settings_returns_the_running_runtime():
     assert engine.init("cpu", "float64") is engine.current()
     assert engine.init("auto", "float64") is engine.current()
@@ -94,6 +107,9 @@ def test_init_with_the_running_settings_returns_the_running_runtime():
         ({"backend": "metal"}, "Expected a backend among auto, cpu, cuda, vulkan, got 'metal'."),
         ({"precision": "bfloat16"}, "Expected a precision among float32, float64, got 'bfloat16'."),
         ({"threads": 0}, "Expected at least 1 thread, got 0."),
+        ({"threads": 1.5}, "Expected at least 1 thread, got 1.5."),
+        ({"ad_stack_size": 0}, "Expected at least 1 entry of the autodiff stacks, got 0."),
+        ({"debug": "on"}, "Expected debug as True or False, got 'on'."),
     ],
 )
 def test_settings_that_do_not_exist_are_refused(settings, message):
@@ -129,3 +145,30 @@ def test_check_says_what_was_expected_and_what_came(tensor, message):
     with pytest.raises(engine.ShapeError) as error:
         engine.current().check("state", tensor, (2, 3))
     assert str(error.value).startswith(message)
+
+
+DEBUG_PROCESS = """
+import os, sys, torch, engine
+engine.init("cpu", "float64", threads=1, debug=True)
+from engine.launch import prepare
+sys.path.insert(0, TESTS)
+from users_kernels import reaches
+
+x = torch.zeros(4, 2).double()
+launch = prepare(reaches, x, torch.zeros_like(x))
+for _ in range(2):
+    try:
+        launch()
+    except engine.KernelError as error:
+        print(error)
+system = engine.CartPole(1)
+print(torch.isfinite(system.step(torch.zeros(3, 4).double(), torch.zeros(3, 1).double())).all().item())
+sys.stdout.flush()
+os._exit(0)
+"""
+
+
+def test_debug_reports_what_lies_outside_of_an_array_at_every_launch():
+    lines = run_python(DEBUG_PROCESS.replace("TESTS", repr(str(ROOT / "tests")))).stdout.splitlines()
+    message = "Expected kernel 'reaches' to stay inside its arrays, got an access to x at [0, 2]."
+    assert lines == [message, message, "True"]

@@ -1,0 +1,104 @@
+"""`gradcheck`: the pull-back of any system beside central differences of its step, in a table where they differ."""
+
+import math
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from engine.bench import Bench
+from engine.differences import Comparison, Departure, component, element
+from engine.isolation import Crash, isolated
+from engine.system import System
+
+# Entries of the two Jacobians up to which each is compared; beyond, two random sums of their rows are.
+_ENTRIES = 4096
+# Components beyond which a random choice of half as many states and controls each is compared.
+_COMPONENTS = 1024
+_SHOWN = 20
+
+
+def gradcheck(system: System, state: torch.Tensor, control: torch.Tensor, console: Console | None = None) -> bool:
+    """Compare `system.pull_back` with central differences of `system.step`; print where they depart.
+
+    Every entry of ∂S/∂x and ∂S/∂u is compared where they have at most 4096 for each sample, else two random
+    combinations gᵀ∂S/∂x, gᵀ∂S/∂u of their rows, and those at 1024 random components if there are more. Differences are
+    taken at many step sizes; an entry counts as departing where the differences agree among each other and not with
+    the pull-back, by more than 1e-6 of it in float64 and 1e-3 in float32, and as right where they do not settle, as at
+    a kink or a jump. A pull-back that is not finite where the step is departs, unless the differences do not settle
+    either.
+
+    Args:
+        system: any system.
+        state: [B, *state_shape]; control: [B, *control_shape]; B points at which to compare.
+        console: where the table goes; standard output by default.
+
+    Returns:
+        Whether nothing departs.
+
+    Raises:
+        ShapeError: tensors that do not fit the system.
+        KernelError, AdjointError: of a `KernelSystem`, kernels that cannot be run or differentiated at all.
+    """
+    system._check_batch(state, control)
+    console = console or Console()
+    n, m = state[0].numel(), control[0].numel()
+    with torch.inference_mode(False), torch.no_grad():
+        prepare = getattr(system, "prepare_unchecked", None)
+        if prepare is None:
+            bench = Bench(system, len(state), system.prepare_step, system.prepare_pull_back)
+        else:
+            bench = Bench(system, len(state), *prepare(state, control))
+        states, controls = state.reshape(-1, n).clone(), control.reshape(-1, m).clone()
+        whole = n * (n + m) <= _ENTRIES
+        weights = torch.eye(n).to(states) if whole else _random(2, n).to(states)
+        count = len(weights)
+        rows = torch.arange(len(states), device=states.device).repeat_interleave(count)
+        repeated = weights.repeat(len(states), 1)
+
+        def work() -> list[Departure]:
+            compared = Comparison(bench.step, bench.pull_back, states[rows], controls[rows], repeated)
+            return compared.departures(_chosen(n, m))
+
+        found = _told(isolated, work, console)
+    if found is None:
+        return False
+    found = [at for at in found if at.numeric == at.numeric]
+    if found:
+        _print(found, system, count if whole else 0, [int(rows[at.row]) for at in found], console)
+    return not found
+
+
+def _told(run, work, console: Console) -> list[Departure] | None:
+    """The departures, or None if there was a crash, which is printed."""
+    try:
+        return run(work, math.inf)
+    except Crash as crash:
+        console.print(
+            f"the kernels end the process ({crash}): do they leave their arrays, or their loops the autodiff stacks?",
+            highlight=False,
+        )
+        return None
+
+
+def _chosen(n: int, m: int) -> list[int] | None:
+    if n + m <= _COMPONENTS:
+        return None
+    generator = torch.Generator().manual_seed(6)
+    states, controls = (torch.randperm(size, generator=generator)[: _COMPONENTS // 2] for size in (n, m))
+    return [*states.tolist(), *(n + controls).tolist()]
+
+
+def _random(count: int, size: int) -> torch.Tensor:
+    return torch.randn(count, size, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+
+
+def _print(found: list[Departure], system: System, outputs: int, points: list[int], console: Console) -> None:
+    table = Table("sample", "derivative", "pull-back", "differences", title=f"{system.name}: where the adjoint departs")
+    for at, point in list(zip(found, points, strict=True))[:_SHOWN]:
+        result = f"next_state{element(at.row % outputs, system.state_shape)}" if outputs else "g·next_state"
+        name = component(at.index, system.state_shape, system.control_shape)
+        table.add_row(str(point), f"∂{result}/∂{name}".replace("[", "\\["), f"{at.analytic:.6g}", f"{at.numeric:.6g}")
+    if len(found) > _SHOWN:
+        table.caption = f"and {len(found) - _SHOWN} more"
+    console.print(table, highlight=False)
