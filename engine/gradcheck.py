@@ -6,10 +6,10 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from engine.bench import Bench
-from engine.differences import Comparison, Departure, component, element
-from engine.isolation import Crash, isolated
 from engine.system import System
+from engine.trials.bench import Bench
+from engine.trials.differences import Comparison, Departure, component, element
+from engine.trials.isolation import Crash, isolated
 
 # Entries of the two Jacobians up to which each is compared; beyond, two random sums of their rows are.
 _ENTRIES = 4096

@@ -19,7 +19,7 @@ from taichi.lang.matrix import MatrixType
 
 from engine import runtime
 from engine.errors import AdjointError, KernelError, ShapeError
-from engine.loops import undifferentiable
+from engine.trials.loops import undifferentiable
 
 _REALS = (float, ti.f16, ti.f32, ti.f64)
 

@@ -15,10 +15,10 @@ from taichi.types.ndarray_type import NdarrayType
 
 from engine import runtime
 from engine.errors import AdjointError
-from engine.isolation import Crash, Slow, isolated
 from engine.launch import check_memory, compile_kernel
-from engine.loops import has_inner_loops
-from engine.signature import check_array, check_constant
+from engine.trials.isolation import Crash, Slow, isolated
+from engine.trials.loops import has_inner_loops
+from engine.trials.signature import check_array, check_constant
 
 STACK_ENTRIES = 2**16
 """Of the autodiff stacks of kernels with loops, on the CPU, where size costs nothing but room on a thread's stack."""

@@ -12,7 +12,7 @@ from engine.checks import is_whole
 from engine.errors import AdjointError, ShapeError
 from engine.launch import Launch, prepare, prepare_adjoint
 from engine.rules import AdjointRule
-from engine.trial import Trial
+from engine.trials.trial import Trial
 
 # Points of the user's own at which the first trial looks.
 _TYPICAL = 2

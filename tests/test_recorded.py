@@ -6,7 +6,7 @@ import torch
 from conftest import relative_error, tensor_options, uniform
 
 from engine import FULL, AdjointError, Integrator, Rollout, RolloutTape, SettingError, ShapeError
-from engine.isolation import available
+from engine.trials.isolation import available
 from policies import Linear
 
 BATCH, HORIZON = 3, 5

@@ -10,9 +10,10 @@ from test_systems import reference_pull_back
 from users_kernels import A, arrays, refusal
 
 import engine
-from engine import AdjointError, EvenflowWarning, KernelSystem, trial
-from engine.isolation import Crash, available, isolated
-from engine.loops import has_inner_loops
+from engine import AdjointError, EvenflowWarning, KernelSystem
+from engine.trials import trial
+from engine.trials.isolation import Crash, available, isolated
+from engine.trials.loops import has_inner_loops
 
 
 @ti.kernel

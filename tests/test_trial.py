@@ -8,7 +8,8 @@ import torch
 from conftest import uniform
 from users_kernels import BATCH, A, arrays, refusal
 
-from engine import KernelError, KernelSystem, SettingError, ShapeError, isolation, trial
+from engine import KernelError, KernelSystem, SettingError, ShapeError
+from engine.trials import isolation, trial
 
 
 @ti.kernel

@@ -7,10 +7,10 @@ import warnings
 import torch
 
 from engine import runtime
-from engine.bench import Bench, OutsideError, same
-from engine.differences import Comparison, Departure, component, element
 from engine.errors import AdjointError, EvenflowWarning, KernelError
-from engine.isolation import available
+from engine.trials.bench import Bench, OutsideError, same
+from engine.trials.differences import Comparison, Departure, component, element
+from engine.trials.isolation import available
 
 _SECONDS = 0.3
 """For the central differences of a trial; beyond that a random choice of components is compared."""

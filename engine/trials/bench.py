@@ -6,9 +6,9 @@ from collections.abc import Callable
 import torch
 
 from engine import runtime
-from engine.differences import element
 from engine.errors import KernelError
 from engine.launch import Launch
+from engine.trials.differences import element
 
 _LEAST_GUARD = 64
 _BATCH_NUMBERS = 2**18

@@ -1,8 +1,8 @@
 """The trial of a user's kernels when a system is first prepared: is it a step, and is its adjoint the step's?
 
-Everything runs in a child of the process where that can be (`engine.isolation`): neither a crash nor what the kernels
-write to fields of the user's reaches the process. On the CPU the stacks of Taichi's automatic differentiation are
-sized here, by trying. Nothing here runs again once a verdict is there.
+Everything runs in a child of the process where that can be (`engine.trials.isolation`): neither a crash nor what the
+kernels write to fields of the user's reaches the process. On the CPU the stacks of Taichi's automatic differentiation
+are sized here, by trying. Nothing here runs again once a verdict is there.
 """
 
 import contextlib
@@ -13,13 +13,13 @@ import torch
 from taichi.lang import impl
 
 from engine import runtime
-from engine.bench import Bench, OutsideError
 from engine.errors import AdjointError, EvenflowError, EvenflowWarning, KernelError
-from engine.isolation import Crash, Slow, available, isolated
-from engine.kernel_contract import Points, check_pull_back, check_step
 from engine.launch import outside
-from engine.loops import has_inner_loops
-from engine.signature import check_kernel
+from engine.trials.bench import Bench, OutsideError
+from engine.trials.contract import Points, check_pull_back, check_step
+from engine.trials.isolation import Crash, Slow, available, isolated
+from engine.trials.loops import has_inner_loops
+from engine.trials.signature import check_kernel
 
 # Entries for each overwritten local. Size costs nothing but the room on a thread's stack, so the first is generous.
 _STACKS = (2**16, 2**18, 2**20, 2**12)

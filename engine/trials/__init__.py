@@ -1,0 +1,1 @@
+"""What users' kernels are put to before they are used: their signature, what they promise, their adjoint."""
