@@ -11,8 +11,7 @@ import pytest
 import evenflow
 from engine import BackendError, SettingError
 from training.tasks import TASKS
-from training.viewing import Show, untrained
-from training.viewing import film as record
+from training.viewing import Show, record, untrained
 from training.viewing.film import frame_count, frames
 
 pytestmark = pytest.mark.float64

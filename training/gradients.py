@@ -195,7 +195,7 @@ def _parameters(name: str, make: Callable) -> Iterator[Parameter]:
         raise SettingError(f"Expected gradient {name!r} with annotated parameters, got one where {error}.") from error
     for parameter in signature.parameters.values():
         kind = hints.get(parameter.name)
-        if kind not in _KINDS or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+        if kind is None or kind not in _KINDS or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             raise SettingError(
                 f"Expected parameters of gradient {name!r} annotated as AdjointRule, GradientEstimator, float or int, "
                 f"got {parameter}."

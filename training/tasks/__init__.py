@@ -2,7 +2,7 @@
 
 import inspect
 from dataclasses import MISSING, fields, is_dataclass
-from typing import Any, Protocol, get_type_hints
+from typing import Any, ClassVar, Protocol, get_type_hints
 
 from engine import SettingError
 from engine.registry import SHIPPED, Registry, registering
@@ -27,15 +27,17 @@ class TaskOptions(Protocol):
     such as ("poles", (1, 2, 3, 4)); without it that is the first option, at its default.
     """
 
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
     def build(self) -> Task:
         """The task with these options."""
         ...
 
 
-TASKS: Registry[type[TaskOptions]] = Registry("task")
+TASKS: Registry[Any] = Registry("task")
 
 
-def register_task(name: str, options: type[TaskOptions]) -> None:
+def register_task(name: str, options: Any) -> None:
     """Offer a task under a name, at every door: list, train, view, report, bench, check.
 
     Args:
@@ -64,12 +66,12 @@ def register_task(name: str, options: type[TaskOptions]) -> None:
     TASKS.register(name, options)
 
 
-def task_options(name: str) -> type[TaskOptions]:
+def task_options(name: str) -> Any:
     """The options of the task with this name; SettingError if there is none."""
     return TASKS[name]
 
 
-def task_name(options: TaskOptions) -> str:
+def task_name(options: Any) -> str:
     """The name under which options of exactly this class are registered."""
     for name, kind in TASKS.items():
         if type(options) is kind:
@@ -77,16 +79,16 @@ def task_name(options: TaskOptions) -> str:
     raise SettingError(f"Expected options of a registered task, got {options!r}; call register_task.")
 
 
-def difficulty_of(options: type[TaskOptions]) -> tuple[str, tuple[Any, ...]]:
+def difficulty_of(options: Any) -> tuple[str, tuple[Any, ...]]:
     """(the option that makes a task harder, values that benchmarks use)."""
-    first = fields(options)[0]  # pyright: ignore[reportArgumentType]
+    first = fields(options)[0]
     return getattr(options, "difficulty", (first.name, (first.default,)))
 
 
 def build_task(name: str, **options: Any) -> Task:
     """The task with this name; options as in its dataclass, e.g. `build_task("cart-pole", poles=2)`."""
     kind = task_options(name)
-    known = [entry.name for entry in fields(kind)]  # pyright: ignore[reportArgumentType]
+    known = [entry.name for entry in fields(kind)]
     for option in options:
         if option not in known:
             raise SettingError(f"Expected options of {name} among {', '.join(known)}, got {option!r}.")
