@@ -2,15 +2,17 @@
 
 import math
 from dataclasses import dataclass, replace
+from functools import partial
 
 import pytest
+import taichi as ti
 import torch
 from conftest import tensor_options
 
 import engine
-from engine import FULL, CartPole, SettingError
+from engine import FULL, AdjointError, CartPole, KernelSystem, SettingError
 from policies import MLP
-from training import Clipping, Member, Objective, Trainer, TrainingSettings, build_task, gradient_named
+from training import Clipping, Member, Objective, Quadratic, Task, Trainer, TrainingSettings, build_task, gradient_named
 
 pytestmark = pytest.mark.float64
 
@@ -265,3 +267,26 @@ def test_the_papers_defaults():
     assert trainer.updates_per_epoch == 32
     assert trainer._optimiser.optimiser.defaults["eps"] == 1e-7
     assert engine.current().dtype == torch.float64
+
+
+@ti.kernel
+def far_root(x: ti.types.ndarray(ndim=2), u: ti.types.ndarray(ndim=2), y: ti.types.ndarray(ndim=2)):
+    for b in range(x.shape[0]):
+        away = ti.abs(x[b, 0] - 37.0)
+        y[b, 0] = u[b, 0] + ti.max(ti.sqrt(away), 0.5)
+
+
+def test_a_users_kernel_is_tried_where_its_task_starts():
+    """Its adjoint is NaN at 37 alone, where every sample begins and no random state comes."""
+
+    def trainer(start):
+        system = KernelSystem(far_root, (1,), (1,))
+        make = partial(MLP, (1,), (1,), (4,))
+        sample = lambda count, draw: torch.full((count, 1), start, dtype=torch.float64)  # noqa: E731
+        task = Task("far-root", system, Quadratic((1.0,), 0.1), sample, 3, make)  # pyright: ignore[reportArgumentType]
+        trainer = Trainer(task, [Member()], TrainingSettings(batch_size=4, train_samples=4, test_samples=4))
+        return trainer.update(next(trainer.batches()))
+
+    assert torch.isfinite(trainer(30.0)).all()
+    with pytest.raises(AdjointError, match="got nan for state"):
+        trainer(37.0)
