@@ -190,7 +190,7 @@ def settle(figure: Figure) -> None:
     for axes in figure.axes:
         values = np.concatenate([np.empty(0), *(np.ravel(line.get_ydata()) for line in axes.lines)]).astype(float)
         if axes.get_yscale() == "log" and not (np.isfinite(values) & (values > 0)).any():
-            axes.set(yscale="linear", ylim=(0, 1), yticks=[])
+            axes.set(yscale="linear", ylim=(0, 1), xticks=[], yticks=[])
             axes.text(0.5, 0.5, "nothing finite to show", transform=axes.transAxes, ha="center", va="center")
 
 
@@ -207,8 +207,8 @@ def plain_log(axis: Axis) -> None:
     Numbers are all written out, or all as 1e-8 where some would have more than four places before their first digit.
     """
     low, high = sorted(axis.get_view_interval())
-    if not low > 0:
-        return  # nothing to show
+    if not 0 < low <= high < math.inf:  # nothing to show, as `settle` will say
+        return
     subs = (1,) if high >= 100 * low else (1, 2, 5) if high > 10 * low else tuple(range(1, 10))
     axis.set_major_locator(LogLocator(subs=subs))
     if len(_inside(axis.get_majorticklocs(), low, high)) < 2:
