@@ -61,7 +61,7 @@ class Train(Generic[Options]):
 
     options: tyro.conf.OmitArgPrefixes[Options]
     gradients: tuple[str, ...] = ("R", "C")
-    """Letters or names, as `evenflow list` shows them."""
+    """As `evenflow list` shows them, such as C or "clip-norm(R, 1)"."""
     seeds: int = 4
     """How many seeds for each gradient; seeds are paired: same data, same initial weights."""
     first_seed: int = 0
@@ -169,9 +169,9 @@ class List:
         tasks = Table("task", "what it is", "options", title="Tasks")
         for name, kind in TASKS.items():
             tasks.add_row(name, summary(kind), ", ".join(f"{key}={value}" for key, value in vars(kind()).items()))
-        gradients = Table("letter", "name", "what flows back", title="Gradients")
-        for entry in GRADIENTS:
-            gradients.add_row(entry.letter, entry.name, entry.description)
+        gradients = Table("gradient", "also", "what flows back", "from", title="Gradients")
+        for name, entry in GRADIENTS.items():
+            gradients.add_row(entry.usage, ", ".join(entry.aliases), entry.description, GRADIENTS.origin(name))
         optimisers = Table("name", "displacement for each unit of learning rate, downhill", title="Optimisers")
         optimisers.columns[0].no_wrap = True
         for name, optimiser in OPTIMISERS.items():

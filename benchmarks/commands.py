@@ -64,7 +64,7 @@ class Variants(Generic[Options]):
     difficulties: tuple[float, ...] = ()
     """Values of the option that makes the task harder; by default the paper's."""
     gradients: tuple[str, ...] = ("R", "M", "S", "C")
-    """Letters or names."""
+    """As `evenflow list` shows them, such as C or "clip-norm(R, 1)"."""
     clippings: tuple[str, ...] = ("none",)
     """none, value or norm, at 1."""
     learning_rates: tuple[float, ...] = (1e-3,)

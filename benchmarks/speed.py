@@ -32,7 +32,8 @@ from engine import RunError, init
 from engine.checks import one_of, whole
 from engine.norms import norm
 from policies import MLP
-from training import GRADIENTS, Member, Trainer, build_task, gradient_named
+from training import Member, Trainer, build_task, gradient_named
+from training.gradients import constants
 from training.outputs import check_new_file
 from training.task import generator
 
@@ -68,15 +69,15 @@ def alone(rounds: int, task: str) -> dict[str, Any]:
     peers.use_one_core()
     init("cpu", "float32", threads=1)
     updates, trainers, errors = {}, {}, {}
-    for entry in GRADIENTS:
-        trainer, initial = make_trainer(task, entry.letter)
-        updates["Evenflow", entry.letter] = lambda trainer=trainer, initial=initial: trainer.update(initial)
-        trainers[entry.letter] = (trainer, initial)
+    for letter in constants():
+        trainer, initial = make_trainer(task, letter)
+        updates["Evenflow", letter] = lambda trainer=trainer, initial=initial: trainer.update(initial)
+        trainers[letter] = (trainer, initial)
         for side, (module, make) in peers_of(task).items():
             if importlib.util.find_spec(module) is not None:
-                peer = make(trainer, initial, entry.letter)
+                peer = make(trainer, initial, letter)
                 errors[side] = max(errors.get(side, 0.0), disagreement(trainer, initial, peer))
-                updates[side, entry.letter] = peer.update
+                updates[side, letter] = peer.update
     times = in_turns(updates, rounds)
     result: dict[str, Any] = {"ms": defaultdict(dict), "disagreement": errors, "phases": {}}
     for (side, letter), values in times.items():
@@ -191,7 +192,7 @@ def _machine() -> dict[str, Any]:
 
 
 def _print_updates(console: Console, alone: dict[str, Any]) -> None:
-    letters = [entry.letter for entry in GRADIENTS]
+    letters = constants()
     ours = alone["ms"]["Evenflow"]
     table = _table("ms", *letters, "C/R", "ours/theirs", "differs", title="One update, one core")
     for side, times in alone["ms"].items():

@@ -19,6 +19,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocat
 
 from engine import RunError
 from training.files import reason, write_ours, write_whole
+from training.grammar import parts
 from training.viewing import GRADIENT_COLOURS, GRADIENT_DASHES
 
 WIDEST = 8.5
@@ -89,7 +90,7 @@ def styles_of(names: Iterable[str]) -> dict[str, Style]:
     taken: set[tuple[int, str]] = {(dashes, "") for dashes in _OF_LETTER.values()}
     others = 0
     for name in dict.fromkeys(names):
-        letter = name.split(",")[0]
+        letter = parts(name)[0]
         if name in _OF_LETTER:
             found[name] = Style(COLOURS[name], _OF_LETTER[name], "")
             continue

@@ -109,7 +109,7 @@ def test_older_checkpoints_are_read_with_the_help_of_their_run(run, tmp_path):
 
 
 MISTAKES = [
-    (("Q",), SettingError, r"a gradient among R \(full\)"),
+    (("Q",), SettingError, r"a gradient among R, M"),
     (("M",), SettingError, r"a controller of .* among R,0, R,3, C,0, C,3, got 'M'"),
     (("R", 1), SettingError, r"among R,0, R,3, C,0, C,3, got 'R,1'"),
     ((None, 7), SettingError, r"among .*, got '7'"),

@@ -8,9 +8,9 @@ from rich.console import Console
 from benchmarks.speed import TASKS, apart_by, disagreement, make_trainer, peers_of, speed
 from benchmarks.timing import PHASES
 from engine import SettingError
-from training import GRADIENTS
+from training.gradients import constants
 
-LETTERS = [entry.letter for entry in GRADIENTS]
+LETTERS = constants()
 
 
 @pytest.mark.float32

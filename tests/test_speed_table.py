@@ -7,10 +7,10 @@ from rich.console import Console
 
 from benchmarks.speed import _print_ensemble, _print_phases, _print_updates
 from benchmarks.timing import PHASES
-from training import GRADIENTS
+from training.gradients import constants
 
 pytestmark = pytest.mark.float64
-LETTERS = [entry.letter for entry in GRADIENTS]
+LETTERS = constants()
 SIDES = ("Evenflow", "JAX, jax.grad", "JAX, by hand", "torch eager")
 
 

@@ -159,7 +159,7 @@ class TestControllers:
 
     def test_adjoints_are_those_of_the_sweeps_and_c_keeps_where_signs_agree(self, run):
         controller = watched(f"{run}@R,0")
-        variants = [entry for entry in evenflow.GRADIENTS if entry.letter in "RMC"]
+        variants = [evenflow.gradient_named(text) for text in "RMC"]
         simulation = Simulation(controller, variants)
         initial = simulation.initial(0)
         adjoints = simulation.run(initial, 2).adjoints

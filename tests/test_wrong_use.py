@@ -27,7 +27,6 @@ from engine import (
 from engine.tape import RolloutTape
 from policies import Linear
 from training import (
-    GRADIENTS,
     Backpropagation,
     Member,
     Objective,
@@ -36,6 +35,7 @@ from training import (
     Trainer,
     TrainingSettings,
     build_task,
+    gradient_named,
 )
 
 BATCH, HORIZON = 3, 4
@@ -289,7 +289,7 @@ def test_rules_that_are_no_list_are_named():
     [
         (lambda: Member("R"), r"got 'R'; write gradient_named\('R'\)\.estimator"),
         (lambda: Member(estimator=FULL), r"got a PathRule, which is an adjoint rule; write Backpropagation\(rule\)"),
-        (lambda: Member(GRADIENTS[0]), r"got a NamedGradient; give its \.estimator"),
+        (lambda: Member(gradient_named("R")), r"got a Gradient; give its \.estimator"),
         (lambda: Member(Backpropagation), r"got the class Backpropagation; make one: Backpropagation\(\.\.\.\)"),
         (lambda: Member(None), "got None; it needs a tuple of rules and a method combine"),
         (lambda: Member(3), "got 3; it needs"),

@@ -3,15 +3,9 @@
 from training.checkpoint import describe_checkpoint
 from training.clipping import Clipping
 from training.controllers import load_controller, load_task
-from training.estimators import (
-    GRADIENTS,
-    Backpropagation,
-    GradientEstimator,
-    NamedGradient,
-    SignAgreement,
-    gradient_named,
-)
+from training.estimators import Backpropagation, GradientEstimator, SignAgreement
 from training.experiment import Experiment, resume, train
+from training.gradients import GRADIENTS, Gradient, gradient_named, register_gradient
 from training.objectives import Objective, Quadratic
 from training.optimisers import OPTIMISERS, EnsembleOptimiser
 from training.run import RunDirectory, read_checkpoint
@@ -29,9 +23,9 @@ __all__ = [
     "EnsembleOptimiser",
     "EpochRecord",
     "Experiment",
+    "Gradient",
     "GradientEstimator",
     "Member",
-    "NamedGradient",
     "Objective",
     "PolicyFactory",
     "Quadratic",
@@ -47,6 +41,7 @@ __all__ = [
     "load_controller",
     "load_task",
     "read_checkpoint",
+    "register_gradient",
     "resume",
     "task_options",
     "train",

@@ -18,8 +18,9 @@ from safetensors.torch import save
 
 from engine import RunError, SettingError
 from training.checks import check_types
-from training.estimators import GRADIENTS
+from training.estimators import GradientEstimator
 from training.files import write_whole
+from training.gradients import text_of
 from training.optimisers import settings_from_file, settings_to_file
 from training.trainer import Divergence, Trainer
 
@@ -65,10 +66,9 @@ def settings_of(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def describe(trainer: Trainer, config: Mapping[str, Any]) -> dict[str, Any]:
     """What a trainer trains, as plain values; `config` is its run's."""
-    letters = {entry.estimator: entry.letter for entry in GRADIENTS}
     members = [
         {
-            "gradient": letters.get(member.estimator, type(member.estimator).__name__),
+            "gradient": _text(member.estimator),
             "seed": member.seed,
             "learning_rate": member.learning_rate,
             "clipping": member.clipping.kind,
@@ -76,6 +76,14 @@ def describe(trainer: Trainer, config: Mapping[str, Any]) -> dict[str, Any]:
         for member in trainer.members
     ]
     return {"members": members, "policy": trainer.policy.architecture, "config": settings_of(config)}
+
+
+def _text(estimator: GradientEstimator) -> str:
+    """What a gradient is called: its text, or the name of a class that nobody has registered."""
+    try:
+        return text_of(estimator)
+    except SettingError:
+        return type(estimator).__name__
 
 
 def write_checkpoint(path: Path, trainer: Trainer, config: Mapping[str, Any]) -> None:

@@ -9,8 +9,8 @@ import torch
 from engine import RunError, SettingError, current
 from policies import Policy, PolicyError, policy_from
 from training.checkpoint import Checkpoint, load_checkpoint
-from training.estimators import gradient_named
 from training.experiment import Experiment
+from training.gradients import gradient_named
 from training.run import RunDirectory, epoch_of
 from training.task import Task
 
@@ -30,7 +30,7 @@ def load_controller(
 
     Args:
         run: the run directory, or one of its checkpoints, which by itself says what it holds.
-        gradient: letter or name.
+        gradient: its text, such as C or clip-norm(R, 1).
         seed: of the training. Of those that fit, that with the lowest test loss at that epoch.
         epoch: one with a checkpoint; by default the last.
 
@@ -76,17 +76,17 @@ def checkpoint_at(run: RunDirectory, epoch: int | None = None) -> Path:
 def fitting_members(labels: Sequence[Label], gradient: str | None, seed: int | None, what: str) -> list[int]:
     """Indices of the members with a gradient and a seed, where those are given; SettingError if there are none."""
     if gradient is not None and not isinstance(gradient, str):
-        raise SettingError(f"Expected a gradient by its letter or name, got {gradient!r}.")
+        raise SettingError(f"Expected a gradient as text such as C, got {gradient!r}.")
     if seed is not None and (not isinstance(seed, int) or isinstance(seed, bool)):
         raise SettingError(f"Expected a seed as a whole number, got {seed!r}.")
-    letter = None if gradient is None else gradient_named(gradient).letter
+    text = None if gradient is None else gradient_named(gradient).text
     found = [
         index
         for index, label in enumerate(labels)
-        if letter in (None, label["gradient"]) and seed in (None, label["seed"])
+        if text in (None, label["gradient"]) and seed in (None, label["seed"])
     ]
     if not found:
-        wanted = ",".join(str(part) for part in (letter, seed) if part is not None)
+        wanted = ",".join(str(part) for part in (text, seed) if part is not None)
         raise SettingError(f"Expected {what} among {_named(labels)}, got {wanted!r}.")
     return found
 

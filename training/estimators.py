@@ -6,14 +6,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 
-from engine import (
-    FULL,
-    ONE_STEP,
-    PHYSICS_ONLY,
-    POLICY_ONLY,
-    AdjointRule,
-    SettingError,
-)
+from engine import FULL, AdjointRule, SettingError
 from engine.contracts import check_rule, check_tensor, described
 
 
@@ -41,7 +34,7 @@ def check_estimator(estimator: Any) -> None:
         return
     elif isinstance(estimator, str):
         hint = f"; write gradient_named({estimator!r}).estimator"
-    elif isinstance(estimator, NamedGradient):
+    elif hasattr(estimator, "estimator"):
         hint = "; give its .estimator"
     elif hasattr(estimator, "uses_physics"):
         hint = ", which is an adjoint rule; write Backpropagation(rule)"
@@ -109,33 +102,3 @@ class SignAgreement:
         if not torch.isfinite(kept.sum()):  # an infinite component times 0 is not 0
             kept = torch.where(agree > 0.0, base, torch.zeros_like(base))
         return kept
-
-
-@dataclass(frozen=True)
-class NamedGradient:
-    """An estimator as users name it: by the paper's letter or in words."""
-
-    letter: str
-    name: str
-    estimator: GradientEstimator
-    description: str
-
-
-_PHYSICS, _FULL = Backpropagation(PHYSICS_ONLY), Backpropagation(FULL)
-
-GRADIENTS: tuple[NamedGradient, ...] = (
-    NamedGradient("R", "full", _FULL, "full backpropagation, through physics and policy"),
-    NamedGradient("M", "physics-only", _PHYSICS, "through the physics; the state entering the policy is stopped"),
-    NamedGradient("S", "one-step", Backpropagation(ONE_STEP), "one step deep; both paths are stopped"),
-    NamedGradient("N", "policy-only", Backpropagation(POLICY_ONLY), "through the policy; the simulator is stopped"),
-    NamedGradient("C", "combined", SignAgreement(_PHYSICS, _FULL), "M where its sign agrees with R's, else 0"),
-)
-
-
-def gradient_named(name: str) -> NamedGradient:
-    """The gradient with this letter or name; SettingError if there is none."""
-    for entry in GRADIENTS:
-        if name.lower() in (entry.letter.lower(), entry.name):
-            return entry
-    known = ", ".join(f"{entry.letter} ({entry.name})" for entry in GRADIENTS)
-    raise SettingError(f"Expected a gradient among {known}, got {name!r}.")

@@ -3,9 +3,11 @@
 import itertools
 import time
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -13,9 +15,10 @@ from engine import BudgetError, RunError, SettingError, current
 from engine.checks import plain, real, whole
 from training.checks import check_types
 from training.clipping import Clipping
-from training.estimators import gradient_named
 from training.files import reason
+from training.gradients import gradient_named
 from training.optimisers import made_before, settings_from_file, settings_to_file
+from training.ordering import sweep_order
 from training.run import RunDirectory, epoch_of
 from training.stopping import Stopping
 from training.tasks import TaskOptions, task_options
@@ -28,9 +31,10 @@ class Experiment:
 
     Attributes:
         task: name; options: of the task.
-        gradients: letters or names; equal positions of different gradients are paired by seed.
+        gradients: their texts, such as C or clip-norm(R, 1).
         seeds: the seeds themselves.
         variants: (gradient, clipping, learning rate) to train instead of the whole grid of them.
+        order: of the gradients in the ensemble; chosen where it is not given, and then kept in the run.
         milestones: epochs whose checkpoints stay; of the others only the last two do. None keeps every checkpoint.
     """
 
@@ -44,6 +48,7 @@ class Experiment:
     checkpoint_every: int = 10
     variants: tuple[tuple[str, str, float], ...] = ()
     milestones: tuple[int, ...] | None = None
+    order: tuple[str, ...] = ()
     settings: TrainingSettings = field(default_factory=TrainingSettings)
 
     def __post_init__(self):
@@ -66,17 +71,20 @@ class Experiment:
         if self.milestones is not None:
             kept = tuple(whole("milestones as epochs of at least 0", epoch, least=0) for epoch in self.milestones)
             object.__setattr__(self, "milestones", kept)
-        letters = tuple(gradient_named(name).letter for name in self.gradients)
-        if len(set(letters)) < len(letters):
+        texts = tuple(gradient_named(text).text for text in self.gradients)
+        if len(set(texts)) < len(texts):
             raise SettingError(f"Expected each gradient once, got {list(self.gradients)}.")
-        object.__setattr__(self, "gradients", letters)
+        object.__setattr__(self, "gradients", texts)
         variants = tuple(
-            (gradient_named(name).letter, clipping, real("learning rates above 0", rate))
-            for name, clipping, rate in self.variants
+            (gradient_named(text).text, clipping, real("learning rates above 0", rate))
+            for text, clipping, rate in self.variants
         )
         if len(set(variants)) < len(variants):
             raise SettingError(f"Expected variants without repetition, got {list(variants)}.")
         object.__setattr__(self, "variants", variants)
+        members = {text for text, _, _ in self._variants()}
+        if self.order and sorted(self.order) != sorted(members):
+            raise SettingError(f"Expected an order of the gradients {', '.join(members)}, got {', '.join(self.order)}.")
 
     @property
     def task_options(self) -> TaskOptions:
@@ -91,13 +99,18 @@ class Experiment:
 
     def labels(self) -> list[dict[str, Any]]:
         """What sets each member apart, in the order of the ensemble."""
-        # Estimators that share sweeps stand side by side, so that a sweep covers no one who does not need it.
-        variants = self.variants or itertools.product(self.gradients, self.clippings, self.learning_rates)
         return [
-            {"gradient": letter, "clipping": clipping, "learning_rate": rate, "seed": seed}
-            for letter, clipping, rate in sorted(variants, key=lambda variant: "NRCMS".index(variant[0]))
+            {"gradient": text, "clipping": clipping, "learning_rate": rate, "seed": seed}
+            for text, clipping, rate in sorted(self._variants(), key=lambda variant: self._order.index(variant[0]))
             for seed in self.seeds
         ]
+
+    @cached_property
+    def _order(self) -> tuple[str, ...]:
+        return tuple(self.order) or sweep_order(Counter(text for text, _, _ in self._variants()))
+
+    def _variants(self) -> list[tuple[str, str, float]]:
+        return list(self.variants or itertools.product(self.gradients, self.clippings, self.learning_rates))
 
     def members(self) -> list[Member]:
         """The members, in the order of `labels`."""
@@ -117,10 +130,10 @@ class Experiment:
 
     def to_config(self) -> dict[str, Any]:
         """Plain values that `from_config` reads back, with the runtime they were used on."""
-        config = asdict(self)
+        config = {**asdict(self), "order": self._order}
         config["options"] = asdict(self.task_options)
         config["settings"] = settings_to_file(config["settings"])
-        for name in ("gradients", "seeds", "learning_rates", "clippings", "variants"):
+        for name in ("gradients", "seeds", "learning_rates", "clippings", "variants", "order"):
             config[name] = [list(value) if isinstance(value, tuple) else value for value in config[name]]
         if self.milestones is not None:
             config["milestones"] = list(self.milestones)
@@ -138,6 +151,7 @@ class Experiment:
             for name in ("gradients", "seeds", "learning_rates", "clippings"):
                 values[name] = tuple(values[name])
             values["variants"] = tuple(tuple(variant) for variant in values.get("variants", ()))
+            values["order"] = tuple(values.get("order", ()))
             values["settings"] = settings_from_file(values["settings"])
             if values.get("milestones") is not None:
                 values["milestones"] = tuple(values["milestones"])

@@ -112,6 +112,11 @@ def gradient_named(text: str) -> Gradient:
     return Gradient(canonical, _as_estimator(made))
 
 
+def constants() -> list[str]:
+    """Texts of the gradients that ship and take no arguments, in their order."""
+    return [name for name in GRADIENTS.of(SHIPPED) if not GRADIENTS[name].parameters]
+
+
 def text_of(gradient: Any) -> str:
     """The canonical text of a rule or an estimator made of registered constructors; SettingError for any other."""
     made = gradient.rule if isinstance(gradient, Backpropagation) else gradient
@@ -128,8 +133,8 @@ def text_of(gradient: Any) -> str:
 
 
 def rank_of(text: str) -> int:
-    """Rank in tables and legends: gradients in the order in which their outermost names were registered."""
-    entry = _constructor(parse(text).name)
+    """Rank in tables and legends: by the order in which outermost names were registered, unknown ones last."""
+    entry = _constructor(text.partition("(")[0].strip())
     return list(GRADIENTS).index(entry.name) if entry is not None else len(GRADIENTS)
 
 

@@ -38,6 +38,18 @@ def parse(text: str) -> Call:
     return call
 
 
+def parts(text: str) -> list[str]:
+    """The parts of a text between the commas that stand in no parentheses, as of `clip-norm(R, 1),3`."""
+    found, depth = [""], 0
+    for letter in text:
+        depth += {"(": 1, ")": -1}.get(letter, 0)
+        if letter == "," and depth <= 0:
+            found.append("")
+        else:
+            found[-1] += letter
+    return [part.strip() for part in found]
+
+
 class _Reader:
     """Reads a text from left to right."""
 

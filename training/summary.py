@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from training.gradients import rank_of
+
 _NOT_SET_APART = ("seed",)
 
 
@@ -14,7 +16,7 @@ class Group:
 
     Attributes:
         name: for people, such as "C" or "C, clipping norm"; only what differs between groups is named.
-        gradient: letter of the estimator.
+        gradient: its text.
         members: their indices.
     """
 
@@ -40,7 +42,7 @@ class Outcome:
 
 
 def groups(labels: Sequence[dict[str, Any]]) -> list[Group]:
-    """Group the members of an experiment, in the order of R, M, S, N, C and of their other settings."""
+    """Group the members of an experiment, in the order of their gradients, then of their other settings."""
     found: dict[tuple, list[int]] = {}
     keys = [key for key in labels[0] if key not in _NOT_SET_APART]
     for index, label in enumerate(labels):
@@ -51,7 +53,7 @@ def groups(labels: Sequence[dict[str, Any]]) -> list[Group]:
         named = dict(zip(keys, values, strict=True))
         parts = [named["gradient"], *(f"{key.replace('_', ' ')} {named[key]:}" for key in varying)]
         result.append(Group(", ".join(parts), named["gradient"], tuple(members)))
-    return sorted(result, key=lambda group: "RMSNC".index(group.gradient))
+    return sorted(result, key=lambda group: rank_of(group.gradient))
 
 
 def outcomes(

@@ -23,8 +23,8 @@ def check_study(kind: type, config: Mapping[str, Any], file: Path) -> None:
         check_types(options, values["options"])
         for value in values["difficulties"]:
             check_types(options, {options.difficulty[0]: value})
-        for name in values["gradients"]:
-            gradient_named(name)
+        for text in values["gradients"]:
+            gradient_named(text)
         for name in values["clippings"]:
             Clipping(name)
         if not values["difficulties"]:
@@ -59,7 +59,7 @@ def check_result(study: Mapping[str, Any], result: Mapping[str, Any], where: str
             result["difficulty"] in study["difficulties"]
             and options[kind.difficulty[0]] == result["difficulty"]
             and options["horizon"] >= 1
-            and result["gradient"] in [gradient_named(name).letter for name in study["gradients"]]
+            and result["gradient"] in [gradient_named(text).text for text in study["gradients"]]
             and result["clipping"] in study["clippings"]
             and result["learning_rate"] in study["learning_rates"]
             and result["epochs"] == study["epochs"]

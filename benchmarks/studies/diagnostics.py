@@ -6,6 +6,7 @@ first gradient there is, are taken, its test states rolled out once, and every v
 
 import json
 import math
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,15 @@ import torch
 from benchmarks.studies.report import reported
 from benchmarks.studies.study import Study, weights_at
 from benchmarks.style import legend_below, panel_figure, plain_log, save_ours, styles_of
-from engine import FULL, ONE_STEP, PHYSICS_ONLY, POLICY_ONLY, AdjointRule, Rollout, current
+from engine import FULL, PHYSICS_ONLY, AdjointRule, Rollout, SettingError, current
 from engine.norms import norm
-from training import gradient_named
+from training import Backpropagation, Gradient, SignAgreement, gradient_named
+from training.estimators import combined
 from training.files import write_ours
+from training.gradients import constants, rank_of, text_of
 
-RULES: dict[str, AdjointRule] = {"R": FULL, "M": PHYSICS_ONLY, "S": ONE_STEP, "N": POLICY_ONLY}
+_FULL, _PHYSICS = (text_of(rule) for rule in (FULL, PHYSICS_ONLY))
+_COMBINED = text_of(SignAgreement(Backpropagation(PHYSICS_ONLY), Backpropagation(FULL)))
 QUANTILES = (0.05, 0.5, 0.95)
 _EXPLODED = 1e3
 
@@ -71,11 +75,12 @@ def diagnose(study: Study, out: Path, samples: int = 64) -> list[Diagnosis]:
     """Diagnose every difficulty at every milestone whose weights are finite."""
     found = []
     results = reported(out)
+    gradients = list(dict.fromkeys(gradient_named(text) for text in (*constants(), *study.gradients)))
     for difficulty in study.difficulties:
         here = [result for result in results if result["difficulty"] == difficulty]
         if not here:
             continue
-        chosen = min(here, key=lambda result: ("RMSNC".index(result["gradient"]), result["seed"]))
+        chosen = min(here, key=lambda result: (rank_of(result["gradient"]), result["seed"]))
         task = study.experiment(difficulty, range(1)).task_options.build()
         policy = task.policy(members=1, dtype=current().dtype, device=current().device)
         rollout = Rollout(task.system, policy, task.horizon, samples)
@@ -85,7 +90,7 @@ def diagnose(study: Study, out: Path, samples: int = 64) -> list[Diagnosis]:
                 policy.theta.copy_(weights_at(out, study, chosen, epoch).unsqueeze(0))
             losses = rollout.forward(initial, task.objective)
             if losses is not None and torch.isfinite(losses).all():
-                found.append(_diagnosis(difficulty, epoch, rollout, task.objective))
+                found.append(_diagnosis(difficulty, epoch, rollout, task.objective, gradients))
     return found
 
 
@@ -96,41 +101,52 @@ def write_diagnostics(found: list[Diagnosis], study: Study, out: Path) -> list[P
     return [write_ours(out / "diagnostics.json", text), *figures]
 
 
-def _diagnosis(difficulty: Any, epoch: int, rollout: Rollout, objective) -> Diagnosis:
-    horizon, norms, watched = rollout.horizon, {}, Watched(FULL)
+def rules_of(gradients: Iterable[Gradient]) -> dict[str, AdjointRule]:
+    """All rules that these gradients sweep with, by their text."""
+    return {_text(rule): rule for gradient in gradients for rule in gradient.estimator.rules}
+
+
+def _text(rule: AdjointRule) -> str:
+    """A rule's text, or what it looks like if nothing of its kind is registered."""
+    try:
+        return text_of(rule)
+    except SettingError:
+        return repr(rule)
+
+
+def _diagnosis(difficulty: Any, epoch: int, rollout: Rollout, objective, variants: Sequence[Gradient]) -> Diagnosis:
+    horizon, norms, watched, rules = rollout.horizon, {}, Watched(FULL), rules_of(variants)
 
     def note(rule, part, adjoints, cotangents) -> None:
         sizes = norm(adjoints.flatten(2))
         norms.setdefault(rule, torch.zeros(horizon + 1, sizes.shape[1], dtype=sizes.dtype))
         norms[rule][part.start : part.stop + 1] = sizes.cpu()
 
-    result = rollout.backward([*RULES.values(), watched], objective, inspect=note)
-    gradients = {letter: result.parameters[rule].double() for letter, rule in RULES.items()}
-    gradients["C"] = gradient_named("C").estimator.combine(
-        {rule: result.parameters[rule].double() for rule in (FULL, PHYSICS_ONLY)}
-    )
+    result = rollout.backward([*rules.values(), watched], objective, inspect=note)
+    of_rules = {rule: result.parameters[rule].double() for rule in rules.values()}
+    gradients = {variant.text: combined(variant.estimator, of_rules) for variant in variants}
     profiles = {
-        letter: torch.quantile(norms[rule].double(), torch.tensor(QUANTILES, dtype=torch.float64), dim=1).T
-        for letter, rule in RULES.items()
+        text: torch.quantile(norms[rule].double(), torch.tensor(QUANTILES, dtype=torch.float64), dim=1).T
+        for text, rule in rules.items()
     }
-    letters = list(gradients)
+    texts = list(gradients)
     cosines = {
         f"{one} {other}": float((_scaled(gradients[one]) * _scaled(gradients[other])).sum())
-        for index, one in enumerate(letters)
-        for other in letters[index + 1 :]
+        for index, one in enumerate(texts)
+        for other in texts[index + 1 :]
     }
-    physics = gradients["M"]
+    physics, kept = gradients[_PHYSICS], gradients[_COMBINED]
     return Diagnosis(
         difficulty,
         epoch,
         float(result.losses.mean()),
-        {letter: float(norm(gradient)) for letter, gradient in gradients.items()},
-        {letter: profile.tolist() for letter, profile in profiles.items()},
+        {text: float(norm(gradient)) for text, gradient in gradients.items()},
+        {text: profile.tolist() for text, profile in profiles.items()},
         [watched.ratios[t] for t in range(horizon)],
         cosines,
-        float((torch.sign(physics) == torch.sign(gradients["R"])).double().mean()),
-        float(norm(gradients["C"]) / norm(physics).clamp_min(torch.finfo(physics.dtype).tiny)) ** 2,
-        {letter: _exploded(profile[:, 1]) for letter, profile in profiles.items()},
+        float((torch.sign(physics) == torch.sign(gradients[_FULL])).double().mean()),
+        float(norm(kept) / norm(physics).clamp_min(torch.finfo(physics.dtype).tiny)) ** 2,
+        {text: _exploded(profile[:, 1]) for text, profile in profiles.items()},
     )
 
 
@@ -150,16 +166,17 @@ def _draw(found: list[Diagnosis], study: Study, path: Path) -> Path:
     """|λ_t| against the step: a panel for each difficulty at the last milestone, a line for each rule."""
     last = {entry.difficulty: entry for entry in found}
     figure, panels = panel_figure(len(last), "size of the adjoint |λ|")
-    styles = styles_of(RULES)
+    shown = rules_of(gradient_named(text) for text in study.gradients)
+    styles = styles_of(found[0].adjoint_norms)
     for axes, entry in zip(panels, last.values(), strict=True):
-        for letter, profile in entry.adjoint_norms.items():
-            if letter not in study.gradients:
+        for text, profile in entry.adjoint_norms.items():
+            if text not in shown:
                 continue
             values = np.where(np.array(profile) > 0, np.array(profile), math.nan)
             steps = np.flatnonzero(np.isfinite(values[:, 1]))
             low, middle, high = values[steps].T
-            axes.plot(steps, middle, **styles[letter].line(len(steps)), label=letter)
-            axes.fill_between(steps, low, high, color=styles[letter].colour, alpha=0.15, linewidth=0)
+            axes.plot(steps, middle, **styles[text].line(len(steps)), label=text)
+            axes.fill_between(steps, low, high, color=styles[text].colour, alpha=0.15, linewidth=0)
         axes.set(title=f"{study.difficulty} {entry.difficulty}, epoch {entry.epoch}", xlabel="step t", yscale="log")
         axes.grid(alpha=0.25)
     for axes in panels:

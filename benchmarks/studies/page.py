@@ -23,6 +23,7 @@ from engine import RunError
 from engine.norms import norm_of_array
 from training import Experiment, RunDirectory, gradient_named, task_options
 from training.files import is_ours, reason, write_ours, write_whole
+from training.gradients import constants, rank_of
 from training.optimisers import settings_from_file, settings_to_file
 from training.outputs import check_new_file
 from training.summary import groups, outcomes
@@ -30,7 +31,6 @@ from training.viewing import Show, Watched, member_of
 from training.viewing.drawings import GuiCanvas
 from training.viewing.simulation import Simulation
 
-_PROFILES = ("R", "M", "S", "C")
 _SAMPLES = 16
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 60em; margin: 2em auto; padding: 0 1em; }
@@ -106,7 +106,7 @@ def _run_parts(path: Path) -> tuple[str, list[tuple[str, str]]]:
         (f"Test loss after {epochs}", _table(heads, rows)),
         ("Curves", _run_curves(run, labels)),
         ("Last frames", _last_frames(controllers)),
-        ("Adjoint profile", _adjoint_profile(controllers)),
+        ("Adjoint profile", _adjoint_profile(controllers, experiment.gradients)),
         ("Configuration", _configuration(run.config)),
     ]
 
@@ -132,7 +132,7 @@ def _study_parts(path: Path) -> tuple[str, list[tuple[str, str]]]:
         (f"Test loss over {config['seeds']} paired seeds", _table(heads, rows)),
         ("Curves", "".join(_study_curves(path, axis, costs) for axis in curves)),
         ("Last frames", _last_frames(controllers)),
-        ("Adjoint profile", _adjoint_profile(controllers)),
+        ("Adjoint profile", _adjoint_profile(controllers, config["gradients"])),
         ("Configuration", _configuration(config)),
     ]
 
@@ -152,7 +152,7 @@ def _of_hardest(path: Path, config: dict[str, Any], results: Sequence[dict[str, 
         if key not in found or _loss(result["test_loss"][-1]) < _loss(found[key]["test_loss"][-1]):
             found[key] = result
     chosen = []
-    for (letter, clipping), result in sorted(found.items(), key=lambda item: "RMSNC".index(item[0][0])):
+    for (letter, clipping), result in sorted(found.items(), key=lambda item: rank_of(item[0][0])):
         member = member_of(RunDirectory.open(path / f"{name}-{hardest}" / result["run"]), result["member"])
         label = letter if clipping == "none" else f"{letter}, {clipping}"
         chosen.append(replace(member, name=f"{label}, {name} {hardest}, seed {result['seed']}"))
@@ -177,22 +177,23 @@ def _last_frames(controllers: Sequence[Watched]) -> str:
     return "".join(found)
 
 
-def _adjoint_profile(controllers: Sequence[Watched]) -> str:
-    """|λ_t| of every gradient along the last controller's rollouts: median and 5 to 95% over starts."""
+def _adjoint_profile(controllers: Sequence[Watched], trained: Sequence[str]) -> str:
+    """|λ_t| of what ships and was trained, along the last controller's rollouts: median and 5 to 95% over starts."""
     controller = controllers[-1]
-    simulation = Simulation(controller, [gradient_named(letter) for letter in _PROFILES])
+    gradients = list(dict.fromkeys(gradient_named(text) for text in (*constants(), *trained)))
+    simulation = Simulation(controller, gradients)
     last = max(len(controller.checkpoints) - 1, 0)
     swept = [simulation.run(simulation.initial(seed), last).adjoints for seed in range(_SAMPLES)]
     figure, (axes,) = new_figure(6, 3.8)
-    for letter, style in styles_of(_PROFILES).items():
-        norms = np.stack([norm_of_array(one[letter].reshape(len(one[letter]), -1)) for one in swept])
+    for text, style in styles_of(gradient.text for gradient in gradients).items():
+        norms = np.stack([norm_of_array(one[text].reshape(len(one[text]), -1)) for one in swept])
         norms = np.where(norms > 0, norms, np.nan)
         known = np.isfinite(norms).any(0)
         if not known.any():  # a controller whose every rollout diverges
             continue
         steps = np.flatnonzero(known)
         low, middle, high = np.nanquantile(norms[:, known], (0.05, 0.5, 0.95), axis=0)
-        axes.plot(steps, middle, **style.line(len(steps)), label=letter)
+        axes.plot(steps, middle, **style.line(len(steps)), label=text)
         axes.fill_between(steps, low, high, color=style.colour, alpha=0.15, linewidth=0)
     axes.set(xlabel="step t", ylabel="size of the adjoint |λ|", yscale="log")
     plain_log(axes.yaxis)
@@ -202,8 +203,8 @@ def _adjoint_profile(controllers: Sequence[Watched]) -> str:
     settle(figure)
     figure.savefig(buffer, format="png")
     caption = (
-        f"On the rollouts of {controller.name} from {_SAMPLES} starts: medians, and 5 to 95%. C: M's adjoint where its "
-        "sign agrees with R's, else 0."
+        f"On the rollouts of {controller.name} from {_SAMPLES} starts: medians, and 5 to 95%. A gradient of several "
+        "sweeps combines their adjoints: C is M's where its sign agrees with R's, else 0."
     )
     return _figure(buffer.getvalue(), caption)
 

@@ -22,13 +22,15 @@ from benchmarks.style import (
     save_ours,
     styles_of,
 )
-from engine import RunError, SettingError
+from engine import FULL, RunError, SettingError
 from training import task_options
 from training.files import write_ours
+from training.gradients import rank_of, text_of
 from training.optimisers import optimiser_named, settings_to_file
 
 AXES = {"epochs": "epoch", "steps": "simulator steps", "time": "seconds of one training"}
 SPREADS = ("interval", "std")
+_FULL = text_of(FULL)
 
 
 @dataclass(frozen=True)
@@ -79,10 +81,11 @@ def table(out: Path, threshold: float | None, costs: dict[str, dict[str, Any]]) 
         low, high = interval(losses)
         wins = sum(loss < threshold for loss in losses) if threshold is not None else None
         rate = None if wins is None else success_interval(wins, len(losses))
-        full = {result["seed"]: final_loss(result) for result in _grouped(results).get((difficulty, "R", clipping), [])}
+        of_full = _grouped(results).get((difficulty, _FULL, clipping), [])
+        full = {result["seed"]: final_loss(result) for result in of_full}
         pairs = [(final_loss(result), full[result["seed"]]) for result in group if result["seed"] in full]
         cost = costs.get(str(difficulty), {})
-        mine, of_full = cost.get(letter), cost.get("R")
+        mine, cost_of_full = cost.get(letter), cost.get(_FULL)
         rows.append(
             Row(
                 difficulty,
@@ -97,9 +100,9 @@ def table(out: Path, threshold: float | None, costs: dict[str, dict[str, Any]]) 
                 rate[0] if rate else None,
                 rate[1] if rate else None,
                 sum(math.isinf(loss) for loss in losses) / len(losses),
-                probability_better(*zip(*pairs, strict=True)) if pairs and letter != "R" else None,
+                probability_better(*zip(*pairs, strict=True)) if pairs and letter != _FULL else None,
                 mine["ms"] if mine else None,
-                mine["ms"] / of_full["ms"] if mine and of_full else None,
+                mine["ms"] / cost_of_full["ms"] if mine and cost_of_full else None,
                 mine["bytes"] if mine else None,
             )
         )
@@ -231,12 +234,12 @@ def _per_epoch(axis: str, study: dict[str, Any], result: dict[str, Any], cost: d
 
 
 def _grouped(results: list[dict[str, Any]]) -> dict[tuple, list[dict[str, Any]]]:
-    """Results by (difficulty, gradient, clipping), seeds in order, gradients in the order R, M, S, N, C."""
+    """Results by (difficulty, gradient, clipping), seeds in order, gradients in the order of their registration."""
     found: dict[tuple, list[dict[str, Any]]] = {}
     for result in sorted(results, key=lambda entry: entry["seed"]):
         found.setdefault((result["difficulty"], result["gradient"], result["clipping"]), []).append(result)
     order = list(dict.fromkeys(result["difficulty"] for result in results))
-    return dict(sorted(found.items(), key=lambda item: (order.index(item[0][0]), "RMSNC".index(item[0][1]))))
+    return dict(sorted(found.items(), key=lambda item: (order.index(item[0][0]), rank_of(item[0][1]))))
 
 
 def _losses(group: list[dict[str, Any]]) -> np.ndarray:

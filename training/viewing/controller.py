@@ -10,6 +10,7 @@ from engine import RunError, SettingError
 from training.checkpoint import load_checkpoint
 from training.controllers import best_member, checkpoint_at, fitting_members, parameters_of
 from training.experiment import Experiment
+from training.grammar import parts
 from training.run import RunDirectory, epoch_of
 from training.task import Task
 from training.tasks import TASKS, TaskOptions
@@ -56,7 +57,7 @@ def untrained(options: TaskOptions) -> Watched:
 
 
 def watched(address: str) -> Watched:
-    """The controller at an address: a run directory, RUN, RUN@C or RUN@C,3 (gradient, seed), or the name of a task.
+    """The controller at an address: a run directory, RUN, RUN@C, RUN@clip-norm(R, 1),3 (gradient, seed), or a task.
 
     Without gradient or seed it is, of those that fit, the one with the lowest test loss last.
 
@@ -86,7 +87,8 @@ def member_of(run: RunDirectory, index: int) -> Watched:
 
 def _member(run: RunDirectory, experiment: Experiment, wanted: str) -> int:
     """Index of the member that "C" or "C,3" names, else of the best."""
-    name, _, seed = (part.strip() for part in wanted.partition(","))
+    name, *rest = parts(wanted)
+    seed = ",".join(rest)
     labels = experiment.labels()
     if seed and not seed.isdecimal():
         raise SettingError(f"Expected a seed after the comma, got {seed!r} in {wanted!r}.")

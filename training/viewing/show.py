@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from engine import RunError, SettingError
-from training.estimators import gradient_named
+from training.gradients import gradient_named
 from training.viewing.controller import Watched
 from training.viewing.drawings import Camera, Drawing, Frame, Moment, Scene, Solid, drawing_of
 from training.viewing.player import Player
@@ -24,7 +24,7 @@ class Show:
 
     Args:
         controllers: who is watched, all from the same start.
-        gradients: letters or names whose adjoints are played backwards; for one controller.
+        gradients: texts of those whose adjoints are played backwards; for one controller.
         seed, speed: to begin with.
 
     Attributes:
@@ -36,7 +36,7 @@ class Show:
         self, controllers: Sequence[Watched], gradients: Sequence[str] = (), seed: int = 0, speed: float = 1.0
     ):
         first, *others = controllers
-        variants = [gradient_named(name) for name in dict.fromkeys(gradients)]
+        variants = list(dict.fromkeys(gradient_named(text) for text in gradients))
         if others and variants:
             raise SettingError(
                 "Expected gradients of one controller, got two to compare; drop --gradient or --compare."
@@ -61,7 +61,7 @@ class Show:
         self._step = step_seconds(first.task.system)
         if self._step is not None:
             self.player.steps_per_second = 1.0 / self._step
-        self._letters = [variant.letter for variant in variants]
+        self._texts = [variant.text for variant in variants]
         self._pushed: np.ndarray | None = None
         self._roll()
 
@@ -72,7 +72,7 @@ class Show:
 
     @property
     def panels(self) -> int:
-        return len(self._letters) + 1 if self._letters else len(self._simulations)
+        return len(self._texts) + 1 if self._texts else len(self._simulations)
 
     @property
     def can_aim(self) -> bool:
@@ -92,7 +92,7 @@ class Show:
         state = self.episodes[index].states[self.player.t]
         frame = self._cameras[index](self.player.t)
         begin, stop = frame.world(start), frame.world(end)
-        if not self._letters or panel < len(self._letters):
+        if not self._texts or panel < len(self._texts):
             self._pushed = self._drawing.push(state, begin, stop - begin)
             self.player.rewind()
             self._roll()
@@ -107,7 +107,7 @@ class Show:
 
     def scenes(self) -> list[Scene]:
         """One scene for each panel, as the player stands."""
-        if not self._letters:
+        if not self._texts:
             panels = zip(self._simulations, self.episodes, self._cameras, strict=True)
             return [self._scene(episode, camera, one, one.of.name) for one, episode, camera in panels]
         profile, (simulation,), (episode,), (camera,) = (
@@ -115,9 +115,9 @@ class Show:
         )  # fmt: skip
         assert profile is not None
         player, scenes = self.player, []
-        for letter in self._letters:
-            colours = profile.shades(letter, player.t) if player.returning else None
-            scenes.append(self._scene(episode, camera, simulation, f"gradient {letter}", colours))
+        for text in self._texts:
+            colours = profile.shades(text, player.t) if player.returning else None
+            scenes.append(self._scene(episode, camera, simulation, f"gradient {text}", colours))
         scenes.append(Scene())
         profile.draw(scenes[-1], player.t, player.returning)
         return scenes

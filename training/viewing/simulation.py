@@ -10,7 +10,7 @@ import torch
 
 from engine import Rollout, System, current
 from engine.systems import Held
-from training.estimators import NamedGradient
+from training.gradients import Gradient
 from training.task import Task
 from training.viewing.controller import Watched
 
@@ -41,7 +41,7 @@ class Simulation:
             combines parameter gradients in training: C shows M's λ where its sign agrees with R's, else 0.
     """
 
-    def __init__(self, of: Watched, variants: Sequence[NamedGradient] = ()):
+    def __init__(self, of: Watched, variants: Sequence[Gradient] = ()):
         self.of, self.task, self._variants = of, of.task, tuple(variants)
         runtime = current()
         self._policy = self.task.policy(members=1, dtype=runtime.dtype, device=runtime.device)
@@ -88,7 +88,7 @@ class Simulation:
 
         self._rollout.backward(rules, self.task.objective, inspect=note)
         return {
-            variant.letter: _array(variant.estimator.combine({rule: found[rule] for rule in variant.estimator.rules}))
+            variant.text: _array(variant.estimator.combine({rule: found[rule] for rule in variant.estimator.rules}))
             for variant in self._variants
         }
 

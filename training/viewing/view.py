@@ -22,7 +22,7 @@ class ViewSettings:
     seed: int = 0
     """Of the initial state."""
     gradient: tuple[str, ...] = ()
-    """Gradients (letters or names) whose adjoints are played backwards after the rollout."""
+    """Gradients, such as C or "clip-norm(R, 1)", whose adjoints are played backwards after the rollout."""
     speed: float = 1.0
     """1 is real time where steps have a length in seconds, else 25 steps a second."""
     record: Path | None = None
