@@ -24,6 +24,7 @@ setup(
     install_requires=[
         "taichi==1.7.4",  # its private launch path is used
         "torch>=2.4",
+        "filelock",
         "numpy",
         "scipy",
         "safetensors",
