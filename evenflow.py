@@ -71,7 +71,7 @@ class Train(Generic[Options]):
     learning_rates: tuple[float, ...] = (1e-3,)
     """Each is trained."""
     clippings: tuple[str, ...] = ("none",)
-    """Each is trained: none, value or norm, at 1."""
+    """Each is trained: none, or norm or value, at 1 or at a limit, as "norm(0.5)"."""
     checkpoint_every: int = 10
     """Epochs between checkpoints."""
     out: Path | None = None

@@ -66,7 +66,7 @@ class Variants(Generic[Options]):
     gradients: tuple[str, ...] = ("R", "M", "S", "C")
     """As `evenflow list` shows them, such as C or "clip-norm(R, 1)"."""
     clippings: tuple[str, ...] = ("none",)
-    """none, value or norm, at 1."""
+    """none, or norm or value, at 1 or at a limit, as "norm(0.5)"."""
     learning_rates: tuple[float, ...] = (1e-3,)
     """Where there are several, each variant's is chosen on tuning seeds that are not reported."""
     seeds: int = 10

@@ -5,7 +5,7 @@ import torch
 from conftest import uniform
 
 from engine import SettingError
-from training import Clipping
+from training import Clipping, clipping_named
 
 pytestmark = pytest.mark.float64
 
@@ -57,3 +57,51 @@ def test_an_unknown_kind_is_refused_with_those_there_are():
 def test_a_limit_that_leaves_nothing_is_refused(limit):
     with pytest.raises(SettingError, match=r"^Expected a clipping limit above 0, got .*\.$"):
         Clipping("norm", limit)
+
+
+@pytest.mark.parametrize(
+    ("text", "clipping", "canonical"),
+    [
+        ("none", Clipping(), "none"),
+        ("norm", Clipping("norm", 1.0), "norm"),
+        ("norm(1.0)", Clipping("norm", 1.0), "norm"),
+        (" norm ( .5 ) ", Clipping("norm", 0.5), "norm(0.5)"),
+        ("value(10)", Clipping("value", 10.0), "value(10)"),
+        ("value(1e-3)", Clipping("value", 1e-3), "value(0.001)"),
+        ("norm(2.5e+10)", Clipping("norm", 2.5e10), "norm(25000000000)"),
+        ("norm(1e300)", Clipping("norm", 1e300), "norm(1e+300)"),
+        ("norm(inf)", Clipping("norm", float("inf")), "norm(inf)"),
+    ],
+)
+def test_a_text_and_its_clipping_lead_to_one_another(text, clipping, canonical):
+    assert clipping_named(text) == clipping
+    assert clipping.text == canonical
+    assert clipping_named(canonical) == clipping
+
+
+@pytest.mark.parametrize("limit", [1 / 3, 0.1 + 0.2, 1e-300, 1e-7, 123456789.25])
+def test_a_limit_survives_its_text_to_the_last_bit(limit):
+    assert clipping_named(Clipping("norm", limit).text).limit == limit
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "hard",
+        "norm()",
+        "norm(",
+        "norm(0)",
+        "norm(-1)",
+        "norm(nan)",
+        "none(1)",
+        "norm(1, 2)",
+        "norm 1",
+        "1",
+        None,
+        3,
+    ],
+)
+def test_what_is_no_clipping_is_refused_in_a_sentence(text):
+    with pytest.raises(SettingError, match=r"^Expected .*clipping.*, got [^\n]*\.$"):
+        clipping_named(text)

@@ -9,6 +9,7 @@ from training import RunDirectory
 from training.summary import Group
 from training.tasks.swarm import SwarmOptions
 from training.trainer import EpochRecord
+from training.variant import Label, Variant
 
 pytestmark = pytest.mark.float64
 
@@ -35,7 +36,7 @@ def test_the_figure_of_a_run_stands_in_its_directory(tmp_path):
     run = RunDirectory.create(tmp_path / "run", {"task": "cart-pole", "options": {"poles": 2}})
     for epoch in (1, 2):
         run.append(EpochRecord(epoch, [1.0, 0.5], [0.9 / epoch, float("nan")]), 0.1, {})
-    labels = [{"gradient": letter, "clipping": "none", "learning_rate": 1e-3, "seed": 0} for letter in "RC"]
+    labels = [Label(Variant(letter), 0) for letter in "RC"]
     path = loss_figure(run, labels)
     assert path == tmp_path / "run" / "losses.png"
     assert path.read_bytes().startswith(b"\x89PNG")

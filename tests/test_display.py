@@ -11,10 +11,11 @@ from rich.console import Console
 from training import display
 from training.display import TrainingProgress
 from training.trainer import EpochRecord
+from training.variant import Label, Variant
 
 pytestmark = pytest.mark.float64
 
-LABELS = [{"gradient": letter, "clipping": "none", "learning_rate": 1e-3, "seed": 0} for letter in "RC"]
+LABELS = [Label(Variant(letter), 0) for letter in "RC"]
 
 
 def trainer(epoch=0, updates=0) -> Any:

@@ -16,6 +16,7 @@ from conftest import ROOT, run_python
 
 from engine import RunError, SettingError
 from training import Experiment, RunDirectory, TrainingSettings, read_checkpoint, resume, train
+from training.variant import Label, Variant
 
 pytestmark = pytest.mark.float64
 
@@ -176,20 +177,20 @@ def test_only_milestones_and_the_last_two_checkpoints_stay(tmp_path):
 def test_members_are_the_grid_and_gradients_that_share_sweeps_stand_together():
     labels = experiment(gradients=("C", "full", "M"), learning_rates=(1e-3, 1e-2), clippings=("none", "norm")).labels()
     assert len(labels) == 3 * 2 * 2 * 2
-    assert len({tuple(label.values()) for label in labels}) == len(labels)
-    order = [label["gradient"] for label in labels]
+    assert len(set(labels)) == len(labels)
+    order = [label.gradient for label in labels]
     assert order == sorted(order, key="NRCMS".index)
 
 
 def test_pairs_of_different_gradients_share_seeds():
     labels = experiment(gradients=("R", "C")).labels()
     for letter in "RC":
-        assert [label["seed"] for label in labels if label["gradient"] == letter] == [0, 1]
+        assert [label.seed for label in labels if label.gradient == letter] == [0, 1]
 
 
 def test_chosen_variants_are_trained_instead_of_the_grid():
-    labels = experiment(variants=(("combined", "norm", 1e-2), ("R", "none", 1e-3)), seeds=(5,)).labels()
-    assert [tuple(label.values()) for label in labels] == [("R", "none", 1e-3, 5), ("C", "norm", 1e-2, 5)]
+    labels = experiment(variants=(Variant("combined", "norm", 1e-2), Variant("R")), seeds=(5,)).labels()
+    assert labels == [Label(Variant("R", "none", 1e-3), 5), Label(Variant("C", "norm", 1e-2), 5)]
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ def test_a_stored_order_stays_whatever_order_would_be_chosen_today():
     other = replace(of, order=order[::-1])
     read = Experiment.from_config(other.to_config())
     assert read == other
-    assert [label["gradient"] for label in read.labels()][::2] == list(order[::-1])
+    assert [label.gradient for label in read.labels()][::2] == list(order[::-1])
     for wrong in (("R",), ("R", "M", "S"), ("R", "M", "unit(R)", "R")):
         with pytest.raises(SettingError, match=r"^Expected an order of the gradients .*, got .*\.$"):
             replace(of, order=wrong)

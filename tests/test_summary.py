@@ -5,12 +5,13 @@ import math
 import pytest
 
 from training.summary import groups, outcomes
+from training.variant import Label, Variant
 
 pytestmark = pytest.mark.float64
 
 
 def label(gradient, seed, rate=1e-3, clipping="none"):
-    return {"gradient": gradient, "clipping": clipping, "learning_rate": rate, "seed": seed}
+    return Label(Variant(gradient, clipping, rate), seed)
 
 
 def test_members_are_grouped_by_all_but_their_seed_in_the_papers_order():

@@ -1,7 +1,7 @@
 """Training: tasks, objectives, gradient estimators, the ensemble trainer, run directories."""
 
 from training.checkpoint import describe_checkpoint
-from training.clipping import Clipping
+from training.clipping import Clipping, clipping_named
 from training.controllers import load_controller, load_task
 from training.estimators import Backpropagation, GradientEstimator, SignAgreement
 from training.experiment import Experiment, resume, train
@@ -12,6 +12,7 @@ from training.run import RunDirectory, read_checkpoint
 from training.task import PolicyFactory, Task
 from training.tasks import TASKS, TaskOptions, build_task, task_options
 from training.trainer import Divergence, EpochRecord, Member, Trainer, TrainingSettings
+from training.variant import Label, Variant
 
 __all__ = [
     "GRADIENTS",
@@ -25,6 +26,7 @@ __all__ = [
     "Experiment",
     "Gradient",
     "GradientEstimator",
+    "Label",
     "Member",
     "Objective",
     "PolicyFactory",
@@ -35,7 +37,9 @@ __all__ = [
     "TaskOptions",
     "Trainer",
     "TrainingSettings",
+    "Variant",
     "build_task",
+    "clipping_named",
     "describe_checkpoint",
     "gradient_named",
     "load_controller",

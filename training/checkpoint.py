@@ -20,9 +20,10 @@ from engine import RunError, SettingError
 from training.checks import check_types
 from training.estimators import GradientEstimator
 from training.files import write_whole
-from training.gradients import text_of
+from training.gradients import gradient_named, text_of
 from training.optimisers import settings_from_file, settings_to_file
 from training.trainer import Divergence, Trainer
+from training.variant import Label, Variant
 
 FORMAT = 1
 _KIND = "evenflow checkpoint"
@@ -48,9 +49,9 @@ class Checkpoint:
     description: dict[str, Any]
 
     @property
-    def members(self) -> list[dict[str, Any]]:
+    def members(self) -> list[Label]:
         """Gradient, seed, learning rate and clipping of each member, in order; none in older files."""
-        return self.description.get("members", [])
+        return [Label.from_file(values) for values in self.description.get("members", [])]
 
 
 def settings_of(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -66,13 +67,13 @@ def settings_of(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def describe(trainer: Trainer, config: Mapping[str, Any]) -> dict[str, Any]:
     """What a trainer trains, as plain values; `config` is its run's."""
+    texts = [*config.get("gradients", ()), *(variant[0] for variant in config.get("variants", ()))]
+    named = {gradient_named(text).estimator: text for text in texts}
     members = [
-        {
-            "gradient": _text(member.estimator),
-            "seed": member.seed,
-            "learning_rate": member.learning_rate,
-            "clipping": member.clipping.kind,
-        }
+        Label(
+            Variant(named.get(member.estimator) or _text(member.estimator), member.clipping.text, member.learning_rate),
+            member.seed,
+        ).to_file()
         for member in trainer.members
     ]
     return {"members": members, "policy": trainer.policy.architecture, "config": settings_of(config)}

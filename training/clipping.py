@@ -1,5 +1,6 @@
 """Clipping of gradients, applied after estimators are combined and before the optimiser."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -30,6 +31,12 @@ class Clipping:
             raise SettingError(f"Expected a clipping limit above 0, got {limit}.")
         object.__setattr__(self, "limit", limit)
 
+    @property
+    def text(self) -> str:
+        """The canonical text, which `clipping_named` reads: without a limit where it is 1."""
+        plain = self.kind == "none" or self.limit == 1.0
+        return self.kind if plain else f"{self.kind}({repr(self.limit).removesuffix('.0')})"
+
     def __call__(self, gradient: torch.Tensor) -> torch.Tensor:
         """Rows [P, n], each clipped by itself."""
         return _KINDS[self.kind](gradient, self.limit)
@@ -41,6 +48,19 @@ def _by_value(gradient: torch.Tensor, limit: float) -> torch.Tensor:
     return torch.where(finite, gradient.clamp(-limit, limit), gradient)
 
 
+def clipping_named(text: str) -> Clipping:
+    """The clipping that a text describes: none, norm, value, or one with its limit, as norm(0.5); else SettingError."""
+    found = _TEXT.fullmatch(text) if isinstance(text, str) else None
+    if found is None or found["kind"] not in _KINDS:
+        raise SettingError(f"Expected clipping among {', '.join(_KINDS)} or with a limit, as norm(0.5), got {text!r}.")
+    if found["limit"] is None:
+        return Clipping(found["kind"])
+    if found["kind"] == "none":
+        raise SettingError(f"Expected no clipping as none, without a limit, got {text!r}.")
+    return Clipping(found["kind"], float(found["limit"]))
+
+
+_TEXT = re.compile(r"\s*(?P<kind>[a-z]+)\s*(?:\(\s*(?P<limit>[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?|inf)\s*\))?\s*")
 _KINDS: dict[str, Callable[[torch.Tensor, float], torch.Tensor]] = {
     "none": lambda gradient, limit: gradient,
     "value": _by_value,

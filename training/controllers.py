@@ -13,8 +13,7 @@ from training.experiment import Experiment
 from training.gradients import gradient_named
 from training.run import RunDirectory, epoch_of
 from training.task import Task
-
-Label = dict[str, Any]
+from training.variant import Label
 
 
 def load_controller(
@@ -81,9 +80,7 @@ def fitting_members(labels: Sequence[Label], gradient: str | None, seed: int | N
         raise SettingError(f"Expected a seed as a whole number, got {seed!r}.")
     text = None if gradient is None else gradient_named(gradient).text
     found = [
-        index
-        for index, label in enumerate(labels)
-        if text in (None, label["gradient"]) and seed in (None, label["seed"])
+        index for index, label in enumerate(labels) if text in (None, label.gradient) and seed in (None, label.seed)
     ]
     if not found:
         wanted = ",".join(str(part) for part in (text, seed) if part is not None)
@@ -133,8 +130,8 @@ def _alive(found: Checkpoint, labels: Sequence[Label], members: Sequence[int], f
         member = members[0]
         label, why = labels[member], found.divergences[member]
         raise RunError(
-            f"Expected a controller that had not diverged by epoch {found.epoch}, got {label['gradient']} with seed "
-            f"{label['seed']} in {file}, which did in update {why.update} of epoch {why.epoch}: {why.cause}; ask for "
+            f"Expected a controller that had not diverged by epoch {found.epoch}, got {label.gradient} with seed "
+            f"{label.seed} in {file}, which did in update {why.update} of epoch {why.epoch}: {why.cause}; ask for "
             "an earlier epoch."
         )
     return left
@@ -156,7 +153,7 @@ def _filled(policy: Policy, found: Checkpoint, member: int, file: Path) -> Polic
 
 
 def _named(labels: Iterable[Label]) -> str:
-    return ", ".join(dict.fromkeys(f"{label['gradient']},{label['seed']}" for label in labels))
+    return ", ".join(dict.fromkeys(label.name for label in labels))
 
 
 def _listed(values: Iterable[Any]) -> str:

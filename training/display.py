@@ -3,7 +3,6 @@
 import errno
 import threading
 import time
-from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -11,6 +10,7 @@ from rich.table import Table
 
 from training.summary import outcomes
 from training.trainer import EpochRecord, Trainer
+from training.variant import Label
 
 _LINES = 10
 _SILENCE = 8.0  # seconds that a log may be silent; 10 s are promised
@@ -30,7 +30,7 @@ class TrainingProgress:
         console: where to write.
     """
 
-    def __init__(self, labels: list[dict[str, Any]], epochs: int, console: Console):
+    def __init__(self, labels: list[Label], epochs: int, console: Console):
         self._labels, self._epochs, self._console = labels, epochs, console
         columns = (TextColumn("epoch"), MofNCompleteColumn(), BarColumn(20), TextColumn("{task.description}"))
         self._progress = Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal)
@@ -73,7 +73,7 @@ class TrainingProgress:
                 self._diverged.add(member)
                 label = self._labels[member]
                 self._say(
-                    f"{label['gradient']} with seed {label['seed']} diverged in update {divergence.update} of epoch "
+                    f"{label.gradient} with seed {label.seed} diverged in update {divergence.update} of epoch "
                     f"{divergence.epoch}: {divergence.cause}; it is frozen, the others go on."
                 )
 
@@ -102,7 +102,7 @@ class TrainingProgress:
         return f"{place}  update {trainer.updates} of {trainer.updates_per_epoch}, {seconds}"
 
 
-def outcome_table(labels: list[dict[str, Any]], test_loss: list[float | None], threshold: float | None) -> Table:
+def outcome_table(labels: list[Label], test_loss: list[float | None], threshold: float | None) -> Table:
     """Each group's final test loss over its seeds."""
     table = Table("gradient", "seeds", "median", "lowest", "highest", title="Final test loss")
     if threshold is not None:

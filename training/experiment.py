@@ -6,7 +6,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, astuple, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -14,7 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 from engine import BudgetError, RunError, SettingError, current
 from engine.checks import plain, real, whole
 from training.checks import check_types
-from training.clipping import Clipping
+from training.clipping import clipping_named
 from training.files import reason
 from training.gradients import gradient_named
 from training.optimisers import made_before, settings_from_file, settings_to_file
@@ -23,6 +23,9 @@ from training.run import RunDirectory, epoch_of
 from training.stopping import Stopping
 from training.tasks import TaskOptions, task_options
 from training.trainer import EpochRecord, Member, Trainer, TrainingSettings
+from training.variant import Label, Variant
+
+_CROSSED = ("gradients", "seeds", "learning_rates", "clippings")
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,8 @@ class Experiment:
         task: name; options: of the task.
         gradients: their texts, such as C or clip-norm(R, 1).
         seeds: the seeds themselves.
-        variants: (gradient, clipping, learning rate) to train instead of the whole grid of them.
+        clippings: as text, such as norm or value(10).
+        variants: to train instead of the whole grid of them.
         order: of the gradients in the ensemble; chosen where it is not given, and then kept in the run.
         milestones: epochs whose checkpoints stay; of the others only the last two do. None keeps every checkpoint.
     """
@@ -46,13 +50,13 @@ class Experiment:
     clippings: tuple[str, ...] = ("none",)
     epochs: int = 100
     checkpoint_every: int = 10
-    variants: tuple[tuple[str, str, float], ...] = ()
+    variants: tuple[Variant, ...] = ()
     milestones: tuple[int, ...] | None = None
     order: tuple[str, ...] = ()
     settings: TrainingSettings = field(default_factory=TrainingSettings)
 
     def __post_init__(self):
-        for name in ("gradients", "seeds", "learning_rates", "clippings"):
+        for name in _CROSSED:
             values = getattr(self, name)
             if not isinstance(values, (tuple, list)):
                 raise SettingError(f"Expected {name.replace('_', ' ')} as a tuple of them, got {values!r}.")
@@ -75,14 +79,15 @@ class Experiment:
         if len(set(texts)) < len(texts):
             raise SettingError(f"Expected each gradient once, got {list(self.gradients)}.")
         object.__setattr__(self, "gradients", texts)
-        variants = tuple(
-            (gradient_named(text).text, clipping, real("learning rates above 0", rate))
-            for text, clipping, rate in self.variants
-        )
+        clippings = tuple(clipping_named(text).text for text in self.clippings)
+        if len(set(clippings)) < len(clippings):
+            raise SettingError(f"Expected each clipping once, got {list(self.clippings)}.")
+        object.__setattr__(self, "clippings", clippings)
+        variants = tuple(Variant.of(*(one if isinstance(one, tuple) else astuple(one))) for one in self.variants)
         if len(set(variants)) < len(variants):
             raise SettingError(f"Expected variants without repetition, got {list(variants)}.")
         object.__setattr__(self, "variants", variants)
-        members = {text for text, _, _ in self._variants()}
+        members = {variant.gradient for variant in self._variants()}
         if self.order and sorted(self.order) != sorted(members):
             raise SettingError(f"Expected an order of the gradients {', '.join(members)}, got {', '.join(self.order)}.")
 
@@ -97,29 +102,27 @@ class Experiment:
                 f"got {', '.join(self.options)}."
             ) from error
 
-    def labels(self) -> list[dict[str, Any]]:
+    def labels(self) -> list[Label]:
         """What sets each member apart, in the order of the ensemble."""
-        return [
-            {"gradient": text, "clipping": clipping, "learning_rate": rate, "seed": seed}
-            for text, clipping, rate in sorted(self._variants(), key=lambda variant: self._order.index(variant[0]))
-            for seed in self.seeds
-        ]
+        ordered = sorted(self._variants(), key=lambda variant: self._order.index(variant.gradient))
+        return [Label(variant, seed) for variant in ordered for seed in self.seeds]
 
     @cached_property
     def _order(self) -> tuple[str, ...]:
-        return tuple(self.order) or sweep_order(Counter(text for text, _, _ in self._variants()))
+        return tuple(self.order) or sweep_order(Counter(variant.gradient for variant in self._variants()))
 
-    def _variants(self) -> list[tuple[str, str, float]]:
-        return list(self.variants or itertools.product(self.gradients, self.clippings, self.learning_rates))
+    def _variants(self) -> list[Variant]:
+        grid = itertools.product(self.gradients, self.clippings, self.learning_rates)
+        return list(self.variants) or [Variant(*each) for each in grid]
 
     def members(self) -> list[Member]:
         """The members, in the order of `labels`."""
         return [
             Member(
-                gradient_named(label["gradient"]).estimator,
-                label["seed"],
-                label["learning_rate"],
-                Clipping(label["clipping"]),
+                gradient_named(label.gradient).estimator,
+                label.seed,
+                label.variant.learning_rate,
+                clipping_named(label.variant.clipping),
             )
             for label in self.labels()
         ]
@@ -133,8 +136,9 @@ class Experiment:
         config = {**asdict(self), "order": self._order}
         config["options"] = asdict(self.task_options)
         config["settings"] = settings_to_file(config["settings"])
-        for name in ("gradients", "seeds", "learning_rates", "clippings", "variants", "order"):
-            config[name] = [list(value) if isinstance(value, tuple) else value for value in config[name]]
+        config["variants"] = [list(astuple(variant)) for variant in self.variants]
+        for name in (*_CROSSED, "order"):
+            config[name] = list(config[name])
         if self.milestones is not None:
             config["milestones"] = list(self.milestones)
         runtime = current()
@@ -148,9 +152,9 @@ class Experiment:
         """
         try:
             values = {name: value for name, value in config.items() if name in cls.__dataclass_fields__}
-            for name in ("gradients", "seeds", "learning_rates", "clippings"):
+            for name in _CROSSED:
                 values[name] = tuple(values[name])
-            values["variants"] = tuple(tuple(variant) for variant in values.get("variants", ()))
+            values["variants"] = tuple(Variant(*variant) for variant in values.get("variants", ()))
             values["order"] = tuple(values.get("order", ()))
             values["settings"] = settings_from_file(values["settings"])
             if values.get("milestones") is not None:

@@ -3,11 +3,9 @@
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from training.gradients import rank_of
-
-_NOT_SET_APART = ("seed",)
+from training.variant import Label, Variant
 
 
 @dataclass(frozen=True)
@@ -16,12 +14,12 @@ class Group:
 
     Attributes:
         name: for people, such as "C" or "C, clipping norm"; only what differs between groups is named.
-        gradient: its text.
+        variant: what they share.
         members: their indices.
     """
 
     name: str
-    gradient: str
+    variant: Variant
     members: tuple[int, ...]
 
 
@@ -41,24 +39,21 @@ class Outcome:
     diverged: int
 
 
-def groups(labels: Sequence[dict[str, Any]]) -> list[Group]:
+def groups(labels: Sequence[Label]) -> list[Group]:
     """Group the members of an experiment, in the order of their gradients, then of their other settings."""
-    found: dict[tuple, list[int]] = {}
-    keys = [key for key in labels[0] if key not in _NOT_SET_APART]
+    found: dict[Variant, list[int]] = {}
     for index, label in enumerate(labels):
-        found.setdefault(tuple(label[key] for key in keys), []).append(index)
-    varying = [key for key in keys if key != "gradient" and len({label[key] for label in labels}) > 1]
+        found.setdefault(label.variant, []).append(index)
+    clipped, rated = (len({getattr(each, name) for each in found}) > 1 for name in ("clipping", "learning_rate"))
     result = []
-    for values, members in found.items():
-        named = dict(zip(keys, values, strict=True))
-        parts = [named["gradient"], *(f"{key.replace('_', ' ')} {named[key]:}" for key in varying)]
-        result.append(Group(", ".join(parts), named["gradient"], tuple(members)))
-    return sorted(result, key=lambda group: rank_of(group.gradient))
+    for variant, members in found.items():
+        parts = [variant.gradient]
+        parts += [f"clipping {variant.clipping}"] * clipped + [f"learning rate {variant.learning_rate}"] * rated
+        result.append(Group(", ".join(parts), variant, tuple(members)))
+    return sorted(result, key=lambda group: rank_of(group.variant.gradient))
 
 
-def outcomes(
-    labels: Sequence[dict[str, Any]], test_loss: Sequence[float | None], threshold: float | None
-) -> list[Outcome]:
+def outcomes(labels: Sequence[Label], test_loss: Sequence[float | None], threshold: float | None) -> list[Outcome]:
     """Summarise the test losses of one epoch (NaN or None: diverged), group by group."""
     result = []
     for group in groups(labels):

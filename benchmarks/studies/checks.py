@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from engine import RunError, SettingError
-from training import Clipping, TrainingSettings, gradient_named, task_options
+from training import TrainingSettings, clipping_named, gradient_named, task_options
 from training.checks import check_types
 from training.metrics import are_losses
 
@@ -25,8 +25,8 @@ def check_study(kind: type, config: Mapping[str, Any], file: Path) -> None:
             check_types(options, {options.difficulty[0]: value})
         for text in values["gradients"]:
             gradient_named(text)
-        for name in values["clippings"]:
-            Clipping(name)
+        for text in values["clippings"]:
+            clipping_named(text)
         if not values["difficulties"]:
             raise SettingError("Expected difficulties, got none.")
     except KeyError as error:
@@ -60,7 +60,7 @@ def check_result(study: Mapping[str, Any], result: Mapping[str, Any], where: str
             and options[kind.difficulty[0]] == result["difficulty"]
             and options["horizon"] >= 1
             and result["gradient"] in [gradient_named(text).text for text in study["gradients"]]
-            and result["clipping"] in study["clippings"]
+            and result["clipping"] in [clipping_named(text).text for text in study["clippings"]]
             and result["learning_rate"] in study["learning_rates"]
             and result["epochs"] == study["epochs"]
             and min(result["seed"], result["member"]) >= 0

@@ -10,6 +10,7 @@ from benchmarks.timing import in_turns, phases
 from engine import RunError
 from training.files import reason
 from training.metrics import from_json, is_number
+from training.variant import Variant
 
 
 def measure_costs(study: Study, rounds: int = 8) -> dict[str, dict[str, Any]]:
@@ -21,7 +22,7 @@ def measure_costs(study: Study, rounds: int = 8) -> dict[str, dict[str, Any]]:
     for difficulty in study.difficulties:
         trainers = {}
         for letter in study.gradients:
-            alone = (letter, study.clippings[0], study.learning_rates[0])
+            alone = Variant(letter, study.clippings[0], study.learning_rates[0])
             experiment = replace(study.experiment(difficulty, range(1)), variants=(alone,), milestones=None)
             trainer = experiment.trainer()
             trainers[letter] = (trainer, next(trainer.batches()))

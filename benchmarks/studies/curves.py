@@ -10,9 +10,10 @@ from matplotlib.axes import Axes
 from benchmarks.style import Style, epochs_and_log, legend_below, new_figure, save, save_ours, style_of, styles_of
 from training import RunDirectory, task_options
 from training.summary import Group, groups
+from training.variant import Label
 
 
-def loss_figure(run: RunDirectory, labels: list[dict[str, Any]], path: Path | None = None) -> Path:
+def loss_figure(run: RunDirectory, labels: list[Label], path: Path | None = None) -> Path:
     """Draw the test losses of a run over its epochs, on a log axis, into `losses.png` of the run.
 
     One there that is not as it was drawn is a user's and stays; the figure stands beside it. Returns where it stands.
@@ -27,8 +28,8 @@ def loss_figure(run: RunDirectory, labels: list[dict[str, Any]], path: Path | No
     styles = styles_of(group.name for group in shown)
     for group in shown:
         draw_group(axes, epochs, losses[:, list(group.members)], group, styles[group.name])
-    clippings = {label["clipping"] for label in labels}
-    clipped = f", clipping {labels[0]['clipping']}" if len(clippings) == 1 and clippings != {"none"} else ""
+    clippings = {label.variant.clipping for label in labels}
+    clipped = f", clipping {labels[0].variant.clipping}" if len(clippings) == 1 and clippings != {"none"} else ""
     several = max(len(group.members) for group in shown) > 1
     label = "test loss (median, band: all seeds)" if several else "test loss"
     axes.set(xlabel="epoch", ylabel=label, title=_title(run.config["task"], run.config["options"]) + clipped)

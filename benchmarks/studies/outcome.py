@@ -42,7 +42,7 @@ def outcome_figure(path: Path, out: Path, seed: int = 0) -> Path:
     simulations = [Simulation(member_of(run, member)) for member in chosen]
     episodes = [one.run(one.initial(seed), len(one.of.checkpoints) - 1) for one in simulations]
     titles = [
-        f"{group.name}, seed {labels[member]['seed']}\nloss {episode.losses[-1]:.3g}"
+        f"{group.name}, seed {labels[member].seed}\nloss {episode.losses[-1]:.3g}"
         for group, member, episode in zip(parts, chosen, episodes, strict=True)
     ]
     drawing = drawing_of(simulations[0].task.system, goal_of(simulations[0].task))

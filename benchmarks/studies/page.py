@@ -27,6 +27,7 @@ from training.gradients import constants, rank_of
 from training.optimisers import settings_from_file, settings_to_file
 from training.outputs import check_new_file
 from training.summary import groups, outcomes
+from training.variant import Label, Variant
 from training.viewing import Show, Watched, member_of
 from training.viewing.drawings import GuiCanvas
 from training.viewing.simulation import Simulation
@@ -91,7 +92,7 @@ def _run_parts(path: Path) -> tuple[str, list[tuple[str, str]]]:
     controllers = []
     for group in groups(labels):
         best = min(group.members, key=lambda member: _loss(losses[member]))
-        controllers.append(replace(member_of(run, best), name=f"{group.name}, seed {labels[best]['seed']}"))
+        controllers.append(replace(member_of(run, best), name=f"{group.name}, seed {labels[best].seed}"))
     success = controllers[0].task.success
     heads = ["gradient", "seeds", "median", "lowest", "highest", "diverged"]
     heads += [] if success is None else [f"below {success:g}"]
@@ -152,10 +153,9 @@ def _of_hardest(path: Path, config: dict[str, Any], results: Sequence[dict[str, 
         if key not in found or _loss(result["test_loss"][-1]) < _loss(found[key]["test_loss"][-1]):
             found[key] = result
     chosen = []
-    for (letter, clipping), result in sorted(found.items(), key=lambda item: rank_of(item[0][0])):
+    for (text, clipping), result in sorted(found.items(), key=lambda item: rank_of(item[0][0])):
         member = member_of(RunDirectory.open(path / f"{name}-{hardest}" / result["run"]), result["member"])
-        label = letter if clipping == "none" else f"{letter}, {clipping}"
-        chosen.append(replace(member, name=f"{label}, {name} {hardest}, seed {result['seed']}"))
+        chosen.append(replace(member, name=f"{Variant(text, clipping).short}, {name} {hardest}, seed {result['seed']}"))
     return chosen
 
 
@@ -209,7 +209,7 @@ def _adjoint_profile(controllers: Sequence[Watched], trained: Sequence[str]) -> 
     return _figure(buffer.getvalue(), caption)
 
 
-def _run_curves(run: RunDirectory, labels: list[dict[str, Any]]) -> str:
+def _run_curves(run: RunDirectory, labels: list[Label]) -> str:
     return _drawn(lambda file: loss_figure(run, labels, file), "Median over seeds; bands from lowest to highest.")
 
 

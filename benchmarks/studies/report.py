@@ -27,6 +27,7 @@ from training import task_options
 from training.files import write_ours
 from training.gradients import rank_of, text_of
 from training.optimisers import optimiser_named, settings_to_file
+from training.variant import Variant
 
 AXES = {"epochs": "epoch", "steps": "simulator steps", "time": "seconds of one training"}
 SPREADS = ("interval", "std")
@@ -61,7 +62,7 @@ class Row:
 
     @property
     def name(self) -> str:
-        return _variant(self.gradient, self.clipping)
+        return Variant(self.gradient, self.clipping).short
 
 
 def reported(out: Path) -> list[dict[str, Any]]:
@@ -144,7 +145,7 @@ def loss_panels(
         raise SettingError(f"Expected a spread among {', '.join(SPREADS)}, got {spread!r}.")
     groups, study = _grouped(reported(out)), load_study(out)
     difficulties = list(dict.fromkeys(key[0] for key in groups))
-    styles = styles_of(_variant(letter, clipping) for _, letter, clipping in groups)
+    styles = styles_of(Variant(letter, clipping).short for _, letter, clipping in groups)
     shown = "interquartile mean, 95%" if spread == "interval" else "mean and deviation"
     figure, panels = panel_figure(len(difficulties), _averaged(f"test loss ({shown})", smooth))
     name = task_options(study["task"]).difficulty[0]
@@ -152,7 +153,7 @@ def loss_panels(
         for (of, letter, clipping), group in groups.items():
             if of == difficulty:
                 scale = _per_epoch(axis, study, group[0], (costs or {}).get(str(difficulty), {}).get(letter))
-                variant = _variant(letter, clipping)
+                variant = Variant(letter, clipping).short
                 _draw(axes, group, variant, styles[variant], scale, spread, smooth)
         _finish(axes, f"{name} {difficulty}", AXES[axis])
         axes.grid(alpha=0.25)
@@ -163,13 +164,13 @@ def loss_panels(
 def paper_panels(out: Path, smooth: int = 30) -> Path:
     """As in the paper: every training a thin line in its gradient's style, the mean of the last `smooth` epochs."""
     groups = _grouped(reported(out))
-    styles = styles_of(_variant(letter, clipping) for _, letter, clipping in groups)
+    styles = styles_of(Variant(letter, clipping).short for _, letter, clipping in groups)
     name = task_options(load_study(out)["task"]).difficulty[0]
     difficulties = list(dict.fromkeys(key[0] for key in groups))
     figure, panels = panel_figure(len(difficulties), _averaged("test loss of each seed", smooth))
     for axes, difficulty in zip(panels, difficulties, strict=True):
         for (of, letter, clipping), group in groups.items():
-            variant = _variant(letter, clipping)
+            variant = Variant(letter, clipping).short
             for index, result in enumerate(group if of == difficulty else ()):
                 losses = _smoothed(_losses([result]), smooth)[:, 0]
                 line = styles[variant].line(len(losses), 0.8)
@@ -210,10 +211,6 @@ def _finish(axes: Axes, title: str, label: str) -> None:
     axes.set(title=title, xlabel=label)
     epochs_and_log(axes)
     axes.xaxis.set_major_formatter(plain_number)
-
-
-def _variant(letter: str, clipping: str) -> str:
-    return letter if clipping == "none" else f"{letter}, {clipping}"
 
 
 def _averaged(label: str, epochs: int) -> str:

@@ -34,12 +34,12 @@ from training.metrics import from_json
 from training.optimisers import settings_from_file, settings_to_file
 from training.stopping import Stopped, Stopping
 from training.trainer import Trainer
+from training.variant import Label, Variant
 
 FORMAT = 1
 TUNING_SEED = 1000
 _KIND = "evenflow study"
 _MEMBERS = 48  # more fill neither cache nor cores better
-Variant = tuple[str, str, float]
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,7 @@ class Study:
             checked.task_options.build()
             checked.members()
             object.__setattr__(self, "gradients", checked.gradients)
+            object.__setattr__(self, "clippings", checked.clippings)
 
     @classmethod
     def of(cls, task: str, options: dict[str, Any], difficulties: tuple[float, ...], **settings: Any) -> "Study":
@@ -287,9 +288,7 @@ def _packs(
 
 def _members_that_fit(experiment: Experiment) -> int:
     """How many members' buffers take half of the memory that is free."""
-    label = experiment.labels()[0]
-    variant = (label["gradient"], label["clipping"], label["learning_rate"])
-    trainer = replace(experiment, variants=(variant,), seeds=experiment.seeds[:1]).trainer()
+    trainer = replace(experiment, variants=(experiment.labels()[0].variant,), seeds=experiment.seeds[:1]).trainer()
     needed = trainer.rollout.plan.predicted + trainer.evaluation.plan.predicted
     try:
         free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -342,7 +341,7 @@ def _lines(
             "phase": pack.phase,
             "options": asdict(experiment.task_options),
             "difficulty": pack.difficulty,
-            **label,
+            **label.to_file(),
             "epochs": experiment.epochs,
         }
         if trainer is not None and records is not None:
@@ -373,11 +372,10 @@ def _best_rates(out: Path, study: Study, difficulty: Any) -> tuple[Variant, ...]
     finals: dict[Variant, list[float]] = {}
     for result in load_results(out):
         if result["phase"] == "tuning" and result["difficulty"] == difficulty:
-            variant = (result["gradient"], result["clipping"], result["learning_rate"])
-            finals.setdefault(variant, []).append(final_loss(result))
+            finals.setdefault(Label.from_file(result).variant, []).append(final_loss(result))
     best: dict[tuple[str, str], Variant] = {}
     for variant, losses in finals.items():
-        key = variant[:2]
+        key = (variant.gradient, variant.clipping)
         if key not in best or interquartile_mean(losses) < interquartile_mean(finals[best[key]]):
             best[key] = variant
     return tuple(best[letter, clipping] for letter in study.gradients for clipping in study.clippings)

@@ -49,7 +49,7 @@ def transferred(path: Path, values: Sequence[float]) -> dict[Any, list[float]]:
             for row, controller in zip(policy.theta.split(1), controllers, strict=True):
                 row.copy_(controller.weights(last, row))
         count = experiment.settings.test_samples
-        starts = [task.initial_states(count, label["seed"], "test", dtype) for label in labels]
+        starts = [task.initial_states(count, label.seed, "test", dtype) for label in labels]
         rollout = Trajectory(task.system, policy, task.horizon, count * len(labels), forward_only=True)
         losses = rollout.forward(torch.cat(starts).to(device), task.objective)
         assert losses is not None

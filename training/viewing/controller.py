@@ -82,7 +82,7 @@ def member_of(run: RunDirectory, index: int) -> Watched:
     run.check_settings()
     files = tuple((epoch_of(path), path) for path in run.checkpoints())
     label = experiment.labels()[index]
-    return Watched(f"{label['gradient']}, seed {label['seed']}", options, files, index, precision)
+    return Watched(f"{label.gradient}, seed {label.seed}", options, files, index, precision)
 
 
 def _member(run: RunDirectory, experiment: Experiment, wanted: str) -> int:
