@@ -114,7 +114,7 @@ MISTAKES = [
     (("R", 1), SettingError, r"among R,0, R,3, C,0, C,3, got 'R,1'"),
     ((None, 7), SettingError, r"among .*, got '7'"),
     (("R", "0"), SettingError, "a seed as a whole number, got '0'"),
-    ((7,), SettingError, "a gradient by its letter or name, got 7"),
+    ((7,), SettingError, "a gradient as text such as C, got 7"),
     (("R", 0, 3), SettingError, "an epoch of .* with a checkpoint, 0, 2, 4, got 3"),
     (("R", 0, -1), SettingError, "an epoch of .* with a checkpoint, 0, 2, 4, got -1"),
 ]
