@@ -1,5 +1,7 @@
 """Objectives: what a rollout is judged by, as torch expressions."""
 
+from typing import Any
+
 import torch
 
 from engine.checks import finite
@@ -15,7 +17,16 @@ class Objective:
     whatever becomes of its state, and the gradient is that of a rollout that stops. Torch multiplies derivatives of
     what it masks by 0, so where these are infinite at finite states (a root at 0, a power that overflows) mask the
     argument too: `torch.where(alive, torch.where(alive, x, 1).sqrt(), 0)`; a gradient that is NaN is told.
+
+    Attributes:
+        goal: where the system should be, as its drawing takes it: a number, a place or a tensor; None for nowhere.
     """
+
+    goal: Any = None
+
+    def aimed_at(self, place: tuple[float, float]) -> "Objective | None":
+        """The same with its goal at another place of the plane; None where the goal is no such place."""
+        return None
 
     def running(self, states: torch.Tensor, controls: torch.Tensor, steps: torch.Tensor) -> torch.Tensor | None:
         """ℓ_t [S, B] for states [S, B, *state_shape], controls [S, B, *control_shape] at the times `steps` [S]."""

@@ -52,6 +52,9 @@ class Guidance(System):
         dt: time step.
         mean_centre: let c̄ be the mean of the evaders' positions.
         reversed_flocking: let evaders repel each other nearer than s and attract beyond.
+
+    Attributes:
+        centre_scale: what the evaders' sum is multiplied by to be c̄.
     """
 
     def __init__(
@@ -70,7 +73,7 @@ class Guidance(System):
         self.drivers, self.evaders, self.dt = drivers, evaders, dt
         self.particles = drivers + evaders
         self.state_shape, self.control_shape = (4, self.particles), (2, drivers)
-        self._centre_scale = 1.0 / evaders if mean_centre else 1.0
+        self.centre_scale = 1.0 / evaders if mean_centre else 1.0
         self._separation = CentralForce(SEPARATION, 0.0, SOFTENING)
         self._flight = CentralForce(FLIGHT, 0.0, SOFTENING)
         # σ φ(d) (x_k - x_j) = (σ/d - σ s/d²) (x_j - x_k)
@@ -201,7 +204,7 @@ class Guidance(System):
         for k in range(self.drivers, self.particles):
             x += state[t, b, 0, k]
             y += state[t, b, 1, k]
-        return self._centre_scale * ti.Vector([x, y])
+        return self.centre_scale * ti.Vector([x, y])
 
     @ti.func
     def _acceleration(self, state: ti.template(), control: ti.template(), b, i, in_lanes: ti.template()):
@@ -238,7 +241,7 @@ class Guidance(System):
         else:
             damping = EVADER_DAMPING
             for d in range(D):
-                gathered -= self._centre_scale * self._pull_back_steering(control, adjoint, t, s, b, d)
+                gathered -= self.centre_scale * self._pull_back_steering(control, adjoint, t, s, b, d)
             gathered += pair_adjoints(state, adjoint, t, s, b, at, velocity, 0, D, self._flight, 0.0, in_lanes)
             gathered += pair_adjoints(state, adjoint, t, s, b, at, velocity, D, N, self._flock, 1.0, in_lanes)
         to_position = position + self.dt * gathered

@@ -227,7 +227,7 @@ class Swarm(Guidance):
                     state, next_adjoint, 0, 0, b, at, velocity, 0, self.drivers, self._flight, 0.0, in_lanes
                 )
                 for d in range(self.drivers):
-                    flight -= self._centre_scale * self._pull_back_steering(control, next_adjoint, 0, 0, b, d)
+                    flight -= self.centre_scale * self._pull_back_steering(control, next_adjoint, 0, 0, b, d)
                 for run in range(self._grid.runs):
                     first, last = neighbour_run(starts, cell[b, s], b, run, self._grid)
                     if first < last:

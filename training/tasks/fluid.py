@@ -26,7 +26,7 @@ class Gathered(Objective):
 
     Args:
         jets: how many columns of the state are jets.
-        target: x*, one coordinate for each axis.
+        goal: x*, one coordinate for each axis.
         radius: ρ, of the ball that counts as the target.
         length: L, to which distances are compared.
         horizon: T.
@@ -36,21 +36,26 @@ class Gathered(Objective):
     def __init__(
         self,
         jets: int,
-        target: tuple[float, ...],
+        goal: tuple[float, ...],
         radius: float,
         length: float,
         horizon: int,
         regularisation: float,
     ):
-        self.jets, self.target, self.radius, self.length = jets, target, radius, length
+        self.jets, self.goal, self.radius, self.length = jets, goal, radius, length
         self.horizon, self.regularisation = horizon, regularisation
+
+    def aimed_at(self, place):
+        if len(self.goal) != len(place):
+            return None
+        return Gathered(self.jets, place, self.radius, self.length, self.horizon, self.regularisation)
 
     def running(self, states, controls, steps):
         return self.regularisation / self.horizon * controls.flatten(2).square().mean(2)
 
     def final(self, state):
-        places = state[..., : len(self.target), self.jets :]
-        away = places - places.new_tensor(self.target).unsqueeze(1)
+        places = state[..., : len(self.goal), self.jets :]
+        away = places - places.new_tensor(self.goal).unsqueeze(1)
         outside = ((away.square().sum(-2) + 1e-12).sqrt() - self.radius).clamp(min=0.0)
         return (outside / self.length).square().mean(-1)
 

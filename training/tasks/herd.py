@@ -14,11 +14,15 @@ class Herd(Objective):
         drivers: how many of the particles, the first ones, are drivers.
         horizon: T.
         regularisation: rc.
-        target: (x, y) where the evaders should be.
+        goal: (x, y) where the evaders should be.
     """
 
-    def __init__(self, drivers: int, horizon: int, regularisation: float, target: tuple[float, float]):
-        self.drivers, self.horizon, self.regularisation, self.target = drivers, horizon, regularisation, target
+    def __init__(self, drivers: int, horizon: int, regularisation: float, goal: tuple[float, float]):
+        self.drivers, self.horizon, self.regularisation = drivers, horizon, regularisation
+        self.goal = goal
+
+    def aimed_at(self, place):
+        return Herd(self.drivers, self.horizon, self.regularisation, place)
 
     def running(self, states, controls, steps):
         # The mean over states starts at step 1: the first state is given.
@@ -27,7 +31,7 @@ class Herd(Objective):
         return counted * self.final(states) + self.regularisation / self.horizon * effort
 
     def final(self, state):
-        away = state[..., :2, self.drivers :] - state.new_tensor(self.target).view(2, 1)
+        away = state[..., :2, self.drivers :] - state.new_tensor(self.goal).view(2, 1)
         return away.square().flatten(-2).mean(-1) / self.horizon
 
 

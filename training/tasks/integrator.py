@@ -16,10 +16,10 @@ class Reach(Objective):
     """½ |x_T - target|²."""
 
     def __init__(self, target: float):
-        self.target = target
+        self.goal = target
 
     def final(self, state):
-        return 0.5 * (state - self.target).square().sum(1)
+        return 0.5 * (state - self.goal).square().sum(1)
 
 
 @dataclass(frozen=True)

@@ -37,11 +37,7 @@ class Orbit(Objective):
     def __init__(self, dim: int, radius: float, speed: float, horizon: int, regularisation: float):
         self.dim, self.radius, self.speed = dim, radius, speed
         self.horizon, self.regularisation = horizon, regularisation
-
-    @property
-    def target(self) -> float:
-        """R, for drawings."""
-        return self.radius
+        self.goal = radius
 
     def running(self, states, controls, steps):
         return self.regularisation / self.horizon * controls.flatten(2).square().mean(2)

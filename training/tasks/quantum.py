@@ -25,14 +25,14 @@ class Transfer(Objective):
     def __init__(self, system: QuantumBox, target: int):
         self.target = target
         with torch.inference_mode(False):
-            self._wave = system.eigenstate(target)
+            self.goal = system.eigenstate(target)
 
     def running(self, states, controls, steps):
         # The sum starts at step 1: the first state is given.
         return (steps > 0).to(states.dtype).view(-1, 1) * self.final(states)
 
     def final(self, state):
-        return 1.0 - (state @ self._wave.to(state)).square().sum(-1)
+        return 1.0 - (state @ self.goal.to(state)).square().sum(-1)
 
 
 @dataclass(frozen=True)

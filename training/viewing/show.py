@@ -76,9 +76,8 @@ class Show:
 
     @property
     def can_aim(self) -> bool:
-        """Whether there is a target to move: a point in the plane."""
-        target = getattr(self._simulations[0].task.objective, "target", None)
-        return isinstance(target, tuple) and len(target) == 2
+        """Whether there is a goal to move: a point in the plane."""
+        return all(simulation.can_aim for simulation in self._simulations)
 
     def press(self, key: str) -> None:
         """Act on a key; a restart undoes pushes, and another seed or checkpoint makes a new rollout."""
@@ -98,7 +97,7 @@ class Show:
             self._roll()
 
     def aim(self, place: tuple[float, float]) -> None:
-        """Move the target, if there is one, to a place of a panel's unit square; the rollout keeps its start."""
+        """Move the goal, if there is one, to a place of a panel's unit square; the rollout keeps its start."""
         if self.can_aim:
             x, y = self._frame.world(place)
             for simulation in self._simulations:

@@ -1,6 +1,5 @@
 """One sample's rollout and its adjoints, as arrays to draw."""
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 from engine import Rollout, System, current
 from engine.systems import Held
 from training.gradients import Gradient
+from training.objectives import Objective
 from training.task import Task
 from training.viewing.controller import Watched
 
@@ -60,11 +60,20 @@ class Simulation:
         states, controls = self._rollout.states.detach(), self._rollout.controls.detach()
         return Episode(_array(states[:, 0]), _array(controls[:, 0]), self._losses(states, controls), self._adjoints())
 
-    def aim(self, target: tuple[float, float]) -> None:
-        """Move the target of the task's objective."""
-        objective = copy.copy(self.task.objective)
-        objective.target = target  # type: ignore[attr-defined]
-        self.task = replace(self.task, objective=objective)
+    @property
+    def can_aim(self) -> bool:
+        """Whether the task's goal can be moved."""
+        return self._aimed_at((0.0, 0.0)) is not None
+
+    def aim(self, place: tuple[float, float]) -> None:
+        """Move the task's goal, where it can be moved."""
+        objective = self._aimed_at(place)
+        if objective is not None:
+            self.task = replace(self.task, objective=objective)
+
+    def _aimed_at(self, place: tuple[float, float]) -> Objective | None:
+        objective = self.task.objective
+        return objective.aimed_at(place) if isinstance(objective, Objective) else None
 
     def _losses(self, states: torch.Tensor, controls: torch.Tensor) -> np.ndarray:
         objective, horizon = self.task.objective, self.task.horizon
@@ -103,11 +112,10 @@ def step_seconds(system: System) -> float | None:
 
 def goal_of(task: Task) -> np.ndarray | None:
     """Where the task's objective wants the system to be, as its drawing takes it; None if that cannot be drawn."""
-    target = getattr(task.objective, "target", None)
-    eigenstate = getattr(task.system, "eigenstate", None)
-    if not isinstance(target, (int, float, tuple, list, np.ndarray, torch.Tensor)):
+    goal = task.objective.goal if isinstance(task.objective, Objective) else None
+    if goal is None:
         return None
-    return _array(eigenstate(target)) if eigenstate is not None else np.asarray(target, dtype=float)
+    return _array(goal) if isinstance(goal, torch.Tensor) else np.asarray(goal, dtype=float)
 
 
 def _array(tensor: torch.Tensor) -> np.ndarray:

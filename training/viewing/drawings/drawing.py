@@ -85,17 +85,20 @@ class Drawing(abc.ABC):
     def draw(self, scene: Scene, frame: Frame, moment: Moment) -> None:
         """Add bodies, goal and control to the scene."""
 
-    @abc.abstractmethod
     def sizes(self, adjoints: np.ndarray) -> np.ndarray:
-        """|λ| of every body, [n, bodies], for adjoints [n, *state_shape]."""
+        """|λ| of every body, [n, bodies], for adjoints [n, *state_shape]; by default every component is a body."""
+        return np.abs(adjoints).reshape(len(adjoints), -1)
 
     def solid(self, moment: Moment) -> Solid | None:
         """The same in three dimensions, for windows that can turn it; None for what is flat."""
         return None
 
-    @abc.abstractmethod
     def push(self, state: np.ndarray, start: np.ndarray, drag: np.ndarray) -> np.ndarray:
-        """A copy of `state` whose body nearest to `start` is pushed along `drag`; both [2], in the world."""
+        """A copy of `state` whose body nearest to `start` is pushed along `drag`; both [2], in the world.
+
+        By default nothing is moved.
+        """
+        return np.array(state, dtype=float)
 
 
 class StatePlot(Drawing):
@@ -140,9 +143,6 @@ class StatePlot(Drawing):
         centres = np.stack([np.full(finite.sum(), moment.t), now[finite]], axis=1)
         scene.circles(frame(centres), 0.018, shown[finite])
         self._controls(scene, frame, moment)
-
-    def sizes(self, adjoints):
-        return np.abs(adjoints).reshape(len(adjoints), -1)
 
     def push(self, state, start, drag):
         pushed = np.array(state, dtype=float)

@@ -102,7 +102,7 @@ class HerdDrawing(Drawing):
     def _accelerations(self, states: np.ndarray, controls: np.ndarray) -> np.ndarray:
         """[..., 2, D]."""
         drivers = self.system.drivers
-        centre = self.system._centre_scale * states[..., :2, drivers:].sum(-1, keepdims=True)
+        centre = self.system.centre_scale * states[..., :2, drivers:].sum(-1, keepdims=True)
         away = states[..., :2, :drivers] - centre
         turned = np.stack([-away[..., 1, :], away[..., 0, :]], axis=-2)
         return controls[..., :1, :] * away + controls[..., 1:, :] * turned
