@@ -46,7 +46,7 @@ test: lint
 	$(PYTEST) --backend vulkan --precision float32 $(REQUIRE)
 
 # What is promised to the bit, as processors with fewer instructions compute it.
-BITS := $(BIN)/python -m pytest tests/test_memory.py tests/test_slots.py -k bit
+BITS := $(BIN)/python -m pytest tests/test_memory.py tests/test_alignment.py tests/test_slots.py -k bit
 AVX2 := MKL_ENABLE_INSTRUCTIONS=AVX2 ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2
 SSE4 := MKL_ENABLE_INSTRUCTIONS=SSE4_2 ONEDNN_MAX_CPU_ISA=SSE41 ATEN_CPU_CAPABILITY=default
 processors: install

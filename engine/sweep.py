@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 
 from engine import ended, first_use
+from engine.alignment import aligned
 from engine.contracts import check_tensor, described, differentiating, modified
 from engine.errors import AdjointError, EvenflowWarning
 from engine.launch import Launch
@@ -144,8 +145,8 @@ class Sweeper:
         for first, last in blocks:
             times = slice(part.base + first, part.base + last)
             with differentiating(cost):
-                states = rollout.states[first:last].detach().requires_grad_()
-                controls = rollout.controls[times].detach().requires_grad_()
+                states = aligned(rollout.states[first:last].detach()).requires_grad_()
+                controls = aligned(rollout.controls[times].detach()).requires_grad_()
                 version = rollout.states._version, rollout.controls._version
                 steps = torch.arange(times.start, times.stop, device=states.device)
                 values = cost.running(states, controls, steps)  # type: ignore[union-attr]
@@ -262,8 +263,8 @@ class Sweeper:
         cotangent, state = self.cotangents[slot, samples], self.rollout.states[slot, samples]
         if self.jacobian is None:
             return self.record.pull_back_state(slot, state, cotangent, samples)
-        rows = cotangent.flatten(1).unsqueeze(1)
-        return torch.bmm(rows, self.jacobian[slot, samples]).view_as(state)
+        rows = aligned(cotangent).flatten(1).unsqueeze(1)
+        return torch.bmm(rows, aligned(self.jacobian[slot, samples])).view_as(state)
 
     def _prepare_pull_backs(self, samples: slice) -> list[Launch]:
         """The pull-backs of all slots, prepared at once.
