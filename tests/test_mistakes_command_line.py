@@ -10,7 +10,8 @@ import pytest
 from conftest import ROOT
 
 import evenflow
-from benchmarks.studies.study import Study, run_study
+from benchmarks.studies.packs import run_study
+from benchmarks.studies.study import Study
 from training import Experiment, TrainingSettings, train
 
 pytestmark = pytest.mark.float64

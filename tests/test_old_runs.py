@@ -11,9 +11,11 @@ from conftest import ROOT
 from rich.console import Console
 
 import evenflow
+from benchmarks.studies.directory import StudyDirectory
+from benchmarks.studies.packs import run_study
 from benchmarks.studies.page import write_page
 from benchmarks.studies.report import table, write_report
-from benchmarks.studies.study import Study, load_results, load_study, run_study
+from benchmarks.studies.study import Study
 from benchmarks.studies.variants import compare
 from engine import RunError
 from training import Experiment, RunDirectory, TrainingSettings, read_checkpoint, resume, train
@@ -126,7 +128,7 @@ def test_an_old_study_goes_on_by_torchs_form_alone(old_study):
         run_study(study("adam-torch"), out)
     lines = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
     assert [line["settings"]["optimiser"] for line in lines] == ["adam", "adam-torch"]
-    assert [result["settings"]["optimiser"] for result in load_results(out)] == ["adam-torch"] * 2
+    assert [result["settings"]["optimiser"] for result in StudyDirectory(out).lines] == ["adam-torch"] * 2
     assert lines[1]["test_loss"] == second["test_loss"]
 
 
@@ -139,14 +141,14 @@ def test_reports_of_a_study_name_its_optimiser(old_study, tmp_path):
     write_report(out, None, {})
     assert re.search(r"Optimiser: adam, .*; Keras' form", (out / "report.md").read_text())
     assert '"optimiser": "adam-keras"' in (out / "report.json").read_text()
-    assert load_study(out)["settings"]["optimiser"] == "adam"
+    assert StudyDirectory(out).config["settings"]["optimiser"] == "adam"
 
 
 @pytest.mark.parametrize("name", ["cart-pole", "guidance", "quantum"])
 def test_committed_studies_are_read_as_what_they_were_made_by(name):
     out = ROOT / "benchmarks" / "results" / name
-    assert load_study(out)["settings"]["optimiser"] == "adam-torch"
-    assert {result["settings"]["optimiser"] for result in load_results(out)} == {"adam-torch"}
+    assert StudyDirectory(out).config["settings"]["optimiser"] == "adam-torch"
+    assert {result["settings"]["optimiser"] for result in StudyDirectory(out).lines} == {"adam-torch"}
     assert table(out, None, {})
     assert "Optimiser: adam-torch" in (out / "report.md").read_text()
 

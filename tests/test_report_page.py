@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 import evenflow
+from benchmarks.studies.packs import run_study
 from benchmarks.studies.page import precision_of, write_page
-from benchmarks.studies.study import Study, run_study
+from benchmarks.studies.study import Study
 from engine import RunError, current
 from training import Experiment, train
 from training.trainer import TrainingSettings

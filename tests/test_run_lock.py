@@ -8,7 +8,9 @@ from filelock import UnixFileLock
 from test_run import EXPERIMENT, contents
 
 import evenflow
-from benchmarks.studies.study import Study, load_results, run_study
+from benchmarks.studies.directory import StudyDirectory
+from benchmarks.studies.packs import run_study
+from benchmarks.studies.study import Study
 from engine import RunError
 from training import RunDirectory, load_controller, resume, train
 from training.lock import LOCK, only_writer
@@ -112,9 +114,9 @@ def test_a_study_has_one_writer(tmp_path):
 
     def look(pack, left):
         seen.append(refused(lambda: run_study(study, out)))
-        assert load_results(out) == []
+        assert StudyDirectory(out).lines == []
 
     run_study(study, out, look)
     assert len(seen) == 1
     assert "writes the study in" in seen[0]
-    assert len(load_results(out)) == 1
+    assert len(StudyDirectory(out).lines) == 1

@@ -14,7 +14,9 @@ from conftest import ROOT
 from test_experiment import equal, outcome
 
 import evenflow
-from benchmarks.studies.study import Study, load_results, run_study
+from benchmarks.studies.directory import StudyDirectory
+from benchmarks.studies.packs import run_study
+from benchmarks.studies.study import Study
 from engine import RunError, SettingError
 from training import Experiment, RunDirectory, TrainingSettings, load_controller, resume, train
 from training.stopping import Stopped, Stopping
@@ -95,10 +97,10 @@ def test_a_study_stops_with_its_signal_and_goes_on(tmp_path):
     study = Study("cart-pole", {"horizon": 5}, (1, 2), ("R",), seeds=1, epochs=2, settings=SETTINGS)
     with pytest.raises(Stopped, match="stopped by SIGTERM"):
         run_study(study, tmp_path / "study", lambda pack, left: at(1, send("SIGTERM")))
-    assert load_results(tmp_path / "study") == []
+    assert StudyDirectory(tmp_path / "study").lines == []
     run_study(study, tmp_path / "study")
     run_study(study, tmp_path / "whole")
-    results = [[result["test_loss"] for result in load_results(tmp_path / name)] for name in ("study", "whole")]
+    results = [[result["test_loss"] for result in StudyDirectory(tmp_path / name).lines] for name in ("study", "whole")]
     assert results[0] == results[1]
 
 

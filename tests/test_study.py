@@ -15,10 +15,12 @@ from conftest import ROOT
 from rich.console import Console
 
 import evenflow
-from benchmarks.studies import study as study_module
+from benchmarks.studies import packs as packs_module
 from benchmarks.studies.diagnostics import diagnose
-from benchmarks.studies.report import AXES, SPREADS, loss_panels, reported, table
-from benchmarks.studies.study import TUNING_SEED, Study, load_results, load_study, run_study
+from benchmarks.studies.directory import StudyDirectory
+from benchmarks.studies.packs import run_study
+from benchmarks.studies.report import AXES, SPREADS, loss_panels, table
+from benchmarks.studies.study import TUNING_SEED, Study
 from benchmarks.studies.variants import compare
 from engine import RunError, SettingError
 from training import Experiment, TrainingSettings
@@ -45,7 +47,7 @@ def identity(result):
 
 
 def test_every_combination_is_trained_once_and_seeds_are_paired(done):
-    results = load_results(done)
+    results = StudyDirectory(done).lines
     expected = {("report", poles, letter, 1e-3, seed) for poles in (1, 2) for letter in "RC" for seed in range(3)}
     assert {identity(result) for result in results} == expected
     assert len(results) == len(expected)
@@ -54,7 +56,7 @@ def test_every_combination_is_trained_once_and_seeds_are_paired(done):
 
 
 def test_a_result_holds_what_it_takes_to_repeat_it(done):
-    result = load_results(done)[5]
+    result = StudyDirectory(done).lines[5]
     again = Experiment(
         result["task"],
         result["options"],
@@ -79,7 +81,7 @@ def test_a_finished_study_trains_nothing_again(done):
 def test_learning_rates_are_chosen_on_seeds_that_are_not_reported(tmp_path):
     study = small(difficulties=(1,), learning_rates=(1e-3, 1e-2), seeds=2, tuning_seeds=2, epochs=2)
     run_study(study, tmp_path / "out")
-    results = load_results(tmp_path / "out")
+    results = StudyDirectory(tmp_path / "out").lines
     tuning = [result for result in results if result["phase"] == "tuning"]
     report = [result for result in results if result["phase"] == "report"]
     assert {result["seed"] for result in tuning} == {TUNING_SEED, TUNING_SEED + 1}
@@ -94,17 +96,17 @@ def test_learning_rates_are_chosen_on_seeds_that_are_not_reported(tmp_path):
 
 
 def test_packs_keep_a_seeds_variants_together_and_fit_the_limit(tmp_path, monkeypatch):
-    monkeypatch.setattr(study_module, "_MEMBERS", 4)
-    packs = study_module._packs(small(seeds=5), tmp_path, "report", 1, range(5), ())
+    monkeypatch.setattr(packs_module, "_MEMBERS", 4)
+    packs = packs_module._packs(small(seeds=5), tmp_path, "report", 1, range(5), ())
     assert [len(pack.experiment.labels()) for pack in packs] == [2, 4, 4]
     assert [seed for pack in packs for seed in pack.experiment.seeds] == list(range(5))
 
 
 def test_results_do_not_depend_on_the_packing(done, tmp_path, monkeypatch):
-    monkeypatch.setattr(study_module, "_MEMBERS", 2)
+    monkeypatch.setattr(packs_module, "_MEMBERS", 2)
     run_study(small(), tmp_path / "out")
-    apart = {identity(result): result["test_loss"] for result in load_results(tmp_path / "out")}
-    for result in load_results(done):
+    apart = {identity(result): result["test_loss"] for result in StudyDirectory(tmp_path / "out").lines}
+    for result in StudyDirectory(done).lines:
         assert apart[identity(result)] == pytest.approx(result["test_loss"], rel=1e-9)
 
 
@@ -114,7 +116,8 @@ sys.path.insert(0, {tests!r})
 import engine
 engine.init("cpu", "float64")
 from pathlib import Path
-from benchmarks.studies.study import run_study
+from benchmarks.studies.directory import StudyDirectory
+from benchmarks.studies.packs import run_study
 from test_study import small
 run_study(small(epochs=12), Path({out!r}))
 """
@@ -143,19 +146,20 @@ def test_a_study_killed_at_random_goes_on_where_it_stopped(tmp_path):
     assert 24 - before <= len(seen) <= 24 - before + 1
     run_study(small(epochs=12), tmp_path / "whole")
     whole = {
-        identity(result): (result["train_loss"], result["test_loss"]) for result in load_results(tmp_path / "whole")
+        identity(result): (result["train_loss"], result["test_loss"])
+        for result in StudyDirectory(tmp_path / "whole").lines
     }
-    found = {identity(result): (result["train_loss"], result["test_loss"]) for result in load_results(out)}
+    found = {identity(result): (result["train_loss"], result["test_loss"]) for result in StudyDirectory(out).lines}
     assert found == whole
 
 
 def test_a_result_line_cut_off_by_a_kill_is_written_again(tmp_path):
     out, study = tmp_path / "out", small(difficulties=(1,))
     run_study(study, out)
-    whole = load_results(out)
+    whole = StudyDirectory(out).lines
     (out / "results.jsonl").write_text((out / "results.jsonl").read_text()[:-50])
     run_study(study, out)
-    assert {identity(result): result["test_loss"] for result in load_results(out)} == {
+    assert {identity(result): result["test_loss"] for result in StudyDirectory(out).lines} == {
         identity(result): result["test_loss"] for result in whole
     }
 
@@ -172,7 +176,7 @@ def test_the_report_stands_in_tables_and_figures(done, tmp_path):
     rows = json.loads((done / "report.json").read_text())["rows"]
     assert len(rows) == 4
     for row in rows:
-        finals = [r["test_loss"][-1] for r in load_results(done)
+        finals = [r["test_loss"][-1] for r in StudyDirectory(done).lines
                   if (r["difficulty"], r["gradient"]) == (row["difficulty"], row["gradient"])]  # fmt: skip
         ordered = [min(finals), row["loss_low"], row["loss"], row["loss_high"], max(finals)]
         assert ordered == pytest.approx(sorted(ordered), rel=1e-12)
@@ -191,7 +195,7 @@ def test_trainings_that_diverged_count_as_failures(done, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
     (out / "study.yaml").write_text((done / "study.yaml").read_text())
-    results = load_results(done)
+    results = StudyDirectory(done).lines
     for result in results:
         if result["gradient"] == "R":
             result["test_loss"] = [result["test_loss"][0], None, None]
@@ -259,16 +263,16 @@ def test_a_directory_of_another_study_or_of_something_else_is_left_alone(done, t
 )
 def test_results_of_another_task_or_version_are_refused(change, message, done, tmp_path):
     (tmp_path / "study.yaml").write_text((done / "study.yaml").read_text())
-    line = json.dumps(load_results(done)[0] | change) if change else "[1, 2]"
+    line = json.dumps(StudyDirectory(done).lines[0] | change) if change else "[1, 2]"
     (tmp_path / "results.jsonl").write_text(line + "\n")
     with pytest.raises(RunError, match=message):
-        load_results(tmp_path)
+        list(StudyDirectory(tmp_path).lines)
 
 
 def test_a_study_without_results_has_no_report(done, tmp_path):
     (tmp_path / "study.yaml").write_text((done / "study.yaml").read_text())
     with pytest.raises(RunError, match="Expected finished trainings"):
-        reported(tmp_path)
+        list(StudyDirectory(tmp_path).reported)
 
 
 @pytest.mark.parametrize(
@@ -277,9 +281,9 @@ def test_a_study_without_results_has_no_report(done, tmp_path):
 def test_a_study_that_is_not_ours_is_refused(text, tmp_path):
     (tmp_path / "study.yaml").write_text(text)
     with pytest.raises(RunError, match=r"^Expected .*\.$"):
-        load_study(tmp_path)
+        list(StudyDirectory(tmp_path).config)
     with pytest.raises(RunError, match="has none"):
-        load_study(tmp_path / "nowhere")
+        list(StudyDirectory(tmp_path / "nowhere").config)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import itertools
 import json
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from engine import RunError
@@ -29,6 +29,20 @@ def write_whole(path: Path, content: str | bytes) -> Path:
         part.unlink(missing_ok=True)
         raise
     return path
+
+
+def complete_lines(path: Path) -> list[bytes]:
+    """The lines of a file without the one that a kill has cut off; none of a file that is not there. OSError else."""
+    try:
+        return path.read_bytes().split(b"\n")[:-1]
+    except FileNotFoundError:
+        return []
+
+
+def add_lines(path: Path, lines: Iterable[str]) -> None:
+    """Add all of these lines or none, after the complete ones that are there."""
+    there = b"".join(line + b"\n" for line in complete_lines(path))
+    write_whole(path, there + "".join(f"{line}\n" for line in lines).encode())
 
 
 def remove_parts(folder: Path, pattern: str) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from engine import RunError
-from training.files import reason
+from training.files import complete_lines, reason
 
 Record = dict[str, Any]
 
@@ -57,13 +57,11 @@ def _refuse(name: str) -> None:
 
 def _read(file: Path, members: int | None) -> list[tuple[Record, bytes]]:
     try:
-        data = file.read_bytes()
-    except FileNotFoundError:
-        return []
+        lines = complete_lines(file)
     except OSError as error:
         raise RunError(f"Expected metrics that can be read, got {file}: {reason(error)}.") from error
     found = []
-    for number, line in enumerate(data.split(b"\n")[:-1], start=1):
+    for number, line in enumerate(lines, start=1):
         record = from_json(line)
         fault = _fault(record, number, members)
         if fault:

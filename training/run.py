@@ -17,7 +17,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -33,6 +33,13 @@ __all__ = ["FORMAT", "RunDirectory", "read_checkpoint"]
 FORMAT = 1
 _KIND = "evenflow run"
 _CONFIG, _METRICS, _CHECKPOINTS = "config.yaml", "metrics.jsonl", "checkpoints"
+
+
+class StoredRuntime(NamedTuple):
+    """What a run or a study was trained on."""
+
+    backend: str
+    precision: str
 
 
 class RunDirectory:
@@ -133,6 +140,11 @@ class RunDirectory:
         return sorted((file for file in files if file.stem[len("epoch-") :].isdecimal()), key=epoch_of)
 
     @property
+    def runtime(self) -> StoredRuntime:
+        """The backend and the precision that it was trained with; RunError if config.yaml does not say."""
+        return stored_runtime(self.config, self.path / _CONFIG)
+
+    @property
     def epoch(self) -> int:
         """Epoch of the last checkpoint; 0 without any."""
         found = self.checkpoints()
@@ -198,6 +210,17 @@ class RunDirectory:
             text = yaml.safe_dump(whole, sort_keys=False)
         write_whole(file, text)
         self.config = wanted
+
+
+def stored_runtime(config: Mapping[str, Any], file: Path) -> StoredRuntime:
+    """The runtime that a configuration names; RunError if it names none."""
+    found = config.get("runtime")
+    backend, precision = (found.get("backend"), found.get("precision")) if isinstance(found, dict) else (None, None)
+    if precision not in ("float32", "float64"):
+        raise RunError(f"Expected a precision in {file}, got {precision!r}; train the run again.")
+    if not isinstance(backend, str):
+        raise RunError(f"Expected a backend in {file}, got {backend!r}; train the run again.")
+    return StoredRuntime(backend, precision)
 
 
 def epoch_of(checkpoint: Path) -> int:

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.studies.report import reported
-from benchmarks.studies.study import Study, weights_at
+from benchmarks.studies.directory import StudyDirectory
+from benchmarks.studies.study import Study
 from benchmarks.style import legend_below, panel_figure, plain_log, save_ours, styles_of
 from engine import FULL, PHYSICS_ONLY, AdjointRule, Rollout, SettingError, current
 from engine.norms import norm
@@ -74,20 +74,20 @@ class Diagnosis:
 def diagnose(study: Study, out: Path, samples: int = 64) -> list[Diagnosis]:
     """Diagnose every difficulty at every milestone whose weights are finite."""
     found = []
-    results = reported(out)
+    directory = StudyDirectory(out)
     gradients = list(dict.fromkeys(gradient_named(text) for text in (*constants(), *study.gradients)))
     for difficulty in study.difficulties:
-        here = [result for result in results if result["difficulty"] == difficulty]
+        here = [result for result in directory.reported if result.difficulty == difficulty]
         if not here:
             continue
-        chosen = min(here, key=lambda result: (rank_of(result["gradient"]), result["seed"]))
+        chosen = min(here, key=lambda result: (rank_of(result.variant.gradient), result.label.seed))
         task = study.experiment(difficulty, range(1)).task_options.build()
         policy = task.policy(members=1, dtype=current().dtype, device=current().device)
         rollout = Rollout(task.system, policy, task.horizon, samples)
-        initial = task.initial_states(samples, chosen["seed"], "test", current().dtype).to(current().device)
+        initial = task.initial_states(samples, chosen.label.seed, "test", current().dtype).to(current().device)
         for epoch in study.milestones:
             with torch.no_grad():
-                policy.theta.copy_(weights_at(out, study, chosen, epoch).unsqueeze(0))
+                policy.theta.copy_(directory.weights(chosen, epoch).unsqueeze(0))
             losses = rollout.forward(initial, task.objective)
             if losses is not None and torch.isfinite(losses).all():
                 found.append(_diagnosis(difficulty, epoch, rollout, task.objective, gradients))

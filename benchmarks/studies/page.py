@@ -16,8 +16,8 @@ import yaml
 
 from benchmarks.studies.costs import load_costs
 from benchmarks.studies.curves import loss_figure
-from benchmarks.studies.report import AXES, loss_panels, reported, table
-from benchmarks.studies.study import load_study
+from benchmarks.studies.directory import Result, StudyDirectory
+from benchmarks.studies.report import AXES, loss_panels, table
 from benchmarks.style import legend_below, new_figure, plain_log, settle, styles_of
 from engine import RunError
 from engine.norms import norm_of_array
@@ -27,7 +27,7 @@ from training.gradients import constants, rank_of
 from training.optimisers import settings_from_file, settings_to_file
 from training.outputs import check_new_file
 from training.summary import groups, outcomes
-from training.variant import Label, Variant
+from training.variant import Label
 from training.viewing import Show, Watched, member_of
 from training.viewing.drawings import GuiCanvas
 from training.viewing.simulation import Simulation
@@ -45,12 +45,8 @@ pre { background: #f5f5f5; padding: 1em; overflow-x: auto; font-size: 85%; }
 
 def precision_of(path: Path) -> str:
     """The precision that a run or study was trained in; RunError if there is neither."""
-    config = load_study(path) if (path / "study.yaml").exists() else RunDirectory.open(path).config
-    runtime = config.get("runtime")
-    precision = runtime.get("precision") if isinstance(runtime, dict) else None
-    if precision not in ("float32", "float64"):
-        raise RunError(f"Expected a precision in the configuration of {path}, got {precision!r}.")
-    return precision
+    of = StudyDirectory(path) if StudyDirectory.is_at(path) else RunDirectory.open(path)
+    return of.runtime.precision
 
 
 def write_page(path: Path, out: Path | None = None) -> Path:
@@ -72,7 +68,7 @@ def write_page(path: Path, out: Path | None = None) -> Path:
             f"Expected {target} to be as Evenflow wrote it, got a file of your own or one that was changed; move it, "
             "or choose another place with --out."
         )
-    parts = _study_parts(path) if (path / "study.yaml").exists() else _run_parts(path)
+    parts = _study_parts(path) if StudyDirectory.is_at(path) else _run_parts(path)
     if out is None:
         return write_ours(target, _page(*parts))
     try:
@@ -114,24 +110,24 @@ def _run_parts(path: Path) -> tuple[str, list[tuple[str, str]]]:
 
 def _study_parts(path: Path) -> tuple[str, list[tuple[str, str]]]:
     """(title, sections) of a study; frames and adjoints are of R's, or the first gradient's, first seed."""
-    config = load_study(path)
-    results = reported(path)
+    study = StudyDirectory(path)
+    config, results = study.config, study.reported
     kind = task_options(config["task"])
     costs = load_costs(path)
-    name, success = kind.difficulty[0], kind(**results[0]["options"]).build().success
+    name, success = kind.difficulty[0], kind(**results[0].options).build().success
     rows = [
         [row.difficulty, row.name, f"{row.learning_rate:g}", row.seeds, f"{row.loss:.3g}",
          f"{row.loss_low:.3g} to {row.loss_high:.3g}", "" if row.success is None else f"{row.success:.0%}",
          f"{row.diverged:.0%}", "" if row.better_than_full is None else f"{row.better_than_full:.2f}",
          "" if row.update_ms is None else f"{row.update_ms:.2f}"]
-        for row in table(path, success, costs)
+        for row in table(study, success, costs)
     ]  # fmt: skip
     heads = [name, "variant", "rate", "seeds", "loss (IQM)", "95%", "success", "diverged", "better than R", "ms/update"]
     curves = [axis for axis in AXES if axis != "time" or costs]
-    controllers = _of_hardest(path, config, results)
+    controllers = _of_hardest(study)
     return f"{config['task']}: {path.name}", [
         (f"Test loss over {config['seeds']} paired seeds", _table(heads, rows)),
-        ("Curves", "".join(_study_curves(path, axis, costs) for axis in curves)),
+        ("Curves", "".join(_study_curves(study, axis, costs) for axis in curves)),
         ("Last frames", _last_frames(controllers)),
         ("Adjoint profile", _adjoint_profile(controllers, config["gradients"])),
         ("Configuration", _configuration(config)),
@@ -144,18 +140,19 @@ def _configuration(config: dict[str, Any]) -> str:
     return f"<pre>{html.escape(yaml.safe_dump(told, sort_keys=False))}</pre>"
 
 
-def _of_hardest(path: Path, config: dict[str, Any], results: Sequence[dict[str, Any]]) -> list[Watched]:
+def _of_hardest(study: StudyDirectory) -> list[Watched]:
     """At the last difficulty that is done, each variant's training with the lowest final loss."""
-    name, hardest = task_options(config["task"]).difficulty[0], results[-1]["difficulty"]
-    found: dict[tuple, dict[str, Any]] = {}
-    for result in (result for result in results if result["difficulty"] == hardest):
-        key = (result["gradient"], result["clipping"])
-        if key not in found or _loss(result["test_loss"][-1]) < _loss(found[key]["test_loss"][-1]):
+    hardest = study.reported[-1].difficulty
+    found: dict[tuple[str, str], Result] = {}
+    for result in (result for result in study.reported if result.difficulty == hardest):
+        key = (result.variant.gradient, result.variant.clipping)
+        if key not in found or result.final_loss < found[key].final_loss:
             found[key] = result
     chosen = []
-    for (text, clipping), result in sorted(found.items(), key=lambda item: rank_of(item[0][0])):
-        member = member_of(RunDirectory.open(path / f"{name}-{hardest}" / result["run"]), result["member"])
-        chosen.append(replace(member, name=f"{Variant(text, clipping).short}, {name} {hardest}, seed {result['seed']}"))
+    for result in sorted(found.values(), key=lambda result: rank_of(result.variant.gradient)):
+        member = member_of(study.run_of(result), result.member)
+        of = f"{result.variant.short}, {study.difficulty} {hardest}, seed {result.label.seed}"
+        chosen.append(replace(member, name=of))
     return chosen
 
 
@@ -213,9 +210,9 @@ def _run_curves(run: RunDirectory, labels: list[Label]) -> str:
     return _drawn(lambda file: loss_figure(run, labels, file), "Median over seeds; bands from lowest to highest.")
 
 
-def _study_curves(path: Path, axis: str, costs: dict[str, Any]) -> str:
+def _study_curves(study: StudyDirectory, axis: str, costs: dict[str, Any]) -> str:
     caption = f"Interquartile mean against {AXES[axis]}, with its 95% interval."
-    return _drawn(lambda file: loss_panels(path, axis, costs=costs, path=file), caption)
+    return _drawn(lambda file: loss_panels(study, axis, costs=costs, path=file), caption)
 
 
 def _drawn(draw: Callable[[Path], Path], caption: str) -> str:

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
+from benchmarks.studies.directory import Result, StudyDirectory
 from benchmarks.studies.statistics import interquartile_mean, interval, probability_better, success_interval
-from benchmarks.studies.study import FORMAT, final_loss, load_results, load_study
+from benchmarks.studies.study import FORMAT
 from benchmarks.style import (
     Style,
     epochs_and_log,
@@ -23,7 +24,6 @@ from benchmarks.style import (
     styles_of,
 )
 from engine import FULL, RunError, SettingError
-from training import task_options
 from training.files import write_ours
 from training.gradients import rank_of, text_of
 from training.optimisers import optimiser_named, settings_to_file
@@ -65,26 +65,17 @@ class Row:
         return Variant(self.gradient, self.clipping).short
 
 
-def reported(out: Path) -> list[dict[str, Any]]:
-    """Results of the reported seeds; RunError if there is none."""
-    results = [result for result in load_results(out) if result["phase"] == "report"]
-    if not results:
-        raise RunError(f"Expected finished trainings in {out}, got none; train first.")
-    return results
-
-
-def table(out: Path, threshold: float | None, costs: dict[str, dict[str, Any]]) -> list[Row]:
+def table(out: Path | StudyDirectory, threshold: float | None, costs: dict[str, dict[str, Any]]) -> list[Row]:
     """One row for each difficulty and variant; `costs` as `measure_costs` finds them, by difficulty and gradient."""
-    results, rows = reported(out), []
-    for key, group in _grouped(results).items():
+    groups, rows = _grouped(StudyDirectory.at(out).reported), []
+    for key, group in groups.items():
         difficulty, letter, clipping = key
-        losses = [final_loss(result) for result in group]
+        losses = [result.final_loss for result in group]
         low, high = interval(losses)
         wins = sum(loss < threshold for loss in losses) if threshold is not None else None
         rate = None if wins is None else success_interval(wins, len(losses))
-        of_full = _grouped(results).get((difficulty, _FULL, clipping), [])
-        full = {result["seed"]: final_loss(result) for result in of_full}
-        pairs = [(final_loss(result), full[result["seed"]]) for result in group if result["seed"] in full]
+        full = {result.label.seed: result.final_loss for result in groups.get((difficulty, _FULL, clipping), [])}
+        pairs = [(result.final_loss, full[result.label.seed]) for result in group if result.label.seed in full]
         cost = costs.get(str(difficulty), {})
         mine, cost_of_full = cost.get(letter), cost.get(_FULL)
         rows.append(
@@ -92,7 +83,7 @@ def table(out: Path, threshold: float | None, costs: dict[str, dict[str, Any]]) 
                 difficulty,
                 letter,
                 clipping,
-                group[0]["learning_rate"],
+                group[0].variant.learning_rate,
                 len(losses),
                 float(interquartile_mean(losses)),
                 float(low),
@@ -110,22 +101,22 @@ def table(out: Path, threshold: float | None, costs: dict[str, dict[str, Any]]) 
     return rows
 
 
-def write_report(out: Path, threshold: float | None, costs: dict[str, dict[str, Any]]) -> list[Path]:
+def write_report(out: Path | StudyDirectory, threshold: float | None, costs: dict[str, dict[str, Any]]) -> list[Path]:
     """Write report.md, report.json and the figures of a study; returns their paths. What is not ours there stays."""
-    rows = table(out, threshold, costs)
-    study = load_study(out)
+    directory = StudyDirectory.at(out)
+    rows, study, path = table(directory, threshold, costs), directory.config, directory.path
     told = {**study, "settings": settings_to_file(study["settings"])}
     plain = {"format": FORMAT, "study": told, "threshold": threshold, "rows": [asdict(row) for row in rows]}
     written = [
-        write_ours(out / "report.md", _markdown(rows, study, threshold)),
-        write_ours(out / "report.json", json.dumps(_finite(plain), indent=1) + "\n"),
+        write_ours(path / "report.md", _markdown(rows, study, threshold)),
+        write_ours(path / "report.json", json.dumps(_finite(plain), indent=1) + "\n"),
     ]
-    figures = [loss_panels(out, axis, costs=costs) for axis in ("epochs", "time") if axis != "time" or costs]
-    return [*written, *figures, paper_panels(out)]
+    figures = [loss_panels(directory, axis, costs=costs) for axis in ("epochs", "time") if axis != "time" or costs]
+    return [*written, *figures, paper_panels(directory)]
 
 
 def loss_panels(
-    out: Path,
+    out: Path | StudyDirectory,
     axis: str = "epochs",
     spread: str = "interval",
     smooth: int = 1,
@@ -143,29 +134,29 @@ def loss_panels(
         raise SettingError(f"Expected an axis among {', '.join(AXES)}, got {axis!r}.")
     if spread not in SPREADS:
         raise SettingError(f"Expected a spread among {', '.join(SPREADS)}, got {spread!r}.")
-    groups, study = _grouped(reported(out)), load_study(out)
+    directory = StudyDirectory.at(out)
+    groups = _grouped(directory.reported)
     difficulties = list(dict.fromkeys(key[0] for key in groups))
     styles = styles_of(Variant(letter, clipping).short for _, letter, clipping in groups)
     shown = "interquartile mean, 95%" if spread == "interval" else "mean and deviation"
     figure, panels = panel_figure(len(difficulties), _averaged(f"test loss ({shown})", smooth))
-    name = task_options(study["task"]).difficulty[0]
     for axes, difficulty in zip(panels, difficulties, strict=True):
         for (of, letter, clipping), group in groups.items():
             if of == difficulty:
-                scale = _per_epoch(axis, study, group[0], (costs or {}).get(str(difficulty), {}).get(letter))
+                scale = _per_epoch(axis, directory.config, group[0], (costs or {}).get(str(difficulty), {}).get(letter))
                 variant = Variant(letter, clipping).short
                 _draw(axes, group, variant, styles[variant], scale, spread, smooth)
-        _finish(axes, f"{name} {difficulty}", AXES[axis])
+        _finish(axes, f"{directory.difficulty} {difficulty}", AXES[axis])
         axes.grid(alpha=0.25)
     legend_below(figure, panels)
-    return save(figure, path) if path is not None else save_ours(figure, out / f"losses-{axis}.png")
+    return save(figure, path) if path is not None else save_ours(figure, directory.path / f"losses-{axis}.png")
 
 
-def paper_panels(out: Path, smooth: int = 30) -> Path:
+def paper_panels(out: Path | StudyDirectory, smooth: int = 30) -> Path:
     """As in the paper: every training a thin line in its gradient's style, the mean of the last `smooth` epochs."""
-    groups = _grouped(reported(out))
+    directory = StudyDirectory.at(out)
+    groups = _grouped(directory.reported)
     styles = styles_of(Variant(letter, clipping).short for _, letter, clipping in groups)
-    name = task_options(load_study(out)["task"]).difficulty[0]
     difficulties = list(dict.fromkeys(key[0] for key in groups))
     figure, panels = panel_figure(len(difficulties), _averaged("test loss of each seed", smooth))
     for axes, difficulty in zip(panels, difficulties, strict=True):
@@ -175,14 +166,14 @@ def paper_panels(out: Path, smooth: int = 30) -> Path:
                 losses = _smoothed(_losses([result]), smooth)[:, 0]
                 line = styles[variant].line(len(losses), 0.8)
                 axes.plot(np.arange(1, len(losses) + 1), losses, **line, label="" if index else variant)
-        _finish(axes, f"{name} {difficulty}", "epoch")
+        _finish(axes, f"{directory.difficulty} {difficulty}", "epoch")
     legend_below(figure, panels)
-    return save_ours(figure, out / "losses-paper.png")
+    return save_ours(figure, directory.path / "losses-paper.png")
 
 
 def _draw(
     axes: Axes,
-    group: list[dict[str, Any]],
+    group: list[Result],
     variant: str,
     style: Style,
     scale: float,
@@ -218,11 +209,11 @@ def _averaged(label: str, epochs: int) -> str:
     return label if epochs == 1 else f"{label},\nmean over {epochs} epochs"
 
 
-def _per_epoch(axis: str, study: dict[str, Any], result: dict[str, Any], cost: dict[str, Any] | None) -> float:
+def _per_epoch(axis: str, study: dict[str, Any], result: Result, cost: dict[str, Any] | None) -> float:
     settings = study["settings"]
     updates = settings["train_samples"] // settings["batch_size"]
     if axis == "steps":
-        return float(updates * settings["batch_size"] * result["options"]["horizon"])
+        return float(updates * settings["batch_size"] * result.options["horizon"])
     if axis == "time":
         if cost is None:
             raise RunError("Expected measured costs of every gradient for an axis of time, got none.")
@@ -230,19 +221,18 @@ def _per_epoch(axis: str, study: dict[str, Any], result: dict[str, Any], cost: d
     return 1.0
 
 
-def _grouped(results: list[dict[str, Any]]) -> dict[tuple, list[dict[str, Any]]]:
+def _grouped(results: Sequence[Result]) -> dict[tuple[Any, str, str], list[Result]]:
     """Results by (difficulty, gradient, clipping), seeds in order, gradients in the order of their registration."""
-    found: dict[tuple, list[dict[str, Any]]] = {}
-    for result in sorted(results, key=lambda entry: entry["seed"]):
-        found.setdefault((result["difficulty"], result["gradient"], result["clipping"]), []).append(result)
-    order = list(dict.fromkeys(result["difficulty"] for result in results))
+    found: dict[tuple[Any, str, str], list[Result]] = {}
+    for result in sorted(results, key=lambda entry: entry.label.seed):
+        found.setdefault((result.difficulty, result.variant.gradient, result.variant.clipping), []).append(result)
+    order = list(dict.fromkeys(result.difficulty for result in results))
     return dict(sorted(found.items(), key=lambda item: (order.index(item[0][0]), rank_of(item[0][1]))))
 
 
-def _losses(group: list[dict[str, Any]]) -> np.ndarray:
+def _losses(group: list[Result]) -> np.ndarray:
     """[epochs, seeds], NaN from where a training diverged."""
-    rows = [[math.nan if loss is None else loss for loss in result["test_loss"]] for result in group]
-    return np.array(rows, dtype=float).T
+    return np.array([result.test_loss for result in group], dtype=float).T
 
 
 def _smoothed(losses: np.ndarray, epochs: int) -> np.ndarray:

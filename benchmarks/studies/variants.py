@@ -8,8 +8,10 @@ from rich.console import Console
 
 from benchmarks.studies.costs import load_costs, measure_costs
 from benchmarks.studies.diagnostics import diagnose, write_diagnostics
-from benchmarks.studies.report import reported, table, write_report
-from benchmarks.studies.study import Pack, Study, check_same, load_study, run_study
+from benchmarks.studies.directory import StudyDirectory, check_same
+from benchmarks.studies.packs import Pack, run_study
+from benchmarks.studies.report import table, write_report
+from benchmarks.studies.study import Study
 from training.display import TrainingProgress
 from training.files import write_ours
 from training.stopping import CLOSED_PIPE, Stopped
@@ -26,14 +28,14 @@ def compare(study: Study, out: Path, console: Console, train: bool = True) -> li
             raise Stopped(CLOSED_PIPE, "give the same command again to go on") from error
         finally:
             watch.close()
-    check_same(study.to_config(), load_study(out), out)
-    reported(out)
-    threshold = study.experiment(study.difficulties[0], range(1)).task_options.build().success
+    directory = StudyDirectory(out)
+    check_same(study.to_config(), directory.config, out)
+    threshold = study.experiment(directory.reported[0].difficulty, range(1)).task_options.build().success
     costs = _costs(study, out, console)
-    written = write_report(out, threshold, costs)
+    written = write_report(directory, threshold, costs)
     with console.status("diagnosing gradients"):
         written += write_diagnostics(diagnose(study, out), study, out)
-    for row in table(out, threshold, costs):
+    for row in table(directory, threshold, costs):
         console.print(
             f"{study.difficulty} {row.difficulty}  {row.name:8}  {row.loss:.3g}  ({row.loss_low:.3g} to "
             f"{row.loss_high:.3g})  diverged {row.diverged:.0%}",

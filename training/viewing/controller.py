@@ -77,7 +77,7 @@ def watched(address: str) -> Watched:
 def member_of(run: RunDirectory, index: int) -> Watched:
     """One member of a run; RunError or SettingError as for `watched`."""
     experiment = Experiment.from_config(run.config)
-    options, precision = experiment.task_options, _precision(run)
+    options, precision = experiment.task_options, run.runtime.precision
     checkpoint_at(run)
     run.check_settings()
     files = tuple((epoch_of(path), path) for path in run.checkpoints())
@@ -95,11 +95,3 @@ def _member(run: RunDirectory, experiment: Experiment, wanted: str) -> int:
     fitting = fitting_members(labels, name or None, int(seed) if seed else None, f"after @ a controller of {run.path}")
     records = run.metrics()
     return best_member(fitting, records[-1]["test_loss"] if records else ())
-
-
-def _precision(run: RunDirectory) -> str:
-    runtime = run.config.get("runtime")
-    precision = runtime.get("precision") if isinstance(runtime, dict) else None
-    if precision not in ("float32", "float64"):
-        raise RunError(f"Expected a precision in {run.path / 'config.yaml'}, got {precision!r}; train the run again.")
-    return precision

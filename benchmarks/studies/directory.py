@@ -1,0 +1,174 @@
+"""A study on disk: its configuration and its results, read once and checked."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from benchmarks.studies.checks import check_result, check_study, is_result
+from benchmarks.studies.study import FORMAT, KIND, Study
+from engine import RunError
+from training import RunDirectory, read_checkpoint, task_options
+from training.files import complete_lines, reason
+from training.metrics import from_json
+from training.optimisers import settings_from_file
+from training.run import StoredRuntime, stored_runtime
+from training.variant import Label, Variant
+
+
+@dataclass(frozen=True)
+class Result:
+    """One training that is done.
+
+    Attributes:
+        phase: "report", or "tuning" on seeds that are not reported.
+        options: of the task, with the difficulty.
+        run, member: its run directory, within that of the difficulty, and its place in the ensemble.
+        test_loss: after each epoch; NaN once diverged.
+    """
+
+    phase: str
+    difficulty: Any
+    label: Label
+    options: Mapping[str, Any]
+    run: str
+    member: int
+    test_loss: tuple[float, ...]
+
+    @classmethod
+    def of(cls, line: Mapping[str, Any]) -> "Result":
+        """What a line of results.jsonl says."""
+        losses = tuple(math.nan if loss is None else float(loss) for loss in line["test_loss"])
+        label = Label.from_file(line)
+        return cls(line["phase"], line["difficulty"], label, line["options"], line["run"], line["member"], losses)
+
+    @property
+    def variant(self) -> Variant:
+        return self.label.variant
+
+    @property
+    def final_loss(self) -> float:
+        """Test loss after the last epoch; infinite for a training that diverged."""
+        return math.inf if math.isnan(self.test_loss[-1]) else self.test_loss[-1]
+
+
+class StudyDirectory:
+    """The study in a directory, as it is when each part is first asked for; RunError where that is damaged.
+
+    Attributes:
+        path: of the directory.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    @classmethod
+    def at(cls, place: "Path | StudyDirectory") -> "StudyDirectory":
+        """A study that is open already, or the one at a path."""
+        return place if isinstance(place, cls) else cls(Path(str(place)))
+
+    @staticmethod
+    def is_at(path: Path) -> bool:
+        """Whether a study stands there."""
+        return (path / "study.yaml").exists()
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """Its configuration; what was called adam before Keras' form is adam-torch in it."""
+        out, file = self.path, self.path / "study.yaml"
+        try:
+            config = yaml.safe_load(file.read_text())
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise RunError(f"Expected a study with a study.yaml, got {out}, which has none.") from error
+        except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+            raise RunError(f"Expected {file} as plain YAML, got something that cannot be read as such.") from error
+        if not isinstance(config, dict) or config.get("kind") != KIND:
+            raise RunError(f"Expected {file} to describe a study, got other content.")
+        if config.get("format") != FORMAT:
+            raise RunError(f"Expected a study of format {FORMAT}, got format {config.get('format')!r} in {file}.")
+        config = {**config, "settings": settings_from_file(config.get("settings"))}
+        check_study(Study, config, file)
+        return config
+
+    @property
+    def difficulty(self) -> str:
+        """Name of the option that makes its task harder."""
+        return task_options(self.config["task"]).difficulty[0]
+
+    @property
+    def runtime(self) -> StoredRuntime:
+        """What it was trained on."""
+        return stored_runtime(self.config, self.path / "study.yaml")
+
+    @cached_property
+    def lines(self) -> list[dict[str, Any]]:
+        """Every training that is done, as plain values; a line cut off by a kill is left out, a damaged one told."""
+        file, study = self.path / "results.jsonl", self.config
+        task = study["task"]
+        try:
+            lines = complete_lines(file)
+        except OSError as error:
+            raise RunError(f"Expected results that can be read, got {file}: {reason(error)}.") from error
+        results = []
+        for number, line in enumerate(lines, start=1):
+            result = from_json(line)
+            if not isinstance(result, dict) or not {"format", "task"} <= set(result):
+                raise RunError(f"Expected a training's result in line {number} of {file}, got something else.")
+            if (result["format"], result["task"]) != (FORMAT, task):
+                raise RunError(
+                    f"Expected results of {task} in format {FORMAT}, got {result['task']} in format {result['format']} "
+                    f"in line {number} of {file}."
+                )
+            if not is_result(result):
+                raise RunError(
+                    f"Expected a training's settings and its losses of every epoch in line {number} of {file}, got "
+                    "something else."
+                )
+            check_result(study, result, f"line {number} of {file}")
+            results.append({**result, "settings": settings_from_file(result.get("settings"))})
+        return results
+
+    @cached_property
+    def results(self) -> list[Result]:
+        """Every training that is done."""
+        return [Result.of(line) for line in self.lines]
+
+    @cached_property
+    def reported(self) -> list[Result]:
+        """Results of the reported seeds; RunError if there is none."""
+        found = [result for result in self.results if result.phase == "report"]
+        if not found:
+            raise RunError(f"Expected finished trainings in {self.path}, got none; train first.")
+        return found
+
+    def run_of(self, result: Result) -> RunDirectory:
+        """The run directory that a training was part of."""
+        return RunDirectory.open(self._folder(result))
+
+    def weights(self, result: Result, epoch: int) -> torch.Tensor:
+        """The parameters [n] of a training at one of the study's milestones."""
+        _, tensors, _ = read_checkpoint(self._folder(result) / "checkpoints" / f"epoch-{epoch:06d}.safetensors")
+        return tensors["theta"][result.member]
+
+    def _folder(self, result: Result) -> Path:
+        return self.path / f"{self.difficulty}-{result.difficulty}" / result.run
+
+
+def check_same(config: dict[str, Any], there: dict[str, Any], out: Path) -> None:
+    """RunError unless a study's configuration is that of the study `there`, in the directory `out`."""
+    different = [name for name in config if there.get(name) != config[name]]
+    ours, theirs = ((values.get("settings") or {}).get("optimiser") for values in (config, there))
+    if "settings" in different and ours != theirs:
+        raise RunError(
+            f"Expected the optimiser that {out} was begun with, {theirs}, got {ours}; continue with --optimiser "
+            f"{theirs} or choose another --out."
+        )
+    if different:
+        raise RunError(
+            f"Expected the settings that {out} was begun with, got other {', '.join(different)}; choose another --out."
+        )

@@ -1,0 +1,214 @@
+"""The trainings of a study: packs of them, one after another, each result appended as its pack is done.
+
+Members of one difficulty share a shape, so they train together in packs, each a run directory of its own with a
+checkpoint after every epoch; a study that was killed continues where it stopped when the same command is given again.
+"""
+
+import json
+import os
+import platform
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from benchmarks.studies.directory import StudyDirectory, check_same
+from benchmarks.studies.statistics import interquartile_mean
+from benchmarks.studies.study import FORMAT, TUNING_SEED, Study
+from engine import RunError, current
+from training import Experiment, RunDirectory, resume, train
+from training.experiment import Progress
+from training.files import add_lines, reason, write_whole
+from training.lock import LOCK, only_writer
+from training.optimisers import settings_to_file
+from training.stopping import Stopped, Stopping
+from training.trainer import Trainer
+from training.variant import Variant
+
+_MEMBERS = 48  # more fill neither cache nor cores better
+
+
+@dataclass(frozen=True)
+class Pack:
+    """Trainings that share one ensemble and its run directory."""
+
+    path: Path
+    phase: str
+    difficulty: Any
+    experiment: Experiment
+
+
+def run_study(
+    study: Study,
+    out: Path,
+    progress: Callable[[Pack, int], Progress | None] = lambda pack, left: None,
+    stopping: Stopping | None = None,
+) -> None:
+    """Train whatever of the study is not trained yet. KeyboardInterrupt where a signal stops it.
+
+    Args:
+        study: what to train.
+        out: a new directory, or that of this very study.
+        progress: called before each pack with the number of packs left; what it returns sees every epoch.
+        stopping: who listens to signals, if the caller does.
+
+    Raises:
+        RunError: a directory of something else, one in which another process trains, or that cannot be written.
+    """
+    if not out.is_dir() or not any(out.iterdir()):
+        for difficulty in study.difficulties:  # what cannot be trained leaves no directory behind
+            study.experiment(difficulty, range(1)).trainer()
+    with _claimed(study, out), Stopping() if stopping is None else nullcontext(stopping) as stop:
+        for difficulty in study.difficulties:
+            chosen: tuple[Variant, ...] = ()
+            if len(study.learning_rates) > 1:
+                seeds = range(TUNING_SEED, TUNING_SEED + study.tuning_seeds)
+                _train_all(_packs(study, out, "tuning", difficulty, seeds, ()), out, progress, stop)
+                chosen = _best_rates(out, study, difficulty)
+            _train_all(_packs(study, out, "report", difficulty, range(study.seeds), chosen), out, progress, stop)
+
+
+@contextmanager
+def _claimed(study: Study, out: Path) -> Iterator[None]:
+    """Make the directory, or make sure that it is this study's, and be the only one who writes it."""
+    try:
+        _check_place(study, out)
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"Expected a directory that can be written, got {out}: {reason(error)}.") from error
+    with only_writer(out, "study"):
+        try:
+            _check_place(study, out)
+            if not (out / "study.yaml").exists():
+                config = study.to_config()
+                written = {**config, "settings": settings_to_file(config["settings"])}
+                write_whole(out / "study.yaml", yaml.safe_dump(written, sort_keys=False))
+        except OSError as error:
+            raise RunError(f"Expected a directory that can be written, got {out}: {reason(error)}.") from error
+        yield
+
+
+def _check_place(study: Study, out: Path) -> None:
+    """RunError unless the directory is new, empty or this study's."""
+    if not out.exists() or (out.is_dir() and all(entry.name == LOCK for entry in out.iterdir())):
+        return
+    if not (out / "study.yaml").exists():
+        raise RunError(f"Expected a new directory or a study's, got {out}, which holds something else.")
+    check_same(study.to_config(), StudyDirectory(out).config, out)
+
+
+def _packs(
+    study: Study, out: Path, phase: str, difficulty: Any, seeds: range, variants: tuple[Variant, ...]
+) -> list[Pack]:
+    """Seeds in as few packs as memory and cache allow, of nearly equal size; a seed's variants stay together."""
+    per_seed = len(study.experiment(difficulty, seeds[:1], variants).labels())
+    most = max(1, min(_MEMBERS, _members_that_fit(study.experiment(difficulty, seeds[:1], variants))) // per_seed)
+    count = -(-len(seeds) // most)
+    bounds = [len(seeds) * index // count for index in range(count + 1)]
+    root = out / f"{study.difficulty}-{difficulty}"
+    return [
+        Pack(
+            root / f"{phase}-{bounds[index]}",
+            phase,
+            difficulty,
+            study.experiment(difficulty, seeds[bounds[index] : bounds[index + 1]], variants),
+        )
+        for index in range(count)
+    ]
+
+
+def _members_that_fit(experiment: Experiment) -> int:
+    """How many members' buffers take half of the memory that is free."""
+    trainer = replace(experiment, variants=(experiment.labels()[0].variant,), seeds=experiment.seeds[:1]).trainer()
+    needed = trainer.rollout.plan.predicted + trainer.evaluation.plan.predicted
+    try:
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError, AttributeError):  # not on this system
+        return _MEMBERS
+    return max(1, int(free / 2 / needed))
+
+
+def _train_all(
+    packs: list[Pack], out: Path, progress: Callable[[Pack, int], Progress | None], stopping: Stopping
+) -> None:
+    done = {_key(result) for result in StudyDirectory(out).lines}
+    waiting = [pack for pack in packs if not all(_key(line) in done for line in _lines(pack))]
+    for index, pack in enumerate(waiting):
+        watch = progress(pack, len(waiting) - index)
+        if (pack.path / "config.yaml").exists():
+            trainer = resume(pack.path, watch, stopping=stopping)
+        else:
+            trainer = train(pack.experiment, pack.path, watch, stopping)
+        if trainer.epoch >= pack.experiment.epochs:
+            _append(pack, trainer, out)
+        if stopping.requested is not None:
+            raise Stopped(stopping.requested, "give the same command again to go on")
+
+
+def _append(pack: Pack, trainer: Trainer, out: Path) -> None:
+    file = out / "results.jsonl"
+    done = {_key(result) for result in StudyDirectory(out).lines}
+    records = RunDirectory.open(pack.path).metrics()
+    lines = [line for line in _lines(pack, trainer, records) if _key(line) not in done]
+    try:
+        add_lines(file, map(json.dumps, lines))
+    except OSError as error:
+        raise RunError(f"Expected results that can be written, got {file}: {reason(error)}.") from error
+
+
+def _lines(
+    pack: Pack, trainer: Trainer | None = None, records: list[dict[str, Any]] | None = None
+) -> Iterator[dict[str, Any]]:
+    """What is written of each member; without a trainer only what identifies it."""
+    experiment = pack.experiment
+    runtime = current()
+    packages = {name: version(name) for name in ("taichi", "torch")}
+    for member, label in enumerate(experiment.labels()):
+        line = {
+            "format": FORMAT,
+            "task": experiment.task,
+            "phase": pack.phase,
+            "options": asdict(experiment.task_options),
+            "difficulty": pack.difficulty,
+            **label.to_file(),
+            "epochs": experiment.epochs,
+        }
+        if trainer is not None and records is not None:
+            divergence = trainer.divergences.get(member)
+            line |= {
+                "settings": settings_to_file(asdict(experiment.settings)),
+                "backend": runtime.backend,
+                "precision": runtime.precision,
+                "versions": {"python": platform.python_version(), **packages},
+                "members": len(experiment.labels()),
+                "seconds": records[-1]["seconds"],
+                "run": str(pack.path.name),
+                "member": member,
+                "train_loss": [record["train_loss"][member] for record in records],
+                "test_loss": [record["test_loss"][member] for record in records],
+                "diverged": None if divergence is None else asdict(divergence),
+            }
+        yield line
+
+
+def _key(line: dict[str, Any]) -> tuple:
+    names = ("phase", "difficulty", "gradient", "clipping", "learning_rate", "seed", "epochs")
+    return tuple(line[name] for name in names)
+
+
+def _best_rates(out: Path, study: Study, difficulty: Any) -> tuple[Variant, ...]:
+    """For each gradient and clipping the learning rate with the lowest interquartile mean of final tuning losses."""
+    finals: dict[Variant, list[float]] = {}
+    for result in StudyDirectory(out).results:
+        if result.phase == "tuning" and result.difficulty == difficulty:
+            finals.setdefault(result.variant, []).append(result.final_loss)
+    best: dict[tuple[str, str], Variant] = {}
+    for variant, losses in finals.items():
+        key = (variant.gradient, variant.clipping)
+        if key not in best or interquartile_mean(losses) < interquartile_mean(finals[best[key]]):
+            best[key] = variant
+    return tuple(best[letter, clipping] for letter in study.gradients for clipping in study.clippings)
