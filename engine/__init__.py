@@ -40,7 +40,22 @@ from engine.rules import (
 from engine.runtime import Runtime, available_backends, current, init
 from engine.sweep import Gradients
 from engine.system import KernelSystem, System
-from engine.systems import SYSTEMS, CartPendulum, CartPole, Guidance, Integrator, LinearSystem, QuantumBox
+from engine.systems import (
+    SYSTEMS,
+    CartPendulum,
+    CartPole,
+    Fluid,
+    Guidance,
+    Held,
+    Hopper,
+    Integrator,
+    KuramotoSivashinsky,
+    LinearSystem,
+    NBody,
+    QuantumBox,
+    Swarm,
+    register_system,
+)
 from engine.tape import RolloutTape
 from engine.trajectory import Cost, Trajectory
 from engine.vector_system import VectorSystem
@@ -64,14 +79,19 @@ __all__ = [
     "Decay",
     "EvenflowError",
     "EvenflowWarning",
+    "Fluid",
     "Gradients",
     "Guidance",
+    "Held",
+    "Hopper",
     "Integrator",
     "KernelError",
     "KernelSystem",
+    "KuramotoSivashinsky",
     "LibraryError",
     "LinearSystem",
     "MemoryPlan",
+    "NBody",
     "PathRule",
     "PeakMemory",
     "QuantumBox",
@@ -82,6 +102,7 @@ __all__ = [
     "Segment",
     "SettingError",
     "ShapeError",
+    "Swarm",
     "System",
     "Trajectory",
     "Truncate",
@@ -91,4 +112,5 @@ __all__ = [
     "format_bytes",
     "gradcheck",
     "init",
+    "register_system",
 ]
