@@ -12,7 +12,12 @@ from matplotlib.axes import Axes
 
 from benchmarks.studies.statistics import interquartile_mean, interval, probability_better, success_interval
 from benchmarks.studies.study import FORMAT, final_loss, load_results, load_study
-from benchmarks.style import (
+from engine import FULL, RunError, SettingError
+from training import task_options
+from training.files import write_ours
+from training.gradients import rank_of, text_of
+from training.optimisers import optimiser_named, settings_to_file
+from training.style import (
     Style,
     epochs_and_log,
     legend_below,
@@ -22,11 +27,7 @@ from benchmarks.style import (
     save_ours,
     styles_of,
 )
-from engine import FULL, RunError, SettingError
-from training import task_options
-from training.files import write_ours
-from training.gradients import rank_of, text_of
-from training.optimisers import optimiser_named, settings_to_file
+from training.tasks import difficulty_of
 from training.variant import Variant
 
 AXES = {"epochs": "epoch", "steps": "simulator steps", "time": "seconds of one training"}
@@ -148,7 +149,7 @@ def loss_panels(
     styles = styles_of(Variant(letter, clipping).short for _, letter, clipping in groups)
     shown = "interquartile mean, 95%" if spread == "interval" else "mean and deviation"
     figure, panels = panel_figure(len(difficulties), _averaged(f"test loss ({shown})", smooth))
-    name = task_options(study["task"]).difficulty[0]
+    name = difficulty_of(task_options(study["task"]))[0]
     for axes, difficulty in zip(panels, difficulties, strict=True):
         for (of, letter, clipping), group in groups.items():
             if of == difficulty:
@@ -165,7 +166,7 @@ def paper_panels(out: Path, smooth: int = 30) -> Path:
     """As in the paper: every training a thin line in its gradient's style, the mean of the last `smooth` epochs."""
     groups = _grouped(reported(out))
     styles = styles_of(Variant(letter, clipping).short for _, letter, clipping in groups)
-    name = task_options(load_study(out)["task"]).difficulty[0]
+    name = difficulty_of(task_options(load_study(out)["task"]))[0]
     difficulties = list(dict.fromkeys(key[0] for key in groups))
     figure, panels = panel_figure(len(difficulties), _averaged("test loss of each seed", smooth))
     for axes, difficulty in zip(panels, difficulties, strict=True):

@@ -32,7 +32,10 @@ from training.files import reason, write_whole
 from training.lock import LOCK, only_writer
 from training.metrics import from_json
 from training.optimisers import settings_from_file, settings_to_file
+from training.provenance import FIELD as PLUGINS
+from training.provenance import check_plugins, with_plugins
 from training.stopping import Stopped, Stopping
+from training.tasks import difficulty_of
 from training.trainer import Trainer
 from training.variant import Label, Variant
 
@@ -73,7 +76,7 @@ class Study:
         if self.seeds > TUNING_SEED:
             raise SettingError(f"Expected at most {TUNING_SEED} seeds, where those for tuning begin, got {self.seeds}.")
         if not self.difficulties:
-            object.__setattr__(self, "difficulties", tuple(kind.difficulty[1]))
+            object.__setattr__(self, "difficulties", tuple(difficulty_of(kind)[1]))
         object.__setattr__(self, "difficulties", tuple(plain(value) for value in self.difficulties))
         if len(set(self.difficulties)) < len(self.difficulties):
             raise SettingError(f"Expected difficulties without repetition, got {list(self.difficulties)}.")
@@ -89,7 +92,7 @@ class Study:
     @classmethod
     def of(cls, task: str, options: dict[str, Any], difficulties: tuple[float, ...], **settings: Any) -> "Study":
         """A study from all options of a task and difficulties as plain numbers."""
-        name = task_options(task).difficulty[0]
+        name = difficulty_of(task_options(task))[0]
         default = getattr(task_options(task)(), name)
         given = options.pop(name, default)
         if given != default:
@@ -104,7 +107,7 @@ class Study:
     @property
     def difficulty(self) -> str:
         """Name of the option that makes the task harder."""
-        return task_options(self.task).difficulty[0]
+        return difficulty_of(task_options(self.task))[0]
 
     @property
     def milestones(self) -> tuple[int, ...]:
@@ -131,7 +134,7 @@ class Study:
         runtime = current()
         values = json.loads(json.dumps(asdict(self)))
         where = {"backend": runtime.backend, "precision": runtime.precision}
-        return {"kind": _KIND, "format": FORMAT, "runtime": where, **values}
+        return with_plugins({"kind": _KIND, "format": FORMAT, "runtime": where, **values})
 
 
 @dataclass(frozen=True)
@@ -187,6 +190,7 @@ def load_study(out: Path) -> dict[str, Any]:
         raise RunError(f"Expected {file} to describe a study, got other content.")
     if config.get("format") != FORMAT:
         raise RunError(f"Expected a study of format {FORMAT}, got format {config.get('format')!r} in {file}.")
+    check_plugins(config, file)
     config = {**config, "settings": settings_from_file(config.get("settings"))}
     check_study(Study, config, file)
     return config
@@ -253,7 +257,7 @@ def _check_place(study: Study, out: Path) -> None:
 
 def check_same(config: dict[str, Any], there: dict[str, Any], out: Path) -> None:
     """RunError unless a study's configuration is that of the study `there`, in the directory `out`."""
-    different = [name for name in config if there.get(name) != config[name]]
+    different = [name for name in config if name != PLUGINS and there.get(name) != config[name]]
     ours, theirs = ((values.get("settings") or {}).get("optimiser") for values in (config, there))
     if "settings" in different and ours != theirs:
         raise RunError(
