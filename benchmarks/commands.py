@@ -86,7 +86,7 @@ class Variants(Generic[Options]):
 
         self.machine.start()
         study = Study.of(
-            task_name(self.options),
+            task_name(self.options),  # pyright: ignore[reportArgumentType]
             dict(vars(self.options)),
             self.difficulties,
             gradients=self.gradients,
@@ -153,7 +153,35 @@ class Transfer:
         console.print(transfer_table(self.run_directory, transferred(self.run_directory, self.difficulties)))
 
 
-COMMANDS = {
+@dataclass(frozen=True)
+class Check:
+    """Check this machine: backends that start, versions, launch costs, and a gradient check of every system."""
+
+    def run(self) -> None:
+        from benchmarks.check import check
+
+        if not check(console):
+            raise SystemExit(1)
+
+
+@dataclass(frozen=True)
+class ReportPage:
+    """Write one HTML page of a run or a study: table, curves, last frames, adjoints, configuration."""
+
+    run_or_study: tyro.conf.Positional[Path]
+    """Directory of a run, or of a study by `evenflow bench variants`."""
+    out: Path | None = None
+    """A new file; by default report.html in the directory, in place of an earlier one."""
+
+    def run(self) -> None:
+        from benchmarks.studies.page import precision_of, write_page
+
+        Machine("cpu", precision_of(self.run_or_study)).start()
+        page = write_page(self.run_or_study, self.out)
+        console.print(f"report: {page}", highlight=False, soft_wrap=True)
+
+
+BENCHMARKS = {
     "speed": Speed,
     "scale": Scale,
     "variants": Variants,
@@ -161,3 +189,9 @@ COMMANDS = {
     "outcome": Outcome,
     "transfer": Transfer,
 }
+PLAIN = {
+    ("report",): ReportPage,
+    ("check",): Check,
+    **{("bench", name): kind for name, kind in BENCHMARKS.items() if kind is not Variants},
+}
+WITH_TASK = {("bench", "variants"): Variants}

@@ -7,13 +7,13 @@ from pathlib import Path
 import torch
 from matplotlib.colors import LogNorm
 
-from benchmarks.style import WIDEST, new_figure, power, save_ours
 from engine import FULL, PHYSICS_ONLY, Rollout, current
 from engine.norms import norm
 from policies import Polynomial
 from training import SignAgreement, build_task
 from training.estimators import Backpropagation
 from training.outputs import check_folder
+from training.style import WIDEST, new_figure, power, save_ours
 
 Field = Callable[[torch.Tensor], torch.Tensor]
 

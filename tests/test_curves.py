@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from benchmarks.studies.curves import _title, draw_group, loss_figure
-from benchmarks.style import COLOURS, epochs_and_log, new_figure
 from training import RunDirectory
+from training.curves import _title, draw_group, loss_figure
+from training.style import COLOURS, epochs_and_log, new_figure
 from training.summary import Group
 from training.tasks.swarm import SwarmOptions
 from training.trainer import EpochRecord

@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 import benchmarks.studies.report
 from benchmarks.studies.report import loss_panels, paper_panels
 from benchmarks.studies.study import Study
-from benchmarks.style import COLOURS, WIDEST, legend_below, new_figure, plain_log, plain_number, style_of, styles_of
 from training.optimisers import settings_to_file
+from training.style import COLOURS, WIDEST, legend_below, new_figure, plain_log, plain_number, style_of, styles_of
 
 pytestmark = pytest.mark.float64
 

@@ -19,6 +19,7 @@ from training.files import reason
 from training.gradients import gradient_named
 from training.optimisers import made_before, settings_from_file, settings_to_file
 from training.ordering import sweep_order
+from training.provenance import check_plugins, with_plugins
 from training.run import RunDirectory, epoch_of
 from training.stopping import Stopping
 from training.tasks import TaskOptions, task_options
@@ -142,7 +143,8 @@ class Experiment:
         if self.milestones is not None:
             config["milestones"] = list(self.milestones)
         runtime = current()
-        return {"runtime": {"backend": runtime.backend, "precision": runtime.precision}, **config}
+        where = {"backend": runtime.backend, "precision": runtime.precision}
+        return with_plugins({"runtime": where, **config})
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "Experiment":
@@ -150,6 +152,7 @@ class Experiment:
 
         What was called adam before Keras' form of it is adam-torch in the experiment; `made_before` says so.
         """
+        check_plugins(config, "the run's config.yaml")
         try:
             values = {name: value for name, value in config.items() if name in cls.__dataclass_fields__}
             for name in _CROSSED:

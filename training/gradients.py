@@ -132,10 +132,25 @@ def text_of(gradient: Any) -> str:
     )
 
 
+def constructors_of(text: str) -> set[str]:
+    """Names under which what a text is made of was registered; SettingError as for `gradient_named`."""
+    gradient_named(text)
+    return set(_names(parse(text)))
+
+
 def rank_of(text: str) -> int:
     """Rank in tables and legends: by the order in which outermost names were registered, unknown ones last."""
     entry = _constructor(text.partition("(")[0].strip())
     return list(GRADIENTS).index(entry.name) if entry is not None else len(GRADIENTS)
+
+
+def _names(call: Call) -> Iterator[str]:
+    entry = _constructor(call.name)
+    if entry is not None:
+        yield entry.name
+    for _, value in call.arguments:
+        if isinstance(value, Call):
+            yield from _names(value)
 
 
 def _built(call: Call) -> tuple[Any, str]:

@@ -87,6 +87,11 @@ def load_installed(registries: Sequence[Registry]) -> list[Plugin]:
     return [load_plugin(entry.value.partition(":")[0], registries) for entry in found]
 
 
+def to_load_again() -> list[str]:
+    """What another process has to load for the same: paths of files, whole, and names of modules."""
+    return list(_loaded)
+
+
 def loaded(origin: str) -> Plugin | None:
     """The plug-in of this name, if it was loaded."""
     return next((plugin for plugin in _loaded.values() if plugin.name == origin), None)

@@ -11,8 +11,8 @@ from benchmarks.scale.findings import PARTS, memory_taken, milliseconds, per_pai
 from benchmarks.scale.limits import DONE
 from benchmarks.scale.study import Record
 from benchmarks.scale.worker import OURS
-from benchmarks.style import COLOURS, WIDEST, legend_below, new_figure, panel_figure, plain_log, save_ours
 from engine.memory import parse_bytes
+from training.style import COLOURS, WIDEST, legend_below, new_figure, panel_figure, plain_log, save_ours
 
 # Sides differ in colour and marker, parts in dashes.
 _LOOK_OF = {

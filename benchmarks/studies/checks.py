@@ -9,6 +9,7 @@ from engine import RunError, SettingError
 from training import TrainingSettings, clipping_named, gradient_named, task_options
 from training.checks import check_types
 from training.metrics import are_losses
+from training.tasks import difficulty_of
 
 
 def check_study(kind: type, config: Mapping[str, Any], file: Path) -> None:
@@ -22,7 +23,7 @@ def check_study(kind: type, config: Mapping[str, Any], file: Path) -> None:
         options = task_options(values["task"])
         check_types(options, values["options"])
         for value in values["difficulties"]:
-            check_types(options, {options.difficulty[0]: value})
+            check_types(options, {difficulty_of(options)[0]: value})
         for text in values["gradients"]:
             gradient_named(text)
         for text in values["clippings"]:
@@ -57,7 +58,7 @@ def check_result(study: Mapping[str, Any], result: Mapping[str, Any], where: str
         check_types(kind, options)
         fits = (
             result["difficulty"] in study["difficulties"]
-            and options[kind.difficulty[0]] == result["difficulty"]
+            and options[difficulty_of(kind)[0]] == result["difficulty"]
             and options["horizon"] >= 1
             and result["gradient"] in [gradient_named(text).text for text in study["gradients"]]
             and result["clipping"] in [clipping_named(text).text for text in study["clippings"]]

@@ -16,13 +16,13 @@ import torch
 
 from benchmarks.studies.directory import StudyDirectory
 from benchmarks.studies.study import Study
-from benchmarks.style import legend_below, panel_figure, plain_log, save_ours, styles_of
 from engine import FULL, PHYSICS_ONLY, AdjointRule, Rollout, SettingError, current
 from engine.norms import norm
 from training import Backpropagation, Gradient, SignAgreement, gradient_named
 from training.estimators import combined
 from training.files import write_ours
 from training.gradients import constants, rank_of, text_of
+from training.style import legend_below, panel_figure, plain_log, save_ours, styles_of
 
 _FULL, _PHYSICS = (text_of(rule) for rule in (FULL, PHYSICS_ONLY))
 _COMBINED = text_of(SignAgreement(Backpropagation(PHYSICS_ONLY), Backpropagation(FULL)))

@@ -17,7 +17,10 @@ from training import RunDirectory, read_checkpoint, task_options
 from training.files import complete_lines, reason
 from training.metrics import from_json
 from training.optimisers import settings_from_file
+from training.provenance import FIELD as PLUGINS
+from training.provenance import check_plugins
 from training.run import StoredRuntime, stored_runtime
+from training.tasks import difficulty_of
 from training.variant import Label, Variant
 
 
@@ -92,13 +95,14 @@ class StudyDirectory:
         if config.get("format") != FORMAT:
             raise RunError(f"Expected a study of format {FORMAT}, got format {config.get('format')!r} in {file}.")
         config = {**config, "settings": settings_from_file(config.get("settings"))}
+        check_plugins(config, file)
         check_study(Study, config, file)
         return config
 
     @property
     def difficulty(self) -> str:
         """Name of the option that makes its task harder."""
-        return task_options(self.config["task"]).difficulty[0]
+        return difficulty_of(task_options(self.config["task"]))[0]
 
     @property
     def runtime(self) -> StoredRuntime:
@@ -161,7 +165,7 @@ class StudyDirectory:
 
 def check_same(config: dict[str, Any], there: dict[str, Any], out: Path) -> None:
     """RunError unless a study's configuration is that of the study `there`, in the directory `out`."""
-    different = [name for name in config if there.get(name) != config[name]]
+    different = [name for name in config if name != PLUGINS and there.get(name) != config[name]]
     ours, theirs = ((values.get("settings") or {}).get("optimiser") for values in (config, there))
     if "settings" in different and ours != theirs:
         raise RunError(

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from benchmarks.style import picture_grid, save
 from engine import RunError, SettingError
 from training import Experiment, RunDirectory
 from training.outputs import PICTURES, check_new_file
+from training.style import picture_grid, save
 from training.summary import groups
 from training.viewing import member_of
 from training.viewing.drawings import GuiCanvas, Moment, Scene, drawing_of

@@ -15,18 +15,19 @@ import numpy as np
 import yaml
 
 from benchmarks.studies.costs import load_costs
-from benchmarks.studies.curves import loss_figure
 from benchmarks.studies.directory import Result, StudyDirectory
 from benchmarks.studies.report import AXES, loss_panels, table
-from benchmarks.style import legend_below, new_figure, plain_log, settle, styles_of
 from engine import RunError
 from engine.norms import norm_of_array
 from training import Experiment, RunDirectory, gradient_named, task_options
+from training.curves import loss_figure
 from training.files import is_ours, reason, write_ours, write_whole
 from training.gradients import constants, rank_of
 from training.optimisers import settings_from_file, settings_to_file
 from training.outputs import check_new_file
+from training.style import legend_below, new_figure, plain_log, settle, styles_of
 from training.summary import groups, outcomes
+from training.tasks import difficulty_of
 from training.variant import Label
 from training.viewing import Show, Watched, member_of
 from training.viewing.drawings import GuiCanvas
@@ -114,7 +115,7 @@ def _study_parts(path: Path) -> tuple[str, list[tuple[str, str]]]:
     config, results = study.config, study.reported
     kind = task_options(config["task"])
     costs = load_costs(path)
-    name, success = kind.difficulty[0], kind(**results[0].options).build().success
+    name, success = difficulty_of(kind)[0], kind(**results[0].options).build().success
     rows = [
         [row.difficulty, row.name, f"{row.learning_rate:g}", row.seeds, f"{row.loss:.3g}",
          f"{row.loss_low:.3g} to {row.loss_high:.3g}", "" if row.success is None else f"{row.success:.0%}",

@@ -13,7 +13,11 @@ from matplotlib.axes import Axes
 from benchmarks.studies.directory import Result, StudyDirectory
 from benchmarks.studies.statistics import interquartile_mean, interval, probability_better, success_interval
 from benchmarks.studies.study import FORMAT
-from benchmarks.style import (
+from engine import FULL, RunError, SettingError
+from training.files import write_ours
+from training.gradients import rank_of, text_of
+from training.optimisers import optimiser_named, settings_to_file
+from training.style import (
     Style,
     epochs_and_log,
     legend_below,
@@ -23,10 +27,6 @@ from benchmarks.style import (
     save_ours,
     styles_of,
 )
-from engine import FULL, RunError, SettingError
-from training.files import write_ours
-from training.gradients import rank_of, text_of
-from training.optimisers import optimiser_named, settings_to_file
 from training.variant import Variant
 
 AXES = {"epochs": "epoch", "steps": "simulator steps", "time": "seconds of one training"}

@@ -17,6 +17,8 @@ from typing import Any
 from engine import SettingError, current
 from engine.checks import plain, whole
 from training import Experiment, TrainingSettings, task_options
+from training.provenance import with_plugins
+from training.tasks import difficulty_of
 from training.variant import Variant
 
 FORMAT = 1
@@ -55,7 +57,7 @@ class Study:
         if self.seeds > TUNING_SEED:
             raise SettingError(f"Expected at most {TUNING_SEED} seeds, where those for tuning begin, got {self.seeds}.")
         if not self.difficulties:
-            object.__setattr__(self, "difficulties", tuple(kind.difficulty[1]))
+            object.__setattr__(self, "difficulties", tuple(difficulty_of(kind)[1]))
         object.__setattr__(self, "difficulties", tuple(plain(value) for value in self.difficulties))
         if len(set(self.difficulties)) < len(self.difficulties):
             raise SettingError(f"Expected difficulties without repetition, got {list(self.difficulties)}.")
@@ -71,7 +73,7 @@ class Study:
     @classmethod
     def of(cls, task: str, options: dict[str, Any], difficulties: tuple[float, ...], **settings: Any) -> "Study":
         """A study from all options of a task and difficulties as plain numbers."""
-        name = task_options(task).difficulty[0]
+        name = difficulty_of(task_options(task))[0]
         default = getattr(task_options(task)(), name)
         given = options.pop(name, default)
         if given != default:
@@ -86,7 +88,7 @@ class Study:
     @property
     def difficulty(self) -> str:
         """Name of the option that makes the task harder."""
-        return task_options(self.task).difficulty[0]
+        return difficulty_of(task_options(self.task))[0]
 
     @property
     def milestones(self) -> tuple[int, ...]:
@@ -113,4 +115,4 @@ class Study:
         runtime = current()
         values = json.loads(json.dumps(asdict(self)))
         where = {"backend": runtime.backend, "precision": runtime.precision}
-        return {"kind": KIND, "format": FORMAT, "runtime": where, **values}
+        return with_plugins({"kind": KIND, "format": FORMAT, "runtime": where, **values})

@@ -12,6 +12,7 @@ from rich.table import Table
 from engine import SettingError, Trajectory, current
 from training import Experiment, RunDirectory, task_options
 from training.summary import outcomes
+from training.tasks import difficulty_of
 from training.viewing import member_of
 
 
@@ -30,7 +31,7 @@ def transferred(path: Path, values: Sequence[float]) -> dict[Any, list[float]]:
     experiment = Experiment.from_config(run.config)
     labels = experiment.labels()
     controllers = [member_of(run, index) for index in range(len(labels))]
-    options, name = experiment.task_options, task_options(experiment.task).difficulty[0]
+    options, name = experiment.task_options, difficulty_of(task_options(experiment.task))[0]
     kind, last = type(getattr(options, name)), len(controllers[0].checkpoints) - 1
     dtype, device = current().dtype, current().device
     trained = controllers[0].task.policy(1, dtype, device).parameter_count
@@ -60,7 +61,7 @@ def transferred(path: Path, values: Sequence[float]) -> dict[Any, list[float]]:
 def transfer_table(path: Path, found: dict[Any, list[float]]) -> Table:
     """A row for each gradient, a column for each value: median test loss over seeds, with lowest and highest."""
     experiment = Experiment.from_config(RunDirectory.open(path).config)
-    name = task_options(experiment.task).difficulty[0]
+    name = difficulty_of(task_options(experiment.task))[0]
     table = Table("gradient", *(f"{name} {value}" for value in found), title="Test loss where it was not trained")
     columns = [outcomes(experiment.labels(), losses, None) for losses in found.values()]
     for rows in zip(*columns, strict=True):

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from benchmarks.style import Style, epochs_and_log, legend_below, new_figure, save, save_ours, style_of, styles_of
 from training import RunDirectory, task_options
+from training.style import Style, epochs_and_log, legend_below, new_figure, save, save_ours, style_of, styles_of
 from training.summary import Group, groups
+from training.tasks import difficulty_of
 from training.variant import Label
 
 
@@ -46,7 +47,7 @@ def _title(task: str, options: dict[str, Any]) -> str:
     named = [
         f"{name.replace('_', ' ')} {value}"
         for name, value in options.items()
-        if name == kind.difficulty[0] or default.get(name) != value
+        if name == difficulty_of(kind)[0] or default.get(name) != value
     ]
     return textwrap.fill(f"{task} ({', '.join(named)})", 80)
 

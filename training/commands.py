@@ -1,0 +1,169 @@
+"""What follows `evenflow`, of what is trained and listed: a dataclass of options for each command, with a `run()`."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import tyro
+from rich.table import Table
+
+from engine import RunError, SettingError
+from engine.registry import Registry
+from engine.systems import SYSTEMS
+from training.display import outcome_table
+from training.experiment import Experiment, check_total, resume, train
+from training.gradients import GRADIENTS
+from training.machine import Machine, console
+from training.optimisers import OPTIMISERS
+from training.overview import summary
+from training.run import RunDirectory
+from training.session import ended, shown
+from training.tasks import TASKS, task_name
+from training.trainer import TrainingSettings
+from training.viewing.command import View, ViewTask
+from training.viewing.drawings import DRAWINGS
+
+Options = TypeVar("Options")
+_MOST_SEEDS = 10_000
+
+
+@dataclass(frozen=True)
+class Train(Generic[Options]):
+    """Train controllers for a task: every gradient with every seed, learning rate and clipping, as one ensemble."""
+
+    options: tyro.conf.OmitArgPrefixes[Options]
+    gradients: tuple[str, ...] = ("R", "C")
+    """As `evenflow list` shows them, such as C or "clip-norm(R, 1)"."""
+    seeds: int = 4
+    """How many seeds for each gradient; seeds are paired: same data, same initial weights."""
+    first_seed: int = 0
+    """The first of them; the others count up."""
+    epochs: int = 100
+    """Passes over the training states."""
+    learning_rates: tuple[float, ...] = (1e-3,)
+    """Each is trained."""
+    clippings: tuple[str, ...] = ("none",)
+    """Each is trained: none, or norm or value, at 1 or at a limit, as "norm(0.5)"."""
+    checkpoint_every: int = 10
+    """Epochs between checkpoints."""
+    out: Path | None = None
+    """A new directory for the run; by default runs/TASK-TIME."""
+    settings: tyro.conf.OmitArgPrefixes[TrainingSettings] = field(default_factory=TrainingSettings)
+    machine: tyro.conf.OmitArgPrefixes[Machine] = field(default_factory=Machine)
+
+    def run(self) -> None:
+        task = task_name(self.options)  # pyright: ignore[reportArgumentType]
+        if not 1 <= self.seeds <= _MOST_SEEDS:
+            raise SettingError(f"Expected 1 to {_MOST_SEEDS} seeds, got {self.seeds}.")
+        experiment = Experiment(
+            task,
+            dict(vars(self.options)),
+            self.gradients,
+            tuple(range(self.first_seed, self.first_seed + self.seeds)),
+            self.learning_rates,
+            self.clippings,
+            self.epochs,
+            self.checkpoint_every,
+            settings=self.settings,
+        )
+        self.machine.start()
+        out = self.out or Path("runs") / f"{task}-{time.strftime('%Y%m%d-%H%M%S')}"
+        with shown(experiment.labels(), self.epochs, console) as (progress, stopping):
+            train(experiment, out, progress, stopping)
+        _conclude(out, self.epochs)
+        ended(stopping, out, self.epochs)
+
+
+@dataclass(frozen=True)
+class Resume:
+    """Train controllers for a task, or continue a run that was stopped, to the same numbers.
+
+    `evenflow train TASK` starts a run, `evenflow train TASK --help` shows its options; tasks are listed by
+    `evenflow list`.
+    """
+
+    resume: Path
+    """Directory of the run to continue."""
+    epochs: int | None = None
+    """A new total of epochs, to go on for longer than was asked for at first."""
+    threads: int | None = None
+    """CPU threads; every core by default."""
+
+    def run(self) -> None:
+        run = RunDirectory.open(self.resume)
+        experiment = Experiment.from_config(run.config)
+        epochs = experiment.epochs if self.epochs is None else replace(experiment, epochs=self.epochs).epochs
+        if self.epochs is not None:
+            check_total(run, epochs)
+        run.check_settings()
+        started_on = run.config.get("runtime")
+        if not isinstance(started_on, dict) or set(started_on) != {"backend", "precision"}:
+            raise RunError(f"Expected backend and precision in {self.resume / 'config.yaml'}, got {started_on!r}.")
+        Machine(**started_on, threads=self.threads).start()
+        if run.epoch >= epochs:
+            console.print(
+                f"nothing to train: the run has its {run.epoch} epochs; go on with: evenflow train --resume "
+                f"{self.resume} --epochs TOTAL",
+                highlight=False,
+                soft_wrap=True,
+            )
+            return _conclude(self.resume, epochs)
+        with shown(experiment.labels(), epochs, console) as (progress, stopping):
+            resume(self.resume, progress, self.epochs, stopping)
+        _conclude(self.resume, epochs)
+        ended(stopping, self.resume, epochs)
+
+
+def _conclude(path: Path, epochs: int) -> None:
+    """The final table and the figure of a run."""
+    from training.curves import loss_figure  # matplotlib takes a while to load
+
+    run = RunDirectory.open(path)
+    experiment = Experiment.from_config(run.config)
+    labels, records = experiment.labels(), run.metrics()
+    if not records:
+        console.print(f"stopped before the first epoch; continue with: evenflow train --resume {path}")
+        return
+    threshold = experiment.task_options.build().success
+    console.print(outcome_table(labels, records[-1]["test_loss"], threshold))
+    if records[-1]["epoch"] < epochs:
+        console.print(f"stopped early; continue with: evenflow train --resume {path}", highlight=False, soft_wrap=True)
+    figure = loss_figure(run, labels)
+    note = "" if figure.stem == "losses" else "; losses.png is not as Evenflow wrote it, and stays"
+    console.print(f"figure: {figure}{note}", highlight=False, soft_wrap=True)
+
+
+@dataclass(frozen=True)
+class List:
+    """List tasks, gradients, systems and optimisers, and where each comes from."""
+
+    def run(self) -> None:
+        tasks = Table("task", "what it is", "options", "from", title="Tasks")
+        for name, kind in TASKS.items():
+            options = ", ".join(f"{key}={value}" for key, value in vars(kind()).items())
+            tasks.add_row(name, summary(kind), options, TASKS.origin(name))
+        gradients = Table("gradient", "also", "what flows back", "from", title="Gradients")
+        for name, entry in GRADIENTS.items():
+            gradients.add_row(entry.usage, ", ".join(entry.aliases), entry.description, GRADIENTS.origin(name))
+        optimisers = Table("name", "displacement for each unit of learning rate, downhill", title="Optimisers")
+        optimisers.columns[0].no_wrap = True
+        for name, optimiser in OPTIMISERS.items():
+            optimisers.add_row(name, optimiser.description)
+        systems = _with_origins("system", SYSTEMS, list(SYSTEMS), "Systems")
+        drawings = _with_origins("of", DRAWINGS, [kind.__name__ for kind, _ in DRAWINGS.values()], "Drawings")
+        console.print(tasks, gradients, systems, drawings, optimisers, highlight=False)
+
+
+def _with_origins(head: str, registry: Registry, shown: Sequence[str], title: str) -> Table:
+    """Names of a registry by where they come from."""
+    table = Table(head, "from", title=title)
+    origins = [registry.origin(name) for name in registry]
+    for origin in dict.fromkeys(origins):
+        table.add_row(", ".join(name for name, of in zip(shown, origins, strict=True) if of == origin), origin)
+    return table
+
+
+PLAIN = {("train",): Resume, ("view",): View, ("list",): List}
+WITH_TASK = {("train",): Train, ("view",): ViewTask}

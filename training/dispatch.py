@@ -1,0 +1,147 @@
+"""From the words of a command line to the command that they call."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import tyro
+
+from engine import SettingError
+from engine.checks import perhaps
+from training.arguments import HELP, Option, check, options_of, read
+from training.doors import load, load_all_installed
+from training.overview import print_overview, summary, task_summaries
+from training.tasks import TASKS
+
+PLUGIN = "--plugin"
+_PLUGIN = {PLUGIN: Option(PLUGIN, Path)}  # taken out of the line before; here for what mistakes are told of it
+_ABOUT_PLUGINS = f"{PLUGIN} FILE_OR_MODULE, as often as needed, brings tasks, gradients, systems and drawings."
+
+
+@dataclass(frozen=True)
+class CommandLine:
+    """Commands by their words, such as ("bench", "speed").
+
+    Attributes:
+        name, about, version: of the program.
+        plain: dataclasses of options, with a `run()`.
+        with_task: generic ones, over the options of the task that their first word names.
+        groups: first words that another one has to follow, with what each group holds.
+    """
+
+    name: str
+    about: str
+    version: str
+    plain: Mapping[tuple[str, ...], Any]
+    with_task: Mapping[tuple[str, ...], Any]
+    groups: Mapping[str, str]
+
+    def parse(self, arguments: Sequence[str]) -> Any:
+        """The command that these words call, with its options; plug-ins that they name are loaded."""
+        arguments, plugins = _without_plugins(arguments)
+        load_all_installed()
+        for plugin in plugins:
+            load(plugin)
+        name = self._command(arguments)
+        plain, with_task, prog = self.plain.get(name), self.with_task.get(name), " ".join((self.name, *name))
+        kinds = [kind for kind in (plain, with_task) if kind is not None]
+        tasks = TASKS if with_task else {}
+        line = read(arguments[len(name) :], options_of(*kinds, *tasks.values()), tasks.__contains__)
+        given, elsewhere = line.given, {}
+        if with_task is not None and line.words and line.words[0] in TASKS:
+            if "--resume" in given:
+                raise SettingError(f"Expected {prog} TASK or {prog} --resume RUN, got both; a run knows its task.")
+            task = line.words.pop(0)
+            kind, options, prog = with_task[TASKS[task]], options_of(with_task, TASKS[task]), f"{prog} {task}"
+            elsewhere = {other: options_of(options) for other, options in TASKS.items()}
+        elif plain is None or (name == ("train",) and "--resume" not in given):
+            _without_task(prog, line.words, HELP in given)
+        else:
+            kind, options = plain, options_of(plain)
+            elsewhere = {f"{prog} TASK": options_of(with_task, *TASKS.values())} if with_task else {}
+        if HELP not in given:
+            check(line, options | _PLUGIN, prog, elsewhere)
+        words = [HELP] if HELP in given else line.arguments()
+        described = f"{(kind.__doc__ or '').strip()}\n\n{_ABOUT_PLUGINS}" if HELP in given else None
+        return tyro.cli(kind, prog=prog, description=described, args=words, config=(tyro.conf.DisallowNone,))
+
+    def _command(self, arguments: Sequence[str]) -> tuple[str, ...]:
+        """The words of the command; help, the version or SettingError where they are no whole command."""
+        first, second = (*arguments, "", "")[:2]
+        commands = list(dict.fromkeys(words[0] for words in (*self.with_task, *self.plain)))
+        if first == "--version":
+            print(f"{self.name} {self.version}")
+            raise SystemExit(0)
+        if first in ("", "-h", HELP):
+            about = f"{self.about} {_ABOUT_PLUGINS}"
+            shown = {name: self.groups.get(name) or self._summary(name) for name in commands}
+            print_overview(f"{self.name} COMMAND", about, Commands=shown, Tasks=task_summaries())
+            known = ", ".join(commands)
+            _end(first != "", f"Expected a command among {known}, got none; begin with {self.name} train TASK.")
+        if first not in commands:
+            trains = f", which is a task; {self.name} train {first} trains it"
+            note = trains if first in TASKS else perhaps(first, commands)
+            raise SettingError(f"Expected a command among {', '.join(commands)}, got {first!r}{note}.")
+        return (first, self._member(first, second)) if first in self.groups else (first,)
+
+    def _member(self, group: str, name: str) -> str:
+        """The word after that of a group; help or SettingError where there is none."""
+        known = {words[1]: summary(kind) for words, kind in (*self.plain.items(), *self.with_task.items())
+                 if words[0] == group}  # fmt: skip
+        wanted = f"Expected a benchmark among {', '.join(known)} after {self.name} {group}"
+        if name in ("", "-h", HELP):
+            print_overview(f"{self.name} {group} BENCHMARK", "", Benchmarks=known)
+            _end(name != "", f"{wanted}, got none.")
+        if name not in known:
+            raise SettingError(f"{wanted}, got {name!r}{perhaps(name, known)}.")
+        return name
+
+    def _summary(self, name: str) -> str:
+        return summary(self.plain.get((name,)) or self.with_task[(name,)])
+
+
+def _without_plugins(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """(the other words, plug-ins to load) of a command line."""
+    words, plugins, waiting = [], [], list(arguments)
+    while waiting:
+        word = waiting.pop(0)
+        flag, equals, value = word.partition("=")
+        if flag != PLUGIN:
+            words.append(word)
+            continue
+        if not equals:
+            value = waiting.pop(0) if waiting and not waiting[0].startswith("-") else ""
+        if not value.strip():
+            raise SettingError(f"Expected a Python file or an installed module after {PLUGIN}, got none.")
+        plugins.append(value)
+    return words, plugins
+
+
+def _without_task(prog: str, words: Sequence[str], wants_help: bool) -> NoReturn:
+    """What to say where a task is due and none is there."""
+    if words:
+        is_run = (Path(words[0]) / "config.yaml").is_file()
+        note = f", a run; evenflow train --resume {words[0]} continues it" if is_run else perhaps(words[0], TASKS)
+        raise SettingError(f"Expected a task among {', '.join(TASKS)} after {prog}, got {words[0]!r}{note}.")
+    resuming = "" if prog != "evenflow train" else f" {prog} --resume RUN continues a run."
+    about = (
+        f"A task is a system, what it is to do, and where it starts. {prog} TASK {HELP} shows its options.{resuming}"
+    )
+    print_overview(f"{prog} TASK [OPTIONS]", about, Tasks=task_summaries())
+    _end(wants_help, f"Expected a task after {prog}, as in {prog} cart-pole, got none.")
+
+
+def _end(wanted: bool, message: str) -> NoReturn:
+    """After help: success where it was wanted, else SettingError."""
+    flush()
+    if wanted:
+        raise SystemExit(0)
+    raise SettingError(message)
+
+
+def flush() -> None:
+    """Have all that was printed written, or say here that it cannot be."""
+    if sys.stdout is not None:  # it may have been closed before we began
+        sys.stdout.flush()

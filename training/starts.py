@@ -1,0 +1,67 @@
+"""What a task is made of besides its physics and its objective: a default policy, and states to start from."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+
+from engine import SettingError, ShapeError, System
+from policies import MLP, Policy
+from training.task import PolicyFactory
+
+
+class _PolicyOf:
+    """Builds policies of one class for one system; equal settings make equal builders."""
+
+    def __init__(self, system: System, kind: Callable[..., Policy], settings: dict[str, Any]):
+        self._make = partial(kind, system.state_shape, system.control_shape, **settings)
+
+    def __call__(self, members: int, dtype: torch.dtype, device: torch.device) -> Policy:
+        return self._make(members=members, dtype=dtype, device=device)
+
+
+def policy_for(system: System, kind: Callable[..., Policy] = MLP, **settings: Any) -> PolicyFactory:
+    """A task's default policy: from its system's states to its controls.
+
+    Args:
+        system: whose shapes it has.
+        kind: a class of policies that is made from (state_shape, control_shape, **settings, members, dtype, device),
+            such as `MLP`, `Linear`, `Moments` or one of your own.
+        settings: of that class, e.g. `hidden=(64,)`.
+    """
+    return _PolicyOf(system, kind, settings)
+
+
+def uniform_states(
+    low: Sequence[float] | float, high: Sequence[float] | float, shape: Sequence[int] | None = None
+) -> Callable[[int, torch.Generator], torch.Tensor]:
+    """A sampler of initial states for a task: uniform between `low` and `high`, component by component.
+
+    Args:
+        low, high: a number for each component, in the shape of the state, or one for all. Where they are equal the
+            state is that.
+        shape: of the state; by default that of the bounds.
+
+    Raises:
+        ShapeError: bounds of different shapes, or one for all without a shape.
+        SettingError: bounds that are not finite or the wrong way round.
+    """
+    lower, upper = (torch.as_tensor(bound, dtype=torch.float64) for bound in (low, high))
+    try:
+        lower, upper = torch.broadcast_tensors(lower, upper)
+        lower, upper = (bound.expand(tuple(shape or lower.shape)) for bound in (lower, upper))
+    except RuntimeError as error:
+        raise ShapeError(
+            f"Expected bounds of one shape, that of the state, got {list(lower.shape)} and {list(upper.shape)}."
+        ) from error
+    if not lower.dim():
+        raise ShapeError("Expected bounds for each component of the state, or its shape, got one number for all.")
+    if not (torch.isfinite(lower).all() and torch.isfinite(upper).all() and (lower <= upper).all()):
+        raise SettingError(f"Expected finite bounds, low first, got {low} and {high}.")
+
+    def sample(count: int, generator: torch.Generator) -> torch.Tensor:
+        drawn = torch.rand(count, *lower.shape, generator=generator, dtype=torch.float64)
+        return lower + (upper - lower) * drawn
+
+    return sample
