@@ -4,13 +4,15 @@ import numpy as np
 import pytest
 
 from benchmarks.studies.curves import _title, draw_group, loss_figure
-from benchmarks.style import COLOURS, epochs_and_log, new_figure
+from benchmarks.style import epochs_and_log, new_figure
 from training import RunDirectory
 from training.summary import Group
 from training.tasks.swarm import SwarmOptions
 from training.trainer import EpochRecord
 from training.variant import Label, Variant
+from training.viewing.palette import styles_of
 
+COLOURS = {letter: style.colour for letter, style in styles_of("RMSNC").items()}
 pytestmark = pytest.mark.float64
 
 

@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from benchmarks.style import Style, epochs_and_log, legend_below, new_figure, save, save_ours, style_of, styles_of
+from benchmarks.style import epochs_and_log, legend_below, new_figure, save, save_ours
 from training import RunDirectory, task_options
 from training.summary import Group, groups
 from training.variant import Label
+from training.viewing.palette import Style, style_of, styles_of
 
 
 def loss_figure(run: RunDirectory, labels: list[Label], path: Path | None = None) -> Path:

@@ -16,13 +16,14 @@ import torch
 
 from benchmarks.studies.report import reported
 from benchmarks.studies.study import Study, weights_at
-from benchmarks.style import legend_below, panel_figure, plain_log, save_ours, styles_of
+from benchmarks.style import legend_below, panel_figure, plain_log, save_ours
 from engine import FULL, PHYSICS_ONLY, AdjointRule, Rollout, SettingError, current
 from engine.norms import norm
 from training import Backpropagation, Gradient, SignAgreement, gradient_named
 from training.estimators import combined
 from training.files import write_ours
 from training.gradients import constants, rank_of, text_of
+from training.viewing.palette import styles_of
 
 _FULL, _PHYSICS = (text_of(rule) for rule in (FULL, PHYSICS_ONLY))
 _COMBINED = text_of(SignAgreement(Backpropagation(PHYSICS_ONLY), Backpropagation(FULL)))

@@ -18,7 +18,7 @@ from benchmarks.studies.costs import load_costs
 from benchmarks.studies.curves import loss_figure
 from benchmarks.studies.report import AXES, loss_panels, reported, table
 from benchmarks.studies.study import load_study
-from benchmarks.style import legend_below, new_figure, plain_log, settle, styles_of
+from benchmarks.style import legend_below, new_figure, plain_log, settle
 from engine import RunError
 from engine.norms import norm_of_array
 from training import Experiment, RunDirectory, gradient_named, task_options
@@ -30,6 +30,7 @@ from training.summary import groups, outcomes
 from training.variant import Label, Variant
 from training.viewing import Show, Watched, member_of
 from training.viewing.drawings import GuiCanvas
+from training.viewing.palette import styles_of
 from training.viewing.simulation import Simulation
 
 _SAMPLES = 16

@@ -12,22 +12,14 @@ from matplotlib.axes import Axes
 
 from benchmarks.studies.statistics import interquartile_mean, interval, probability_better, success_interval
 from benchmarks.studies.study import FORMAT, final_loss, load_results, load_study
-from benchmarks.style import (
-    Style,
-    epochs_and_log,
-    legend_below,
-    panel_figure,
-    plain_number,
-    save,
-    save_ours,
-    styles_of,
-)
+from benchmarks.style import epochs_and_log, legend_below, panel_figure, plain_number, save, save_ours
 from engine import FULL, RunError, SettingError
 from training import task_options
 from training.files import write_ours
 from training.gradients import rank_of, text_of
 from training.optimisers import optimiser_named, settings_to_file
 from training.variant import Variant
+from training.viewing.palette import Style, styles_of
 
 AXES = {"epochs": "epoch", "steps": "simulator steps", "time": "seconds of one training"}
 SPREADS = ("interval", "std")
