@@ -16,7 +16,7 @@ XVFB := $(shell command -v xauth >/dev/null 2>&1 && command -v xvfb-run 2>/dev/n
 SCREEN := $(if $(XVFB),$(XVFB) -a -s "-screen 0 1280x1024x24")
 # Files are shared among this many processes, since Taichi compiles on one core.
 JOBS ?= 2
-PYTEST := $(SCREEN) $(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile
+PYTEST := $(SCREEN) $(BIN)/python -m pytest --numprocesses $(JOBS) --max-worker-restart 0 --dist loadfile
 # Where Vulkan or a display is missing its tests are left out with a sentence, unless REQUIRE_VULKAN=1 demands both.
 REQUIRE := $(if $(filter-out 0 no false,$(REQUIRE_VULKAN)),--require)
 
