@@ -80,6 +80,16 @@ class System(abc.ABC):
         """
         return None
 
+    def sample(self, count: int, generator: torch.Generator) -> torch.Tensor:
+        """States [count, *state_shape] inside its domain, at which it is smooth: those that checks try it on.
+
+        By default every component is uniform between -1/2 and 1/2.
+        """
+        return self._as_here(torch.rand(count, *self.state_shape, generator=generator, dtype=torch.float64) - 0.5)
+
+    def _as_here(self, states: torch.Tensor) -> torch.Tensor:
+        return states.to(dtype=runtime.current().dtype, device=runtime.current().device)
+
     def scratch(self, name: str, *shape: int) -> torch.Tensor:
         """A buffer for what a launch needs only while it runs: launches take turns, so those of one system share it."""
         if self._buffers is None:

@@ -5,7 +5,11 @@ from numbers import Integral
 from typing import Any
 
 
-class PolicyError(ValueError):
+class PolicyBaseError(Exception):
+    """Base of errors of policies by themselves; where there is an engine, its errors' base stands here."""
+
+
+class PolicyError(PolicyBaseError, ValueError):
     """A policy that does not fit what it is asked to control."""
 
 

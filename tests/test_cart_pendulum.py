@@ -7,9 +7,10 @@ import pytest
 import reference
 import torch
 from conftest import BySteps, StepCost, relative_error, swing_up_states, tensor_options, uniform
+from contract import RULES, check_oracle, check_sweep, simulated, sweep_buffers
 from test_rollout import VARIANTS, expected_gradient, random_policy
 from test_rollout import accuracy as gradient_accuracy
-from test_systems import accuracy, reference_pull_back, simulate
+from test_systems import accuracy, simulate
 
 import engine
 from engine import CartPole, Rollout
@@ -94,11 +95,7 @@ def case(links):
 
 def check_step_and_pull_back(links):
     system, state, control, next_adjoint = case(links)
-    expected = cart_pendulum_step(state.cpu().double(), control.cpu().double())
-    assert relative_error(system.step(state, control), expected) < accuracy()
-    wanted = reference_pull_back(cart_pendulum_step, state, control, next_adjoint)
-    for found, expected in zip(system.pull_back(state, control, next_adjoint), wanted, strict=True):
-        assert relative_error(found, expected) < accuracy()
+    check_oracle(system, cart_pendulum_step, state, control, next_adjoint, accuracy())
 
 
 @pytest.mark.vulkan
@@ -130,31 +127,14 @@ def test_pull_back_equals_central_differences_in_every_entry_of_A_and_B(links):
     torch.testing.assert_close(torch.stack(rows, dim=1), torch.stack(columns, dim=2), rtol=1e-8, atol=1e-8)
 
 
-RULES = [engine.FULL, engine.PHYSICS_ONLY, engine.ONE_STEP, engine.POLICY_ONLY, engine.PathRule(0.5, -2.0)]
-
-
 @pytest.mark.vulkan
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: f"{rule.physics_weight:g},{rule.policy_weight:g}")
 @pytest.mark.parametrize("links", [2, 4])
 def test_fused_sweep_equals_the_rule_applied_step_by_step(links, rule):
     system, state, control, _ = case(links)
-    steps, n, samples = 4, 2 + 2 * links, slice(1, 4)
-    states, controls = simulate(system, state, steps, control), control.expand(steps, BATCH, 1).contiguous()
-    direct, jacobian = uniform(3, steps, BATCH, n), uniform(4, steps, BATCH, 1, n)
-    adjoints, cotangents = uniform(5, steps + 1, BATCH, n), uniform(6, steps, BATCH, 1)
-
-    expected_adjoints, expected_cotangents = adjoints.clone(), cotangents.clone()
-    for t in reversed(range(steps)):
-        physics, pulled = system.pull_back(states[t], controls[t], expected_adjoints[t + 1])
-        expected_cotangents[t, samples] += pulled[samples]
-        policy = expected_cotangents[t] * jacobian[t, :, 0]
-        expected_adjoints[t, samples] = rule(direct[t], physics, policy, t)[samples]
-
-    launch = system.prepare_sweep(states, controls, direct, jacobian, adjoints, cotangents, samples, rule)
-    assert launch is not None
-    launch()
-    assert relative_error(adjoints, expected_adjoints) < accuracy()
-    assert relative_error(cotangents, expected_cotangents) < accuracy()
+    controls = control.expand(4, *control.shape).contiguous()
+    buffers = sweep_buffers(system, simulated(system, state, controls), controls)
+    assert check_sweep(system, buffers, slice(1, 4), rule, accuracy())
 
 
 def check_gradients(links, horizon, batch=8):

@@ -6,9 +6,10 @@ from functools import partial
 import pytest
 import torch
 from conftest import BySteps, StepCost, relative_error, tensor_options, uniform
+from contract import RULES, check_buffers, check_oracle, check_sweep, simulated, sweep_buffers
 from test_rollout import VARIANTS, expected_gradient, random_policy
 from test_rollout import accuracy as gradient_accuracy
-from test_systems import accuracy, reference_pull_back, simulate
+from test_systems import accuracy, simulate
 
 import engine
 from engine import Rollout
@@ -70,11 +71,7 @@ def case(name):
 
 def check_step_and_pull_back(name):
     system, step, state, control, next_adjoint = case(name)
-    expected = step(state.cpu().double(), control.cpu().double())
-    assert relative_error(system.step(state, control), expected) < accuracy()
-    pulled = system.pull_back(state, control, next_adjoint)
-    for found, wanted in zip(pulled, reference_pull_back(step, state, control, next_adjoint), strict=True):
-        assert relative_error(found, wanted) < accuracy()
+    check_oracle(system, step, state, control, next_adjoint, accuracy())
 
 
 @pytest.mark.vulkan
@@ -125,33 +122,15 @@ def test_pull_back_of_a_large_herd_equals_central_differences_along_random_direc
 @pytest.mark.parametrize("name", CASES)
 def test_pull_back_leaves_next_adjoint_alone_writes_adjoint_and_adds_to_cotangent(name):
     system, _, state, control, next_adjoint = case(name)
-    given = next_adjoint.clone()
-    adjoint, cotangent = torch.full_like(state, math.nan), torch.ones_like(control)
-    launch = system.prepare_pull_back(state, control, next_adjoint, adjoint, cotangent)
-    launch()
-    launch()
-    expected_adjoint, expected_cotangent = system.pull_back(state, control, given)
-    assert torch.equal(next_adjoint, given)
-    assert torch.equal(adjoint, expected_adjoint)
-    torch.testing.assert_close(cotangent, 1 + 2 * expected_cotangent)
+    check_buffers(system, state, control, next_adjoint)
 
 
-def sweep_buffers(system, steps):
-    """States and controls of a short simulation, and random direct, jacobian, adjoints and cotangents."""
-    (rows, particles), (controls, drivers) = system.state_shape, system.control_shape
-    state = uniform(0, BATCH, rows, particles, low=-2, high=2)
-    control = uniform(1, BATCH, controls, drivers, low=-0.2, high=0.2)
-    return (
-        simulate(system, state, steps, control),
-        control.expand(steps, *control.shape).contiguous(),
-        uniform(3, steps, BATCH, rows, particles),
-        uniform(4, steps, BATCH, controls * drivers, rows * particles),
-        uniform(5, steps + 1, BATCH, rows, particles),
-        uniform(6, steps, BATCH, controls, drivers),
-    )
-
-
-RULES = [engine.FULL, engine.PHYSICS_ONLY, engine.ONE_STEP, engine.POLICY_ONLY, engine.PathRule(0.5, -2.0)]
+def started(system, steps):
+    """Buffers of a sweep along a short simulation."""
+    state = uniform(0, BATCH, *system.state_shape, low=-2, high=2)
+    control = uniform(1, BATCH, *system.control_shape, low=-0.2, high=0.2)
+    controls = control.expand(steps, *control.shape).contiguous()
+    return sweep_buffers(system, simulated(system, state, controls), controls)
 
 
 @pytest.mark.vulkan
@@ -159,29 +138,17 @@ RULES = [engine.FULL, engine.PHYSICS_ONLY, engine.ONE_STEP, engine.POLICY_ONLY, 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: f"{rule.physics_weight:g},{rule.policy_weight:g}")
 @pytest.mark.parametrize("name", SMALL)
 def test_fused_sweep_equals_the_rule_applied_step_by_step(name, rule, samples):
-    system, steps = CASES[name][0], 4
-    states, controls, direct, jacobian, adjoints, cotangents = sweep_buffers(system, steps)
-    expected_adjoints, expected_cotangents = adjoints.clone(), cotangents.clone()
-    for t in reversed(range(steps)):
-        physics, pulled = system.pull_back(states[t], controls[t], expected_adjoints[t + 1])
-        expected_cotangents[t, samples] += pulled[samples]
-        policy = torch.einsum("bm,bmn->bn", expected_cotangents[t].flatten(1), jacobian[t]).view_as(physics)
-        expected_adjoints[t, samples] = rule(direct[t], physics, policy, t)[samples]
-
-    launch = system.prepare_sweep(states, controls, direct, jacobian, adjoints, cotangents, samples, rule)
-    assert launch is not None
-    launch()
-    assert relative_error(adjoints, expected_adjoints) < accuracy()
-    assert relative_error(cotangents, expected_cotangents) < accuracy()
+    system = CASES[name][0]
+    assert check_sweep(system, started(system, 4), samples, rule, accuracy())
 
 
 @pytest.mark.float64
 def test_rules_without_path_weights_and_large_herds_have_no_fused_sweep():
     everyone = slice(0, BATCH)
     small, large = (CASES[name][0] for name in ("2-4", LARGE))
-    assert small.prepare_sweep(*sweep_buffers(small, 1), everyone, engine.FULL) is not None
-    assert small.prepare_sweep(*sweep_buffers(small, 1), everyone, BySteps(engine.FULL)) is None
-    assert large.prepare_sweep(*sweep_buffers(large, 1), everyone, engine.FULL) is None
+    assert small.prepare_sweep(*started(small, 1), everyone, engine.FULL) is not None
+    assert small.prepare_sweep(*started(small, 1), everyone, BySteps(engine.FULL)) is None
+    assert large.prepare_sweep(*started(large, 1), everyone, engine.FULL) is None
 
 
 def herd_cost(horizon):

@@ -6,7 +6,8 @@ from functools import partial
 import pytest
 import torch
 from conftest import gradcheck, relative_error, tensor_options, uniform
-from test_systems import accuracy, reference_pull_back, simulate
+from contract import check_buffers, check_oracle
+from test_systems import accuracy, simulate
 
 import engine
 from engine import Rollout
@@ -67,11 +68,7 @@ def case(name):
 
 def check_step_and_pull_back(name):
     system, step, state, control, next_adjoint = case(name)
-    expected = step(state.cpu().double(), control.cpu().double())
-    assert relative_error(system.step(state, control), expected) < accuracy()
-    pulled = system.pull_back(state, control, next_adjoint)
-    for found, wanted in zip(pulled, reference_pull_back(step, state, control, next_adjoint), strict=True):
-        assert relative_error(found, wanted) < accuracy()
+    check_oracle(system, step, state, control, next_adjoint, accuracy())
 
 
 @pytest.mark.vulkan
@@ -97,15 +94,7 @@ def test_gradcheck(name):
 @pytest.mark.parametrize("name", CASES)
 def test_pull_back_leaves_next_adjoint_alone_writes_adjoint_and_adds_to_cotangent(name):
     system, _, state, control, next_adjoint = case(name)
-    given = next_adjoint.clone()
-    adjoint, cotangent = torch.full_like(state, math.nan), torch.ones_like(control)
-    launch = system.prepare_pull_back(state, control, next_adjoint, adjoint, cotangent)
-    launch()
-    launch()
-    expected_adjoint, expected_cotangent = system.pull_back(state, control, given)
-    assert torch.equal(next_adjoint, given)
-    assert torch.equal(adjoint, expected_adjoint)
-    torch.testing.assert_close(cotangent, 1 + 2 * expected_cotangent)
+    check_buffers(system, state, control, next_adjoint)
 
 
 @pytest.mark.vulkan

@@ -7,10 +7,11 @@ import pytest
 import reference
 import torch
 from conftest import BySteps, gradcheck, relative_error, tensor_options, uniform
+from contract import RULES, check_buffers, check_oracle, check_sweep, simulated, sweep_buffers
 from torch.nn import functional
 
 import engine
-from engine import FULL, ONE_STEP, PHYSICS_ONLY, POLICY_ONLY, PathRule, QuantumBox, Rollout, SettingError
+from engine import FULL, ONE_STEP, PHYSICS_ONLY, POLICY_ONLY, QuantumBox, Rollout, SettingError
 from engine import trajectory as trajectory_module
 from policies import PolicyError
 from training import Member, Trainer, build_task
@@ -45,12 +46,7 @@ def accuracy():
 
 def check_step_and_pull_back(points, batch=BATCH):
     state, control, adjoint = uniform(0, batch, 2, points), 5 * uniform(1, batch, 1), uniform(2, batch, 2, points)
-    before, field = (tensor.cpu().double().requires_grad_() for tensor in (state, control))
-    after = dense_step(before, field)
-    assert relative_error(SYSTEMS[points].step(state, control), after) < accuracy()
-    expected = torch.autograd.grad(after, (before, field), adjoint.cpu().double())
-    for one, other in zip(SYSTEMS[points].pull_back(state, control, adjoint), expected, strict=True):
-        assert relative_error(one, other) < accuracy()
+    check_oracle(SYSTEMS[points], dense_step, state, control, adjoint, accuracy())
 
 
 @pytest.mark.vulkan
@@ -79,55 +75,29 @@ def test_the_pull_back_passes_gradcheck(points):
 @pytest.mark.vulkan
 def test_pull_back_leaves_next_adjoint_alone_writes_adjoint_and_adds_to_cotangent():
     system, state, control, following = SYSTEMS[5], uniform(0, 3, 2, 5), uniform(1, 3, 1), uniform(2, 3, 2, 5)
-    expected_adjoint, expected_cotangent = system.pull_back(state, control, following)
-    before, cotangent, adjoint = following.clone(), torch.ones_like(control), torch.full_like(state, math.nan)
-    launch = system.prepare_pull_back(state, control, following, adjoint, cotangent)
-    launch()
-    launch()
-    assert torch.equal(following, before)
-    assert torch.equal(adjoint, expected_adjoint)
-    torch.testing.assert_close(cotangent, 1 + 2 * expected_cotangent)
+    check_buffers(system, state, control, following)
 
 
-def sweep_buffers(system, steps):
-    """A trajectory under random fields, with random derivatives, adjoints and cotangents to start a sweep from."""
-    shape, controls = (BATCH, *system.state_shape), 5 * uniform(1, steps, BATCH, 1)
-    states = [uniform(0, *shape)]
-    for control in controls:
-        states.append(system.step(states[-1], control))
-    jacobian = uniform(4, steps, BATCH, 1, 2 * system.points)
-    return (
-        torch.stack(states), controls, uniform(3, steps, *shape), jacobian,
-        uniform(5, steps + 1, *shape), uniform(6, steps, BATCH, 1),
-    )  # fmt: skip
+def started(system, steps):
+    """Buffers of a sweep along a trajectory under random fields."""
+    controls = 5 * uniform(1, steps, BATCH, 1)
+    return sweep_buffers(system, simulated(system, uniform(0, BATCH, *system.state_shape), controls), controls)
 
 
 @pytest.mark.vulkan
 @pytest.mark.parametrize("samples", [slice(0, BATCH), slice(1, 3)], ids=["all", "some"])
 @pytest.mark.parametrize(
     "rule",
-    [*VARIANTS.values(), PathRule(0.5, -2.0)],
+    RULES,
     ids=lambda rule: f"{rule.physics_weight:g},{rule.policy_weight:g}",
 )
 def test_fused_sweep_equals_the_rule_applied_step_by_step(rule, samples):
-    system, steps = SYSTEMS[5], 4
-    states, controls, direct, jacobian, adjoints, cotangents = sweep_buffers(system, steps)
-    expected_adjoints, expected_cotangents = adjoints.clone(), cotangents.clone()
-    for t in reversed(range(steps)):
-        physics, pulled = system.pull_back(states[t], controls[t], expected_adjoints[t + 1])
-        expected_cotangents[t, samples] += pulled[samples]
-        policy = torch.einsum("bm,bmn->bn", expected_cotangents[t], jacobian[t]).view_as(physics)
-        expected_adjoints[t, samples] = rule(direct[t], physics, policy, t)[samples]
-    launch = system.prepare_sweep(states, controls, direct, jacobian, adjoints, cotangents, samples, rule)
-    assert launch is not None
-    launch()
-    assert relative_error(adjoints, expected_adjoints) < accuracy()
-    assert relative_error(cotangents, expected_cotangents) < accuracy()
+    assert check_sweep(SYSTEMS[5], started(SYSTEMS[5], 4), samples, rule, accuracy())
 
 
 @pytest.mark.float64
 def test_a_rule_without_path_weights_has_no_fused_sweep():
-    buffers = sweep_buffers(SYSTEMS[5], 1)
+    buffers = started(SYSTEMS[5], 1)
     assert SYSTEMS[5].prepare_sweep(*buffers, slice(0, BATCH), BySteps(FULL)) is None
 
 

@@ -6,6 +6,7 @@ import pytest
 import reference
 import torch
 from conftest import BySteps, gradcheck, relative_error, swing_up_states, tensor_options, uniform
+from contract import RULES, check_buffers, check_oracle, check_sweep, simulated, sweep_buffers
 
 import engine
 from engine import CartPole, Integrator, LinearSystem
@@ -54,31 +55,13 @@ def simulate(system, state, steps, control=None):
 
 
 @pytest.mark.vulkan
-def test_step_equals_the_oracle(case):
-    system, step, state, control, _ = case
-    expected = step(state.double(), control.double())
-    assert relative_error(system.step(state, control), expected) < accuracy()
-
-
-@pytest.mark.vulkan
-def test_pull_back_equals_autograd_of_the_oracle(case):
-    system, step, state, control, next_adjoint = case
-    for found, expected in zip(
-        system.pull_back(state, control, next_adjoint),
-        reference_pull_back(step, state, control, next_adjoint),
-        strict=True,
-    ):
-        assert relative_error(found, expected) < accuracy()
+def test_step_and_pull_back_equal_the_oracle(case):
+    check_oracle(*case, accuracy())
 
 
 @pytest.mark.cuda
 def test_cuda_step_and_pull_back_equal_the_oracle_on_the_cpu(case):
-    system, step, state, control, next_adjoint = case
-    expected = step(state.cpu().double(), control.cpu().double())
-    assert relative_error(system.step(state, control), expected) < accuracy()
-    pulled = system.pull_back(state, control, next_adjoint)
-    for found, wanted in zip(pulled, reference_pull_back(step, state, control, next_adjoint), strict=True):
-        assert relative_error(found, wanted) < accuracy()
+    check_oracle(*case, accuracy())
 
 
 @pytest.mark.float64
@@ -101,41 +84,21 @@ def test_pull_back_equals_taichis_derivative_of_the_step(case, serial):
 @pytest.mark.vulkan
 def test_pull_back_leaves_next_adjoint_alone_writes_adjoint_and_adds_to_cotangent(case):
     system, _, state, control, next_adjoint = case
-    given = next_adjoint.clone()
-    adjoint, cotangent = torch.full_like(state, math.nan), torch.ones_like(control)
-    launch = system.prepare_pull_back(state, control, next_adjoint, adjoint, cotangent)
-    launch()
-    launch()
-    expected_adjoint, expected_cotangent = system.pull_back(state, control, given)
-    assert torch.equal(next_adjoint, given)
-    assert torch.equal(adjoint, expected_adjoint)
-    torch.testing.assert_close(cotangent, 1 + 2 * expected_cotangent)
+    check_buffers(system, state, control, next_adjoint)
 
 
 @pytest.mark.vulkan
 @pytest.mark.parametrize("samples", [slice(0, BATCH), slice(1, 3)], ids=["all", "some"])
 @pytest.mark.parametrize(
     "rule",
-    [engine.FULL, engine.PHYSICS_ONLY, engine.ONE_STEP, engine.POLICY_ONLY, engine.PathRule(0.5, -2.0)],
+    RULES,
     ids=lambda rule: f"{rule.physics_weight:g},{rule.policy_weight:g}",
 )
 def test_fused_sweep_equals_the_rule_applied_step_by_step(case, rule, samples):
     system, _, state, control, _ = case
-    steps, (n,), (m,) = 4, system.state_shape, system.control_shape
-    states, controls = simulate(system, state, steps, control), control.expand(steps, BATCH, m).contiguous()
-    direct, jacobian = uniform(3, steps, BATCH, n), uniform(4, steps, BATCH, m, n)
-    adjoints, cotangents = uniform(5, steps + 1, BATCH, n), uniform(6, steps, BATCH, m)
-
-    expected_adjoints, expected_cotangents = adjoints.clone(), cotangents.clone()
-    for t in reversed(range(steps)):
-        physics, pulled = system.pull_back(states[t], controls[t], expected_adjoints[t + 1])
-        expected_cotangents[t, samples] += pulled[samples]
-        policy = torch.einsum("bm,bmn->bn", expected_cotangents[t], jacobian[t])
-        expected_adjoints[t, samples] = rule(direct[t], physics, policy, t)[samples]
-
-    system.prepare_sweep(states, controls, direct, jacobian, adjoints, cotangents, samples, rule)()
-    torch.testing.assert_close(adjoints, expected_adjoints)
-    torch.testing.assert_close(cotangents, expected_cotangents)
+    controls = control.expand(4, *control.shape).contiguous()
+    buffers = sweep_buffers(system, simulated(system, state, controls), controls)
+    assert check_sweep(system, buffers, samples, rule, 1e-12 if state.dtype == torch.float64 else 1e-5)
 
 
 @pytest.mark.float64

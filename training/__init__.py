@@ -1,5 +1,6 @@
 """Training: tasks, objectives, gradient estimators, the ensemble trainer, run directories."""
 
+from training import errors  # noqa: F401  # first: joins PolicyError to EvenflowError
 from training.checkpoint import describe_checkpoint
 from training.clipping import Clipping, clipping_named
 from training.controllers import load_controller, load_task

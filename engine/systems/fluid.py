@@ -132,6 +132,17 @@ class Fluid(Smoothing, System):
         self._neighbours = Neighbours(self.dim, particles, self.radius)
         self.grid = self._neighbours.grid
 
+    def sample(self, count, generator):
+        """Particles on a lattice, each moved by up to a third of the spacing, and jets between them."""
+        state = 2.0 * torch.rand(count, *self.state_shape, generator=generator, dtype=torch.float64) - 1.0
+        sizes = torch.tensor(self.size, dtype=torch.float64).unsqueeze(1)
+        axes = [torch.arange(0.5 * self.spacing, length, self.spacing, dtype=torch.float64) for length in self.size]
+        places = torch.stack([axis.flatten() for axis in torch.meshgrid(*axes[::-1], indexing="ij")][::-1])
+        state[:, : self.dim, : self.jets] = 0.5 * sizes * (1.0 + state[:, : self.dim, : self.jets])
+        moved = self.spacing / 3 * state[:, : self.dim, self.jets :]
+        state[:, : self.dim, self.jets :] = places[:, : self.particles] + moved
+        return self._as_here(state)
+
     def prepare_step(self, state, control, next_state):
         cells, half, ordered, _ = self._buffers_for(state)
         sort = self._prepare_sort(state, None)

@@ -80,6 +80,9 @@ class Guidance(System):
         flocking = -FLOCKING if reversed_flocking else FLOCKING
         self._flock = CentralForce(-SPACING * flocking, flocking, SOFTENING)
 
+    def sample(self, count, generator):
+        return 4.0 * super().sample(count, generator)
+
     def prepare_step(self, state, control, next_state):
         arrays = (tensor.unsqueeze(0) for tensor in (state, control, next_state))
         return prepare(self._step, *arrays, *self._loops(state))

@@ -1,0 +1,69 @@
+"""What every system promises, as checks that the tests of one and of all systems share."""
+
+import math
+
+import torch
+from conftest import relative_error, uniform
+
+from engine import PathRule
+
+RULES = [PathRule(1.0, 1.0), PathRule(1.0, 0.0), PathRule(0.0, 0.0), PathRule(0.0, 1.0), PathRule(0.5, -2.0)]
+
+
+def check_oracle(system, step, state, control, next_adjoint, accuracy, of_pull_back=None):
+    """Step and pull-back equal `step` and torch's derivatives of it, in float64 on the CPU."""
+    leaves = [tensor.detach().cpu().double().requires_grad_() for tensor in (state, control)]
+    expected = step(*leaves)
+    assert relative_error(system.step(state, control), expected) < accuracy
+    derivatives = torch.autograd.grad(expected, leaves, next_adjoint.cpu().double())
+    for found, wanted in zip(system.pull_back(state, control, next_adjoint), derivatives, strict=True):
+        assert relative_error(found, wanted) < (of_pull_back or accuracy)
+
+
+def check_buffers(system, state, control, next_adjoint):
+    """A pull-back leaves `next_adjoint` alone, writes `adjoint` and adds to `cotangent`."""
+    given = next_adjoint.clone()
+    adjoint, cotangent = torch.full_like(state, math.nan), torch.ones_like(control)
+    launch = system.prepare_pull_back(state, control, next_adjoint, adjoint, cotangent)
+    launch()
+    launch()
+    expected_adjoint, expected_cotangent = system.pull_back(state, control, given)
+    assert torch.equal(next_adjoint, given)
+    assert torch.equal(adjoint, expected_adjoint)
+    torch.testing.assert_close(cotangent, 1 + 2 * expected_cotangent)
+
+
+def sweep_buffers(system, states, controls):
+    """Random derivatives, adjoints and cotangents beside states [S+1, B, ...] and controls [S, B, ...]."""
+    steps, batch = controls.shape[:2]
+    n, m = math.prod(system.state_shape), math.prod(system.control_shape)
+    return (
+        states, controls, uniform(3, steps, batch, *system.state_shape), uniform(4, steps, batch, m, n),
+        uniform(5, steps + 1, batch, *system.state_shape), uniform(6, steps, batch, *system.control_shape),
+    )  # fmt: skip
+
+
+def simulated(system, state, controls):
+    """All states [S+1, B, ...] under controls [S, B, ...]."""
+    states = [state]
+    for control in controls:
+        states.append(system.step(states[-1], control))
+    return torch.stack(states)
+
+
+def check_sweep(system, buffers, samples, rule, accuracy):
+    """A sweep in one launch equals the rule applied step by step; False where the system has none."""
+    states, controls, direct, jacobian, adjoints, cotangents = buffers
+    expected_adjoints, expected_cotangents = adjoints.clone(), cotangents.clone()
+    for t in reversed(range(len(controls))):
+        physics, pulled = system.pull_back(states[t], controls[t], expected_adjoints[t + 1])
+        expected_cotangents[t, samples] += pulled[samples]
+        policy = torch.einsum("bm,bmn->bn", expected_cotangents[t].flatten(1), jacobian[t]).view_as(physics)
+        expected_adjoints[t, samples] = rule(direct[t], physics, policy, t)[samples]
+    launch = system.prepare_sweep(states, controls, direct, jacobian, adjoints, cotangents, samples, rule)
+    if launch is None:
+        return False
+    launch()
+    assert relative_error(adjoints, expected_adjoints) < accuracy
+    assert relative_error(cotangents, expected_cotangents) < accuracy
+    return True
