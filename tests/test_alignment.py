@@ -30,9 +30,8 @@ class Products:
 
 @pytest.fixture(scope="module")
 def system():
-    options = {"dtype": torch.float64}
-    stable = 0.3 * torch.eye(STATES, **options).roll(1, 0)
-    return LinearSystem(stable, torch.ones(STATES, CONTROLS, **options) / STATES)
+    stable = 0.3 * torch.eye(STATES, dtype=torch.float64).roll(1, 0)
+    return LinearSystem(stable, torch.ones(STATES, CONTROLS, dtype=torch.float64) / STATES)
 
 
 @pytest.mark.parametrize("block", [HORIZON, 4, 1], ids="blocks of {}".format)
