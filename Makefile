@@ -20,7 +20,7 @@ PYTEST := $(SCREEN) $(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfi
 # Where Vulkan or a display is missing its tests are left out with a sentence, unless REQUIRE_VULKAN=1 demands both.
 REQUIRE := $(if $(filter-out 0 no false,$(REQUIRE_VULKAN)),--require)
 
-.PHONY: install demo test processors lint figures clean distclean
+.PHONY: install demo test processors lint figures films clean distclean
 
 install: $(INSTALLED)
 
@@ -61,6 +61,10 @@ lint: install
 
 figures: install
 	$(BIN)/evenflow bench figures
+
+# The films and pictures of README.md, in about half an hour of two cores.
+films: install
+	EVENFLOW=$(BIN)/evenflow sh docs/films.sh
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache

@@ -6,7 +6,6 @@ A process runs one backend in one precision, so each pair is probed in a process
 
 import json
 import platform
-import subprocess
 import sys
 import time
 from importlib.metadata import PackageNotFoundError, version
@@ -17,6 +16,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.apart import DONE, OVER_TIME, run_module
 from benchmarks.propagation import sentence, step_error
 from engine import available_backends, current, init
 from engine.launch import prepare
@@ -116,15 +116,12 @@ def _launch_costs(dtype: torch.dtype, device: torch.device) -> dict[str, float]:
 
 
 def _probe_apart(backend: str, precision: str) -> dict[str, Any]:
-    command = [sys.executable, "-m", "benchmarks.check", backend, precision]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
-    except subprocess.TimeoutExpired:
+    ended = run_module("benchmarks.check", [backend, precision], seconds=300)
+    if ended.status == OVER_TIME:
         return {"error": "did not finish in 5 minutes"}
-    lines = done.stdout.strip().splitlines()
-    if done.returncode or not lines:
-        return {"error": (done.stderr.strip().splitlines() or ["ended without a word"])[-1]}
-    return json.loads(lines[-1])
+    if ended.status != DONE or not ended.output:
+        return {"error": ended.output or "ended without a word"}
+    return ended.result
 
 
 def _print_backends(console: Console, there: tuple[str, ...], probes: dict) -> None:

@@ -105,7 +105,7 @@ class Variants(Generic[Options]):
 class Figures:
     """Draw the paper's Fig. 1 and Fig. 2 from this engine."""
 
-    out: Path = Path("benchmarks/figures")
+    out: Path = Path("docs/results/paper")
     """Directory of the figures; figures of the same name are drawn anew."""
 
     def run(self) -> None:

@@ -11,11 +11,9 @@ import json
 import os
 import platform
 import statistics
-import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -25,20 +23,19 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.peers import cart_pole as peers
-from benchmarks.peers.tasks import guidance_task, jax_task_peer, quantum_task
+from benchmarks.apart import DONE, run_module
+from benchmarks.peers.cart_pole import Peer, use_one_core
+from benchmarks.peers.updates import SIDES, layers_of
 from benchmarks.timing import PHASES, in_turns, phases
 from engine import RunError, init
 from engine.checks import one_of, whole
 from engine.norms import norm
-from policies import MLP
 from training import Member, Trainer, build_task, gradient_named
 from training.gradients import constants
 from training.outputs import check_new_file
 from training.task import generator
 
-TASKS = ("cart-pole", "guidance", "quantum")
-MakePeer = Callable[[Trainer, torch.Tensor, str], peers.Peer]
+TASKS = tuple(SIDES)
 
 
 def speed(
@@ -66,18 +63,18 @@ def speed(
 
 def alone(rounds: int, task: str) -> dict[str, Any]:
     """ms of an update of each gradient on one core, ours and the peers' in turns, and the phases of ours."""
-    peers.use_one_core()
+    use_one_core()
     init("cpu", "float32", threads=1)
     updates, trainers, errors = {}, {}, {}
     for letter in constants():
         trainer, initial = make_trainer(task, letter)
         updates["Evenflow", letter] = lambda trainer=trainer, initial=initial: trainer.update(initial)
         trainers[letter] = (trainer, initial)
-        for side, (module, make) in peers_of(task).items():
-            if importlib.util.find_spec(module) is not None:
-                peer = make(trainer, initial, letter)
-                errors[side] = max(errors.get(side, 0.0), disagreement(trainer, initial, peer))
-                updates[side, letter] = peer.update
+        for side in SIDES[task]:
+            if side.installed:
+                peer = side.make(trainer, initial, letter)
+                errors[side.name] = max(errors.get(side.name, 0.0), disagreement(trainer, initial, peer))
+                updates[side.name, letter] = peer.update
     times = in_turns(updates, rounds)
     result: dict[str, Any] = {"ms": defaultdict(dict), "disagreement": errors, "phases": {}}
     for (side, letter), values in times.items():
@@ -118,49 +115,7 @@ def make_trainer(task: str, letter: str, members: int = 1, **options: Any) -> tu
     return trainer, next(trainer.batches())
 
 
-def peers_of(task: str) -> dict[str, tuple[str, MakePeer]]:
-    """The task's peers by name: the module each needs, and how to make it."""
-    if task == "cart-pole":
-        return {
-            "JAX, jax.grad": ("jax", partial(_cart_pole_peer, peers.jax_autodiff_peer)),
-            "JAX, by hand": ("jax", partial(_cart_pole_peer, peers.jax_peer)),
-            "torch eager": ("torch", partial(_cart_pole_peer, peers.torch_peer)),
-        }
-    if task in ("guidance", "quantum"):
-        return {"JAX, jax.grad": ("jax", _task_peer)}
-    return {}
-
-
-def _cart_pole_peer(make: Callable, trainer: Trainer, initial: torch.Tensor, letter: str) -> peers.Peer:
-    pairs = _layers(trainer, trainer.policy.theta.detach())
-    weights, biases = (tuple(part.numpy().copy() for part in parts) for parts in zip(*pairs, strict=True))
-    return make(peers.Problem(initial.numpy().copy(), weights, biases, trainer.task.horizon), letter)
-
-
-def _task_peer(trainer: Trainer, initial: torch.Tensor, letter: str) -> peers.Peer:
-    task: Any = trainer.task
-    if task.name == "guidance":
-        system = task.system
-        problem = guidance_task(system.drivers, task.horizon, system.dt, task.objective.regularisation)
-    else:
-        system = task.system
-        problem = quantum_task(system.points, task.horizon, system.dt, task.objective.target)
-    pairs = _layers(trainer, trainer.policy.theta.detach())
-    arrays = [part.numpy().copy() for pair in pairs for part in pair]
-    return jax_task_peer(problem, arrays, initial.numpy().copy(), letter)
-
-
-def _layers(trainer: Trainer, flat: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Weights and biases of the first member's layers; a convolution's weights as [width, channels, filters]."""
-    policy: Any = trainer.policy
-    pairs = [(layer[0, :-1], layer[0, -1]) for layer in policy.layers(flat)]
-    if isinstance(policy, MLP):
-        return pairs
-    *convolutions, last = pairs
-    return [(weights.unflatten(0, (policy.width, -1)), biases) for weights, biases in convolutions] + [last]
-
-
-def disagreement(trainer: Trainer, initial: torch.Tensor, peer: peers.Peer) -> float:
+def disagreement(trainer: Trainer, initial: torch.Tensor, peer: Peer) -> float:
     """|g_peer - g| / |g| at the weights both start from."""
     return apart_by(trainer, trainer.gradient(initial)[1], peer.gradient())
 
@@ -168,7 +123,7 @@ def disagreement(trainer: Trainer, initial: torch.Tensor, peer: peers.Peer) -> f
 def apart_by(trainer: Trainer, flat: torch.Tensor, arrays: Sequence[Any]) -> float:
     """|theirs - ours| / |ours|, in whatever order the peer lists its arrays."""
     theirs = [torch.tensor(array) for array in arrays]
-    pairs = _layers(trainer, flat)
+    pairs = layers_of(trainer, flat)
     ours = [part for pair in pairs for part in pair]
     if [part.shape for part in theirs] != [part.shape for part in ours]:
         ours = [weights for weights, _ in pairs] + [biases for _, biases in pairs]
@@ -177,13 +132,11 @@ def apart_by(trainer: Trainer, flat: torch.Tensor, arrays: Sequence[Any]) -> flo
 
 
 def _apart(*arguments: object) -> dict[str, Any]:
-    command = [sys.executable, "-m", "benchmarks.speed", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        said = done.stderr.strip().splitlines()
-        reason = said[-1].rstrip(".") if said else f"exit status {done.returncode} without a word"
-        raise RunError(f"Expected the measurement to finish, got: {reason}.")
-    return json.loads(done.stdout.strip().splitlines()[-1])
+    ended = run_module("benchmarks.speed", [str(argument) for argument in arguments])
+    if ended.status != DONE:
+        said = ended.output.rstrip(".") or ended.status
+        raise RunError(f"Expected the measurement to finish, got: {said}.")
+    return ended.result
 
 
 def _machine() -> dict[str, Any]:

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Trains what the pictures of README.md show and draws them anew, in about half an hour of two cores:
-#     sh docs/films.sh [DIRECTORY FOR THE RUNS]
-# Runs that are there already are not trained again. The last lines draw the figures of the studies anew.
+#     make films, or sh docs/films.sh [DIRECTORY FOR THE RUNS]
+# Runs that are there already are not trained again.
 set -eu
 cd "$(dirname "$0")/.."
 runs=${1:-runs/films}

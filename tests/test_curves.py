@@ -5,12 +5,14 @@ import pytest
 
 from training import RunDirectory
 from training.curves import _title, draw_group, loss_figure
-from training.style import COLOURS, epochs_and_log, new_figure
+from training.style import epochs_and_log, new_figure
 from training.summary import Group
 from training.tasks.swarm import SwarmOptions
 from training.trainer import EpochRecord
 from training.variant import Label, Variant
+from training.viewing.palette import styles_of
 
+COLOURS = {letter: style.colour for letter, style in styles_of("RMSNC").items()}
 pytestmark = pytest.mark.float64
 
 

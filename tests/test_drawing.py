@@ -15,7 +15,8 @@ from training.viewing.drawings import DRAWINGS, Frame, GuiCanvas, Moment, Scene,
 from training.viewing.drawings.carts import CartDrawing
 from training.viewing.drawings.drawing import StatePlot
 from training.viewing.drawings.space import AWAY, RIGHT, UP, faded, far_first, project, unproject
-from training.viewing.scene import BLACK, BLUE, CYCLE, GREEN, GREY, VERMILION, Circles, Lines, Triangles
+from training.viewing.palette import BLACK, BLUE, CYCLE, GREEN, GREY, VERMILION
+from training.viewing.scene import Circles, Lines, Triangles
 
 pytestmark = pytest.mark.float64
 

@@ -10,7 +10,7 @@ from benchmarks.studies.transfer import transfer_table, transferred
 from engine import RunError, SettingError
 from training import Experiment, RunDirectory, train
 from training.trainer import TrainingSettings
-from training.viewing.scene import BLUE, GREEN, VERMILION
+from training.viewing.palette import BLUE, GREEN, VERMILION
 
 pytestmark = pytest.mark.float64
 SMALL = TrainingSettings(batch_size=2, train_samples=2, test_samples=3)

@@ -17,8 +17,9 @@ from training.viewing.drawings import Frame, Moment, Scene, drawing_of
 from training.viewing.drawings.camera import around_bodies, following
 from training.viewing.drawings.ground import round_length
 from training.viewing.film import frame_count
-from training.viewing.profile import GRADIENT_COLOURS, Profile
-from training.viewing.scene import BLUE, ORANGE, VERMILION, Circles, Lines, Text, Triangles, flow
+from training.viewing.palette import BLUE, ORANGE, VERMILION, flow, styles_of
+from training.viewing.profile import Profile
+from training.viewing.scene import Circles, Lines, Text, Triangles
 from training.viewing.simulation import goal_of, step_seconds
 
 pytestmark = pytest.mark.float64
@@ -274,12 +275,13 @@ class TestDashes:
         assert ((np.abs(corners[:, 0] - 0.3) < 1e-9) | (np.abs(corners[:, 1]) < 1e-9)).all()
 
     def test_curves_that_coincide_are_all_seen(self):
+        colours = {letter: style.rgb for letter, style in styles_of("RMSNC").items()}
         same = np.ones((11, 2)) * np.linspace(1, 2, 11)[:, None]
         profile = Profile(dict.fromkeys("SCNMR", same), drawing_of(Integrator(2)))
         scene = Scene()
         profile.draw(scene, 0, True)
         curves = {letter: [one for one in only(scene, Lines) if np.ndim(one.colour) == 0 and one.colour == colour][-1]
-                  for letter, colour in GRADIENT_COLOURS.items()}  # fmt: skip
+                  for letter, colour in colours.items()}  # fmt: skip
         painted = [[id(one) for one in scene.primitives].index(id(curves[letter])) for letter in "RCMNS"]
         assert painted == sorted(painted)  # what covers most comes first
         covered = {letter: np.linalg.norm(one.end - one.begin, axis=1).sum() for letter, one in curves.items()}

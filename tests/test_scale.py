@@ -11,10 +11,11 @@ from conftest import tensor_options
 from rich.console import Console
 
 import evenflow
+from benchmarks import apart
+from benchmarks.apart import Ended, run_module
 from benchmarks.peers.particles import SIDES, n_body_step
-from benchmarks.scale import findings, limits, study, worker
+from benchmarks.scale import findings, study, worker
 from benchmarks.scale.cases import CASES, RADIUS, case_named
-from benchmarks.scale.limits import Outcome, run_module
 from benchmarks.scale.report import scale, tables_of
 from benchmarks.scale.settings import ScaleSettings
 from benchmarks.scale.worker import OURS, Job
@@ -79,21 +80,21 @@ def test_a_peer_that_computes_something_else_is_found_out():
 @pytest.mark.parametrize(
     ("statement", "status"),
     [
-        ("pass", limits.DONE),
-        ("import time; time.sleep(60)", limits.OVER_TIME),
-        ("x = b'x' * (900 << 20); import time; time.sleep(60)", limits.OUT_OF_MEMORY),
-        ("raise MemoryError", limits.OUT_OF_MEMORY),
-        ("import os; os.kill(os.getpid(), 9)", limits.OUT_OF_MEMORY),
-        ("raise ValueError('nothing works')", limits.FAILED),
+        ("pass", apart.DONE),
+        ("import time; time.sleep(60)", apart.OVER_TIME),
+        ("x = b'x' * (900 << 20); import time; time.sleep(60)", apart.OUT_OF_MEMORY),
+        ("raise MemoryError", apart.OUT_OF_MEMORY),
+        ("import os; os.kill(os.getpid(), 9)", apart.OUT_OF_MEMORY),
+        ("raise ValueError('nothing works')", apart.FAILED),
     ],
 )
 def test_processes_are_stopped_at_their_limits(statement, status):
     outcome = run_module("timeit", ["-n1", "-r1", statement], seconds=1.5, memory=200 * 2**20)
     assert outcome.status == status
     assert outcome.seconds < 10
-    if status == limits.FAILED:
+    if status == apart.FAILED:
         assert outcome.output == "ValueError: nothing works"
-    if status == limits.DONE:
+    if status == apart.DONE:
         assert "1 loop" in outcome.output
 
 
@@ -101,18 +102,18 @@ class Workers:
     """Stands in for processes: figures that follow from the job, and sides that run out at some size."""
 
     def __init__(self):
-        self.jobs, self.ends = [], {("torch eager", 128): limits.OUT_OF_MEMORY, ("JAX", 64): limits.FAILED}
+        self.jobs, self.ends = [], {("torch eager", 128): apart.OUT_OF_MEMORY, ("JAX", 64): apart.FAILED}
 
     def __call__(self, module, arguments, seconds, memory):
         job = Job(**json.loads(arguments[0]))
         self.jobs.append(job)
         if job.kind == "check":
-            return Outcome(limits.DONE, json.dumps({"disagreement": 1.0 if job.side == "JAX in blocks" else 1e-7}), 0.1)
-        status = self.ends.get((job.side, job.particles), limits.DONE)
+            return Ended(apart.DONE, json.dumps({"disagreement": 1.0 if job.side == "JAX in blocks" else 1e-7}), 0.1)
+        status = self.ends.get((job.side, job.particles), apart.DONE)
         times = {"median": 1e-6 * job.particles**2, "least": 1e-6, "calls": 7}
         result = {"forward_ms": times, "adjoint_ms": times, "forward_bytes": 1, "adjoint_bytes": 1, "state_bytes": 1}
         pairs = {"pairs": job.particles * (job.particles - 1)}
-        return Outcome(status, json.dumps(result | pairs) if status == limits.DONE else "it broke", 0.1)
+        return Ended(status, json.dumps(result | pairs) if status == apart.DONE else "it broke", 0.1)
 
     def sizes(self, side):
         return [job.particles for job in self.jobs if job.side == side and job.kind == "step"]
@@ -121,7 +122,7 @@ class Workers:
 @pytest.fixture
 def workers(monkeypatch):
     stand_in = Workers()
-    monkeypatch.setattr(limits, "run_module", stand_in)
+    monkeypatch.setattr(apart, "run_module", stand_in)
     monkeypatch.setattr(study.importlib.util, "find_spec", lambda module: module)
     monkeypatch.setattr(study, "_machine", lambda: {"cores": 2})
     return stand_in
@@ -141,8 +142,8 @@ def test_a_peer_over_its_limit_is_recorded_and_does_not_stop_the_others(workers,
     assert workers.sizes("torch eager") == [64, 128]
     assert workers.sizes("JAX") == [64]
     assert workers.sizes("JAX in blocks") == []  # it computes something else
-    ends = [(entry["side"], entry["status"]) for entry in found if entry["status"] != limits.DONE]
-    assert sorted(ends) == [("JAX", limits.FAILED), ("torch eager", limits.OUT_OF_MEMORY)]
+    ends = [(entry["side"], entry["status"]) for entry in found if entry["status"] != apart.DONE]
+    assert sorted(ends) == [("JAX", apart.FAILED), ("torch eager", apart.OUT_OF_MEMORY)]
     cells = [cell for _, _, rows in tables_of(found) for row in rows for cell in row]
     assert "out of memory at 8 GiB" in cells
     assert "failed: it broke" in cells
@@ -154,7 +155,7 @@ def test_a_study_that_is_continued_repeats_nothing_but_what_failed(workers, tmp_
     out = tmp_path / "study"
     first = take_all(out)
     workers.jobs.clear()
-    workers.ends["JAX", 64] = limits.DONE
+    workers.ends["JAX", 64] = apart.DONE
     second = take_all(out)
     assert [(job.side, job.particles) for job in workers.jobs] == [("JAX", 64), ("JAX", 128), ("JAX", 256)]
     assert [entry for entry in second if entry["side"] != "JAX"] == [entry for entry in first if entry["side"] != "JAX"]
@@ -210,7 +211,7 @@ def test_the_fit_finds_the_exponent():
 def step_record(system, side, particles, forward, adjoint, adjoint_bytes=10):
     times = [{"median": value, "least": value, "calls": 7} for value in (forward, adjoint)]
     return {
-        "kind": "step", "status": limits.DONE, "system": system, "side": side, "particles": particles,
+        "kind": "step", "status": apart.DONE, "system": system, "side": side, "particles": particles,
         "forward_ms": times[0], "adjoint_ms": times[1], "pairs": particles**2, "state_bytes": 16 * particles,
         "forward_bytes": 10, "adjoint_bytes": adjoint_bytes,
     }  # fmt: skip
@@ -269,7 +270,7 @@ def test_the_command_measures_writes_and_continues(tmp_path, capsys, monkeypatch
     for name in ("report.md", "report.json", "cost.png", "pair.png", "memory.png", "horizon.png"):
         assert (tmp_path / "new" / "study" / name).stat().st_size > 0
         assert f"study/{name}" in printed
-    monkeypatch.setattr(limits, "run_module", None)
+    monkeypatch.setattr(apart, "run_module", None)
     assert evenflow.main(command) == 0
     assert json.loads((tmp_path / "new" / "study" / "report.json").read_text()) == report
 
@@ -299,7 +300,7 @@ def test_a_mistake_ends_in_one_sentence_and_leaves_nothing(name, tmp_path, capsy
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "notes.txt").write_text("mine")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(limits, "run_module", None)
+    monkeypatch.setattr(apart, "run_module", None)
     assert evenflow.main(["bench", "scale", "--out", "new", *MISTAKES[name]]) == 2
     error = capsys.readouterr().err
     assert error.startswith("evenflow: Expected ")

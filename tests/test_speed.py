@@ -5,7 +5,8 @@ import json
 import pytest
 from rich.console import Console
 
-from benchmarks.speed import TASKS, apart_by, disagreement, make_trainer, peers_of, speed
+from benchmarks.peers.updates import SIDES
+from benchmarks.speed import TASKS, apart_by, disagreement, make_trainer, speed
 from benchmarks.timing import PHASES
 from engine import SettingError
 from training.gradients import constants
@@ -15,24 +16,22 @@ LETTERS = constants()
 
 @pytest.mark.float32
 @pytest.mark.parametrize("letter", LETTERS)
-@pytest.mark.parametrize(("task", "side"), [(task, side) for task in TASKS for side in peers_of(task)])
+@pytest.mark.parametrize(("task", "side"), [(task, side) for task in TASKS for side in SIDES[task]])
 def test_peers_follow_the_same_gradient(task, side, letter):
-    module, make = peers_of(task)[side]
-    pytest.importorskip(module)
+    pytest.importorskip(side.needs)
     options = {"poles": 2} if task == "cart-pole" else {"horizon": 30}
     trainer, initial = make_trainer(task, letter, **options)
     # The phases of a wave turn by many radians, and in float32 each side rounds them in its own way.
     limit = 5e-4 if task == "quantum" else 2e-5
-    assert disagreement(trainer, initial, make(trainer, initial, letter)) < limit
+    assert disagreement(trainer, initial, side.make(trainer, initial, letter)) < limit
 
 
 @pytest.mark.float32
-@pytest.mark.parametrize("side", peers_of("cart-pole"))
+@pytest.mark.parametrize("side", SIDES["cart-pole"])
 def test_peers_take_the_same_steps(side):
-    module, make = peers_of("cart-pole")[side]
-    pytest.importorskip(module)
+    pytest.importorskip(side.needs)
     trainer, initial = make_trainer("cart-pole", "R", poles=1, horizon=20)
-    peer = make(trainer, initial, "R")
+    peer = side.make(trainer, initial, "R")
     start, before = [array.copy() for array in peer.parameters()], trainer.policy.theta.detach().clone()
     for _ in range(3):
         trainer.update(initial)
@@ -59,5 +58,6 @@ def test_the_benchmark_prints_and_writes_every_figure(tmp_path, capsys):
         assert result["alone"]["ms"]["Evenflow"][letter] > 0
         assert result["alone"]["ms"]["torch eager"][letter] > 0
         assert set(result["alone"]["phases"][letter]) == set(PHASES)
+        assert min(result["alone"]["phases"][letter].values()) > 0
     for times in result["ensemble"]["ms"].values():
         assert times["per member"] > 0

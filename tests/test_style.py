@@ -13,8 +13,10 @@ import benchmarks.studies.report
 from benchmarks.studies.report import loss_panels, paper_panels
 from benchmarks.studies.study import Study
 from training.optimisers import settings_to_file
-from training.style import COLOURS, WIDEST, legend_below, new_figure, plain_log, plain_number, style_of, styles_of
+from training.style import WIDEST, legend_below, new_figure, plain_log, plain_number
+from training.viewing.palette import style_of, styles_of
 
+COLOURS = {letter: style.colour for letter, style in styles_of("RMSNC").items()}
 pytestmark = pytest.mark.float64
 
 VARIANTS = ["R", "M", "S", "N", "C", "C, clipping norm", "C, clipping value", "R, clipping norm", "M, clipping norm",

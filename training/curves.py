@@ -8,10 +8,11 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from training import RunDirectory, task_options
-from training.style import Style, epochs_and_log, legend_below, new_figure, save, save_ours, style_of, styles_of
+from training.style import epochs_and_log, legend_below, new_figure, save, save_ours
 from training.summary import Group, groups
 from training.tasks import difficulty_of
 from training.variant import Label
+from training.viewing.palette import Style, style_of, styles_of
 
 
 def loss_figure(run: RunDirectory, labels: list[Label], path: Path | None = None) -> Path:

@@ -6,7 +6,6 @@ Figures are at most `WIDEST` inches wide, so that their letters can be read wher
 import io
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,24 +18,9 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocat
 
 from engine import RunError
 from training.files import reason, write_ours, write_whole
-from training.grammar import parts
-from training.viewing import GRADIENT_COLOURS, GRADIENT_DASHES
 
 WIDEST = 8.5
 _COLUMNS = 3  # of panels
-
-# Okabe and Ito (2008), which colour-blind readers can tell apart.
-COLOURS = {letter: f"#{colour:06X}" for letter, colour in GRADIENT_COLOURS.items()}
-# Tol's muted colours: for whatever has no letter.
-_OTHERS = ("#332288", "#999933", "#AA4499", "#44AA99", "#882255", "#117733", "#CC6677")
-
-# On and off in line widths; what covers more is painted first, so that it is seen through the gaps of the others.
-_DASHES = (*GRADIENT_DASHES.values(), (12.0, 3.0), (2.4, 2.4))
-_OF_LETTER = {letter: place for place, letter in enumerate(GRADIENT_DASHES)}
-_MARKERS = ("", "o", "s", "^", "D", "v", "X", "P")
-_MARKED = 7  # places on a line
-# Lines that are painted first show on both sides of what covers them.
-_WIDER = {0: 1.6, 1: 1.2}
 
 matplotlib.rcParams.update(
     {
@@ -49,74 +33,6 @@ matplotlib.rcParams.update(
         "axes.formatter.limits": (-5, 7),
     }
 )
-
-
-@dataclass(frozen=True)
-class Style:
-    """How a variant is drawn in every figure: no two of one `styles_of` have dashes and marker in common.
-
-    Attributes:
-        colour: "#RRGGBB"; marker: of matplotlib, "" for none.
-        dashes: index of the pattern, 0 for a solid line.
-    """
-
-    colour: str
-    dashes: int
-    marker: str
-
-    @property
-    def pattern(self) -> Any:
-        """The line style as matplotlib takes it."""
-        return (0, _DASHES[self.dashes]) if _DASHES[self.dashes] else "-"
-
-    def line(self, points: int, width: float = 1.5) -> dict[str, Any]:
-        """Options for `plot` with so many points; a single one, which has no line, is marked."""
-        place = _MARKERS.index(self.marker)
-        step = max(points // _MARKED, 1)
-        return {
-            "color": self.colour, "linestyle": self.pattern, "linewidth": width * _WIDER.get(self.dashes, 1.0),
-            "marker": self.marker or ("o" if points == 1 else None), "markersize": 4.5,
-            "markevery": (place * step // len(_MARKERS), step), "zorder": 2.0 + 0.1 * self.dashes,
-        }  # fmt: skip
-
-
-def styles_of(names: Iterable[str]) -> dict[str, Style]:
-    """A style for each variant, all different in dashes or marker, whatever their number.
-
-    R, M, S, N and C have their own; what is named by a letter and more ("C, clipping norm") has the letter's colour and
-    dashes with a marker; all others get what is left in their order.
-    """
-    found: dict[str, Style] = {}
-    taken: set[tuple[int, str]] = {(dashes, "") for dashes in _OF_LETTER.values()}
-    others = 0
-    for name in dict.fromkeys(names):
-        letter = parts(name)[0]
-        if name in _OF_LETTER:
-            found[name] = Style(COLOURS[name], _OF_LETTER[name], "")
-            continue
-        if letter in _OF_LETTER:
-            colour, wanted = COLOURS[letter], [(_OF_LETTER[letter], marker) for marker in _MARKERS[1:]]
-        else:
-            colour, wanted = _OTHERS[others % len(_OTHERS)], list(_places(others))
-            others += 1
-        free = [place for place in [*wanted, *_places(others)] if place not in taken]
-        # With more variants than patterns and markers, colours still differ.
-        dashes, marker = (free or wanted)[0]
-        taken.add((dashes, marker))
-        found[name] = Style(colour, dashes, marker)
-    return found
-
-
-def style_of(name: str, among: Sequence[str] = ()) -> Style:
-    """The style of one variant beside others."""
-    return styles_of([*among, name])[name]
-
-
-def _places(first: int) -> Iterable[tuple[int, str]]:
-    """All pairs of dashes and marker, beginning with the `first`; neighbours differ in both."""
-    dashes, markers = len(_DASHES), len(_MARKERS) - 1
-    for index in range(first, first + dashes * markers):
-        yield index % dashes, _MARKERS[1 + (index + index // dashes) % markers]
 
 
 def new_figure(width: float, height: float, columns: int = 1, rows: int = 1, **options) -> tuple[Figure, list[Axes]]:

@@ -2,9 +2,7 @@
 
 settings.py   what a study measures
 cases.py      the systems: one entry each
-peers.py      the same steps in JAX and in torch eager
 worker.py     one measurement, in a process of its own
-limits.py     processes that are stopped at a time or a memory limit
 study.py      all measurements of a study, each taken once
 report.py     fits, goals, tables, figures
 """

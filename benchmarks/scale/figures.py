@@ -5,19 +5,20 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 
+from benchmarks.apart import DONE
 from benchmarks.peers.particles import SIDES
 from benchmarks.scale.cases import case_named
 from benchmarks.scale.findings import PARTS, memory_taken, milliseconds, per_pair, steps_of, systems_of
-from benchmarks.scale.limits import DONE
 from benchmarks.scale.study import Record
 from benchmarks.scale.worker import OURS
 from engine.memory import parse_bytes
-from training.style import COLOURS, WIDEST, legend_below, new_figure, panel_figure, plain_log, save_ours
+from training.style import WIDEST, legend_below, new_figure, panel_figure, plain_log, save_ours
+from training.viewing.palette import styles_of
 
 # Sides differ in colour and marker, parts in dashes.
 _LOOK_OF = {
-    side: {"color": colour, "marker": marker, "markersize": 4}
-    for side, colour, marker in zip((OURS, *SIDES), COLOURS.values(), "osD^v", strict=False)
+    side: {"color": style.colour, "marker": marker, "markersize": 4}
+    for side, style, marker in zip((OURS, *SIDES), styles_of("RMSNC").values(), "osD^v", strict=False)
 }
 _LINE_OF = dict(zip(PARTS, ("-", "--"), strict=True))
 

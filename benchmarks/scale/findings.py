@@ -7,8 +7,8 @@ from typing import Any
 
 from scipy import stats
 
+from benchmarks.apart import DONE
 from benchmarks.scale.cases import Case, case_named
-from benchmarks.scale.limits import DONE
 from benchmarks.scale.study import Record
 from benchmarks.scale.worker import OURS
 from engine.memory import parse_bytes

@@ -9,11 +9,11 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.apart import DONE
 from benchmarks.scale import findings
 from benchmarks.scale.cases import case_named
 from benchmarks.scale.figures import draw
 from benchmarks.scale.findings import memory_taken, milliseconds, per_pair
-from benchmarks.scale.limits import DONE
 from benchmarks.scale.settings import ScaleSettings
 from benchmarks.scale.study import FORMAT, Record, summary, take_all
 from benchmarks.scale.worker import OURS

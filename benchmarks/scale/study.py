@@ -12,8 +12,8 @@ from typing import Any
 
 from rich.console import Console
 
+from benchmarks import apart
 from benchmarks.peers.particles import SIDES
-from benchmarks.scale import limits
 from benchmarks.scale.cases import CASES, Case, case_named
 from benchmarks.scale.settings import ScaleSettings
 from benchmarks.scale.worker import OURS, Job, job_text
@@ -65,27 +65,27 @@ class Records:
         """What is known of a job; a measurement that failed, or hit lower limits than now, is not."""
         for record in reversed(self.all):
             if all(record.get(name) == value for name, value in asdict(job).items()):
-                stopped = record["status"] in (limits.OUT_OF_MEMORY, limits.OVER_TIME)
+                stopped = record["status"] in (apart.OUT_OF_MEMORY, apart.OVER_TIME)
                 final = stopped and (
                     record["limit"] >= settings.limit and record["memory_limit"] >= parse_bytes(settings.memory_limit)
                 )
-                return record if record["status"] == limits.DONE or final else None
+                return record if record["status"] == apart.DONE or final else None
         return None
 
     def take(self, job: Job, settings: ScaleSettings) -> Record:
         """Measure, and append what was found."""
         memory = parse_bytes(settings.memory_limit)
-        outcome = limits.run_module("benchmarks.scale.worker", [job_text(job)], settings.limit, memory)
+        ended = apart.run_module("benchmarks.scale.worker", [job_text(job)], settings.limit, memory)
         record = asdict(job) | {
-            "status": outcome.status,
-            "seconds": round(outcome.seconds, 3),
+            "status": ended.status,
+            "seconds": round(ended.seconds, 3),
             "limit": settings.limit,
             "memory_limit": memory,
         }
-        if outcome.status == limits.DONE:
-            record |= json.loads(outcome.output)
-        elif outcome.status == limits.FAILED:
-            record["reason"] = outcome.output
+        if ended.status == apart.DONE:
+            record |= ended.result
+        elif ended.status == apart.FAILED:
+            record["reason"] = ended.output
         self._add(record)
         self.all.append(record)
         return record
@@ -141,7 +141,7 @@ def _take_each(settings: ScaleSettings, records: Records, jobs: Iterable[Job], c
                 record = records.take(job, settings)
         console.print(f"{_describe(job)}: {summary(record)}", style="dim", highlight=False, soft_wrap=True)
         found.append(record)
-        if record["status"] != limits.DONE:
+        if record["status"] != apart.DONE:
             stopped.add((job.kind, job.system, job.side))
         if job.kind == "check" and not record.get("disagreement", TOLERANCE) < TOLERANCE:
             refused.add((job.system, job.side))
@@ -150,11 +150,11 @@ def _take_each(settings: ScaleSettings, records: Records, jobs: Iterable[Job], c
 
 def summary(record: Record) -> str:
     """What came of a measurement, in a few words."""
-    if record["status"] == limits.OVER_TIME:
+    if record["status"] == apart.OVER_TIME:
         return f"over {record['limit']:g} s"
-    if record["status"] == limits.OUT_OF_MEMORY:
+    if record["status"] == apart.OUT_OF_MEMORY:
         return f"out of memory at {record['memory_limit'] / 2**30:.3g} GiB"
-    if record["status"] == limits.FAILED:
+    if record["status"] == apart.FAILED:
         return f"failed: {record['reason']}"
     if record["kind"] == "check":
         note = "" if record["disagreement"] < TOLERANCE else ", and so is not timed"

@@ -22,7 +22,8 @@ from training import Backpropagation, Gradient, SignAgreement, gradient_named
 from training.estimators import combined
 from training.files import write_ours
 from training.gradients import constants, rank_of, text_of
-from training.style import legend_below, panel_figure, plain_log, save_ours, styles_of
+from training.style import legend_below, panel_figure, plain_log, save_ours
+from training.viewing.palette import styles_of
 
 _FULL, _PHYSICS = (text_of(rule) for rule in (FULL, PHYSICS_ONLY))
 _COMBINED = text_of(SignAgreement(Backpropagation(PHYSICS_ONLY), Backpropagation(FULL)))

@@ -25,12 +25,13 @@ from training.files import is_ours, reason, write_ours, write_whole
 from training.gradients import constants, rank_of
 from training.optimisers import settings_from_file, settings_to_file
 from training.outputs import check_new_file
-from training.style import legend_below, new_figure, plain_log, settle, styles_of
+from training.style import legend_below, new_figure, plain_log, settle
 from training.summary import groups, outcomes
 from training.tasks import difficulty_of
 from training.variant import Label
 from training.viewing import Show, Watched, member_of
 from training.viewing.drawings import GuiCanvas
+from training.viewing.palette import styles_of
 from training.viewing.simulation import Simulation
 
 _SAMPLES = 16

@@ -17,17 +17,9 @@ from engine import FULL, RunError, SettingError
 from training.files import write_ours
 from training.gradients import rank_of, text_of
 from training.optimisers import optimiser_named, settings_to_file
-from training.style import (
-    Style,
-    epochs_and_log,
-    legend_below,
-    panel_figure,
-    plain_number,
-    save,
-    save_ours,
-    styles_of,
-)
+from training.style import epochs_and_log, legend_below, panel_figure, plain_number, save, save_ours
 from training.variant import Variant
+from training.viewing.palette import Style, styles_of
 
 AXES = {"epochs": "epoch", "steps": "simulator steps", "time": "seconds of one training"}
 SPREADS = ("interval", "std")

@@ -2,13 +2,10 @@
 
 from training.viewing.controller import Watched, member_of, untrained, watched
 from training.viewing.film import record
-from training.viewing.profile import GRADIENT_COLOURS, GRADIENT_DASHES
 from training.viewing.show import Show
 from training.viewing.view import ViewSettings, view
 
 __all__ = [
-    "GRADIENT_COLOURS",
-    "GRADIENT_DASHES",
     "Show",
     "ViewSettings",
     "Watched",

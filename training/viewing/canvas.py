@@ -11,7 +11,8 @@ import numpy as np
 import taichi as ti
 
 from engine.errors import BackendError
-from training.viewing.scene import PALE, WHITE, Circles, Lines, Scene, Text, Triangles
+from training.viewing.palette import PALE, WHITE
+from training.viewing.scene import Circles, Lines, Scene, Text, Triangles
 
 _SMALLEST = 1.2  # pixels of a radius
 

@@ -6,20 +6,11 @@ import numpy as np
 
 from engine.norms import norm_of_array
 from training.viewing.drawings import Drawing, Frame, Scene, shades
-from training.viewing.scene import BLACK, BLUE, GREEN, GREY, MEDIUM, PALE, PURPLE, SMALL, VERMILION
+from training.viewing.palette import GREY, PALE, Style, styles_of
+from training.viewing.scene import MEDIUM, SMALL
 
-GRADIENT_DASHES: dict[str, tuple[float, ...]] = {
-    "R": (),
-    "C": (9.0, 1.6, 1.4, 1.6),
-    "M": (4.5, 1.8),
-    "N": (5.0, 1.4, 1.2, 1.4, 1.2, 1.4),
-    "S": (1.2, 1.4),
-}
-"""For each gradient lengths of line and gap by turns, in widths of the line, the same in every figure; what covers more
-comes first and is painted first, so that it is seen through the gaps of the others."""
-GRADIENT_COLOURS = {"R": BLACK, "M": BLUE, "S": GREEN, "N": PURPLE, "C": VERMILION}
-"""A colour for each gradient, the same in every figure."""
-
+# How far down names of gradients may reach from the top.
+_ROOM = 0.23
 # Sizes further than this below the largest are shown as if they were just so small.
 _RANGE = 1e-9
 
@@ -51,24 +42,33 @@ class Profile:
         steps = len(next(iter(self.norms.values()))) - 1
         frame = Frame.of_box((0.0, low), (max(steps, 1), max(high, low + 1.0)), (0.14, 0.24), (0.95, 0.72))
         self._axes(scene, frame, steps)
-        painted = list(GRADIENT_DASHES)
-        rows = {name: row for row, name in enumerate(self.norms)}
-        for name in sorted(rows, key=lambda name: painted.index(name) if name in painted else -1):
-            norms = self.norms[name]
-            colour, dashes = GRADIENT_COLOURS.get(name, GREY), GRADIENT_DASHES.get(name, ())
-            height = 0.97 - 0.05 * rows[name]
-            scene.polyline([(0.03, height - 0.024), (0.2, height - 0.024)], 0.01, colour, dashes)
+        styles, rows = styles_of(self.norms), list(self.norms)
+        step = min(0.05, _ROOM / len(rows))
+        for name in sorted(rows, key=lambda name: styles[name].dashes):
+            style, norms, height = styles[name], self.norms[name], 0.97 - step * rows.index(name)
+            self._line(
+                scene,
+                np.array([(0.03, height - step / 2), (0.115, height - step / 2), (0.2, height - step / 2)]),
+                style,
+            )
+            size = min(MEDIUM, 0.84 * step)
             if not returning:
-                scene.text(name, (0.23, height), MEDIUM, colour)
+                scene.text(name, (0.23, height), size, style.rgb)
                 continue
             with np.errstate(divide="ignore", invalid="ignore"):
                 logs = np.clip(np.log10(norms), low, None)
             curve = np.stack([np.arange(t, steps + 1), logs[t:]], axis=1)
             curve[norms[t:] == 0] = np.nan
-            scene.polyline(frame(curve), 0.01, colour, dashes)
+            self._line(scene, frame(curve), style)
             if np.isfinite(curve[0]).all():
-                scene.circles(frame(curve[:1]), 0.016, colour)
-            scene.text(f"{name}   |adjoint| {norms[t]:.2g}", (0.23, height), MEDIUM, colour)
+                scene.circles(frame(curve[:1]), 0.016, style.rgb)
+            scene.text(f"{name}   |adjoint| {norms[t]:.2g}", (0.23, height), size, style.rgb)
+
+    def _line(self, scene: Scene, points: np.ndarray, style: Style) -> None:
+        """A line in a style; marks stand at a few of its points, as in figures."""
+        scene.polyline(points, 0.01, style.rgb, style.lengths)
+        if style.marker:
+            scene.marks(points[style.marked(len(points))], style.marker, 0.016, style.rgb)
 
     def _axes(self, scene: Scene, frame: Frame, steps: int) -> None:
         (left, floor), (right, ceiling) = (0.14, 0.24), (0.95, 0.72)

@@ -1,26 +1,21 @@
 """What is drawn, as plain data: circles, lines, triangles and text in the unit square, in the order of painting."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 
 import numpy as np
 
-# Okabe and Ito (2008): colours that colour-blind readers can tell apart.
-BLACK, ORANGE, SKY, GREEN = 0x000000, 0xE69F00, 0x56B4E9, 0x009E73
-YELLOW, BLUE, VERMILION, PURPLE = 0xF0E442, 0x0072B2, 0xD55E00, 0xCC79A7
-WHITE, DARK, GREY, PALE = 0xFFFFFF, 0x555555, 0x767676, 0xE2E2E2
-CYCLE = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, BLACK)
+from training.viewing.palette import BLACK, GREEN, GREY, flow
 
 # What bodies may fill of a picture; above it stand who and when, below it what colours mean.
 INSIDE = ((0.04, 0.15), (0.96, 0.81))
 # Letters that can be read at 300 pixels.
 LARGE, MEDIUM, SMALL = 0.05, 0.042, 0.036
 
-# From slow to fast: on white, and for every kind of sight, each colour lighter than the one before.
-_FLOW = (BLUE, 0x1F8A8C, 0x5C9C3C, 0xA8A020, ORANGE)
-# Viridis at equal distances: brightness grows with the value, for every kind of sight.
-_VIRIDIS = (0x440154, 0x3B528B, 0x21918C, 0x5EC962, 0xFDE725)
+
+# Corners of marks, and the angle of the first.
+_CORNERS = {"s": (4, 45.0), "D": (4, 0.0), "^": (3, 90.0), "v": (3, -90.0)}
 
 
 @dataclass
@@ -123,6 +118,23 @@ class Scene:
         begin = _points(centre) + np.array([(-arm, -arm), (-arm, arm)])
         self.lines(begin, begin + np.array([(2 * arm, 2 * arm), (2 * arm, -2 * arm)]), width, colour)
 
+    def marks(self, centres, marker: str, size: float, colour: int) -> None:
+        """Marks of so far across at centres [n, 2], in matplotlib's letters: o s ^ v D X P."""
+        centres = _points(centres)
+        centres = centres[np.isfinite(centres).all(1)]
+        if marker == "o":
+            self.circles(centres, size / 2, colour)
+        elif marker in _CORNERS:
+            count, first = _CORNERS[marker]
+            angles = np.deg2rad(first + 360.0 * np.arange(count + 1) / count)
+            ring = 0.7 * size * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+            for one, other in itertools.pairwise(ring):
+                self.triangles(centres, centres + one, centres + other, colour)
+        else:
+            for angle in np.deg2rad((45.0, 135.0) if marker == "X" else (0.0, 90.0)):
+                arm = 0.7 * size * np.array([np.cos(angle), np.sin(angle)])
+                self.lines(centres - arm, centres + arm, 0.4 * size, colour)
+
     def goal(self, place) -> None:
         """A cross at the goal; where that is outside, an arrow at the edge toward it."""
         place = _points(place)[0]
@@ -196,33 +208,6 @@ class Frame:
     def length(self, value: float) -> float:
         """A length across the world as a fraction of the unit square."""
         return value / self.extent[0]
-
-
-def shades(values: np.ndarray, low: float, high: float) -> np.ndarray:
-    """Colours [n] of sizes [n] on a log scale from dark (`low`) to bright (`high`); grey where a size is 0."""
-    values = np.asarray(values, dtype=float)
-    positive = np.isfinite(values) & (values > 0)
-    span = max(np.log(high) - np.log(low), 1e-12)
-    place = np.clip((np.log(np.where(positive, values, low)) - np.log(low)) / span, 0.0, 1.0)
-    return np.where(positive, _between(_VIRIDIS, place), np.uint32(GREY)).astype(np.uint32)
-
-
-def flow(speeds: np.ndarray, fastest: float) -> np.ndarray:
-    """Colours [n] of speeds [n] from slow (blue) to `fastest` (orange), in equal steps."""
-    return _between(_FLOW, np.clip(np.nan_to_num(speeds) / max(fastest, 1e-30), 0.0, 1.0))
-
-
-def _between(stops: Sequence[int], places: np.ndarray) -> np.ndarray:
-    """Colours [n] at places [n] in [0, 1] along stops at equal distances."""
-    return _table(tuple(stops))[(255.0 * places + 0.5).astype(int)]
-
-
-@lru_cache
-def _table(stops: tuple[int, ...]) -> np.ndarray:
-    channels = np.array([[(stop >> shift) & 255 for shift in (16, 8, 0)] for stop in stops], dtype=float)
-    knots, places = np.linspace(0.0, 1.0, len(stops)), np.linspace(0.0, 1.0, 256)
-    red, green, blue = (np.interp(places, knots, one).round().astype(np.uint32) for one in channels.T)
-    return (red << 16) | (green << 8) | blue
 
 
 def _dashed(begin: np.ndarray, end: np.ndarray, dashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

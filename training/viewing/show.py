@@ -8,9 +8,10 @@ from engine import RunError, SettingError
 from training.gradients import gradient_named
 from training.viewing.controller import Watched
 from training.viewing.drawings import Camera, Drawing, Frame, Moment, Scene, Solid, drawing_of
+from training.viewing.palette import BLACK, DARK, GREY, VERMILION
 from training.viewing.player import Player
 from training.viewing.profile import Profile
-from training.viewing.scene import BLACK, DARK, GREY, LARGE, MEDIUM, VERMILION
+from training.viewing.scene import LARGE, MEDIUM
 from training.viewing.simulation import Episode, Simulation, goal_of, step_seconds
 
 _KEY_LINES = (

@@ -3,7 +3,7 @@
 import taichi as ti
 
 from training.viewing.drawings import GuiCanvas, Scene
-from training.viewing.scene import VERMILION
+from training.viewing.palette import VERMILION
 from training.viewing.show import Show
 
 FRAMES_PER_SECOND = 60

@@ -4,7 +4,8 @@ from training.viewing.canvas import Canvas, GuiCanvas, has_display
 from training.viewing.drawings.camera import Camera
 from training.viewing.drawings.drawing import Drawing, Moment, Solid
 from training.viewing.drawings.table import DRAWINGS, drawing_of, register_drawing
-from training.viewing.scene import Frame, Scene, shades
+from training.viewing.palette import shades
+from training.viewing.scene import Frame, Scene
 
 __all__ = [
     "DRAWINGS",

@@ -8,7 +8,7 @@ from training.viewing.drawings.camera import around_bodies
 from training.viewing.drawings.drawing import Drawing, Solid, largest
 from training.viewing.drawings.ground import net, scale_bar
 from training.viewing.drawings.space import faded, far_first, project, unproject
-from training.viewing.scene import BLACK, BLUE, GREEN, ORANGE, SKY, VERMILION
+from training.viewing.palette import BLACK, BLUE, GREEN, ORANGE, SKY, VERMILION
 
 # Velocity that a drag over a unit length gives.
 _PUSH = 1.0

@@ -7,7 +7,8 @@ from engine.systems.cart_pole import HALF_LENGTH
 from training.viewing.drawings.camera import following
 from training.viewing.drawings.drawing import Drawing, Moment, largest
 from training.viewing.drawings.ground import rail
-from training.viewing.scene import BLACK, CYCLE, GREY, MEDIUM, VERMILION, Frame, Scene
+from training.viewing.palette import BLACK, CYCLE, GREY, VERMILION
+from training.viewing.scene import MEDIUM, Frame, Scene
 
 _ROD = 2 * HALF_LENGTH
 _CART = (0.5, 0.24)

@@ -8,7 +8,8 @@ import numpy as np
 
 from engine.system import System
 from training.viewing.drawings.camera import Camera
-from training.viewing.scene import BLACK, CYCLE, GREY, PALE, SMALL, Frame, Scene
+from training.viewing.palette import BLACK, CYCLE, GREY, PALE
+from training.viewing.scene import SMALL, Frame, Scene
 
 
 @dataclass(frozen=True)

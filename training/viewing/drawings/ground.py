@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from training.viewing.scene import GREY, PALE, SMALL, Frame, Scene
+from training.viewing.palette import GREY, PALE
+from training.viewing.scene import SMALL, Frame, Scene
 
 _TILE = 0xF1F1F1
 

@@ -7,7 +7,8 @@ from engine.systems.guidance import Guidance
 from training.viewing.drawings.camera import around_bodies
 from training.viewing.drawings.drawing import Drawing, Moment, fastest_of, largest
 from training.viewing.drawings.ground import net
-from training.viewing.scene import BLACK, BLUE, SKY, VERMILION, WHITE, Scene, flow
+from training.viewing.palette import BLACK, BLUE, SKY, VERMILION, WHITE, flow
+from training.viewing.scene import Scene
 
 # Velocity that a drag over a unit length gives.
 _PUSH = 3.0

@@ -9,7 +9,8 @@ from engine.systems.fluid import Fluid
 from training.viewing.drawings.camera import boxed
 from training.viewing.drawings.drawing import Drawing, Moment, Solid, fastest_of, largest
 from training.viewing.drawings.space import faded, far_first, project, unproject
-from training.viewing.scene import BLACK, GREY, VERMILION, WHITE, Frame, flow
+from training.viewing.palette import BLACK, GREY, VERMILION, WHITE, flow
+from training.viewing.scene import Frame
 
 # Velocity that a drag over a unit length gives to what is within this distance of its start.
 _PUSH, _GRASP = 3.0, 0.15

@@ -5,7 +5,8 @@ import numpy as np
 from engine.norms import norm_of_array
 from engine.systems.quantum import LENGTH, QuantumBox
 from training.viewing.drawings.drawing import Drawing, largest
-from training.viewing.scene import BLACK, BLUE, GREEN, GREY, SKY, SMALL, Frame
+from training.viewing.palette import BLACK, BLUE, GREEN, GREY, SKY
+from training.viewing.scene import SMALL, Frame
 
 # Momentum that a drag over a unit length gives.
 _PUSH = 4.0

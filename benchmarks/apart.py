@@ -1,5 +1,6 @@
 """A Python module run in a process of its own, and stopped at a time or a memory limit."""
 
+import json
 import os
 import subprocess
 import sys
@@ -8,16 +9,17 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 DONE, OUT_OF_MEMORY, OVER_TIME, FAILED = "done", "out of memory", "over time", "failed"
 _POLL_SECONDS = 0.05
-_ROOT = Path(__file__).resolve().parents[2]
+_ROOT = Path(__file__).resolve().parents[1]
 # How the libraries say that there is no memory.
 _NO_MEMORY = ("MemoryError", "RESOURCE_EXHAUSTED", "Out of memory", "can't allocate memory", "bad_alloc")
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Ended:
     """How a process ended.
 
     Attributes:
@@ -30,16 +32,21 @@ class Outcome:
     output: str
     seconds: float
 
+    @property
+    def result(self) -> dict[str, Any]:
+        """What it printed last, of a process that is done."""
+        return json.loads(self.output)
 
-def run_module(module: str, arguments: Sequence[str], seconds: float, memory: int) -> Outcome:
-    """Run `python -m module arguments` with limits on seconds and on bytes of resident memory."""
+
+def run_module(module: str, arguments: Sequence[str], seconds: float | None = None, memory: int | None = None) -> Ended:
+    """Run `python -m module arguments`, with limits on seconds and on bytes of resident memory if there are any."""
     inherited = os.environ.get("PYTHONPATH")
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [str(_ROOT), inherited]))}
     command, started = [sys.executable, "-m", module, *arguments], time.monotonic()
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(command, stdout=out, stderr=errors, env=environment)
         try:
-            stopped = _watch(process, started + seconds, memory)
+            stopped = _watch(process, seconds, memory)
         finally:
             process.kill()
             process.wait()
@@ -48,24 +55,29 @@ def run_module(module: str, arguments: Sequence[str], seconds: float, memory: in
         errors.seek(0)
         no_memory = any(sign in errors.read() for sign in _NO_MEMORY)
     if stopped is not None:
-        return Outcome(stopped, "", spent)
+        return Ended(stopped, "", spent)
     if process.returncode == 0:
-        return Outcome(DONE, printed, spent)
+        return Ended(DONE, printed, spent)
     # The system kills processes only for want of memory.
     if no_memory or process.returncode == -9:
-        return Outcome(OUT_OF_MEMORY, "", spent)
-    return Outcome(FAILED, complaint or f"exit status {process.returncode}", spent)
+        return Ended(OUT_OF_MEMORY, "", spent)
+    return Ended(FAILED, complaint or f"exit status {process.returncode}", spent)
 
 
-def _watch(process: subprocess.Popen, deadline: float, memory: int) -> str | None:
+def _watch(process: subprocess.Popen, seconds: float | None, memory: int | None) -> str | None:
     """The limit at which the process has to be stopped, or None once it has ended by itself."""
-    while process.poll() is None:
-        if _resident(process.pid) > memory:
-            return OUT_OF_MEMORY
-        if time.monotonic() > deadline:
-            return OVER_TIME
-        time.sleep(_POLL_SECONDS)
-    return None
+    deadline = None if seconds is None else time.monotonic() + seconds
+    while True:
+        # Without limit on memory nothing has to be looked at meanwhile.
+        wait = _POLL_SECONDS if memory is not None else seconds
+        try:
+            process.wait(wait)
+            return None
+        except subprocess.TimeoutExpired:
+            if memory is not None and _resident(process.pid) > memory:
+                return OUT_OF_MEMORY
+            if deadline is not None and time.monotonic() > deadline:
+                return OVER_TIME
 
 
 def _resident(pid: int) -> int:
