@@ -132,8 +132,8 @@ class Scene:
                 self.triangles(centres, centres + one, centres + other, colour)
         else:
             for angle in np.deg2rad((45.0, 135.0) if marker == "X" else (0.0, 90.0)):
-                arm = 0.7 * size * np.array([np.cos(angle), np.sin(angle)])
-                self.lines(centres - arm, centres + arm, 0.4 * size, colour)
+                arm = 0.5 * size * np.array([np.cos(angle), np.sin(angle)])
+                self.lines(centres - arm, centres + arm, 0.3 * size, colour)
 
     def goal(self, place) -> None:
         """A cross at the goal; where that is outside, an arrow at the edge toward it."""
