@@ -8,6 +8,8 @@ from conftest import run_python
 
 from engine import CartPole, Integrator, LinearSystem
 from engine.systems import CartPendulum, Fluid, Guidance, Held, Swarm
+from engine.systems.hopper import Hopper
+from engine.systems.kuramoto_sivashinsky import KuramotoSivashinsky
 from engine.systems.n_body import NBody
 from engine.systems.quantum import QuantumBox
 from training.viewing.canvas import grid
@@ -63,6 +65,8 @@ EXAMPLES = {
     "n-body-3d": (lambda: NBody(dim=3), np.random.default_rng(0).normal(size=(4, 6, 3)), np.ones((3, 3, 2))),
     "n-body": (lambda: NBody(), np.random.default_rng(0).normal(size=(4, 4, 3)), np.ones((3, 2, 2))),
     "quantum": (lambda: QuantumBox(16), np.random.default_rng(0).normal(size=(4, 2, 16)), np.ones((3, 1))),
+    "hopper": (Hopper, np.random.default_rng(0).uniform(0.2, 1.0, size=(4, 10)), np.ones((3, 2))),
+    "ring": (lambda: KuramotoSivashinsky(32), np.random.default_rng(0).normal(size=(4, 32)), np.ones((3, 4))),
     "integrator": (lambda: Integrator(3), np.random.default_rng(0).normal(size=(4, 3)), np.ones((3, 3))),
 }
 
@@ -83,6 +87,8 @@ BODIES = {
     "n-body-3d": 3,
     "n-body": 3,
     "quantum": 16,
+    "hopper": 2,
+    "ring": 32,
     "integrator": 3,
 }
 

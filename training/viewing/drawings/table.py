@@ -8,12 +8,16 @@ import numpy as np
 from engine import SettingError, System
 from engine.registry import SHIPPED, Registry, registering
 from engine.systems import CartPendulum, CartPole, Fluid, Guidance, Held
+from engine.systems.hopper import Hopper
+from engine.systems.kuramoto_sivashinsky import KuramotoSivashinsky
 from engine.systems.n_body import NBody
 from engine.systems.quantum import QuantumBox
 from training.viewing.drawings.bodies import BodiesDrawing
 from training.viewing.drawings.carts import CartDrawing
 from training.viewing.drawings.drawing import Drawing, StatePlot
 from training.viewing.drawings.herd import HerdDrawing
+from training.viewing.drawings.hopper import HopperDrawing
+from training.viewing.drawings.ring import RingDrawing
 from training.viewing.drawings.tank import TankDrawing
 from training.viewing.drawings.wave import WaveDrawing
 
@@ -71,6 +75,8 @@ with registering(SHIPPED):
         (CartPendulum, CartDrawing),
         (Fluid, TankDrawing),
         (Guidance, HerdDrawing),
+        (Hopper, HopperDrawing),
+        (KuramotoSivashinsky, RingDrawing),
         (NBody, BodiesDrawing),
         (QuantumBox, WaveDrawing),
     ):
