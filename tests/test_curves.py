@@ -19,7 +19,7 @@ pytestmark = pytest.mark.float64
 def test_the_line_is_the_median_and_the_band_the_range_of_seeds_that_are_left():
     _, (axes,) = new_figure(3, 3)
     losses = np.array([[1.0, 3.0, 5.0], [1.0, 2.0, np.nan], [np.nan, np.nan, np.nan]])
-    draw_group(axes, np.array([1, 2, 3]), losses, Group("C", "C", (0, 1, 2)))
+    draw_group(axes, np.array([1, 2, 3]), losses, Group("C", Variant("C"), (0, 1, 2)))
     (line,) = axes.lines
     assert np.asarray(line.get_xydata()).tolist() == [[1, 3.0], [2, 1.5]]
     assert line.get_color() == COLOURS["C"]
