@@ -56,12 +56,14 @@ def simulate(system, state, steps, control=None):
 
 @pytest.mark.vulkan
 def test_step_and_pull_back_equal_the_oracle(case):
-    check_oracle(*case, accuracy())
+    system, step, state, control, next_adjoint = case
+    check_oracle(system, step, state, control, next_adjoint, accuracy())
 
 
 @pytest.mark.cuda
 def test_cuda_step_and_pull_back_equal_the_oracle_on_the_cpu(case):
-    check_oracle(*case, accuracy())
+    system, step, state, control, next_adjoint = case
+    check_oracle(system, step, state, control, next_adjoint, accuracy())
 
 
 @pytest.mark.float64
