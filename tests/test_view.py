@@ -112,7 +112,7 @@ class TestControllers:
         assert names == ["R, seed 0", "R, seed 1", "C, seed 1"]
         fitting = Experiment.from_config(RunDirectory.open(run).config).labels()
         found = watched(f"{run}@C")
-        assert fitting[found.member]["gradient"] == "C"
+        assert fitting[found.member].gradient == "C"
         assert [epoch for epoch, _ in found.checkpoints] == [0, 1, 2]
 
     def test_the_rollout_is_that_of_the_trained_member(self, run):
