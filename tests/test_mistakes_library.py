@@ -1,6 +1,7 @@
 """Mistakes in Python, each with the sentence it ends in; test_mistakes_command_line has those of the command line."""
 
-# pyright: reportArgumentType=false  # wrong types are the point
+# Wrong types are the point.
+# pyright: reportArgumentType=false
 
 import math
 
