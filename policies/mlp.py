@@ -97,7 +97,8 @@ class MLP(Policy):
         elif self.members > 1:
             numbers = 4 * hidden
         else:
-            numbers = 2 * hidden if self.widths[-1] > 1 else sum(self.widths[1:-2]) + sum(self.widths[2:-1])
+            above = sum(self.widths[1:-2])  # what K's gradients of the layers above reach
+            numbers = above + (2 * hidden if self.widths[-1] > 1 else sum(self.widths[2:-1]))
         return rows * (numbers + 3 * self.widths[0] + 1 + 2 * self.widths[-1]) * self.theta.element_size()
 
 

@@ -57,7 +57,7 @@ NONSENSE = {
     "X": "among R, M, S, N, C",
     "agre(M, R)": "(perhaps agree)",
     "R M": "goes on with 'M'",
-    "R, M": "drop the rest",
+    "R, M": "separate gradients by spaces",
     "((": "a name",
     "R)": "goes on with ')'",
     "clip-norm(R, 1": "',' or ')'",

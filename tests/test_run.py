@@ -3,6 +3,7 @@
 import json
 import pickle
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -57,9 +58,8 @@ def refused(path, call):
 
 
 def test_the_configuration_is_read_back_as_it_was(run):
-    assert Experiment.from_config(RunDirectory.open(run.path).config) == Experiment(
-        **{**vars(EXPERIMENT), "options": {"poles": 1, "horizon": 10, "dt": 0.01}}
-    )
+    found = Experiment.from_config(RunDirectory.open(run.path).config)
+    assert found == replace(EXPERIMENT, options={"poles": 1, "horizon": 10, "dt": 0.01})
 
 
 def test_a_directory_that_holds_anything_is_left_alone(tmp_path):

@@ -34,7 +34,8 @@ def parse(text: str) -> Call:
     reader = _Reader(text)
     call = reader.call(0)
     if reader.rest():
-        raise SettingError(f"Expected one gradient, got {text!r}, which goes on with {reader.rest()!r}; drop the rest.")
+        advice = "separate gradients by spaces" if reader.rest().startswith(",") else "drop the rest"
+        raise SettingError(f"Expected one gradient, got {text!r}, which goes on with {reader.rest()!r}; {advice}.")
     return call
 
 
