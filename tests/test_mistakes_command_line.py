@@ -40,7 +40,7 @@ WORDS = {
     "train cart-pole --gradients": "at least one value after --gradients",
     "train cart-pole --gradients R --gradients C": "--gradients once with all its values",
     "train cart-pole --gradients R full": "each gradient once",
-    "train cart-pole --gradients R,C": "R (full)",
+    "train cart-pole --gradients R,C": "goes on with ',C'; drop the rest",
     "train cart-pole --gradients=Q": "'Q'",
     "train cart-pole --seeds 0": "1 to 10000 seeds",
     "train cart-pole --seeds 99999999999": "1 to 10000 seeds",

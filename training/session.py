@@ -4,17 +4,17 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
 from training.display import TrainingProgress
 from training.run import RunDirectory
 from training.stopping import CLOSED_PIPE, Stopped, Stopping
+from training.variant import Label
 
 
 @contextmanager
-def shown(labels: list[dict[str, Any]], epochs: int, console: Console) -> Iterator[tuple[TrainingProgress, Stopping]]:
+def shown(labels: list[Label], epochs: int, console: Console) -> Iterator[tuple[TrainingProgress, Stopping]]:
     """What to hand to `train` or `resume`: a progress on the console, and who listens to signals.
 
     A closed pipe ends the training inside as a signal does, and nothing is printed any more. After all is written,
