@@ -288,7 +288,7 @@ _LINE = _CommandLine(
     __version__,
     {**_trained.PLAIN, **_measured.PLAIN},
     {**_trained.WITH_TASK, **_measured.WITH_TASK},
-    {"bench": "Benchmarks: " + ", ".join(_measured.BENCHMARKS) + "."},
+    {"bench": _measured.BENCHMARKS},
 )
 
 

@@ -28,7 +28,7 @@ class CommandLine:
         name, about, version: of the program.
         plain: dataclasses of options, with a `run()`.
         with_task: generic ones, over the options of the task that their first word names.
-        groups: first words that another one has to follow, with what each group holds.
+        groups: first words that a second one has to follow, with those that may.
     """
 
     name: str
@@ -36,7 +36,7 @@ class CommandLine:
     version: str
     plain: Mapping[tuple[str, ...], Any]
     with_task: Mapping[tuple[str, ...], Any]
-    groups: Mapping[str, str]
+    groups: Mapping[str, Mapping[str, Any]]
 
     def parse(self, arguments: Sequence[str]) -> Any:
         """The command that these words call, with its options; plug-ins that they name are loaded."""
@@ -76,7 +76,7 @@ class CommandLine:
             raise SystemExit(0)
         if first in ("", "-h", HELP):
             about = f"{self.about} {_ABOUT_PLUGINS}"
-            shown = {name: self.groups.get(name) or self._summary(name) for name in commands}
+            shown = {name: self._summary(name) for name in commands}
             print_overview(f"{self.name} COMMAND", about, Commands=shown, Tasks=task_summaries())
             known = ", ".join(commands)
             _end(first != "", f"Expected a command among {known}, got none; begin with {self.name} train TASK.")
@@ -88,8 +88,7 @@ class CommandLine:
 
     def _member(self, group: str, name: str) -> str:
         """The word after that of a group; help or SettingError where there is none."""
-        known = {words[1]: summary(kind) for words, kind in (*self.plain.items(), *self.with_task.items())
-                 if words[0] == group}  # fmt: skip
+        known = {member: summary(kind) for member, kind in self.groups[group].items()}
         wanted = f"Expected a benchmark among {', '.join(known)} after {self.name} {group}"
         if name in ("", "-h", HELP):
             print_overview(f"{self.name} {group} BENCHMARK", "", Benchmarks=known)
@@ -99,7 +98,9 @@ class CommandLine:
         return name
 
     def _summary(self, name: str) -> str:
-        return summary(self.plain.get((name,)) or self.with_task[(name,)])
+        if name in self.groups:
+            return f"Benchmarks: {', '.join(self.groups[name])}."
+        return summary(self.with_task[(name,)] if (name,) not in self.plain else self.plain[(name,)])
 
 
 def _without_plugins(arguments: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -10,6 +9,7 @@ import torch
 from engine import CartPole
 from policies import MLP
 from training.objectives import Objective
+from training.starts import policy_for
 from training.task import Task
 
 
@@ -44,6 +44,5 @@ class CartPoleOptions:
             states[:, 2 : 2 + self.poles] = math.pi + states[:, 2 : 2 + self.poles] * math.pi / 6
             return states
 
-        policy = partial(MLP, system.state_shape, system.control_shape, (100, 100), True)
-        make = lambda members, dtype, device: policy(members=members, dtype=dtype, device=device)  # noqa: E731
+        make = policy_for(system, MLP, hidden=(100, 100), zero_last=True)
         return Task("cart-pole", system, Upright(self.poles), sample, self.horizon, make, success=0.05)

@@ -12,6 +12,7 @@ from engine.held import Held
 from engine.systems.fluid import Fluid, longest_dt
 from policies import Moments
 from training.objectives import Objective
+from training.starts import policy_for
 from training.task import Task
 
 TANKS = {2: (2.0, 1.0), 3: (2.0, 0.5, 1.0)}
@@ -119,8 +120,7 @@ class FluidOptions:
         )
         target = (0.75 * size[0], *(0.5 * length for length in size[1:-1]), 0.3 * size[-1])
         objective = Gathered(self.jets, target, 0.3, 0.5 * size[0], self.horizon, self.regularisation)
-        policy = partial(Moments, fluid.state_shape, fluid.control_shape, zero_last=True)
-        make = lambda members, dtype, device: policy(members=members, dtype=dtype, device=device)  # noqa: E731
+        make = policy_for(fluid, Moments, zero_last=True)
         sample = partial(_column, self.particles, self.jets, size, spacing)
         return Task("fluid", Held(fluid, held), objective, sample, self.horizon, make)
 

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 from engine.checks import finite, not_negative, whole
 from engine.systems import Guidance
 from policies import MLP
+from training.starts import policy_for
 from training.task import Task
 from training.tasks.herd import Herd, scattered
 
@@ -43,7 +44,6 @@ class GuidanceOptions:
             finite(f"a finite {name}", getattr(self, name))
         system = Guidance(self.drivers, self.evaders, self.dt, self.mean_centre, self.reversed_flocking)
         objective = Herd(self.drivers, self.horizon, self.regularisation, (self.target_x, self.target_y))
-        policy = partial(MLP, system.state_shape, system.control_shape, (100, 100), True)
-        make = lambda members, dtype, device: policy(members=members, dtype=dtype, device=device)  # noqa: E731
+        make = policy_for(system, MLP, hidden=(100, 100), zero_last=True)
         sample = partial(scattered, self.drivers, self.evaders)
         return Task("guidance", system, objective, sample, self.horizon, make)

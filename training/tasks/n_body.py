@@ -11,6 +11,7 @@ from engine.checks import not_negative, positive, whole
 from engine.systems import NBody
 from policies import MLP
 from training.objectives import Objective
+from training.starts import policy_for
 from training.task import Task
 
 SOFTENING = 0.1
@@ -84,8 +85,7 @@ class NBodyOptions:
         system = NBody(masses, range(1, self.satellites + 1), self.dim, self.dt, softening=SOFTENING)
         speed = float(_circular_speed(torch.tensor(self.radius, dtype=torch.float64)))
         objective = Orbit(self.dim, self.radius, speed, self.horizon, self.regularisation)
-        policy = partial(MLP, system.state_shape, system.control_shape, (100, 100), True)
-        make = lambda members, dtype, device: policy(members=members, dtype=dtype, device=device)  # noqa: E731
+        make = policy_for(system, MLP, hidden=(100, 100), zero_last=True)
         sample = partial(_in_orbit, self.satellites, self.dim, self.radius)
         return Task("n-body", system, objective, sample, self.horizon, make, success=0.05)
 

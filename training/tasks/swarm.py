@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 from engine.checks import finite, not_negative, positive, whole
 from engine.systems import Swarm
 from policies import Moments
+from training.starts import policy_for
 from training.task import Task
 from training.tasks.herd import Herd, scattered
 
@@ -70,7 +71,6 @@ class SwarmOptions:
             reversed_flocking=self.reversed_flocking,
         )
         objective = Herd(self.drivers, self.horizon, self.regularisation, (self.target_x, self.target_y))
-        policy = partial(Moments, system.state_shape, system.control_shape, quantiles=(), zero_last=True)
-        make = lambda members, dtype, device: policy(members=members, dtype=dtype, device=device)  # noqa: E731
+        make = policy_for(system, Moments, quantiles=(), zero_last=True)
         sample = partial(scattered, self.drivers, self.evaders, half_width=self.half_width)
         return Task("swarm", system, objective, sample, self.horizon, make)
