@@ -21,7 +21,7 @@ from engine import (
     System,
     gradcheck,
 )
-from engine.systems.held import Held
+from engine.held import Held
 
 SYSTEMS = {
     "cart-pole": CartPole(2),
