@@ -247,7 +247,7 @@ def test_settings_that_make_no_sense_leave_no_directory(values, message, tmp_pat
         ("learning_rates", ["1e-3"], "learning rates as tuple"),
         ("gradients", ["Q"], "a gradient among"),
         ("clippings", ["hard"], "clipping among"),
-        ("variants", [["R"]], "variants as tuple"),
+        ("variants", [["R"]], "variants as a gradient, a clipping and a learning rate each"),
         ("epochs", 4.5, "epochs as int, got 4.5"),
         ("settings", {"junk": 1}, "settings among batch_size"),
         ("settings", {"shuffle": "no"}, "shuffle as bool, got 'no'"),

@@ -157,7 +157,8 @@ class Experiment:
             values = {name: value for name, value in config.items() if name in cls.__dataclass_fields__}
             for name in _CROSSED:
                 values[name] = tuple(values[name])
-            values["variants"] = tuple(Variant(*variant) for variant in values.get("variants", ()))
+            with _read_from_config():
+                values["variants"] = tuple(_variant(variant) for variant in values.get("variants", ()))
             values["order"] = tuple(values.get("order", ()))
             values["settings"] = settings_from_file(values["settings"])
             if values.get("milestones") is not None:
@@ -184,6 +185,13 @@ class Follower(Protocol):
     """A progress that looks at the trainer between epochs too."""
 
     def follow(self, trainer: Trainer) -> None: ...
+
+
+def _variant(written: Any) -> Variant:
+    """A variant as files hold it: gradient, clipping, learning rate."""
+    if not isinstance(written, list | tuple) or len(written) != len(fields(Variant)):
+        raise SettingError(f"Expected variants as a gradient, a clipping and a learning rate each, got {written!r}.")
+    return Variant(*written)
 
 
 def train(
