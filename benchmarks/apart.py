@@ -39,12 +39,16 @@ class Ended:
 
 
 def run_module(module: str, arguments: Sequence[str], seconds: float | None = None, memory: int | None = None) -> Ended:
-    """Run `python -m module arguments`, with limits on seconds and on bytes of resident memory if there are any."""
-    inherited = os.environ.get("PYTHONPATH")
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [str(_ROOT), inherited]))}
+    """Run `python -m module arguments`, with limits on seconds and on bytes of resident memory if there are any.
+
+    It runs in Evenflow's folder, so that no file of a user's where we are is taken for one of ours, and finds the
+    modules that this process finds.
+    """
+    places = [str(_ROOT), *(str(Path(path).resolve()) for path in sys.path)]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(dict.fromkeys(places))}
     command, started = [sys.executable, "-m", module, *arguments], time.monotonic()
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as errors:
-        process = subprocess.Popen(command, stdout=out, stderr=errors, env=environment)
+        process = subprocess.Popen(command, stdout=out, stderr=errors, env=environment, cwd=_ROOT)
         try:
             stopped = _watch(process, seconds, memory)
         finally:

@@ -26,6 +26,7 @@ from engine.system import System
 from engine.systems import SYSTEMS, Held
 from training import TASKS, build_task
 from training.doors import load
+from training.plugins import to_load_again
 
 PAIRS = (("cpu", "float64"), ("cpu", "float32"), ("vulkan", "float32"), ("cuda", "float64"), ("cuda", "float32"))
 LIMITS = {"float64": 1e-7, "float32": 1e-4}
@@ -135,7 +136,7 @@ def _launch_costs(dtype: torch.dtype, device: torch.device) -> dict[str, float]:
 
 
 def _probe_apart(backend: str, precision: str) -> dict[str, Any]:
-    ended = run_module("benchmarks.check", [backend, precision], seconds=300)
+    ended = run_module("benchmarks.check", [backend, precision, *to_load_again()], seconds=300)
     if ended.status == OVER_TIME:
         return {"error": "did not finish in 5 minutes"}
     if ended.status != DONE or not ended.output:

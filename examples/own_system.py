@@ -27,19 +27,19 @@ def step(x: array, u: array, y: array, dt: float):
 
 @ti.kernel
 def pull_back(x: array, u: array, to_y: array, to_x: array, to_u: array, dt: float):
-    """What the step's Jacobian, transposed, makes of `to_y`; without it, on CPU and CUDA, Taichi differentiates."""
+    """λ_x = Aᵀ λ_y, and Bᵀ λ_y added to λ_u; without this kernel, on CPU and CUDA, Taichi differentiates the step."""
     for b in range(x.shape[0]):
         to_rate = to_y[b, 1] + dt * to_y[b, 0]
         to_x[b, 0] = to_y[b, 0] + dt * ti.cos(x[b, 0]) * to_rate
         to_x[b, 1] = to_rate
-        to_u[b, 0] = dt * to_rate
+        to_u[b, 0] += dt * to_rate
 
 
 class Pendulum(ef.KernelSystem):
     """A rod of length 1 on a motor: state (φ, φ̇), control the motor's torque."""
 
     def __init__(self, dt: float = 0.05):
-        super().__init__(step, state_shape=(2,), control_shape=(1,), constants=(dt,), pull_back=pull_back)
+        super().__init__(step, (2,), (1,), constants=(dt,), pull_back=pull_back, name="pendulum")
 
 
 class Rod(ef.Drawing):
@@ -49,7 +49,7 @@ class Rod(ef.Drawing):
         pass
 
     def frame(self, states):
-        return ef.Frame.of_box((-1.2, -1.2), (1.2, 1.2))
+        return ef.Frame.of_box((-1.2, -1.2), (1.2, 1.2), (0.0, 0.0), (1.0, 1.0))
 
     def draw(self, scene, frame, moment):
         angle = float(moment.state[0])

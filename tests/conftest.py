@@ -114,13 +114,13 @@ def gradcheck(system, state, control):
     )
 
 
-def run_python(source):
+def run_python(source, timeout=120):
     """Run `source` in a fresh process that can import the project; the completed process, checked for success."""
     # What the engine tells Taichi through the environment is not for the child to inherit.
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("TI_", "ENABLE_TAICHI"))}
     environment = inherited | {"PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))}
     command = [sys.executable, "-c", source]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=timeout, check=False)
     assert done.returncode == 0, done.stderr
     return done
 

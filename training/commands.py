@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 import tyro
 from rich.table import Table
 
-from engine import RunError, SettingError
+from engine import SettingError
 from engine.registry import Registry
 from engine.systems import SYSTEMS
 from training.display import outcome_table
@@ -58,14 +58,14 @@ class Train(Generic[Options]):
         if not 1 <= self.seeds <= _MOST_SEEDS:
             raise SettingError(f"Expected 1 to {_MOST_SEEDS} seeds, got {self.seeds}.")
         experiment = Experiment(
-            task,
-            dict(vars(self.options)),
-            self.gradients,
-            tuple(range(self.first_seed, self.first_seed + self.seeds)),
-            self.learning_rates,
-            self.clippings,
-            self.epochs,
-            self.checkpoint_every,
+            task=task,
+            options=dict(vars(self.options)),
+            gradients=self.gradients,
+            seeds=tuple(range(self.first_seed, self.first_seed + self.seeds)),
+            learning_rates=self.learning_rates,
+            clippings=self.clippings,
+            epochs=self.epochs,
+            checkpoint_every=self.checkpoint_every,
             settings=self.settings,
         )
         self.machine.start()
@@ -98,10 +98,7 @@ class Resume:
         if self.epochs is not None:
             check_total(run, epochs)
         run.check_settings()
-        started_on = run.config.get("runtime")
-        if not isinstance(started_on, dict) or set(started_on) != {"backend", "precision"}:
-            raise RunError(f"Expected backend and precision in {self.resume / 'config.yaml'}, got {started_on!r}.")
-        Machine(**started_on, threads=self.threads).start()
+        Machine(**run.runtime._asdict(), threads=self.threads).start()
         if run.epoch >= epochs:
             console.print(
                 f"nothing to train: the run has its {run.epoch} epochs; go on with: evenflow train --resume "
