@@ -62,7 +62,9 @@ def isolated(work: Callable[[], Result], seconds: float = 120.0) -> Result:
     sys.stdout.flush()
     sys.stderr.flush()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of forks beside threads: the child asks nothing of them
+        # Of forks beside threads, Python's and JAX's: the child asks nothing of them.
+        for category in (DeprecationWarning, RuntimeWarning):
+            warnings.simplefilter("ignore", category)
         child = os.fork()
     if child == 0:
         os.close(reading)
