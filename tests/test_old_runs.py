@@ -146,7 +146,7 @@ def test_reports_of_a_study_name_its_optimiser(old_study, tmp_path):
 
 @pytest.mark.parametrize("name", ["cart-pole", "guidance", "quantum"])
 def test_committed_studies_are_read_as_what_they_were_made_by(name):
-    out = ROOT / "benchmarks" / "results" / name
+    out = ROOT / "docs" / "results" / name
     assert StudyDirectory(out).config["settings"]["optimiser"] == "adam-torch"
     assert {result["settings"]["optimiser"] for result in StudyDirectory(out).lines} == {"adam-torch"}
     assert table(out, None, {})
