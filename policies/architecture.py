@@ -17,6 +17,11 @@ _CLASSES: dict[str, type[Policy]] = {
 }
 
 
+def is_ours(architecture: Mapping[str, Any]) -> bool:
+    """Whether `policy_from` can build it: a class of Evenflow's that its settings describe in full."""
+    return isinstance(architecture.get("class"), str) and architecture["class"] in _CLASSES
+
+
 def policy_from(
     architecture: Mapping[str, Any],
     members: int = 1,

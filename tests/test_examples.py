@@ -100,6 +100,16 @@ def test_an_example_works_at_every_door(example, done, folder):
 
 def test_members_of_a_users_policy_have_weights_of_their_own(done, folder):
     lines = (folder / "run-cart-pole-residual" / "metrics.jsonl").read_text().splitlines()
+    source = f"""
+import os
+os.chdir({str(folder)!r})
+import evenflow as ef
+ef.load_plugin("own_policy.py")
+ef.init("cpu")
+thetas = [ef.load_controller("run-cart-pole-residual", "C", seed).theta for seed in (0, 1)]
+print(float((thetas[0] - thetas[1]).abs().max()))
+"""
+    assert float(run_python(source).stdout.splitlines()[-1]) > 0.01
     of_seeds = json.loads(lines[0])["test_loss"][:2]
     assert of_seeds[0] != of_seeds[1]
 

@@ -101,7 +101,7 @@ WORDS = {
     "report RUN --out MINE/r.html": "can be written",
     "list extra": "got 'extra' too",
     "check --fast": "got --fast",
-    "bench": "speed, scale, figures",
+    "bench": "speed, scale, variants",
     "bench variant": "(perhaps variants)",
     "bench variants": "a task after evenflow bench variants",
     "bench variants cart-pole": "--out with a path",

@@ -8,6 +8,7 @@ import torch
 
 from engine import RunError, SettingError, current
 from policies import Policy, PolicyError, policy_from
+from policies.architecture import is_ours
 from training.checkpoint import Checkpoint, load_checkpoint
 from training.experiment import Experiment
 from training.gradients import gradient_named
@@ -49,8 +50,10 @@ def load_controller(
     alive = _alive(found, labels, fitting, file)
     records = {record["epoch"]: record["test_loss"] for record in run.metrics()}
     member = best_member(alive, records.get(found.epoch, ()))
-    if found.description:
+    described = found.description.get("policy") if found.description else None
+    if isinstance(described, dict) and is_ours(described):
         return _policy(found, member, file)
+    # One of the user's, which the task alone can build, or a checkpoint of before they said what they hold.
     runtime = current()
     policy = experiment.task_options.build().policy(members=1, dtype=runtime.dtype, device=runtime.device)
     return _filled(policy, found, member, file)
