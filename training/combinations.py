@@ -156,7 +156,11 @@ class MaskRandom(_Combination):
 class Cautious(_Combination):
     """A gradient g whose optimiser's step u goes only where it descends: u ⊙ 1[u g > 0] / max(mean of the mask, 1e-3).
 
-    Source: Liang et al., "Cautious Optimizers: Improving Training with One Line of Code" (2024).
+    The mean is over the components with u ≠ 0: others, as of layers before one that starts at zero or of parameters
+    that are not trained, would make the first steps many times longer.
+
+    Source: Liang et al., "Cautious Optimizers: Improving Training with One Line of Code" (2024), which takes the mean
+    over each layer by itself.
     """
 
     of: GradientEstimator
@@ -170,8 +174,10 @@ class Cautious(_Combination):
 
     def adjust_step(self, displacement: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
         """-u [P, n] masked, from -u and g, of which the optimiser made it; each member by itself."""
-        descends = (torch.sign(displacement) * torch.sign(gradient) < 0).to(displacement.dtype)
-        return displacement * descends / descends.mean(1, keepdim=True).clamp_min(1e-3)
+        sign = torch.sign(displacement)
+        descends = (sign * torch.sign(gradient) < 0).to(displacement.dtype)
+        density = descends.sum(1, keepdim=True) / sign.abs().sum(1, keepdim=True).clamp_min(1.0)
+        return displacement * descends / density.clamp_min(1e-3)
 
 
 def _length(rows: torch.Tensor) -> torch.Tensor:

@@ -194,13 +194,9 @@ class Trainer:
             theta[:, frozen] = held
 
     def _adjust(self, displacement: torch.Tensor, gradient: torch.Tensor) -> None:
-        """Let estimators that act on the optimiser's step do so, on the parameters that are trained."""
-        frozen = self._frozen()
-        trained = slice(None) if frozen is None else ~frozen
+        """Let the estimators that act on the optimiser's step do so."""
         for estimator, rows in self._adjusting:
-            part = displacement[rows].clone()
-            part[:, trained] = estimator.adjust_step(part[:, trained], gradient[rows][:, trained])
-            displacement[rows] = part
+            displacement[rows] = estimator.adjust_step(displacement[rows], gradient[rows])
 
     def _frozen(self) -> torch.Tensor | None:
         """`Policy.frozen`; PolicyError if nothing is left to train."""
