@@ -19,7 +19,6 @@ from engine.errors import (
     EvenflowWarning,
     KernelError,
     LibraryError,
-    RunError,
     SettingError,
     ShapeError,
 )
@@ -97,7 +96,6 @@ __all__ = [
     "QuantumBox",
     "Rollout",
     "RolloutTape",
-    "RunError",
     "Runtime",
     "Segment",
     "SettingError",
