@@ -23,7 +23,8 @@ from engine.errors import (
     ShapeError,
 )
 from engine.gradcheck import gradcheck
-from engine.memory import MemoryPlan, PeakMemory, Segment, format_bytes
+from engine.memory import PeakMemory, format_bytes
+from engine.plan import MemoryPlan, Segment
 from engine.rollout import Rollout
 from engine.rules import (
     FULL,
