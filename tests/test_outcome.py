@@ -9,7 +9,7 @@ from benchmarks.studies.outcome import outcome_figure
 from benchmarks.studies.transfer import transfer_table, transferred
 from engine import RunError, SettingError
 from training import Experiment, RunDirectory, train
-from training.trainer import TrainingSettings
+from training.settings import TrainingSettings
 from training.viewing.palette import BLUE, GREEN, VERMILION
 
 pytestmark = pytest.mark.float64

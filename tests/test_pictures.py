@@ -10,8 +10,8 @@ import benchmarks.studies.outcome
 from engine import Integrator
 from engine.systems import CartPole, Held
 from training import Experiment, build_task, train
+from training.settings import TrainingSettings
 from training.tasks import TASKS
-from training.trainer import TrainingSettings
 from training.viewing import Show, Watched, untrained
 from training.viewing.drawings import Frame, Moment, Scene, drawing_of
 from training.viewing.drawings.camera import around_bodies, following

@@ -15,7 +15,7 @@ from benchmarks.studies.page import precision_of, write_page
 from benchmarks.studies.study import Study
 from engine import RunError, current
 from training import Experiment, train
-from training.trainer import TrainingSettings
+from training.settings import TrainingSettings
 
 pytestmark = pytest.mark.float64
 SMALL = TrainingSettings(batch_size=4, train_samples=8, test_samples=4)

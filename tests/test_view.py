@@ -12,9 +12,9 @@ from rich.console import Console
 import evenflow
 from engine import FULL, PHYSICS_ONLY, Rollout, RunError, SettingError
 from training import Experiment, RunDirectory, build_task, train
+from training.settings import TrainingSettings
 from training.tasks import TASKS
 from training.tasks.n_body import NBodyOptions
-from training.trainer import TrainingSettings
 from training.viewing import Show, untrained, watched
 from training.viewing.player import KEYS, STEPS_PER_SECOND, Player
 from training.viewing.scene import Text

@@ -20,8 +20,8 @@ from training.optimisers import OPTIMISERS
 from training.overview import summary
 from training.run import RunDirectory
 from training.session import ended, shown
+from training.settings import TrainingSettings
 from training.tasks import TASKS, task_name
-from training.trainer import TrainingSettings
 from training.viewing.command import View, ViewTask
 from training.viewing.drawings import DRAWINGS
 

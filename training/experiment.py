@@ -21,9 +21,10 @@ from training.optimisers import made_before, settings_from_file, settings_to_fil
 from training.ordering import sweep_order
 from training.provenance import check_plugins, with_plugins
 from training.run import RunDirectory, epoch_of
+from training.settings import TrainingSettings
 from training.stopping import Stopping
 from training.tasks import TaskOptions, task_options
-from training.trainer import EpochRecord, Member, Trainer, TrainingSettings
+from training.trainer import EpochRecord, Member, Trainer
 from training.variant import Label, Variant
 
 _CROSSED = ("gradients", "seeds", "learning_rates", "clippings")
@@ -199,8 +200,8 @@ def train(
 ) -> Trainer:
     """Train into a new run directory.
 
-    Ctrl-C, SIGTERM and SIGHUP end after the epoch under way, with a checkpoint; a second one interrupts at once. What
-    `progress` raises ends the training too, with a checkpoint.
+    Ctrl-C, SIGTERM and SIGHUP end after the update under way, with a checkpoint of the last whole epoch; a second one
+    interrupts at once. What `progress` raises ends the training too, with a checkpoint.
 
     Args:
         experiment: what to train.
@@ -281,7 +282,9 @@ def _continue(
     with Stopping() if stopping is None else nullcontext(stopping) as stop:
         _keep(run, trainer, experiment)
         while trainer.epoch < total and stop.requested is None:
-            record = trainer.run_epoch()
+            record = trainer.try_epoch(lambda: stop.requested is not None)
+            if record is None:
+                break
             with _writes(run):
                 run.append(record, time.perf_counter() - started, trainer.divergences)
             if trainer.epoch % experiment.checkpoint_every == 0 or trainer.epoch == total:
