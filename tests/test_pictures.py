@@ -194,7 +194,10 @@ def test_carts_that_run_off_are_in_every_panel_of_the_outcome(tmp_path, monkeypa
     monkeypatch.setattr(Watched, "weights", Wild.weights)
     monkeypatch.setattr(Watched, "size", 1.5, raising=False)
     small = TrainingSettings(batch_size=2, train_samples=2, test_samples=2)
-    train(Experiment("cart-pole", {"poles": 2}, ("R", "M", "S", "C"), (0,), epochs=1, settings=small), tmp_path / "run")
+    train(
+        Experiment("cart-pole", {"poles": 2}, gradients=("R", "M", "S", "C"), seeds=(0,), epochs=1, settings=small),
+        tmp_path / "run",
+    )
     benchmarks.studies.outcome.outcome_figure(tmp_path / "run", tmp_path / "outcome.png")
     assert len(scenes) == 5
     places = set()

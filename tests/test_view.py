@@ -28,7 +28,12 @@ def run(tmp_path_factory):
     path = tmp_path_factory.mktemp("view") / "run"
     settings = TrainingSettings(batch_size=4, train_samples=8, test_samples=4)
     options = {"poles": 2, "horizon": 12}
-    train(Experiment("cart-pole", options, ("R", "C"), (0, 1), epochs=2, checkpoint_every=1, settings=settings), path)
+    train(
+        Experiment(
+            "cart-pole", options, gradients=("R", "C"), seeds=(0, 1), epochs=2, checkpoint_every=1, settings=settings
+        ),
+        path,
+    )
     return path
 
 
