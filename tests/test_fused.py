@@ -51,9 +51,9 @@ class Watched(LinearSystem):
         super().__init__(0.9 * torch.eye(3), torch.ones(3, 1))
         self.prepared = []
 
-    def prepare_pull_back(self, *args):
+    def prepare_pull_back(self, state, control, next_adjoint, adjoint, cotangent):
         self.prepared.append("pull-back")
-        return super().prepare_pull_back(*args)
+        return super().prepare_pull_back(state, control, next_adjoint, adjoint, cotangent)
 
     def prepare_sweep(self, arrays):
         self.prepared.append("sweep")
