@@ -15,8 +15,7 @@ from typing import Protocol, runtime_checkable
 
 import torch
 
-from engine.checks import finite, real, whole
-from engine.errors import SettingError
+from engine.checks import above_zero, finite, whole
 from engine.norms import limited
 
 
@@ -101,10 +100,7 @@ class ClipNorm(_Wrapped):
     limit: float = 1.0
 
     def __post_init__(self):
-        limit = real("ClipNorm with a limit above 0", self.limit)
-        if not limit > 0:
-            raise SettingError(f"Expected ClipNorm with a limit above 0, got {limit}.")
-        object.__setattr__(self, "limit", limit)
+        object.__setattr__(self, "limit", above_zero("ClipNorm with a limit above 0", self.limit))
 
     def __call__(self, direct, physics, policy, t):
         adjoint = self.of(direct, physics, policy, t)
