@@ -19,9 +19,8 @@ from typing import Any, Protocol, runtime_checkable
 import taichi as ti
 import torch
 
-from engine.checks import finite, real, whole
+from engine.checks import above_zero, finite, whole
 from engine.draws import hashed
-from engine.errors import SettingError
 from engine.norms import limited, limited_vector, norm, vector_norm
 
 
@@ -147,10 +146,7 @@ class ClipNorm(_Wrapped):
     limit: float = 1.0
 
     def __post_init__(self):
-        limit = real("ClipNorm with a limit above 0", self.limit)
-        if not limit > 0:
-            raise SettingError(f"Expected ClipNorm with a limit above 0, got {limit}.")
-        object.__setattr__(self, "limit", limit)
+        object.__setattr__(self, "limit", above_zero("ClipNorm with a limit above 0", self.limit))
 
     def __call__(self, direct, physics, policy, t):
         adjoint = self.of(direct, physics, policy, t)
