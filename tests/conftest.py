@@ -15,6 +15,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+# Read once, as torch is loaded: threads that wait for work spin by default, and take the cores from other processes.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 import pytest
 import torch
 

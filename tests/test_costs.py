@@ -3,7 +3,7 @@
 import pytest
 
 from benchmarks.studies.costs import load_costs
-from engine import RunError
+from training.errors import RunError
 
 pytestmark = pytest.mark.float64
 

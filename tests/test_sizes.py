@@ -11,8 +11,9 @@ from conftest import run_python, tensor_options
 import engine
 from engine import BudgetError, CartPole, KernelSystem, LinearSystem, Rollout, SettingError, System, Trajectory
 from engine import available as available_module
-from engine import memory as memory_module
-from engine.memory import Segment, Segments, parse_bytes, plan
+from engine import plan as plan_module
+from engine.memory import parse_bytes
+from engine.plan import Segment, Segments, plan
 from engine.systems import Held, Integrator
 from policies import MLP, Linear
 from training import Member, Trainer, TrainingSettings, build_task
@@ -37,11 +38,11 @@ class Counted(System):
         self.prepared["pull_back"] += 1
         return self.of.prepare_pull_back(state, control, next_adjoint, adjoint, cotangent)
 
-    def prepare_sweep(self, states, controls, direct, jacobian, adjoints, cotangents, samples, rule):
+    def prepare_sweep(self, arrays):
         if self.by_steps:
             return None
         self.prepared["sweep"] += 1
-        return self.of.prepare_sweep(states, controls, direct, jacobian, adjoints, cotangents, samples, rule)
+        return self.of.prepare_sweep(arrays)
 
 
 class Energy:
@@ -93,7 +94,7 @@ def test_segments_are_made_when_asked_for():
 
 
 def test_slots_of_many_segments_hold_every_one():
-    few = memory_module._FEW_SEGMENTS
+    few = plan_module._FEW_SEGMENTS
     for horizon, length, block in ((700, 3, 4), (700, 4, 3), (701, 7, 512), (1000, 10, 10), (999, 2, 333)):
         segments = Segments(horizon, length, block)
         assert len(segments) > few
@@ -237,7 +238,7 @@ def test_limits_of_control_groups_count(tmp_path, monkeypatch):
 
 
 def test_arrays_that_kernels_cannot_index_are_refused_or_cut(monkeypatch):
-    monkeypatch.setattr(memory_module, "MOST_ELEMENTS", 5000)
+    monkeypatch.setattr(plan_module, "MOST_ELEMENTS", 5000)
     policy = Linear((4,), (1,), **tensor_options())
     refused(
         lambda: Rollout(CALM, policy, 1000, 2),

@@ -13,9 +13,9 @@ from benchmarks.peers.table import PEERS, peers_of_task
 from benchmarks.speed import apart_by, disagreement, make_trainer, speed
 from benchmarks.timing import PHASES
 from engine import SettingError
-from training.gradients import constants
+from training.gradients import lettered
 
-LETTERS = constants()
+LETTERS = lettered()
 
 
 PAIRS = [(task, peer) for peer in PEERS for task in peer.updates]

@@ -17,8 +17,9 @@ from benchmarks.peers.table import peers_of_particles
 from benchmarks.scale.cases import Case, case_named
 from benchmarks.scale.settings import ScaleSettings
 from benchmarks.scale.worker import OURS, Job, job_text
-from engine import RunError, SettingError
+from engine import SettingError
 from engine.memory import parse_bytes
+from training.errors import RunError
 from training.files import add_lines, reason
 from training.lock import LOCK, only_writer
 from training.metrics import json_lines

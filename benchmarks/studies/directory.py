@@ -12,8 +12,8 @@ import yaml
 
 from benchmarks.studies.checks import check_result, check_study, is_result
 from benchmarks.studies.study import KIND, STUDY_FORMAT
-from engine import RunError
 from training import RunDirectory, read_checkpoint, task_options
+from training.errors import RunError
 from training.metrics import json_lines
 from training.optimisers import settings_from_file
 from training.provenance import FIELD as PLUGINS

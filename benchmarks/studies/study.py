@@ -118,9 +118,8 @@ class Study(Comparison):
     def to_config(self) -> dict[str, Any]:
         """Plain values, with the runtime: what a study's directory is known by and says."""
         runtime = current()
-        values: dict[str, Any] = {
-            COUNTS.get(name, name): value for name, value in json.loads(json.dumps(asdict(self))).items()
-        }
+        plain_values: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        values = {COUNTS.get(name, name): value for name, value in plain_values.items()}
         first = {name: values[name] for name in ("task", "options", "difficulties")}
         where = {"backend": runtime.backend, "precision": runtime.precision}
         return with_plugins({"kind": KIND, "format": STUDY_FORMAT, "runtime": where, **first, **values})
