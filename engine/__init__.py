@@ -10,7 +10,7 @@ os.environ.setdefault("TI_SKIP_VERSION_CHECK", "ON")
 os.environ.setdefault("GOMP_SPINCOUNT", "5000")
 
 from engine import start  # noqa: F401  # first: loads Taichi, or says what it lacks
-from engine.controller import Controller, ControllerRecord
+from engine.controller import Controller, ControllerTrace
 from engine.errors import (
     AdjointError,
     BackendError,
@@ -19,12 +19,12 @@ from engine.errors import (
     EvenflowWarning,
     KernelError,
     LibraryError,
-    RunError,
     SettingError,
     ShapeError,
 )
 from engine.gradcheck import gradcheck
-from engine.memory import MemoryPlan, PeakMemory, Segment, format_bytes
+from engine.memory import PeakMemory, format_bytes
+from engine.plan import MemoryPlan, Segment
 from engine.rollout import Rollout
 from engine.rules import (
     FULL,
@@ -32,9 +32,14 @@ from engine.rules import (
     PHYSICS_ONLY,
     POLICY_ONLY,
     AdjointRule,
+    Balance,
     ClipNorm,
+    ClipValue,
     Decay,
+    KeepSize,
     PathRule,
+    RandomCut,
+    StepAgreement,
     Truncate,
 )
 from engine.runtime import Runtime, available_backends, current, init
@@ -60,6 +65,8 @@ from engine.tape import RolloutTape
 from engine.trajectory import Cost, Trajectory
 from engine.vector_system import VectorSystem
 
+ControllerRecord = ControllerTrace  # its name before
+
 __all__ = [
     "FULL",
     "ONE_STEP",
@@ -69,12 +76,15 @@ __all__ = [
     "AdjointError",
     "AdjointRule",
     "BackendError",
+    "Balance",
     "BudgetError",
     "CartPendulum",
     "CartPole",
     "ClipNorm",
+    "ClipValue",
     "Controller",
     "ControllerRecord",
+    "ControllerTrace",
     "Cost",
     "Decay",
     "EvenflowError",
@@ -85,6 +95,7 @@ __all__ = [
     "Held",
     "Hopper",
     "Integrator",
+    "KeepSize",
     "KernelError",
     "KernelSystem",
     "KuramotoSivashinsky",
@@ -95,13 +106,14 @@ __all__ = [
     "PathRule",
     "PeakMemory",
     "QuantumBox",
+    "RandomCut",
     "Rollout",
     "RolloutTape",
-    "RunError",
     "Runtime",
     "Segment",
     "SettingError",
     "ShapeError",
+    "StepAgreement",
     "Swarm",
     "System",
     "Trajectory",

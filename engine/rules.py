@@ -8,16 +8,20 @@ B = ∂S/∂u, K = ∂π/∂x, a sweep starts at λ_T = ∂ℓ_T/∂x and for t 
 
 A rule sees tensors [B, *state_shape], acts on each sample by itself, and returns a new tensor. The four rules of
 Schnell and Thuerey, "Stabilizing Backpropagation Through Time to Learn Complex Physics" (ICLR 2024), are path rules.
+
+That is all that a rule must be. One that besides says what it does to a single sample, as a `SampleRule`, or that is a
+`PathSum`, lets systems sweep a whole segment in one launch.
 """
 
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
+import taichi as ti
 import torch
 
-from engine.checks import finite, real, whole
-from engine.errors import SettingError
-from engine.norms import limited
+from engine.checks import above_zero, finite, whole
+from engine.draws import hashed
+from engine.norms import limited, limited_vector, norm, vector_norm
 
 
 @runtime_checkable
@@ -35,6 +39,34 @@ class AdjointRule(Protocol):
     ) -> torch.Tensor: ...
 
 
+@runtime_checkable
+class PathSum(AdjointRule, Protocol):
+    """A rule that is ∂ℓ_t/∂x + p Aᵀλ_{t+1} + k Kᵀμ_t."""
+
+    @property
+    def path_weights(self) -> tuple[float, float]:
+        """(p, k)."""
+        ...
+
+
+@runtime_checkable
+class SampleRule(AdjointRule, Protocol):
+    """A rule that says itself on one sample, too, as a `@ti.func` method in a class of Python source."""
+
+    def on_sample(self, direct: Any, physics: Any, policy: Any, t: Any) -> Any:
+        """λ_t of one sample, from vectors in the order of `flatten`; that of a path that is not used holds anything.
+
+        Compiled with the numbers of the rule as constants, once for each rule that is not equal to another.
+        """
+        ...
+
+
+def says_itself_on_a_sample(rule: AdjointRule) -> bool:
+    """Whether this is a `SampleRule`, and so is every rule among its attributes, which it may call."""
+    parts = [value for value in getattr(rule, "__dict__", {}).values() if isinstance(value, AdjointRule)]
+    return isinstance(rule, SampleRule) and all(map(says_itself_on_a_sample, parts))
+
+
 @dataclass(frozen=True)
 class PathRule:
     """λ_t = ∂ℓ_t/∂x + p Aᵀλ_{t+1} + k Kᵀμ_t, with p = `physics_weight` and k = `policy_weight`."""
@@ -49,7 +81,6 @@ class PathRule:
 
     @property
     def path_weights(self) -> tuple[float, float]:
-        """(p, k): declared by rules that are this weighted sum, which lets a system sweep in one launch."""
         return self.physics_weight, self.policy_weight
 
     @property
@@ -66,6 +97,15 @@ class PathRule:
             result += physics if self.physics_weight == 1.0 else self.physics_weight * physics
         if policy is not None and self.uses_policy:
             result += policy if self.policy_weight == 1.0 else self.policy_weight * policy
+        return result
+
+    @ti.func
+    def on_sample(self, direct, physics, policy, t):
+        result = direct
+        if ti.static(self.uses_physics):
+            result += self.physics_weight * physics
+        if ti.static(self.uses_policy):
+            result += self.policy_weight * policy
         return result
 
 
@@ -93,6 +133,11 @@ class _Wrapped:
     def uses_policy(self) -> bool:
         return self.of.uses_policy
 
+    @ti.func
+    def inner(self, direct, physics, policy, t):
+        """What `of` makes of one sample."""
+        return self.of.on_sample(direct, physics, policy, t)  # type: ignore[attr-defined]
+
 
 @dataclass(frozen=True)
 class ClipNorm(_Wrapped):
@@ -101,14 +146,15 @@ class ClipNorm(_Wrapped):
     limit: float = 1.0
 
     def __post_init__(self):
-        limit = real("ClipNorm with a limit above 0", self.limit)
-        if not limit > 0:
-            raise SettingError(f"Expected ClipNorm with a limit above 0, got {limit}.")
-        object.__setattr__(self, "limit", limit)
+        object.__setattr__(self, "limit", above_zero("ClipNorm with a limit above 0", self.limit))
 
     def __call__(self, direct, physics, policy, t):
         adjoint = self.of(direct, physics, policy, t)
         return limited(adjoint.flatten(1), self.limit).view_as(adjoint)
+
+    @ti.func
+    def on_sample(self, direct, physics, policy, t):
+        return limited_vector(self.inner(direct, physics, policy, t), self.limit)
 
 
 @dataclass(frozen=True)
@@ -125,6 +171,10 @@ class Decay(_Wrapped):
         adjoint = self.of(direct, physics, policy, t)
         return direct + self.factor * (adjoint - direct)
 
+    @ti.func
+    def on_sample(self, direct, physics, policy, t):
+        return direct + self.factor * (self.inner(direct, physics, policy, t) - direct)
+
 
 @dataclass(frozen=True)
 class Truncate(_Wrapped):
@@ -138,3 +188,124 @@ class Truncate(_Wrapped):
 
     def __call__(self, direct, physics, policy, t):
         return direct.clone() if t % self.window == 0 else self.of(direct, physics, policy, t)
+
+    @ti.func
+    def on_sample(self, direct, physics, policy, t):
+        adjoint = direct
+        if t % self.window != 0:
+            adjoint = self.inner(direct, physics, policy, t)
+        return adjoint
+
+
+@dataclass(frozen=True)
+class StepAgreement:
+    """λ_t = ∂ℓ_t/∂x + Aᵀλ + Kᵀμ where sign(Kᵀμ) = sign(Aᵀλ), component by component; elsewhere without Kᵀμ."""
+
+    uses_physics = uses_policy = True
+
+    def __call__(self, direct, physics, policy, t):
+        agreeing = torch.sign(physics) == torch.sign(policy)
+        return direct + physics + torch.where(agreeing, policy, torch.zeros_like(policy))
+
+    @ti.func
+    def on_sample(self, direct, physics, policy, t):
+        result = direct + physics
+        for i in ti.static(range(result.n)):
+            if ti.math.sign(physics[i]) == ti.math.sign(policy[i]):
+                result[i] += policy[i]
+        return result
+
+
+@dataclass(frozen=True)
+class KeepSize:
+    """Each sample's λ_t along ∂ℓ_t/∂x + Aᵀλ + Kᵀμ, at the norm of ∂ℓ_t/∂x + Aᵀλ; 0 where the sum of all three is."""
+
+    uses_physics = uses_policy = True
+
+    def __call__(self, direct, physics, policy, t):
+        short = (direct + physics).flatten(1)
+        whole = short + policy.flatten(1)
+        length = norm(whole, keepdim=True).clamp_min(torch.finfo(whole.dtype).tiny)
+        return (whole / length * norm(short, keepdim=True)).view_as(direct)
+
+    @ti.func
+    def on_sample(self, direct, physics, policy, t):
+        short = direct + physics
+        whole, length = short + policy, vector_norm(short + policy)
+        if length > 0.0:
+            whole = whole / length * vector_norm(short)
+        return whole
+
+
+@dataclass(frozen=True)
+class ClipValue(_Wrapped):
+    """Limit each component of λ_t to [-limit, limit]; a sample's λ_t that is not finite stays as it is."""
+
+    limit: float = 1.0
+
+    def __post_init__(self):
+        limit = finite("ClipValue with a finite limit above 0", self.limit, lambda number: number > 0)
+        object.__setattr__(self, "limit", limit)
+
+    def __call__(self, direct, physics, policy, t):
+        adjoint = self.of(direct, physics, policy, t)
+        known = torch.isfinite(adjoint.flatten(1)).all(1).view(-1, *[1] * (adjoint.dim() - 1))
+        return torch.where(known, adjoint.clamp(-self.limit, self.limit), adjoint)
+
+    @ti.func
+    def on_sample(self, direct, physics, policy, t):
+        adjoint = self.inner(direct, physics, policy, t)
+        if vector_norm(adjoint) < ti.math.inf:
+            adjoint = ti.math.clamp(adjoint, -self.limit, self.limit)
+        return adjoint
+
+
+@dataclass(frozen=True)
+class Balance:
+    """λ_t = ∂ℓ_t/∂x + Aᵀλ + Kᵀμ with each sample's Kᵀμ scaled to a norm of at most `ratio` times that of Aᵀλ."""
+
+    ratio: float = 1.0
+    uses_physics = uses_policy = True
+
+    def __post_init__(self):
+        ratio = finite("Balance with a finite ratio of at least 0", self.ratio, lambda number: number >= 0)
+        object.__setattr__(self, "ratio", ratio)
+
+    def __call__(self, direct, physics, policy, t):
+        most = self.ratio * norm(physics.flatten(1), keepdim=True)
+        length = norm(policy.flatten(1), keepdim=True)
+        scaled = policy.flatten(1) / length.clamp_min(torch.finfo(length.dtype).tiny) * torch.minimum(length, most)
+        return direct + physics + torch.where(length > most, scaled, policy.flatten(1)).view_as(direct)
+
+    @ti.func
+    def on_sample(self, direct, physics, policy, t):
+        most, length = self.ratio * vector_norm(physics), vector_norm(policy)
+        scaled = policy
+        if length > most:
+            scaled = policy / length * most
+        return direct + physics + scaled
+
+
+@dataclass(frozen=True)
+class RandomCut(_Wrapped):
+    """Cut what arrives from later steps with a probability p, else divide it by 1 - p: a path rule, in the mean.
+
+    A sample's draw at a step is a hash of its λ_t, of t and `seed`: it needs no state and knows no other sample, so
+    that ensembles, segments and resumed trainings draw alike.
+
+    Source: Tallec and Ollivier, "Unbiasing Truncated Backpropagation Through Time" (2017).
+    """
+
+    probability: float = 0.1
+    seed: int = 0
+
+    def __post_init__(self):
+        given = finite("RandomCut with a probability in [0, 1)", self.probability, lambda number: 0 <= number < 1)
+        object.__setattr__(self, "probability", given)
+        object.__setattr__(self, "seed", whole("RandomCut with a seed of at least 0", self.seed, least=0))
+
+    def __call__(self, direct, physics, policy, t):
+        adjoint = self.of(direct, physics, policy, t)
+        passes = hashed(adjoint.flatten(1), t, self.seed) >= self.probability
+        passes = passes.view(-1, *[1] * (adjoint.dim() - 1))
+        return torch.where(passes, direct + (adjoint - direct) / (1.0 - self.probability), direct)

@@ -8,8 +8,9 @@ from test_experiment import equal, outcome
 from test_signals import EXPERIMENT, at, closed_pipe
 
 import evenflow
-from engine import RunError, SettingError
+from engine import SettingError
 from training import RunDirectory, resume, train
+from training.errors import RunError
 
 pytestmark = pytest.mark.float64
 

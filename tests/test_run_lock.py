@@ -11,8 +11,8 @@ import evenflow
 from benchmarks.studies.directory import StudyDirectory
 from benchmarks.studies.packs import run_study
 from benchmarks.studies.study import Study
-from engine import RunError
 from training import RunDirectory, load_controller, resume, train
+from training.errors import RunError
 from training.lock import LOCK, only_writer
 
 pytestmark = pytest.mark.float64
@@ -109,7 +109,7 @@ def test_while_one_trains_others_read_and_nobody_else_writes(tmp_path, monkeypat
 
 
 def test_a_study_has_one_writer(tmp_path):
-    study, out, seen = Study(EXPERIMENT.task, {"horizon": 5}, (1,), ("R",), seeds=1, epochs=2,
+    study, out, seen = Study(EXPERIMENT.task, {"horizon": 5}, (1,), gradients=("R",), seed_count=1, epochs=2,
                              settings=EXPERIMENT.settings), tmp_path / "study", []  # fmt: skip
 
     def look(pack, left):

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,8 +11,9 @@ from conftest import run_python, tensor_options
 import engine
 from engine import BudgetError, CartPole, KernelSystem, LinearSystem, Rollout, SettingError, System, Trajectory
 from engine import available as available_module
-from engine import memory as memory_module
-from engine.memory import Segment, Segments, parse_bytes, plan
+from engine import plan as plan_module
+from engine.memory import parse_bytes
+from engine.plan import Segment, Segments, plan
 from engine.systems import Held, Integrator
 from policies import MLP, Linear
 from training import Member, Trainer, TrainingSettings, build_task
@@ -36,11 +38,11 @@ class Counted(System):
         self.prepared["pull_back"] += 1
         return self.of.prepare_pull_back(state, control, next_adjoint, adjoint, cotangent)
 
-    def prepare_sweep(self, states, controls, direct, jacobian, adjoints, cotangents, samples, rule):
+    def prepare_sweep(self, arrays):
         if self.by_steps:
             return None
         self.prepared["sweep"] += 1
-        return self.of.prepare_sweep(states, controls, direct, jacobian, adjoints, cotangents, samples, rule)
+        return self.of.prepare_sweep(arrays)
 
 
 class Energy:
@@ -92,7 +94,7 @@ def test_segments_are_made_when_asked_for():
 
 
 def test_slots_of_many_segments_hold_every_one():
-    few = memory_module._FEW_SEGMENTS
+    few = plan_module._FEW_SEGMENTS
     for horizon, length, block in ((700, 3, 4), (700, 4, 3), (701, 7, 512), (1000, 10, 10), (999, 2, 333)):
         segments = Segments(horizon, length, block)
         assert len(segments) > few
@@ -236,7 +238,7 @@ def test_limits_of_control_groups_count(tmp_path, monkeypatch):
 
 
 def test_arrays_that_kernels_cannot_index_are_refused_or_cut(monkeypatch):
-    monkeypatch.setattr(memory_module, "MOST_ELEMENTS", 5000)
+    monkeypatch.setattr(plan_module, "MOST_ELEMENTS", 5000)
     policy = Linear((4,), (1,), **tensor_options())
     refused(
         lambda: Rollout(CALM, policy, 1000, 2),
@@ -263,6 +265,23 @@ def test_states_too_long_to_unroll_are_refused_before_they_are_compiled(build):
         "Expected integrator with .* got 129.*",
     )
     refused(lambda: Trainer(build_task("cart-pole", poles=3000), [Member()]), message)
+
+
+def test_the_trainer_refuses_sizes_before_it_draws_a_state():
+    drawn = []
+
+    def trained(poles, **sizes):
+        task = build_task("cart-pole", poles=poles)
+        counted = replace(task, sample=lambda count, generator: drawn.append(count))
+        Trainer(counted, [Member()], TrainingSettings(**sizes))
+
+    refused(lambda: trained(3000), "Expected cart-pole with at most 128 numbers in a state and in a control, .*")
+    refused(
+        lambda: trained(1, train_samples=8 * 10**12),
+        r"Expected what fits the [\d.]+ GiB of free memory on cpu, got 8000000000256 initial states for each of 1 "
+        r"members, which needs [\d.]+ GiB; .*",
+    )
+    assert drawn == []
 
 
 def test_systems_that_loop_are_not_limited():

@@ -1,18 +1,19 @@
 """Training: tasks, objectives, gradient estimators, the ensemble trainer, run directories."""
 
-from training import errors  # noqa: F401  # first: joins PolicyError to EvenflowError
 from training.checkpoint import describe_checkpoint
 from training.clipping import Clipping, clipping_named
 from training.controllers import load_controller, load_task
+from training.errors import RunError
 from training.estimators import Backpropagation, GradientEstimator, SignAgreement
 from training.experiment import Experiment, resume, train
 from training.gradients import GRADIENTS, Gradient, gradient_named, register_gradient
 from training.objectives import Objective, Quadratic
 from training.optimisers import OPTIMISERS, EnsembleOptimiser
 from training.run import RunDirectory, read_checkpoint
+from training.settings import TrainingSettings
 from training.task import PolicyFactory, Task
 from training.tasks import TASKS, TaskOptions, build_task, task_options
-from training.trainer import Divergence, EpochRecord, Member, Trainer, TrainingSettings
+from training.trainer import Divergence, EpochRecord, Member, Trainer
 from training.variant import Label, Variant
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "PolicyFactory",
     "Quadratic",
     "RunDirectory",
+    "RunError",
     "SignAgreement",
     "Task",
     "TaskOptions",

@@ -17,16 +17,16 @@ import yaml
 from benchmarks.studies.costs import load_costs
 from benchmarks.studies.directory import Result, StudyDirectory
 from benchmarks.studies.report import AXES, loss_panels, table
-from engine import RunError
 from engine.norms import norm_of_array
 from training import Experiment, RunDirectory, gradient_named, task_options
 from training.curves import loss_figure
+from training.errors import RunError
 from training.files import is_ours, reason, write_ours, write_whole
-from training.gradients import constants, rank_of
+from training.gradients import lettered, rank_of
 from training.optimisers import settings_from_file, settings_to_file
 from training.outputs import check_new_file
 from training.style import legend_below, new_figure, plain_log, settle
-from training.summary import groups, outcomes
+from training.summary import groups, summaries
 from training.tasks import difficulty_of
 from training.variant import Label
 from training.viewing import Show, Watched, member_of
@@ -97,7 +97,7 @@ def _run_parts(path: Path) -> tuple[str, list[tuple[str, str]]]:
     rows = [
         [row.group.name, len(row.group.members), *map(_number, (row.median, row.lowest, row.highest)), row.diverged]
         + ([] if success is None else [row.solved])
-        for row in outcomes(labels, records[-1]["test_loss"], success)
+        for row in summaries(labels, records[-1]["test_loss"], success)
     ]
     done = records[-1]["epoch"]  # runs of before totals were recorded may have more than they say
     epochs = f"{done} of {max(done, experiment.epochs)} epochs"
@@ -179,7 +179,7 @@ def _last_frames(controllers: Sequence[Watched]) -> str:
 def _adjoint_profile(controllers: Sequence[Watched], trained: Sequence[str]) -> str:
     """|λ_t| of what ships and was trained, along the last controller's rollouts: median and 5 to 95% over starts."""
     controller = controllers[-1]
-    gradients = list(dict.fromkeys(gradient_named(text) for text in (*constants(), *trained)))
+    gradients = list(dict.fromkeys(gradient_named(text) for text in (*lettered(), *trained)))
     simulation = Simulation(controller, gradients)
     last = max(len(controller.checkpoints) - 1, 0)
     swept = [simulation.run(simulation.initial(seed), last).adjoints for seed in range(_SAMPLES)]

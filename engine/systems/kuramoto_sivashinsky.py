@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from engine import runtime
+from engine.checks import positive, whole
 from engine.errors import SettingError
 from engine.launch import Launch
 from engine.system import System
@@ -53,13 +54,11 @@ class KuramotoSivashinsky(System):
 
     def __init__(self, points: int = 64, actuators: int = 4, length: float = 22.0, width: float = 0.4, dt: float = 0.1):
         for name, count, least in (("points", points, 8), ("actuators", actuators, 1)):
-            if not isinstance(count, int) or isinstance(count, bool) or count < least:
-                raise SettingError(f"Expected at least {least} {name} on the ring, got {count!r}.")
+            whole(f"at least {least} {name} on the ring", count, least)
         if points % 2:
             raise SettingError(f"Expected an even number of points on the ring, got {points}.")
         for name, value in (("length", length), ("width", width), ("time step dt", dt)):
-            if not 0 < value < math.inf:
-                raise SettingError(f"Expected a finite {name} above 0, got {value}.")
+            positive(f"a finite {name} above 0", value)
         self.name = "kuramoto-sivashinsky"
         self.points, self.actuators, self.length, self.dt = points, actuators, length, dt
         self.state_shape, self.control_shape = (points,), (actuators,)
@@ -71,9 +70,11 @@ class KuramotoSivashinsky(System):
     def prepare_step(self, state, control, next_state):
         matrices, stages = self._matrices(), self._stages(len(state))
         state, control, next_state = state.detach(), control.detach(), next_state.detach()
+        given = self.scratch("control", *control.shape)
 
         def launch() -> None:
-            self._forward(matrices, state, control, stages, next_state)
+            given.copy_(control)  # products round by where they find their operands; controls may begin anywhere
+            self._forward(matrices, state, given, stages, next_state)
 
         return launch
 
@@ -82,9 +83,11 @@ class KuramotoSivashinsky(System):
         half, whole, inner, first, middle, last, forced_stage, forced_step = (matrix.t() for matrix in matrices)
         (s0, s1, s2, s3), (a, b, c) = bars, stages[:3]
         state, control = state.detach(), control.detach()
+        given, pulled = self.scratch("control", *control.shape), self.scratch("cotangent", *control.shape)
 
         def launch() -> None:
-            self._forward(matrices, state, control, stages, None)
+            given.copy_(control)
+            self._forward(matrices, state, given, stages, None)
             torch.mm(next_adjoint, last, out=s3)
             s3.mul_(c).mul_(2.0)  # the adjoint of c
             torch.mm(next_adjoint, middle, out=s2)
@@ -98,12 +101,13 @@ class KuramotoSivashinsky(System):
             s1.add_(s2)
             adjoint.addmm_(s1, half)
             s1.add_(s3)
-            cotangent.addmm_(s1, forced_stage).addmm_(next_adjoint, forced_step)
+            torch.mm(s1, forced_stage, out=pulled)
+            cotangent.add_(pulled.addmm_(next_adjoint, forced_step))
 
         return launch
 
     def scratch_bytes(self, batch):
-        return 11 * batch * self.points * runtime.current().dtype.itemsize
+        return batch * (11 * self.points + 2 * self.actuators) * runtime.current().dtype.itemsize
 
     def attractor(self, count: int, generator: torch.Generator, duration: float = 200.0) -> torch.Tensor:
         """`count` states [count, N], float64, that random waves have become after `duration` without control."""
@@ -133,8 +137,8 @@ class KuramotoSivashinsky(System):
 
         if waves == 0:
             return np.zeros(self.points)
-        if not isinstance(waves, int) or not 0 < waves < self.points // 4:
-            raise SettingError(f"Expected an equilibrium of 0 to {self.points // 4 - 1} waves, got {waves!r}.")
+        most = self.points // 4 - 1
+        waves = whole(f"an equilibrium of 0 to {most} waves", waves, least=1, most=most)
         draw = np.random.default_rng(0)
         for _ in range(_TRIES):
             guess = np.zeros(self.points // 2 - 1)
