@@ -34,7 +34,9 @@ from engine.rules import (
     AdjointRule,
     ClipNorm,
     Decay,
+    KeepSize,
     PathRule,
+    StepAgreement,
     Truncate,
 )
 from engine.runtime import Runtime, available_backends, current, init
@@ -88,6 +90,7 @@ __all__ = [
     "Held",
     "Hopper",
     "Integrator",
+    "KeepSize",
     "KernelError",
     "KernelSystem",
     "KuramotoSivashinsky",
@@ -104,6 +107,7 @@ __all__ = [
     "Segment",
     "SettingError",
     "ShapeError",
+    "StepAgreement",
     "Swarm",
     "System",
     "Trajectory",

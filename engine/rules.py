@@ -21,7 +21,7 @@ import torch
 
 from engine.checks import finite, real, whole
 from engine.errors import SettingError
-from engine.norms import limited, limited_vector
+from engine.norms import limited, limited_vector, norm, vector_norm
 
 
 @runtime_checkable
@@ -198,3 +198,41 @@ class Truncate(_Wrapped):
         if t % self.window != 0:
             adjoint = self.inner(direct, physics, policy, t)
         return adjoint
+
+
+@dataclass(frozen=True)
+class StepAgreement:
+    """λ_t = ∂ℓ_t/∂x + Aᵀλ + Kᵀμ where sign(Kᵀμ) = sign(Aᵀλ), component by component; elsewhere without Kᵀμ."""
+
+    uses_physics = uses_policy = True
+
+    def __call__(self, direct, physics, policy, t):
+        agreeing = torch.sign(physics) == torch.sign(policy)
+        return direct + physics + torch.where(agreeing, policy, torch.zeros_like(policy))
+
+    @ti.func
+    def on_sample(self, direct, physics, policy, t):
+        agreeing = (physics > 0.0) & (policy > 0.0) | (physics < 0.0) & (policy < 0.0)
+        return direct + physics + ti.select(agreeing, policy, 0.0)
+
+
+@dataclass(frozen=True)
+class KeepSize:
+    """Each sample's λ_t along ∂ℓ_t/∂x + Aᵀλ + Kᵀμ, at the norm of ∂ℓ_t/∂x + Aᵀλ; 0 where the sum of all three is."""
+
+    uses_physics = uses_policy = True
+
+    def __call__(self, direct, physics, policy, t):
+        short = (direct + physics).flatten(1)
+        whole = short + policy.flatten(1)
+        length = norm(whole, keepdim=True).clamp_min(torch.finfo(whole.dtype).tiny)
+        return (whole / length * norm(short, keepdim=True)).view_as(direct)
+
+    @ti.func
+    def on_sample(self, direct, physics, policy, t):
+        short = direct + physics
+        whole = short + policy
+        length = vector_norm(whole)
+        if length != 0.0:
+            whole = whole / length * vector_norm(short)
+        return whole

@@ -10,7 +10,7 @@ import torch
 from policies.checks import shape, sizes
 from policies.network import Network
 from policies.policy import Policy
-from policies.slots import aligned, aligned_slots, padded_width
+from policies.slots import aligned, aligned_slots, is_aligned, padded_width
 from policies.trace import LayeredTrace
 
 
@@ -115,7 +115,10 @@ class MLPTrace(LayeredTrace):
         single = self.members == 1
         strip = (lambda tensor: tensor[0]) if single else (lambda tensor: tensor)
         inputs = strip(state.detach().view(self.members, self.rows, -1))
-        out = strip(control.view(self.members, self.rows, -1))
+        outputs = control.view(self.members, self.rows, -1)
+        out = strip(outputs if is_aligned(outputs) else self._buffer("control", tuple(outputs.shape)))
+        outputs = strip(outputs)
+        moved = not is_aligned(outputs)
         sources = [strip(augmented[:, slot]) for augmented in self.augmented]
         weights = [strip(layer) for layer in self.layers]
         activations = [strip(hidden[:, slot]) for hidden in self.hidden]
@@ -129,6 +132,8 @@ class MLPTrace(LayeredTrace):
                     torch.mm(source, layer, out=activation)
                     activation.tanh_()
                 torch.mm(last_source, last_weights, out=out)
+                if moved:
+                    outputs.copy_(out)
 
             return act
 
@@ -142,6 +147,8 @@ class MLPTrace(LayeredTrace):
                 torch.bmm(source, layer, out=buffer)
                 activation.copy_(buffer.tanh_())
             torch.bmm(last_source, last_weights, out=out)
+            if moved:
+                outputs.copy_(out)
 
         return act_together
 
