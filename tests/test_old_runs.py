@@ -139,7 +139,7 @@ def test_reports_of_a_study_name_its_optimiser(old_study, tmp_path):
     assert "Optimiser: adam-torch, m̂ / (√v̂ + ε)" in (old_study[0] / "report.md").read_text()
     assert '"optimiser": "adam-torch"' in (old_study[0] / "report.json").read_text()
     out = tmp_path / "new"
-    run_study(study("adam", seeds=1, epochs=1), out)
+    run_study(study("adam", seed_count=1, epochs=1), out)
     write_report(out, None, {})
     assert re.search(r"Optimiser: adam, .*; Keras' form", (out / "report.md").read_text())
     assert '"optimiser": "adam-keras"' in (out / "report.json").read_text()
