@@ -11,7 +11,7 @@ import time
 
 import imageio.v3 as imageio
 import pytest
-from conftest import ROOT
+from conftest import HANGS, ROOT
 from rich.console import Console
 
 import evenflow
@@ -140,7 +140,7 @@ def test_a_study_killed_at_random_goes_on_where_it_stopped(tmp_path):
 
     for stop in (draw.randint(1, 10), draw.randint(13, 22)):
         process = subprocess.Popen([sys.executable, "-c", source], env=environment)
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + HANGS
         while sum(epochs()) < stop and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.002)
         process.send_signal(signal.SIGKILL)
