@@ -5,7 +5,7 @@ import torch
 from conftest import BySteps, StepCost, relative_error, tensor_options, uniform
 
 import engine
-from engine import AdjointRule, LinearSystem, Rollout
+from engine import AdjointRule, LinearSystem, RandomCut, Rollout
 from policies import Linear
 from training import GRADIENTS, Backpropagation, gradient_named
 
@@ -139,6 +139,8 @@ def by_hand(case, rule):
 @pytest.mark.vulkan
 @pytest.mark.parametrize("given", [lambda rule: rule, BySteps], ids=["as it is", "called between the steps"])
 def test_a_sweep_equals_the_recursion_written_out(case, rule, given):
+    if isinstance(rule, RandomCut):
+        pytest.skip("draws by the bits of λ, which another order of sums rounds otherwise; see test_rules.py")
     accuracy = 1e-12 if engine.current().precision == "float64" else 1e-4
     for found, wanted in zip(swept(case, given(rule)), by_hand(case, rule), strict=True):
         assert relative_error(found, wanted) < accuracy
