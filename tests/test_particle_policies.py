@@ -12,7 +12,6 @@ from policies import DeepSets, Moments, PolicyError
 
 ROWS = 4
 """Samples of one member."""
-SLOTS = 3
 KINDS = {
     "moments": partial(Moments, quantiles=(0.0, 0.5, 1.0), hidden=(7, 6)),
     "moments without quantiles": partial(Moments, quantiles=(), hidden=(7,)),
