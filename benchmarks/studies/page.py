@@ -21,6 +21,7 @@ from engine.norms import norm_of_array
 from training import Experiment, RunDirectory, gradient_named, task_options
 from training.curves import loss_figure
 from training.errors import RunError
+from training.estimators import of_sweeps
 from training.files import is_ours, reason, write_ours, write_whole
 from training.gradients import lettered, rank_of
 from training.optimisers import settings_from_file, settings_to_file
@@ -179,7 +180,8 @@ def _last_frames(controllers: Sequence[Watched]) -> str:
 def _adjoint_profile(controllers: Sequence[Watched], trained: Sequence[str]) -> str:
     """|λ_t| of what ships and was trained, along the last controller's rollouts: median and 5 to 95% over starts."""
     controller = controllers[-1]
-    gradients = list(dict.fromkeys(gradient_named(text) for text in (*lettered(), *trained)))
+    named = dict.fromkeys(gradient_named(text) for text in (*lettered(), *trained))
+    gradients = [gradient for gradient in named if of_sweeps(gradient.estimator)]
     simulation = Simulation(controller, gradients)
     last = max(len(controller.checkpoints) - 1, 0)
     swept = [simulation.run(simulation.initial(seed), last).adjoints for seed in range(_SAMPLES)]
