@@ -8,19 +8,23 @@ B = ∂S/∂u, K = ∂π/∂x, a sweep starts at λ_T = ∂ℓ_T/∂x and for t 
 
 A rule sees tensors [B, *state_shape], acts on each sample by itself, and returns a new tensor. The four rules of
 Schnell and Thuerey, "Stabilizing Backpropagation Through Time to Learn Complex Physics" (ICLR 2024), are path rules.
+
+That is all that a rule must be. One that besides says what it does to a single sample, as a `SampleRule`, or that is a
+`PathSum`, lets systems sweep a whole segment in one launch.
 """
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
+import taichi as ti
 import torch
 
-from engine.checks import finite, real, whole
+from engine.checks import above_zero, finite, whole
 from engine.draws import uniform
 from engine.errors import SettingError
-from engine.norms import limited, norm
+from engine.norms import limited, limited_vector, norm, vector_norm
 
 
 @runtime_checkable
@@ -36,6 +40,34 @@ class AdjointRule(Protocol):
     def __call__(
         self, direct: torch.Tensor, physics: torch.Tensor | None, policy: torch.Tensor | None, t: int
     ) -> torch.Tensor: ...
+
+
+@runtime_checkable
+class PathSum(AdjointRule, Protocol):
+    """A rule that is ∂ℓ_t/∂x + p Aᵀλ_{t+1} + k Kᵀμ_t."""
+
+    @property
+    def path_weights(self) -> tuple[float, float]:
+        """(p, k)."""
+        ...
+
+
+@runtime_checkable
+class SampleRule(AdjointRule, Protocol):
+    """A rule that says itself on one sample, too, as a `@ti.func` method in a class of Python source."""
+
+    def on_sample(self, direct: Any, physics: Any, policy: Any, t: Any) -> Any:
+        """λ_t of one sample, from vectors in the order of `flatten`; that of a path that is not used holds anything.
+
+        Compiled with the numbers of the rule as constants, once for each rule that is not equal to another.
+        """
+        ...
+
+
+def says_itself_on_a_sample(rule: AdjointRule) -> bool:
+    """Whether this is a `SampleRule`, and so is every rule among its attributes, which it may call."""
+    parts = [value for value in getattr(rule, "__dict__", {}).values() if isinstance(value, AdjointRule)]
+    return isinstance(rule, SampleRule) and all(map(says_itself_on_a_sample, parts))
 
 
 @dataclass(frozen=True)
@@ -71,7 +103,6 @@ class PathRule:
 
     @property
     def path_weights(self) -> tuple[float, float]:
-        """(p, k): declared by rules that are this weighted sum, which lets a system sweep in one launch."""
         return self.physics_weight, self.policy_weight
 
     @property
@@ -88,6 +119,15 @@ class PathRule:
             result += physics if self.physics_weight == 1.0 else self.physics_weight * physics
         if policy is not None and self.uses_policy:
             result += policy if self.policy_weight == 1.0 else self.policy_weight * policy
+        return result
+
+    @ti.func
+    def on_sample(self, direct, physics, policy, t):
+        result = direct
+        if ti.static(self.uses_physics):
+            result += self.physics_weight * physics
+        if ti.static(self.uses_policy):
+            result += self.policy_weight * policy
         return result
 
 
@@ -122,6 +162,11 @@ class _Wrapped:
     def __call__(self, direct, physics, policy, t):
         raise SettingError(f"Expected {self} in a sweep, which places it, got it called by itself.")
 
+    @ti.func
+    def inner(self, direct, physics, policy, t):
+        """What `of` makes of one sample."""
+        return self.of.on_sample(direct, physics, policy, t)  # type: ignore[attr-defined]
+
 
 @dataclass(frozen=True)
 class ClipNorm(_Wrapped):
@@ -130,14 +175,15 @@ class ClipNorm(_Wrapped):
     limit: float = 1.0
 
     def __post_init__(self):
-        limit = real("ClipNorm with a limit above 0", self.limit)
-        if not limit > 0:
-            raise SettingError(f"Expected ClipNorm with a limit above 0, got {limit}.")
-        object.__setattr__(self, "limit", limit)
+        object.__setattr__(self, "limit", above_zero("ClipNorm with a limit above 0", self.limit))
 
     def __call__(self, direct, physics, policy, t):
         adjoint = self.of(direct, physics, policy, t)
         return limited(adjoint.flatten(1), self.limit).view_as(adjoint)
+
+    @ti.func
+    def on_sample(self, direct, physics, policy, t):
+        return limited_vector(self.inner(direct, physics, policy, t), self.limit)
 
 
 @dataclass(frozen=True)
@@ -154,6 +200,10 @@ class Decay(_Wrapped):
         adjoint = self.of(direct, physics, policy, t)
         return direct + self.factor * (adjoint - direct)
 
+    @ti.func
+    def on_sample(self, direct, physics, policy, t):
+        return direct + self.factor * (self.inner(direct, physics, policy, t) - direct)
+
 
 @dataclass(frozen=True)
 class Truncate(_Wrapped):
@@ -168,6 +218,13 @@ class Truncate(_Wrapped):
     def __call__(self, direct, physics, policy, t):
         return direct.clone() if t % self.window == 0 else self.of(direct, physics, policy, t)
 
+    @ti.func
+    def on_sample(self, direct, physics, policy, t):
+        adjoint = direct
+        if t % self.window != 0:
+            adjoint = self.inner(direct, physics, policy, t)
+        return adjoint
+
 
 @dataclass(frozen=True)
 class StepAgreement:
@@ -178,6 +235,14 @@ class StepAgreement:
     def __call__(self, direct, physics, policy, t):
         agreeing = torch.sign(physics) == torch.sign(policy)
         return direct + physics + torch.where(agreeing, policy, torch.zeros_like(policy))
+
+    @ti.func
+    def on_sample(self, direct, physics, policy, t):
+        result = direct + physics
+        for i in ti.static(range(result.n)):
+            if ti.math.sign(physics[i]) == ti.math.sign(policy[i]):
+                result[i] += policy[i]
+        return result
 
 
 @dataclass(frozen=True)
@@ -191,6 +256,14 @@ class KeepSize:
         whole = short + policy.flatten(1)
         length = norm(whole, keepdim=True).clamp_min(torch.finfo(whole.dtype).tiny)
         return (whole / length * norm(short, keepdim=True)).view_as(direct)
+
+    @ti.func
+    def on_sample(self, direct, physics, policy, t):
+        short = direct + physics
+        whole, length = short + policy, vector_norm(short + policy)
+        if length > 0.0:
+            whole = whole / length * vector_norm(short)
+        return whole
 
 
 @dataclass(frozen=True)
@@ -207,6 +280,13 @@ class ClipValue(_Wrapped):
         adjoint = self.of(direct, physics, policy, t)
         known = torch.isfinite(adjoint.flatten(1)).all(1).view(-1, *[1] * (adjoint.dim() - 1))
         return torch.where(known, adjoint.clamp(-self.limit, self.limit), adjoint)
+
+    @ti.func
+    def on_sample(self, direct, physics, policy, t):
+        adjoint = self.inner(direct, physics, policy, t)
+        if vector_norm(adjoint) < ti.math.inf:
+            adjoint = ti.math.clamp(adjoint, -self.limit, self.limit)
+        return adjoint
 
 
 @dataclass(frozen=True)
@@ -225,6 +305,14 @@ class Balance:
         length = norm(policy.flatten(1), keepdim=True)
         scaled = policy.flatten(1) / length.clamp_min(torch.finfo(length.dtype).tiny) * torch.minimum(length, most)
         return direct + physics + torch.where(length > most, scaled, policy.flatten(1)).view_as(direct)
+
+    @ti.func
+    def on_sample(self, direct, physics, policy, t):
+        most, length = self.ratio * vector_norm(physics), vector_norm(policy)
+        scaled = policy
+        if length > most:
+            scaled = policy / length * most
+        return direct + physics + scaled
 
 
 @dataclass(frozen=True)
@@ -286,5 +374,5 @@ class _PlacedCut(_Wrapped):
 class PerSample(_Wrapped):
     """Another rule, whose parameter gradients are wanted for each sample by itself: [members, samples, parameters]."""
 
-    def __call__(self, direct, physics, policy, t):
-        return self.of(direct, physics, policy, t)
+    def placed(self, place):
+        return placed(self.of, place)

@@ -138,6 +138,8 @@ def init(
             debug=bool(debug),
             ad_stack_size=ad_stack_size or 0,
             cpu_max_num_threads=threads,
+            # What this pass removes LLVM removes too, to the same bits, in a fraction of the time.
+            cfg_optimization=chosen != "cpu",
             log_level=ti.ERROR,
             enable_fallback=False,
         )

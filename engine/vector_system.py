@@ -5,12 +5,10 @@ import abc
 import taichi as ti
 
 from engine.errors import SettingError
+from engine.fused import MOST_COMPONENTS
 from engine.launch import prepare
 from engine.loops import serial_loop
 from engine.system import STEP_LAUNCH_BYTES, System
-
-# Compile times grow with the square of what is unrolled.
-_MOST_COMPONENTS = 128
 
 
 @ti.data_oriented
@@ -39,9 +37,9 @@ class VectorSystem(System):
 
     def check_size(self):
         largest = max(*self.state_shape, *self.control_shape)
-        if largest > _MOST_COMPONENTS:
+        if largest > MOST_COMPONENTS:
             raise SettingError(
-                f"Expected {self.name} with at most {_MOST_COMPONENTS} numbers in a state and in a control, over which "
+                f"Expected {self.name} with at most {MOST_COMPONENTS} numbers in a state and in a control, over which "
                 f"its kernels are unrolled, got {largest}; make it smaller, or write a System whose kernels loop."
             )
 
@@ -53,27 +51,8 @@ class VectorSystem(System):
         self.check_size()
         return prepare(self._pull_back, state, control, next_adjoint, adjoint, cotangent, serial_loop(state.shape[0]))
 
-    def prepare_sweep(self, states, controls, direct, jacobian, adjoints, cotangents, samples, rule):
-        weights = getattr(rule, "path_weights", None)
-        if weights is None:
-            return None
-        first, last, _ = samples.indices(states.shape[1])
-        return prepare(
-            self._sweep,
-            states,
-            controls,
-            direct,
-            jacobian,
-            adjoints,
-            cotangents,
-            first,
-            last,
-            float(weights[0]),
-            float(weights[1]),
-            serial_loop(last - first),
-            rule.uses_physics,
-            rule.uses_policy,
-        )
+    def prepare_sweep(self, arrays):
+        return arrays.prepare(self._sweep)
 
     def launch_bytes(self):
         return STEP_LAUNCH_BYTES
@@ -126,11 +105,11 @@ class VectorSystem(System):
         cotangents: ti.types.ndarray(ndim=3),
         first: int,
         last: int,
+        start: int,
         physics_weight: float,
         policy_weight: float,
         serial: ti.template(),
-        uses_physics: ti.template(),
-        uses_policy: ti.template(),
+        law: ti.template(),
     ):
         ti.loop_config(serialize=serial)
         for sample in range(last - first):
@@ -150,13 +129,19 @@ class VectorSystem(System):
                     pulled[j] = cotangents[t, b, j] + ti.select(over, 0.0, pulled[j])
                     idle = idle and pulled[j] == 0.0
                     cotangents[t, b, j] = pulled[j]
+                policy = ti.Vector.zero(float, self.state_shape[0])
                 for i in ti.static(range(self.state_shape[0])):
                     physics[i] = ti.select(over, 0.0, physics[i])
-                    value = direct[t, b, i]
-                    if ti.static(uses_physics):
-                        value += physics_weight * physics[i]
-                    if ti.static(uses_policy):
+                    costate[i] = direct[t, b, i]
+                    if ti.static(law.sums_paths and law.uses_physics):
+                        costate[i] += physics_weight * physics[i]
+                    if ti.static(law.uses_policy):
                         for j in ti.static(range(self.control_shape[0])):
-                            value += ti.select(idle, 0.0, policy_weight * jacobian[t, b, j, i] * pulled[j])
-                    costate[i] = value
-                    adjoints[t, b, i] = value
+                            if ti.static(law.sums_paths):
+                                costate[i] += ti.select(idle, 0.0, policy_weight * jacobian[t, b, j, i] * pulled[j])
+                            else:
+                                policy[i] += ti.select(idle, 0.0, jacobian[t, b, j, i] * pulled[j])
+                if ti.static(not law.sums_paths):
+                    costate = law.rule.on_sample(costate, physics, policy, start + t)
+                for i in ti.static(range(self.state_shape[0])):
+                    adjoints[t, b, i] = costate[i]

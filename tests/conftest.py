@@ -15,10 +15,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+# Read once, as torch is loaded: threads that wait for work spin by default, and take the cores from other processes.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 import pytest
 import torch
 
 import engine
+from engine.rules import placed
 from engine.start import NEEDS
 from training.viewing.drawings import has_display
 
@@ -145,6 +149,9 @@ class BySteps:
 
     def __init__(self, of):
         self.of, self.uses_physics, self.uses_policy = of, of.uses_physics, of.uses_policy
+
+    def placed(self, place):
+        return BySteps(placed(self.of, place))
 
     def __call__(self, direct, physics, policy, t):
         return self.of(direct, physics, policy, t)

@@ -1,4 +1,4 @@
-"""Adjoint rules: one contract for all of them, and what each one means."""
+"""Adjoint rules: what each one means; test_rule_contract.py has what all of them promise."""
 
 import math
 import struct
@@ -62,40 +62,6 @@ def terms(request):
     for term in terms:
         term[0] = 0.0
     return terms
-
-
-def used(rule, terms):
-    """The terms as a sweep hands them over: None for those that the rule says it does not use."""
-    direct, physics, policy = terms
-    return direct, physics if rule.uses_physics else None, policy if rule.uses_policy else None
-
-
-def test_a_rule_is_an_adjoint_rule_and_can_be_a_key(rule):
-    assert isinstance(rule, engine.AdjointRule)
-    assert {rule: 1}[rule] == 1
-
-
-def test_a_rule_returns_a_new_tensor_and_leaves_its_inputs_alone(rule, terms):
-    given = [term.clone() for term in terms]
-    adjoint = rule(*used(rule, terms), t=T)
-    assert (adjoint.shape, adjoint.dtype) == (terms[0].shape, terms[0].dtype)
-    assert adjoint.isfinite().all()
-    adjoint.add_(1.0)
-    for term, before in zip(terms, given, strict=True):
-        assert torch.equal(term, before)
-
-
-def test_a_rule_ignores_what_it_says_it_does_not_use(rule, terms):
-    assert torch.equal(rule(*terms, t=T), rule(*used(rule, terms), t=T))
-
-
-def test_a_rule_acts_on_each_sample_by_itself(rule, terms):
-    together = rule(*terms, t=T)
-    order = torch.tensor([3, 0, 6, 1, 5, 2, 4])
-    assert torch.equal(rule(*(term[order] for term in terms), t=T), together[order])
-    for sample in range(len(together)):
-        alone = rule(*(term[sample : sample + 1] for term in terms), t=T)
-        torch.testing.assert_close(alone[0], together[sample])
 
 
 def test_the_named_rules_open_the_paths_of_the_paper(terms):

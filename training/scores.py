@@ -131,11 +131,11 @@ class _Disturbed:
         self.members, self.parameter_count = policy.members, policy.parameter_count
         self.dtype, self.device = policy.dtype, policy.device
         self.check, self.watch = policy.check, policy.watch
-        self.record_bytes, self.scratch_bytes = policy.record_bytes, policy.scratch_bytes
+        self.trace_bytes, self.scratch_bytes = policy.trace_bytes, policy.scratch_bytes
 
-    def record(self, slots: int, batch: int, state_shape: tuple[int, ...], control_shape: tuple[int, ...]) -> Any:
-        record = self.policy.record(slots, batch, state_shape, control_shape)
-        act_alone = record.prepare_act
+    def trace(self, slots: int, batch: int, state_shape: tuple[int, ...], control_shape: tuple[int, ...]) -> Any:
+        trace = self.policy.trace(slots, batch, state_shape, control_shape)
+        act_alone = trace.prepare_act
 
         def prepare_act(slot: int, state: torch.Tensor, control: torch.Tensor) -> Callable[[], None]:
             act, starts = act_alone(slot, state, control), control.unflatten(0, (-1, self._rows))
@@ -148,5 +148,5 @@ class _Disturbed:
 
             return act_disturbed
 
-        record.prepare_act = prepare_act
-        return record
+        trace.prepare_act = prepare_act
+        return trace

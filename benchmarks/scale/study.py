@@ -20,10 +20,11 @@ from benchmarks.scale.worker import OURS, Job, job_text
 from engine import SettingError
 from engine.memory import parse_bytes
 from training.errors import RunError
-from training.files import reason, write_whole
+from training.files import add_lines, complete_lines, reason
 from training.lock import LOCK, only_writer
+from training.metrics import from_json
 
-FORMAT = 1
+SCALE_FORMAT = 1
 # A peer whose next state or adjoint differs from ours by more of its norm computes something else.
 TOLERANCE = 1e-4
 # Particles with which peers are compared; no multiple of what they cut their rows into.
@@ -60,7 +61,7 @@ class Records:
         except OSError as error:
             raise RunError(f"Expected a directory that can be made, got {out}: {reason(error)}.") from error
         self.all: list[Record] = []
-        self._add({"format": FORMAT, "machine": self.machine})
+        self._add({"format": SCALE_FORMAT, "machine": self.machine})
 
     def find(self, job: Job, settings: ScaleSettings) -> Record | None:
         """What is known of a job; a measurement that failed, or hit lower limits than now, is not."""
@@ -92,30 +93,32 @@ class Records:
         return record
 
     def _add(self, entry: Record) -> None:
-        """Write a line after the whole ones that are there; one that a kill cut off goes."""
         try:
-            whole, newline, _ = (self.path.read_bytes() if self.path.exists() else b"").rpartition(b"\n")
-            write_whole(self.path, whole + newline + json.dumps(entry).encode() + b"\n")
+            add_lines(self.path, [json.dumps(entry)])
         except OSError as error:
             raise RunError(f"Expected measurements that can be written, got {self.path}: {reason(error)}.") from error
 
     def _read(self) -> list[Record]:
-        whole = self.path.read_text(errors="replace").rpartition("\n")[0]  # without a line that a kill cut off
         try:
-            head, *records = [json.loads(line) for line in whole.splitlines()]
-            known = head["format"] == FORMAT and all(isinstance(record["status"], str) for record in records)
-        except (ValueError, KeyError, TypeError):
-            head, records, known = {}, [], False
+            lines = complete_lines(self.path)
+        except OSError as error:
+            raise RunError(f"Expected measurements that can be read, got {self.path}: {reason(error)}.") from error
+        head, *records = [from_json(line) for line in lines] or [None]
+        known = isinstance(head, dict) and head.get("format") == SCALE_FORMAT and all(map(_is_record, records))
         if not known:
             raise RunError(
                 f"Expected measurements of a scaling study in {self.path}, got something else; choose another --out."
             )
-        if head["machine"] != self.machine:
+        if head.get("machine") != self.machine:
             raise RunError(
                 f"Expected the machine and the versions that {self.path} was measured with, got others; choose "
                 "another --out."
             )
         return records
+
+
+def _is_record(value: Any) -> bool:
+    return isinstance(value, dict) and isinstance(value.get("status"), str)
 
 
 def take_all(settings: ScaleSettings, out: Path, console: Console) -> tuple[list[Record], Records]:
@@ -140,7 +143,7 @@ def _take_each(settings: ScaleSettings, records: Records, jobs: Iterable[Job], c
         if record is None:
             with console.status(_describe(job)):
                 record = records.take(job, settings)
-        console.print(f"{_describe(job)}: {summary(record)}", style="dim", highlight=False, soft_wrap=True)
+        console.print(f"{_describe(job)}: {in_words(record)}", style="dim", highlight=False, soft_wrap=True)
         found.append(record)
         if record["status"] != apart.DONE:
             stopped.add((job.kind, job.system, job.side))
@@ -149,7 +152,7 @@ def _take_each(settings: ScaleSettings, records: Records, jobs: Iterable[Job], c
     return found
 
 
-def summary(record: Record) -> str:
+def in_words(record: Record) -> str:
     """What came of a measurement, in a few words."""
     if record["status"] == apart.OVER_TIME:
         return f"over {record['limit']:g} s"

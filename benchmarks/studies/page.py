@@ -27,7 +27,7 @@ from training.gradients import lettered, rank_of
 from training.optimisers import settings_from_file, settings_to_file
 from training.outputs import check_new_file
 from training.style import legend_below, new_figure, plain_log, settle
-from training.summary import groups, outcomes
+from training.summary import groups, summaries
 from training.tasks import difficulty_of
 from training.variant import Label
 from training.viewing import Show, Watched, member_of
@@ -98,7 +98,7 @@ def _run_parts(path: Path) -> tuple[str, list[tuple[str, str]]]:
     rows = [
         [row.group.name, len(row.group.members), *map(_number, (row.median, row.lowest, row.highest)), row.diverged]
         + ([] if success is None else [row.solved])
-        for row in outcomes(labels, records[-1]["test_loss"], success)
+        for row in summaries(labels, records[-1]["test_loss"], success)
     ]
     done = records[-1]["epoch"]  # runs of before totals were recorded may have more than they say
     epochs = f"{done} of {max(done, experiment.epochs)} epochs"
