@@ -63,8 +63,10 @@ def tables_of(found: Sequence[Record]) -> list[tuple[str, Sequence[str], list[li
     for system in findings.systems_of(found):
         result.append((f"{case_named(system).title}", _STEP_HEAD, _step_rows(found, system)))
     checks = [record for record in found if record["kind"] == "check"]
-    if checks:
-        rows = [[case_named(record["system"]).title, record["side"], in_words(record)] for record in checks]
+    rows = [[case_named(record["system"]).title, record["side"], in_words(record)] for record in checks]
+    alone = [case_named(system) for system in findings.systems_of(found)]
+    rows += [[case.title, "no peer", "none here computes this step"] for case in alone if case.peer_step is None]
+    if rows:
         result.append(("Peers compared with ours", ("system", "side", "next state and adjoint"), rows))
     lines = [
         [case_named(system).title, part, f"{line.slope:.3f} ± {line.error:.3f}", str(line.sizes)]
@@ -97,7 +99,9 @@ def _step_rows(found: Sequence[Record], system: str) -> list[list[str]]:
             rows.append([*row, in_words(record), *[""] * (len(_STEP_HEAD) - 3)])
             continue
         row += [f"{milliseconds(record, part):.3g}" for part in findings.PARTS]
-        row += [f"{record['pairs']:.2e}", *(f"{per_pair(record, part):.2f}" for part in findings.PARTS)]
+        pairs = record["pairs"]  # None where they are not counted
+        row += [f"{pairs:.2e}" if pairs else ""]
+        row += [f"{per_pair(record, part):.2f}" if pairs else "" for part in findings.PARTS]
         row += [_mebibytes(memory_taken(record)), _mebibytes(record["adjoint_bytes"])]
         mine = ours.get(record["particles"])
         compared = mine is not None and record["side"] != OURS

@@ -13,16 +13,17 @@ from typing import Any
 from rich.console import Console
 
 from benchmarks import apart
-from benchmarks.peers.particles import SIDES
-from benchmarks.scale.cases import CASES, Case, case_named
+from benchmarks.peers.table import peers_of_particles
+from benchmarks.scale.cases import Case, case_named
 from benchmarks.scale.settings import ScaleSettings
 from benchmarks.scale.worker import OURS, Job, job_text
 from engine import SettingError
 from engine.memory import parse_bytes
 from training.errors import RunError
-from training.files import add_lines, complete_lines, reason
+from training.files import add_lines, reason
 from training.lock import LOCK, only_writer
-from training.metrics import from_json
+from training.metrics import json_lines
+from training.plugins import to_load_again
 
 SCALE_FORMAT = 1
 # A peer whose next state or adjoint differs from ours by more of its norm computes something else.
@@ -77,7 +78,7 @@ class Records:
     def take(self, job: Job, settings: ScaleSettings) -> Record:
         """Measure, and append what was found."""
         memory = parse_bytes(settings.memory_limit)
-        ended = apart.run_module("benchmarks.scale.worker", [job_text(job)], settings.limit, memory)
+        ended = apart.run_module("benchmarks.scale.worker", [job_text(job), *to_load_again()], settings.limit, memory)
         record = asdict(job) | {
             "status": ended.status,
             "seconds": round(ended.seconds, 3),
@@ -99,11 +100,7 @@ class Records:
             raise RunError(f"Expected measurements that can be written, got {self.path}: {reason(error)}.") from error
 
     def _read(self) -> list[Record]:
-        try:
-            lines = complete_lines(self.path)
-        except OSError as error:
-            raise RunError(f"Expected measurements that can be read, got {self.path}: {reason(error)}.") from error
-        head, *records = [from_json(line) for line in lines] or [None]
+        head, *records = [entry for entry, _ in json_lines(self.path, "measurements")] or [None]
         known = isinstance(head, dict) and head.get("format") == SCALE_FORMAT and all(map(_is_record, records))
         if not known:
             raise RunError(
@@ -188,7 +185,7 @@ def _horizons(settings: ScaleSettings, case: Case, threads: int) -> Iterator[Job
 def _sides(case: Case) -> list[str]:
     if case.peer_step is None:
         return []
-    return [side for side in case.sides if importlib.util.find_spec(SIDES[side][0]) is not None]
+    return [name for name, peer in peers_of_particles().items() if name not in case.without and peer.installed]
 
 
 def _threads(settings: ScaleSettings) -> int:
@@ -199,7 +196,7 @@ def _threads(settings: ScaleSettings) -> int:
 
 
 def _describe(job: Job) -> str:
-    title = next(case.title for case in CASES if case.name == job.system)
+    title = case_named(job.system).title
     if job.kind == "check":
         return f"{title}: {job.side} compared"
     if job.kind == "horizon":

@@ -14,8 +14,7 @@ from benchmarks.studies.checks import check_result, check_study, is_result
 from benchmarks.studies.study import KIND, STUDY_FORMAT
 from training import RunDirectory, read_checkpoint, task_options
 from training.errors import RunError
-from training.files import complete_lines, reason
-from training.metrics import from_json
+from training.metrics import json_lines
 from training.optimisers import settings_from_file
 from training.provenance import FIELD as PLUGINS
 from training.provenance import check_plugins
@@ -114,13 +113,8 @@ class StudyDirectory:
         """Every training that is done, as plain values; a line cut off by a kill is left out, a damaged one told."""
         file, study = self.path / "results.jsonl", self.config
         task = study["task"]
-        try:
-            lines = complete_lines(file)
-        except OSError as error:
-            raise RunError(f"Expected results that can be read, got {file}: {reason(error)}.") from error
         results = []
-        for number, line in enumerate(lines, start=1):
-            result = from_json(line)
+        for number, (result, _) in enumerate(json_lines(file, "results"), start=1):
             if not isinstance(result, dict) or not {"format", "task"} <= set(result):
                 raise RunError(f"Expected a training's result in line {number} of {file}, got something else.")
             if (result["format"], result["task"]) != (STUDY_FORMAT, task):
