@@ -75,6 +75,11 @@ class Sources:
             gradient[rows] = rows_found
         return gradient
 
+    @property
+    def planned_bytes(self) -> int:
+        """Bytes of the rollouts of copies."""
+        return sum(copies.rollout.plan.predicted for _, copies in self._copies.values())
+
     def tensors(self) -> dict[str, torch.Tensor]:
         """What goes on from update to update, by name, for a checkpoint."""
         draws = {f"noise.{index}": draw.get_state() for index, draw in enumerate(self._draws)}
@@ -109,6 +114,12 @@ class Sources:
         shape = (self._batch, copies.score.copies // 2, self._horizon, *self._control_shape)
         drawn = [torch.randn(shape, generator=draw, dtype=torch.float64) for draw in self._draws[span]]
         return torch.cat(drawn).to(like)
+
+
+def passes(estimator: GradientEstimator) -> int:
+    """How many times an update steps a batch through its horizon: forward, back for each sweep, and all copies both."""
+    copies = [2 * (_score(source).copies + 1) for source in estimator.rules if not is_sweep(source)]
+    return 1 + sum(map(is_sweep, estimator.rules)) + sum(copies)
 
 
 def _score(source: Any) -> Any:

@@ -216,6 +216,11 @@ class Trainer:
                 gradient[rows] = clipping(gradient[rows])
         return losses.view(len(self.members), -1).mean(1), gradient
 
+    @property
+    def planned_bytes(self) -> int:
+        """Bytes of all buffers of its training rollouts."""
+        return self.rollout.plan.predicted + self._sources.planned_bytes
+
     def test(self) -> torch.Tensor:
         """Mean loss [P] on the test states."""
         losses = self.evaluation.forward(self._test, self.task.objective)
