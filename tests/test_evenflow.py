@@ -36,7 +36,7 @@ def run(tmp_path, monkeypatch, capsys):
         try:
             status = evenflow.main(command)
         except SystemExit as stop:
-            status = stop.code or 0
+            status = int(stop.code or 0)
         return subprocess.CompletedProcess(command, status, *capsys.readouterr())
 
     return typed
