@@ -40,6 +40,11 @@ class Held(System):
         self.state_shape, self.control_shape = system.state_shape, system.control_shape
         self._chains: dict[int, _Chain] = {}
 
+    @property
+    def step_time(self) -> float | None:
+        inner = self.system.step_time
+        return None if inner is None else inner * self.steps
+
     def check_size(self):
         self.system.check_size()
 

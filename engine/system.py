@@ -39,6 +39,12 @@ class System(abc.ABC):
     control_shape: tuple[int, ...]
     _buffers: dict[tuple, torch.Tensor] | None = None
 
+    @property
+    def step_time(self) -> float | None:
+        """How long a step is in the system's unit of time: its `dt`, or None where it has none."""
+        found = getattr(self, "dt", None)
+        return float(found) if isinstance(found, (int, float)) else None
+
     @abc.abstractmethod
     def prepare_step(self, state: torch.Tensor, control: torch.Tensor, next_state: torch.Tensor) -> Launch:
         """A launch that writes `next_state` = S(state, control)."""

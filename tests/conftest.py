@@ -23,6 +23,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import engine
+from engine.rules import placed
 from engine.start import NEEDS
 from training.viewing.drawings import has_display
 
@@ -152,6 +153,9 @@ class BySteps:
 
     def __init__(self, of):
         self.of, self.uses_physics, self.uses_policy = of, of.uses_physics, of.uses_policy
+
+    def placed(self, place):
+        return BySteps(placed(self.of, place))
 
     def __call__(self, direct, physics, policy, t):
         return self.of(direct, physics, policy, t)

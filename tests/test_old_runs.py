@@ -11,10 +11,11 @@ from conftest import ROOT
 from rich.console import Console
 
 import evenflow
+from benchmarks.studies.comparisons import table
 from benchmarks.studies.directory import StudyDirectory
 from benchmarks.studies.packs import run_study
 from benchmarks.studies.page import write_page
-from benchmarks.studies.report import table, write_report
+from benchmarks.studies.report import write_report
 from benchmarks.studies.study import Study
 from benchmarks.studies.variants import compare
 from training import Experiment, RunDirectory, TrainingSettings, read_checkpoint, resume, train
