@@ -32,16 +32,29 @@ class System(abc.ABC):
     Attributes:
         name: what tables and errors call the system.
         state_shape, control_shape: shapes of one sample's state and control.
+        constants: a NamedTuple of its physical parameters, which may differ from sample to sample; empty without any.
+        positive_parameters: names of those that are above 0.
     """
 
     name: str
     state_shape: tuple[int, ...]
     control_shape: tuple[int, ...]
+    constants: tuple = ()
+    positive_parameters: tuple[str, ...] = ()
     _buffers: dict[tuple, torch.Tensor] | None = None
 
     @abc.abstractmethod
-    def prepare_step(self, state: torch.Tensor, control: torch.Tensor, next_state: torch.Tensor) -> Launch:
-        """A launch that writes `next_state` = S(state, control)."""
+    def prepare_step(
+        self,
+        state: torch.Tensor,
+        control: torch.Tensor,
+        next_state: torch.Tensor,
+        parameters: torch.Tensor | None = None,
+    ) -> Launch:
+        """A launch that writes `next_state` = S(state, control).
+
+        `parameters` [B, q], one row for each sample, are given only to systems that have any, and stand for `constants`.
+        """
 
     @abc.abstractmethod
     def prepare_pull_back(
@@ -51,10 +64,13 @@ class System(abc.ABC):
         next_adjoint: torch.Tensor,
         adjoint: torch.Tensor,
         cotangent: torch.Tensor,
+        parameters: torch.Tensor | None = None,
+        parameter_adjoint: torch.Tensor | None = None,
     ) -> Launch:
         """A launch that writes `adjoint` = Aᵀ next_adjoint and adds Bᵀ next_adjoint to `cotangent`.
 
-        A = ∂S/∂x and B = ∂S/∂u at (state, control); `next_adjoint` is left as it is.
+        A = ∂S/∂x and B = ∂S/∂u at (state, control); `next_adjoint` is left as it is. With `parameters` [B, q] of the
+        step, (∂S/∂p)ᵀ next_adjoint is added to `parameter_adjoint` [B, q].
         """
 
     def prepare_sweep(
@@ -79,6 +95,11 @@ class System(abc.ABC):
             samples: the samples that are swept.
         """
         return None
+
+    @property
+    def parameters(self) -> dict[str, float]:
+        """The physical parameters that may differ from sample to sample, with the values they have otherwise."""
+        return dict(zip(getattr(self.constants, "_fields", ()), self.constants, strict=True))
 
     def sample(self, count: int, generator: torch.Generator) -> torch.Tensor:
         """States [count, *state_shape] inside its domain, at which it is smooth: those that checks try it on.

@@ -47,15 +47,34 @@ class VectorSystem(System):
                 f"its kernels are unrolled, got {largest}; make it smaller, or write a System whose kernels loop."
             )
 
-    def prepare_step(self, state, control, next_state):
+    def prepare_step(self, state, control, next_state, parameters=None):
         self.check_size()
-        return prepare(self._step, state, control, next_state, serial_loop(state.shape[0]))
+        rows = _rows(parameters, state)
+        return prepare(
+            self._step, state, control, next_state, rows, serial_loop(state.shape[0]), parameters is not None
+        )
 
-    def prepare_pull_back(self, state, control, next_adjoint, adjoint, cotangent):
+    def prepare_pull_back(
+        self, state, control, next_adjoint, adjoint, cotangent, parameters=None, parameter_adjoint=None
+    ):
         self.check_size()
-        return prepare(self._pull_back, state, control, next_adjoint, adjoint, cotangent, serial_loop(state.shape[0]))
+        arrays = state, control, next_adjoint, adjoint, cotangent
+        rows = _rows(parameters, state), _rows(parameter_adjoint, state)
+        return prepare(self._pull_back, *arrays, *rows, serial_loop(state.shape[0]), parameters is not None)
 
-    def prepare_sweep(self, states, controls, direct, jacobian, adjoints, cotangents, samples, rule):
+    def prepare_sweep(
+        self,
+        states,
+        controls,
+        direct,
+        jacobian,
+        adjoints,
+        cotangents,
+        samples,
+        rule,
+        parameters=None,
+        parameter_adjoint=None,
+    ):
         weights = getattr(rule, "path_weights", None)
         if weights is None:
             return None
@@ -72,7 +91,10 @@ class VectorSystem(System):
             last,
             float(weights[0]),
             float(weights[1]),
+            _rows(parameters, states),
+            _rows(parameter_adjoint, states),
             serial_loop(last - first),
+            parameters is not None,
             rule.uses_physics,
             rule.uses_policy,
         )
@@ -80,19 +102,52 @@ class VectorSystem(System):
     def launch_bytes(self):
         return STEP_LAUNCH_BYTES
 
+    def parameters_of(self, values):
+        """Values in a kernel as `constants` are: by name."""
+        return type(self.constants)(*values)
+
+    @ti.func
+    def _advanced(self, state, control, parameters: ti.template(), b, varied: ti.template()):
+        """`advance` with the parameters of sample b, if they are `varied`, or with the constants."""
+        result = state
+        if ti.static(varied):
+            row = ti.static(range(len(self.constants)))
+            result = self.advance(state, control, ti.static(self.parameters_of([parameters[b, i] for i in row])))
+        elif ti.static(len(self.constants) > 0):
+            result = self.advance(state, control, self.constants)
+        else:
+            result = self.advance(state, control)
+        return result
+
+    @ti.func
+    def _pulled_back(self, state, control, next_adjoint, parameters: ti.template(), b, varied: ti.template()):
+        """`pull_back_sample` in the same way, with three results; the third is 0 where nothing is varied."""
+        physics, pulled, given = state, control, ti.Vector.zero(float, ti.static(max(1, len(self.constants))))
+        if ti.static(varied):
+            row = ti.static(range(len(self.constants)))
+            p = ti.static(self.parameters_of([parameters[b, i] for i in row]))
+            physics, pulled, given = self.pull_back_sample(state, control, next_adjoint, p)
+        elif ti.static(len(self.constants) > 0):
+            physics, pulled, given = self.pull_back_sample(state, control, next_adjoint, self.constants)
+        else:
+            physics, pulled = self.pull_back_sample(state, control, next_adjoint)
+        return physics, pulled, given
+
     @ti.kernel
     def _step(
         self,
         state: ti.types.ndarray(ndim=2),
         control: ti.types.ndarray(ndim=2),
         next_state: ti.types.ndarray(ndim=2),
+        parameters: ti.types.ndarray(ndim=2),
         serial: ti.template(),
+        varied: ti.template(),
     ):
         ti.loop_config(serialize=serial)
         for b in range(state.shape[0]):
             x = ti.Vector([state[b, i] for i in range(self.state_shape[0])])
             u = ti.Vector([control[b, j] for j in range(self.control_shape[0])])
-            y = self.advance(x, u)
+            y = self._advanced(x, u, parameters, b, varied)
             for i in ti.static(range(self.state_shape[0])):
                 next_state[b, i] = y[i]
 
@@ -104,18 +159,24 @@ class VectorSystem(System):
         next_adjoint: ti.types.ndarray(ndim=2),
         adjoint: ti.types.ndarray(ndim=2),
         cotangent: ti.types.ndarray(ndim=2),
+        parameters: ti.types.ndarray(ndim=2),
+        parameter_adjoint: ti.types.ndarray(ndim=2),
         serial: ti.template(),
+        varied: ti.template(),
     ):
         ti.loop_config(serialize=serial)
         for b in range(state.shape[0]):
             x = ti.Vector([state[b, i] for i in range(self.state_shape[0])])
             u = ti.Vector([control[b, j] for j in range(self.control_shape[0])])
             costate = ti.Vector([next_adjoint[b, i] for i in range(self.state_shape[0])])
-            physics, pulled = self.pull_back_sample(x, u, costate)
+            physics, pulled, given = self._pulled_back(x, u, costate, parameters, b, varied)
             for i in ti.static(range(self.state_shape[0])):
                 adjoint[b, i] = physics[i]
             for j in ti.static(range(self.control_shape[0])):
                 cotangent[b, j] += pulled[j]
+            if ti.static(varied):
+                for i in ti.static(range(len(self.constants))):
+                    parameter_adjoint[b, i] += given[i]
 
     @ti.kernel
     def _sweep(
@@ -130,7 +191,10 @@ class VectorSystem(System):
         last: int,
         physics_weight: float,
         policy_weight: float,
+        parameters: ti.types.ndarray(ndim=2),
+        parameter_adjoint: ti.types.ndarray(ndim=2),
         serial: ti.template(),
+        varied: ti.template(),
         uses_physics: ti.template(),
         uses_policy: ti.template(),
     ):
@@ -139,11 +203,15 @@ class VectorSystem(System):
             b = first + sample
             steps = controls.shape[0]
             costate = ti.Vector([adjoints[steps, b, i] for i in range(self.state_shape[0])])
+            total = ti.Vector.zero(float, ti.static(max(1, len(self.constants))))
+            if ti.static(varied):
+                for i in ti.static(range(len(self.constants))):
+                    total[i] = parameter_adjoint[b, i]
             for back in range(steps):
                 t = steps - 1 - back
                 x = ti.Vector([states[t, b, i] for i in range(self.state_shape[0])])
                 u = ti.Vector([controls[t, b, j] for j in range(self.control_shape[0])])
-                physics, pulled = self.pull_back_sample(x, u, costate)
+                physics, pulled, given = self._pulled_back(x, u, costate, parameters, b, varied)
                 # A zero adjoint or cotangent passes on 0, also where the Jacobian is not finite (engine/ended.py).
                 over, idle = True, True  # by `==`: Taichi's `!=` is false for NaN
                 for i in ti.static(range(self.state_shape[0])):
@@ -152,6 +220,9 @@ class VectorSystem(System):
                     pulled[j] = cotangents[t, b, j] + ti.select(over, 0.0, pulled[j])
                     idle = idle and pulled[j] == 0.0
                     cotangents[t, b, j] = pulled[j]
+                if ti.static(varied):
+                    for i in ti.static(range(len(self.constants))):
+                        total[i] += ti.select(over, 0.0, given[i])
                 for i in ti.static(range(self.state_shape[0])):
                     physics[i] = ti.select(over, 0.0, physics[i])
                     value = direct[t, b, i]
@@ -162,6 +233,14 @@ class VectorSystem(System):
                             value += ti.select(idle, 0.0, policy_weight * jacobian[t, b, j, i] * pulled[j])
                     costate[i] = value
                     adjoints[t, b, i] = value
+            if ti.static(varied):
+                for i in ti.static(range(len(self.constants))):
+                    parameter_adjoint[b, i] = total[i]
+
+
+def _rows(parameters, state):
+    """The parameters of the samples, or an array to stand for them."""
+    return state.new_zeros(1, 1) if parameters is None else parameters
 
 
 def serial_loop(samples: int) -> bool:
