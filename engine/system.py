@@ -53,7 +53,7 @@ class System(abc.ABC):
     ) -> Launch:
         """A launch that writes `next_state` = S(state, control).
 
-        `parameters` [B, q], one row for each sample, are given only to systems that have any, and stand for `constants`.
+        `parameters` [B, q], a row for each sample in place of `constants`, are given only to systems that have any.
         """
 
     @abc.abstractmethod

@@ -120,7 +120,7 @@ def test_values_given_to_a_system_are_those_given_to_every_sample(system, step):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: CartPole(pole_mas=0.1), r"a parameter of cart-pole among gravity, .*, got 'pole_mas' \(perhaps pole_mass\)"),
+        (lambda: CartPole(mass=0.1), "a parameter of cart-pole among gravity, cart_mass, .*, got 'mass'"),
         (lambda: CartPole(pole_mass=0.0), "pole_mass of cart-pole above 0, got 0.0"),
         (lambda: CartPendulum(gravity=float("nan")), "gravity of cart-pendulum, got nan"),
     ],
