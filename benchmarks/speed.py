@@ -27,10 +27,11 @@ from benchmarks.apart import DONE, run_module
 from benchmarks.peers.cart_pole import Peer, use_one_core
 from benchmarks.peers.updates import SIDES, layers_of
 from benchmarks.timing import PHASES, in_turns, phases
-from engine import RunError, init
+from engine import init
 from engine.checks import one_of, whole
 from engine.norms import norm
 from training import Member, Trainer, build_task, gradient_named
+from training.errors import RunError
 from training.gradients import constants
 from training.outputs import check_new_file
 from training.task import generator

@@ -19,12 +19,12 @@ from engine.errors import (
     EvenflowWarning,
     KernelError,
     LibraryError,
-    RunError,
     SettingError,
     ShapeError,
 )
 from engine.gradcheck import gradcheck
-from engine.memory import MemoryPlan, PeakMemory, Segment, format_bytes
+from engine.memory import PeakMemory, format_bytes
+from engine.plan import MemoryPlan, Segment
 from engine.rollout import Rollout
 from engine.rules import (
     FULL,
@@ -97,7 +97,6 @@ __all__ = [
     "QuantumBox",
     "Rollout",
     "RolloutTape",
-    "RunError",
     "Runtime",
     "Segment",
     "SettingError",

@@ -18,7 +18,7 @@ import warnings
 import torch
 
 from engine.errors import EvenflowWarning
-from engine.memory import Segment
+from engine.plan import Segment
 from engine.trajectory import Trajectory
 
 

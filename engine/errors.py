@@ -33,9 +33,5 @@ class BudgetError(EvenflowError):
     """A memory budget too small for what was asked of it."""
 
 
-class RunError(EvenflowError):
-    """A run directory or checkpoint that cannot be written, read or continued."""
-
-
 class LibraryError(EvenflowError, ImportError):
     """A library of the machine that Taichi needs and does not find."""

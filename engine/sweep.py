@@ -1,6 +1,5 @@
 """The adjoint sweep through one rollout, segment by segment, with a rule between any two steps."""
 
-import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -9,13 +8,15 @@ import torch
 
 from engine import ended, first_use
 from engine.alignment import aligned
+from engine.buffers import SweepBuffers
 from engine.contracts import check_tensor, described, differentiating, modified
 from engine.errors import AdjointError, EvenflowWarning
 from engine.launch import Launch
-from engine.memory import Segment, format_bytes
+from engine.loops import BLOCK_ROWS, torch_threads
+from engine.memory import format_bytes
+from engine.plan import Segment
 from engine.rules import AdjointRule
 from engine.system import PULL_BACK_LAUNCH_BYTES
-from engine.threads import BLOCK_ROWS, torch_threads
 from engine.trajectory import Cost, Trajectory
 
 # Rules whose fused launches are kept; a schedule of rules would make ever more.
@@ -41,20 +42,13 @@ Inspect = Callable[[AdjointRule, Segment, torch.Tensor, torch.Tensor], None]
 """Called for each rule and segment, last segment first, with adjoints [S+1, B, ...] and cotangents [S, B, ...]."""
 
 
-class Sweeper:
+class Sweeper(SweepBuffers):
     """Buffers and prepared launches of the backward pass through one trajectory."""
 
     def __init__(self, rollout: Trajectory):
+        super().__init__(rollout.system, rollout.plan.slots, rollout.batch, rollout.holds_jacobian)
         self.rollout, self.record = rollout, rollout.record
-        states, controls = rollout.states, rollout.controls
-        slots = rollout.plan.slots
-        self.adjoints = torch.zeros_like(states, requires_grad=False)
-        self.cotangents = controls.new_zeros(slots, *controls.shape[1:])
-        self.direct_states = states.new_zeros(slots, *states.shape[1:])
-        self.direct_controls = torch.zeros_like(self.cotangents)
-        n, m = math.prod(rollout.system.state_shape), math.prod(rollout.system.control_shape)
-        self.jacobian = states.new_zeros(slots, rollout.batch, m, n) if rollout.holds_jacobian else None
-        self._physics = torch.zeros_like(states[0], requires_grad=False)
+        self._physics = torch.zeros_like(self.adjoints[0])
         self._fused: dict[tuple, Launch | None] = {}
         self._pull_backs: dict[tuple, list[Launch]] = {}
         self._trusted: set[AdjointRule] = set()

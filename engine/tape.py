@@ -11,8 +11,8 @@ from taichi.lang.kernel_impl import Kernel
 from engine import runtime
 from engine.contracts import check_rules
 from engine.errors import AdjointError, ShapeError
-from engine.memory import MemoryPlan
 from engine.modes import plain_torch
+from engine.plan import MemoryPlan
 from engine.recorded import RecordedKernel
 from engine.rules import FULL, AdjointRule
 from engine.sweep import Gradients, Inspect

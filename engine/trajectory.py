@@ -6,17 +6,19 @@ from typing import Protocol
 
 import torch
 
-from engine import memory as memory_module
+from engine import plan as planning
 from engine import runtime
 from engine.available import check_available
+from engine.buffers import SweepBuffers
 from engine.checks import flag, whole
 from engine.contracts import check_controller, check_cost, check_system, check_tensor, modified
 from engine.controller import Controller
 from engine.errors import AdjointError, ShapeError
-from engine.memory import MemoryPlan, Segment
+from engine.loops import STEP_ROWS, torch_threads
+from engine.memory import parse_bytes, return_freed_memory
 from engine.modes import plain_torch
+from engine.plan import MemoryPlan, Segment
 from engine.system import System
-from engine.threads import STEP_ROWS, torch_threads
 
 # Rows that are linearised together: enough to fill a matrix product, few enough to stay in cache.
 _BLOCK_ROWS = 2**14
@@ -88,13 +90,13 @@ class Trajectory:
         self.holds_jacobian = m <= _JACOBIAN_CONTROLS and m * n * batch <= _JACOBIAN_ELEMENTS
         self.forward_only = forward_only
         self.block = 1 if forward_only else self._block_steps()
-        self.budget = None if memory is None else memory_module.parse_bytes(memory)
+        self.budget = None if memory is None else parse_bytes(memory)
         self.plan = self._plan(None, 1) if forward_only else self._plan(memory, segment)
         check_available(
             self.plan.predicted, f"{batch} samples of {horizon} steps of {system.name}", runtime.current().device
         )
         if memory is not None and len(self.plan.segments) > 1:
-            memory_module.return_freed_memory()
+            return_freed_memory()
         self._allocate()
         self.restored: Segment | None = None
         self._versions = (0, 0)
@@ -256,24 +258,18 @@ class Trajectory:
         return max(1, min(_BLOCK_ROWS // self.batch, _BLOCK_BYTES // bytes_per_step, _BLOCK_STEPS, self.horizon))
 
     def _plan(self, memory: str | int | None, segment: int | None) -> MemoryPlan:
-        item = runtime.current().dtype.itemsize
-        n, m = math.prod(self.system.state_shape), math.prod(self.system.control_shape)
-        shapes = self.system.state_shape, self.system.control_shape
-        linearised = m * n if self.holds_jacobian else 0
-        per_sample_slot = 3 * n + 3 * m + linearised
-        per_slot = self.batch * per_sample_slot * item + self.controller.record_bytes(self.batch, *shapes)
-        per_slot += _LAUNCH_BYTES + self.system.launch_bytes()
-        rows = self.block * self.batch
-        parameters = self.controller.members * self.controller.parameter_count
-        # All controls; a dozen states at once and seven sets of parameters, enough to sweep with four rules.
-        fixed = (self.batch * (self.horizon * m + 12 * n) + 7 * parameters) * item
-        # Costs are differentiated block by block: leaves, gradients and two temporaries of their size.
-        fixed += 4 * rows * (n + m) * item
-        fixed += self.controller.scratch_bytes(rows) + self.system.scratch_bytes(self.batch)
-        checkpoint = 0 if self.forward_only else self.batch * n * item
-        return memory_module.plan(
+        system, controller, batch, item = self.system, self.controller, self.batch, runtime.current().dtype.itemsize
+        n, m = math.prod(system.state_shape), math.prod(system.control_shape)
+        per_slot = batch * (n + m) * item + SweepBuffers.slot_bytes(system, batch, self.holds_jacobian)
+        per_slot += controller.record_bytes(batch, system.state_shape, system.control_shape)
+        per_slot += _LAUNCH_BYTES + system.launch_bytes()
+        fixed = batch * self.horizon * m * item
+        fixed += SweepBuffers.fixed_bytes(system, batch, self.block, controller.members * controller.parameter_count)
+        fixed += controller.scratch_bytes(self.block * batch) + system.scratch_bytes(batch)
+        checkpoint = 0 if self.forward_only else batch * n * item
+        return planning.plan(
             self.horizon, self.block, memory, per_slot, checkpoint, fixed, segment=segment,
-            elements_per_slot=self.batch * max(n, m, linearised),
+            elements_per_slot=batch * max(n, m, m * n if self.holds_jacobian else 0),
         )  # fmt: skip
 
 

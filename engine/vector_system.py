@@ -4,13 +4,11 @@ import abc
 
 import taichi as ti
 
-from engine import runtime
 from engine.errors import SettingError
 from engine.launch import prepare
+from engine.loops import serial_loop
 from engine.system import STEP_LAUNCH_BYTES, System
 
-# Taichi hands a loop to its thread pool only above this many iterations; below it a serial loop saves the hand-over.
-_SERIAL_SAMPLES = 512
 # Compile times grow with the square of what is unrolled.
 _MOST_COMPONENTS = 128
 
@@ -241,8 +239,3 @@ class VectorSystem(System):
 def _rows(parameters, state):
     """The parameters of the samples, or an array to stand for them."""
     return state.new_zeros(1, 1) if parameters is None else parameters
-
-
-def serial_loop(samples: int) -> bool:
-    """Whether a loop over this many samples is better run by one thread."""
-    return samples <= _SERIAL_SAMPLES and runtime.current().backend == "cpu"

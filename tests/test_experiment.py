@@ -14,8 +14,9 @@ import torch
 import yaml
 from conftest import ROOT, run_python
 
-from engine import RunError, SettingError
+from engine import SettingError
 from training import Experiment, RunDirectory, TrainingSettings, read_checkpoint, resume, train
+from training.errors import RunError
 from training.variant import Label, Variant
 
 pytestmark = pytest.mark.float64

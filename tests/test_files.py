@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from engine import RunError
+from training.errors import RunError
 from training.files import free_beside, is_ours, remove_parts, write_ours, write_whole
 
 pytestmark = pytest.mark.float64

@@ -9,8 +9,8 @@ from conftest import gradcheck, relative_error, tensor_options, uniform
 from scipy.integrate import solve_ivp
 
 import engine
+from engine.loops import torch_threads
 from engine.systems.kuramoto_sivashinsky import KuramotoSivashinsky
-from engine.threads import torch_threads
 
 SYSTEM = KuramotoSivashinsky()
 

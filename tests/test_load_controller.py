@@ -8,7 +8,7 @@ from conftest import uniform
 from safetensors.torch import load_file, save_file
 from test_run import EXPERIMENT, contents
 
-from engine import RunError, SettingError, Trajectory, current
+from engine import SettingError, Trajectory, current
 from policies import MLP, Convolutional, DeepSets, Linear, ModulePolicy, Moments, PolicyError, Polynomial, policy_from
 from training import (
     Experiment,
@@ -20,6 +20,7 @@ from training import (
     read_checkpoint,
     train,
 )  # fmt: skip
+from training.errors import RunError
 
 pytestmark = pytest.mark.float64
 

@@ -11,7 +11,8 @@ from conftest import relative_error, run_python, swing_up_states, tensor_options
 import engine
 from engine import FULL, PHYSICS_ONLY, CartPole, ClipNorm, Decay, Rollout
 from engine import trajectory as trajectory_module
-from engine.memory import Segment, format_bytes, parse_bytes, plan
+from engine.memory import format_bytes, parse_bytes
+from engine.plan import Segment, plan
 from policies import MLP, Linear, ModulePolicy
 
 SYSTEM = CartPole(1)  # one object for all tests, since Taichi compiles the kernels of each object anew

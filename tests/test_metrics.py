@@ -6,8 +6,8 @@ import shutil
 import pytest
 
 import evenflow
-from engine import RunError
 from training import Experiment, RunDirectory, TrainingSettings, resume, train
+from training.errors import RunError
 from training.metrics import first_lines, read_metrics
 from training.viewing import watched
 

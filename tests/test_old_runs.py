@@ -17,8 +17,8 @@ from benchmarks.studies.page import write_page
 from benchmarks.studies.report import table, write_report
 from benchmarks.studies.study import Study
 from benchmarks.studies.variants import compare
-from engine import RunError
 from training import Experiment, RunDirectory, TrainingSettings, read_checkpoint, resume, train
+from training.errors import RunError
 from training.optimisers import settings_from_file, settings_to_file
 
 pytestmark = pytest.mark.float64

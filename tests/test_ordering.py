@@ -5,8 +5,9 @@ from dataclasses import replace
 
 import pytest
 
-from engine import RunError, SettingError
+from engine import SettingError
 from training import TASKS, Experiment
+from training.errors import RunError
 from training.gradients import constants
 from training.ordering import sweep_order, swept
 

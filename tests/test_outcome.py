@@ -7,8 +7,9 @@ import pytest
 import evenflow
 from benchmarks.studies.outcome import outcome_figure
 from benchmarks.studies.transfer import transfer_table, transferred
-from engine import RunError, SettingError
+from engine import SettingError
 from training import Experiment, RunDirectory, train
+from training.errors import RunError
 from training.trainer import TrainingSettings
 from training.viewing.palette import BLUE, GREEN, VERMILION
 

@@ -3,7 +3,6 @@
 import pytest
 import torch
 from conftest import relative_error, tensor_options, uniform
-from contract import RULES
 
 import engine
 from engine import CartPole, SettingError

@@ -13,8 +13,9 @@ import evenflow
 from benchmarks.studies.packs import run_study
 from benchmarks.studies.page import precision_of, write_page
 from benchmarks.studies.study import Study
-from engine import RunError, current
+from engine import current
 from training import Experiment, train
+from training.errors import RunError
 from training.trainer import TrainingSettings
 
 pytestmark = pytest.mark.float64

@@ -10,8 +10,8 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
-from engine import RunError
 from training import Experiment, RunDirectory, TrainingSettings, read_checkpoint
+from training.errors import RunError
 from training.trainer import Divergence, EpochRecord
 
 pytestmark = pytest.mark.float64

@@ -11,8 +11,8 @@ import evenflow
 from benchmarks.studies.directory import StudyDirectory
 from benchmarks.studies.packs import run_study
 from benchmarks.studies.study import Study
-from engine import RunError
 from training import RunDirectory, load_controller, resume, train
+from training.errors import RunError
 from training.lock import LOCK, only_writer
 
 pytestmark = pytest.mark.float64

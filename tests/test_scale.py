@@ -19,7 +19,7 @@ from benchmarks.scale.cases import CASES, RADIUS, case_named
 from benchmarks.scale.report import scale, tables_of
 from benchmarks.scale.settings import ScaleSettings
 from benchmarks.scale.worker import OURS, Job
-from engine import RunError
+from training.errors import RunError
 
 NAMES = [case.name for case in CASES]
 WITH_PEERS = [case.name for case in CASES if case.peer_step is not None]

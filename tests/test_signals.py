@@ -17,8 +17,9 @@ import evenflow
 from benchmarks.studies.directory import StudyDirectory
 from benchmarks.studies.packs import run_study
 from benchmarks.studies.study import Study
-from engine import RunError, SettingError
+from engine import SettingError
 from training import Experiment, RunDirectory, TrainingSettings, load_controller, resume, train
+from training.errors import RunError
 from training.stopping import Stopped, Stopping
 
 pytestmark = pytest.mark.float64

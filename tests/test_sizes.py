@@ -10,8 +10,9 @@ from conftest import run_python, tensor_options
 import engine
 from engine import BudgetError, CartPole, KernelSystem, LinearSystem, Rollout, SettingError, System, Trajectory
 from engine import available as available_module
-from engine import memory as memory_module
-from engine.memory import Segment, Segments, parse_bytes, plan
+from engine import plan as plan_module
+from engine.memory import parse_bytes
+from engine.plan import Segment, Segments, plan
 from engine.systems import Held, Integrator
 from policies import MLP, Linear
 from training import Member, Trainer, TrainingSettings, build_task
@@ -92,7 +93,7 @@ def test_segments_are_made_when_asked_for():
 
 
 def test_slots_of_many_segments_hold_every_one():
-    few = memory_module._FEW_SEGMENTS
+    few = plan_module._FEW_SEGMENTS
     for horizon, length, block in ((700, 3, 4), (700, 4, 3), (701, 7, 512), (1000, 10, 10), (999, 2, 333)):
         segments = Segments(horizon, length, block)
         assert len(segments) > few
@@ -236,7 +237,7 @@ def test_limits_of_control_groups_count(tmp_path, monkeypatch):
 
 
 def test_arrays_that_kernels_cannot_index_are_refused_or_cut(monkeypatch):
-    monkeypatch.setattr(memory_module, "MOST_ELEMENTS", 5000)
+    monkeypatch.setattr(plan_module, "MOST_ELEMENTS", 5000)
     policy = Linear((4,), (1,), **tensor_options())
     refused(
         lambda: Rollout(CALM, policy, 1000, 2),

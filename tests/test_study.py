@@ -22,8 +22,9 @@ from benchmarks.studies.packs import run_study
 from benchmarks.studies.report import AXES, SPREADS, loss_panels, table
 from benchmarks.studies.study import TUNING_SEED, Study
 from benchmarks.studies.variants import compare
-from engine import RunError, SettingError
+from engine import SettingError
 from training import Experiment, TrainingSettings
+from training.errors import RunError
 
 pytestmark = pytest.mark.float64
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import engine
-from engine.threads import torch_threads
+from engine.loops import torch_threads
 
 pytestmark = pytest.mark.float64
 

@@ -10,8 +10,9 @@ from conftest import relative_error, tensor_options
 from rich.console import Console
 
 import evenflow
-from engine import FULL, PHYSICS_ONLY, Rollout, RunError, SettingError
+from engine import FULL, PHYSICS_ONLY, Rollout, SettingError
 from training import Experiment, RunDirectory, build_task, train
+from training.errors import RunError
 from training.tasks import TASKS
 from training.tasks.n_body import NBodyOptions
 from training.trainer import TrainingSettings

@@ -1,9 +1,9 @@
 """Training: tasks, objectives, gradient estimators, the ensemble trainer, run directories."""
 
-from training import errors  # noqa: F401  # first: joins PolicyError to EvenflowError
 from training.checkpoint import describe_checkpoint
 from training.clipping import Clipping, clipping_named
 from training.controllers import load_controller, load_task
+from training.errors import RunError
 from training.estimators import Backpropagation, GradientEstimator, SignAgreement
 from training.experiment import Experiment, resume, train
 from training.gradients import GRADIENTS, Gradient, gradient_named, register_gradient
@@ -33,6 +33,7 @@ __all__ = [
     "PolicyFactory",
     "Quadratic",
     "RunDirectory",
+    "RunError",
     "SignAgreement",
     "Task",
     "TaskOptions",

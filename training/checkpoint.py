@@ -16,8 +16,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from engine import RunError, SettingError
+from engine import SettingError
 from training.checks import check_types
+from training.errors import RunError
 from training.estimators import GradientEstimator
 from training.files import write_whole
 from training.gradients import gradient_named, text_of

@@ -6,10 +6,11 @@ from typing import Any
 
 import torch
 
-from engine import RunError, SettingError, current
+from engine import SettingError, current
 from policies import Policy, PolicyError, policy_from
 from policies.architecture import is_ours
 from training.checkpoint import Checkpoint, load_checkpoint
+from training.errors import RunError
 from training.experiment import Experiment
 from training.gradients import gradient_named
 from training.run import RunDirectory, epoch_of

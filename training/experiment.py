@@ -11,10 +11,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from engine import BudgetError, RunError, SettingError, current
+from engine import BudgetError, SettingError, current
 from engine.checks import plain, real, whole
 from training.checks import check_types
 from training.clipping import clipping_named
+from training.errors import RunError
 from training.files import reason
 from training.gradients import gradient_named
 from training.optimisers import made_before, settings_from_file, settings_to_file

@@ -9,7 +9,7 @@ import secrets
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from engine import RunError
+from training.errors import RunError
 
 _WRITTEN = ".written.json"
 _PART = ".part"

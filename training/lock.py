@@ -10,7 +10,7 @@ from pathlib import Path
 
 from filelock import FileLock, SoftFileLock, Timeout
 
-from engine import RunError
+from training.errors import RunError
 from training.files import reason
 
 LOCK = ".lock"

@@ -5,7 +5,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from engine import RunError
+from training.errors import RunError
 from training.files import complete_lines, reason
 
 Record = dict[str, Any]

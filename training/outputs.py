@@ -4,7 +4,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from engine import RunError, SettingError
+from engine import SettingError
+from training.errors import RunError
 
 PICTURES = (".png", ".pdf", ".svg", ".jpg")
 

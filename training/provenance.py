@@ -9,7 +9,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from engine import EvenflowWarning, RunError, SettingError
+from engine import EvenflowWarning, SettingError
+from training.errors import RunError
 from training.gradients import GRADIENTS, constructors_of, gradient_named
 from training.plugins import loaded
 from training.tasks import TASKS

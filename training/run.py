@@ -21,8 +21,8 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from engine import RunError
 from training.checkpoint import check_settings, continue_from, load_checkpoint, read_checkpoint, write_checkpoint
+from training.errors import RunError
 from training.files import reason, remove_parts, write_whole
 from training.lock import LOCK, only_writer
 from training.metrics import first_lines, read_metrics

@@ -16,7 +16,7 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
-from engine import RunError
+from training.errors import RunError
 from training.files import reason, write_ours, write_whole
 
 WIDEST = 8.5

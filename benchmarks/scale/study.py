@@ -17,8 +17,9 @@ from benchmarks.peers.particles import SIDES
 from benchmarks.scale.cases import CASES, Case, case_named
 from benchmarks.scale.settings import ScaleSettings
 from benchmarks.scale.worker import OURS, Job, job_text
-from engine import RunError, SettingError
+from engine import SettingError
 from engine.memory import parse_bytes
+from training.errors import RunError
 from training.files import reason, write_whole
 from training.lock import LOCK, only_writer
 

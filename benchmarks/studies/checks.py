@@ -5,9 +5,10 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from engine import RunError, SettingError
+from engine import SettingError
 from training import TrainingSettings, clipping_named, gradient_named, task_options
 from training.checks import check_types
+from training.errors import RunError
 from training.metrics import are_losses
 from training.tasks import difficulty_of
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmarks.studies.study import Study
 from benchmarks.timing import in_turns, phases
-from engine import RunError
+from training.errors import RunError
 from training.files import reason
 from training.metrics import from_json, is_number
 from training.variant import Variant

@@ -12,8 +12,8 @@ import yaml
 
 from benchmarks.studies.checks import check_result, check_study, is_result
 from benchmarks.studies.study import FORMAT, KIND, Study
-from engine import RunError
 from training import RunDirectory, read_checkpoint, task_options
+from training.errors import RunError
 from training.files import complete_lines, reason
 from training.metrics import from_json
 from training.optimisers import settings_from_file

@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from engine import RunError, SettingError
+from engine import SettingError
 from training import Experiment, RunDirectory
+from training.errors import RunError
 from training.outputs import PICTURES, check_new_file
 from training.style import picture_grid, save
 from training.summary import groups

@@ -19,8 +19,9 @@ import yaml
 from benchmarks.studies.directory import StudyDirectory, check_same
 from benchmarks.studies.statistics import interquartile_mean
 from benchmarks.studies.study import FORMAT, TUNING_SEED, Study
-from engine import RunError, current
+from engine import current
 from training import Experiment, RunDirectory, resume, train
+from training.errors import RunError
 from training.experiment import Progress
 from training.files import add_lines, reason, write_whole
 from training.lock import LOCK, only_writer

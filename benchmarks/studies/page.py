@@ -17,10 +17,10 @@ import yaml
 from benchmarks.studies.costs import load_costs
 from benchmarks.studies.directory import Result, StudyDirectory
 from benchmarks.studies.report import AXES, loss_panels, table
-from engine import RunError
 from engine.norms import norm_of_array
 from training import Experiment, RunDirectory, gradient_named, task_options
 from training.curves import loss_figure
+from training.errors import RunError
 from training.files import is_ours, reason, write_ours, write_whole
 from training.gradients import constants, rank_of
 from training.optimisers import settings_from_file, settings_to_file

@@ -13,7 +13,8 @@ from matplotlib.axes import Axes
 from benchmarks.studies.directory import Result, StudyDirectory
 from benchmarks.studies.statistics import interquartile_mean, interval, probability_better, success_interval
 from benchmarks.studies.study import FORMAT
-from engine import FULL, RunError, SettingError
+from engine import FULL, SettingError
+from training.errors import RunError
 from training.files import write_ours
 from training.gradients import rank_of, text_of
 from training.optimisers import optimiser_named, settings_to_file

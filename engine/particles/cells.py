@@ -8,8 +8,7 @@ import torch
 
 from engine import runtime
 from engine.launch import prepare
-from engine.threads import torch_threads
-from engine.vector_system import serial_loop
+from engine.loops import serial_loop, torch_threads
 
 # Cells are wider than the radius by more than what rounding moves a particle.
 MARGIN = 1.0 + 1e-6

@@ -10,10 +10,8 @@ from typing import NamedTuple
 
 import taichi as ti
 
-from engine import runtime
+from engine.loops import LANES
 
-# LLVM turns an inner loop over this many independent sums into vector instructions, but not one long sum.
-_LANES = 16
 # |r| = √(r·r + this): changes no distance that rounding would notice, and gives |r| the derivative 0 at r = 0.
 _TINY = 1e-30
 
@@ -35,30 +33,25 @@ class CentralForce(NamedTuple):
     radius: float = math.inf
 
 
-def lanes_pay(particles: int) -> bool:
-    """Whether sums over this many particles should run in lanes."""
-    return particles >= _LANES and runtime.current().backend == "cpu"
-
-
 @ti.func
 def pair_forces(state: ti.template(), t, b, at, first: int, last: int, force: ti.template(), in_lanes: ti.template()):
     """Σ_k of the force of k on a particle at the place `at` over the particles k in [first, last), 2-vectors."""
     x, y = at[0], at[1]
     fx, fy, rest = 0.0, 0.0, first
     if ti.static(in_lanes):
-        lanes_x, lanes_y = ti.Vector.zero(float, _LANES), ti.Vector.zero(float, _LANES)
-        blocks = (last - first) // _LANES
+        lanes_x, lanes_y = ti.Vector.zero(float, LANES), ti.Vector.zero(float, LANES)
+        blocks = (last - first) // LANES
         for block in range(blocks):
-            for lane in range(_LANES):
-                k = first + block * _LANES + lane
+            for lane in range(LANES):
+                k = first + block * LANES + lane
                 px, py = _force(x - state[t, b, 0, k], y - state[t, b, 1, k], force)
                 lanes_x[lane] += px
                 lanes_y[lane] += py
-        rest = first + blocks * _LANES
+        rest = first + blocks * LANES
         if rest < last:
             # Lanes over the last particles, some of them seen before or before the first; rows hold as many as lanes.
-            start = ti.max(last - _LANES, 0)
-            for lane in range(_LANES):
+            start = ti.max(last - LANES, 0)
+            for lane in range(LANES):
                 k = start + lane
                 px, py = _force(x - state[t, b, 0, k], y - state[t, b, 1, k], force)
                 lanes_x[lane] += ti.select(k >= rest, ti.select(k < last, px, 0.0), 0.0)
@@ -96,19 +89,19 @@ def pair_adjoints(
     x, y, gx, gy = at[0], at[1], own[0], own[1]
     fx, fy, rest = 0.0, 0.0, first
     if ti.static(in_lanes):
-        lanes_x, lanes_y = ti.Vector.zero(float, _LANES), ti.Vector.zero(float, _LANES)
-        blocks = (last - first) // _LANES
+        lanes_x, lanes_y = ti.Vector.zero(float, LANES), ti.Vector.zero(float, LANES)
+        blocks = (last - first) // LANES
         for block in range(blocks):
-            for lane in range(_LANES):
-                k = first + block * _LANES + lane
+            for lane in range(LANES):
+                k = first + block * LANES + lane
                 hx, hy = gx - other * adjoint[s, b, 2, k], gy - other * adjoint[s, b, 3, k]
                 px, py = _force_pull_back(x - state[t, b, 0, k], y - state[t, b, 1, k], hx, hy, force)
                 lanes_x[lane] += px
                 lanes_y[lane] += py
-        rest = first + blocks * _LANES
+        rest = first + blocks * LANES
         if rest < last:
-            start = ti.max(last - _LANES, 0)
-            for lane in range(_LANES):
+            start = ti.max(last - LANES, 0)
+            for lane in range(LANES):
                 k = start + lane
                 hx, hy = gx - other * adjoint[s, b, 2, k], gy - other * adjoint[s, b, 3, k]
                 px, py = _force_pull_back(x - state[t, b, 0, k], y - state[t, b, 1, k], hx, hy, force)

@@ -5,8 +5,6 @@ import taichi as ti
 from engine.particles.cells import Grid
 from engine.particles.neighbours import neighbour_run
 
-# As many sums beside each other as LLVM turns into vector instructions.
-LANES = 16
 # Exponent of the equation of state.
 STIFFNESS = 7
 # |r| = √(r·r + this): changes no distance that rounding would notice, and gives |r| the derivative 0 at r = 0.

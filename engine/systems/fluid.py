@@ -10,11 +10,11 @@ from engine import runtime
 from engine.checks import finite, flag, not_negative, positive, real, whole
 from engine.errors import SettingError
 from engine.launch import Launch, prepare
+from engine.loops import LANES, serial_loop
 from engine.particles.cells import Cells
 from engine.particles.neighbours import Neighbours
-from engine.particles.smoothing import LANES, Smoothing
+from engine.particles.smoothing import Smoothing
 from engine.system import System
-from engine.vector_system import serial_loop
 
 # The kernel's radius in particle spacings: about 21 neighbours in the plane, 74 in space.
 RADIUS = 2.6

@@ -3,12 +3,11 @@
 import taichi as ti
 import torch
 
-from engine import runtime
 from engine.checks import flag, positive, whole
 from engine.launch import prepare
-from engine.particles.pairs import CentralForce, lanes_pay, pair_adjoints, pair_forces
+from engine.loops import lanes_pay, serial_loop, serial_pairs
+from engine.particles.pairs import CentralForce, pair_adjoints, pair_forces
 from engine.system import STEP_LAUNCH_BYTES, System
-from engine.vector_system import serial_loop
 
 SOFTENING = 0.1
 DRIVER_DAMPING = 1.0
@@ -20,8 +19,6 @@ SPACING = 0.5
 
 # Up to this many particles a whole segment is swept in one launch, one sample after another in each thread.
 _FUSED_PARTICLES = 64
-# Up to this many pairs, about 100 µs of them, waking other threads for a step costs more than it saves.
-_SERIAL_PAIRS = 2**15
 
 
 @ti.data_oriented
@@ -119,9 +116,7 @@ class Guidance(System):
 
     def _loops(self, state: torch.Tensor) -> tuple[bool, bool]:
         """Whether a loop over the particles of all samples is serial, and whether sums over evaders run in lanes."""
-        particles = len(state) * self.particles
-        few = particles * self.particles <= _SERIAL_PAIRS and runtime.current().backend == "cpu"
-        return few or serial_loop(particles), lanes_pay(self.evaders)
+        return serial_pairs(len(state) * self.particles, self.particles), lanes_pay(self.evaders)
 
     @ti.kernel
     def _step(

@@ -10,13 +10,8 @@ from engine import runtime
 from engine.checks import finite, is_number, is_whole, not_negative, one_of, positive
 from engine.errors import SettingError
 from engine.launch import prepare
+from engine.loops import LANES, lanes_pay, serial_pairs
 from engine.system import System
-from engine.vector_system import serial_loop
-
-# As many sums beside each other as LLVM turns into vector instructions.
-_LANES = 16
-# Up to this many pairs, about 100 µs of them, waking other threads for a step costs more than it saves.
-_SERIAL_PAIRS = 2**15
 
 
 @ti.data_oriented
@@ -119,9 +114,7 @@ class NBody(System):
 
     def _loops(self, state: torch.Tensor) -> tuple[bool, bool]:
         """Whether a loop over the bodies of all samples is serial, and whether sums over bodies run in lanes."""
-        rows, on_cpu = len(state) * self.bodies, runtime.current().backend == "cpu"
-        few = rows * self.bodies <= _SERIAL_PAIRS and on_cpu
-        return few or serial_loop(rows), on_cpu and self.bodies >= _LANES
+        return serial_pairs(len(state) * self.bodies, self.bodies), lanes_pay(self.bodies)
 
     @ti.kernel
     def _step(
@@ -184,11 +177,11 @@ class NBody(System):
         x = ti.Vector([half[b, axis, i] for axis in range(self.dim)])
         result, rest = ti.Vector.zero(float, self.dim), 0
         if ti.static(in_lanes):
-            lanes_x, lanes_y = ti.Vector.zero(float, _LANES), ti.Vector.zero(float, _LANES)
-            lanes_z = ti.Vector.zero(float, _LANES)
-            for block in range(self.bodies // _LANES):
-                for lane in range(_LANES):
-                    term = self._attraction(half, masses, b, block * _LANES + lane, x)
+            lanes_x, lanes_y = ti.Vector.zero(float, LANES), ti.Vector.zero(float, LANES)
+            lanes_z = ti.Vector.zero(float, LANES)
+            for block in range(self.bodies // LANES):
+                for lane in range(LANES):
+                    term = self._attraction(half, masses, b, block * LANES + lane, x)
                     lanes_x[lane] += term[0]
                     lanes_y[lane] += term[1]
                     if ti.static(self.dim == 3):
@@ -196,7 +189,7 @@ class NBody(System):
             result[0], result[1] = lanes_x.sum(), lanes_y.sum()
             if ti.static(self.dim == 3):
                 result[2] = lanes_z.sum()
-            rest = self.bodies // _LANES * _LANES
+            rest = self.bodies // LANES * LANES
         for k in range(rest, self.bodies):
             result += self._attraction(half, masses, b, k, x)
         return result
@@ -217,11 +210,11 @@ class NBody(System):
         mass = masses[i]
         result, rest = ti.Vector.zero(float, self.dim), 0
         if ti.static(in_lanes):
-            lanes_x, lanes_y = ti.Vector.zero(float, _LANES), ti.Vector.zero(float, _LANES)
-            lanes_z = ti.Vector.zero(float, _LANES)
-            for block in range(self.bodies // _LANES):
-                for lane in range(_LANES):
-                    term = self._attraction_pull_back(half, kick, masses, b, block * _LANES + lane, x, q, mass)
+            lanes_x, lanes_y = ti.Vector.zero(float, LANES), ti.Vector.zero(float, LANES)
+            lanes_z = ti.Vector.zero(float, LANES)
+            for block in range(self.bodies // LANES):
+                for lane in range(LANES):
+                    term = self._attraction_pull_back(half, kick, masses, b, block * LANES + lane, x, q, mass)
                     lanes_x[lane] += term[0]
                     lanes_y[lane] += term[1]
                     if ti.static(self.dim == 3):
@@ -229,7 +222,7 @@ class NBody(System):
             result[0], result[1] = lanes_x.sum(), lanes_y.sum()
             if ti.static(self.dim == 3):
                 result[2] = lanes_z.sum()
-            rest = self.bodies // _LANES * _LANES
+            rest = self.bodies // LANES * LANES
         for k in range(rest, self.bodies):
             result += self._attraction_pull_back(half, kick, masses, b, k, x, q, mass)
         return result

@@ -8,8 +8,8 @@ import torch
 from engine import runtime
 from engine.checks import positive, whole
 from engine.launch import prepare
+from engine.loops import serial_loop
 from engine.system import STEP_LAUNCH_BYTES, System
-from engine.vector_system import serial_loop
 
 LENGTH = 2.0
 

@@ -8,11 +8,11 @@ import torch
 from engine import runtime
 from engine.checks import finite, flag, positive
 from engine.launch import prepare
+from engine.loops import serial_loop
 from engine.particles.cells import Cells
 from engine.particles.neighbours import Neighbours, neighbour_run
 from engine.particles.pairs import CentralForce, pair_adjoints, pair_forces
 from engine.systems.guidance import DRIVER_DAMPING, EVADER_DAMPING, FLIGHT, FLOCKING, SOFTENING, SPACING, Guidance
-from engine.vector_system import serial_loop
 
 # Explicit Euler lets damped velocities decay for time steps below this.
 LONGEST_DT = 2.0 / max(DRIVER_DAMPING, EVADER_DAMPING)

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import torch
 
-from engine import RunError, SettingError
+from engine import SettingError
 from training.checkpoint import load_checkpoint
 from training.controllers import best_member, checkpoint_at, fitting_members, parameters_of
+from training.errors import RunError
 from training.experiment import Experiment
 from training.grammar import parts
 from training.run import RunDirectory, epoch_of

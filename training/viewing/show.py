@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from engine import RunError, SettingError
+from engine import SettingError
+from training.errors import RunError
 from training.gradients import gradient_named
 from training.viewing.controller import Watched
 from training.viewing.drawings import Camera, Drawing, Frame, Moment, Scene, Solid, drawing_of
