@@ -83,6 +83,8 @@ class System(abc.ABC):
         cotangents: torch.Tensor,
         samples: slice,
         rule: AdjointRule,
+        parameters: torch.Tensor | None = None,
+        parameter_adjoint: torch.Tensor | None = None,
     ) -> Launch | None:
         """A launch that sweeps a whole segment at once, or None where the system or the rule has none.
 
@@ -93,6 +95,7 @@ class System(abc.ABC):
             adjoints: [S+1, B, *state_shape]; the last is given, the others are written.
             cotangents: [S, B, *control_shape]; hold ∂ℓ_t/∂u_t, to which Bᵀλ_{t+1} is added.
             samples: the samples that are swept.
+            parameters, parameter_adjoint: [B, q], as in `prepare_pull_back`; Σ_t (∂S/∂p)ᵀ λ_{t+1} is added.
         """
         return None
 
