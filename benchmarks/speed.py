@@ -32,7 +32,7 @@ from engine.checks import one_of, whole
 from engine.norms import norm
 from training import Member, Trainer, build_task, gradient_named
 from training.errors import RunError
-from training.gradients import constants
+from training.gradients import lettered
 from training.outputs import check_new_file
 from training.task import generator
 
@@ -67,7 +67,7 @@ def alone(rounds: int, task: str) -> dict[str, Any]:
     use_one_core()
     init("cpu", "float32", threads=1)
     updates, trainers, errors = {}, {}, {}
-    for letter in constants():
+    for letter in lettered():
         trainer, initial = make_trainer(task, letter)
         updates["Evenflow", letter] = lambda trainer=trainer, initial=initial: trainer.update(initial)
         trainers[letter] = (trainer, initial)
@@ -146,7 +146,7 @@ def _machine() -> dict[str, Any]:
 
 
 def _print_updates(console: Console, alone: dict[str, Any]) -> None:
-    letters = constants()
+    letters = lettered()
     ours = alone["ms"]["Evenflow"]
     table = _table("ms", *letters, "C/R", "ours/theirs", "differs", title="One update, one core")
     for side, times in alone["ms"].items():

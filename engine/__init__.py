@@ -34,7 +34,9 @@ from engine.rules import (
     AdjointRule,
     ClipNorm,
     Decay,
+    KeepSize,
     PathRule,
+    StepAgreement,
     Truncate,
 )
 from engine.runtime import Runtime, available_backends, current, init
@@ -85,6 +87,7 @@ __all__ = [
     "Held",
     "Hopper",
     "Integrator",
+    "KeepSize",
     "KernelError",
     "KernelSystem",
     "KuramotoSivashinsky",
@@ -101,6 +104,7 @@ __all__ = [
     "Segment",
     "SettingError",
     "ShapeError",
+    "StepAgreement",
     "Swarm",
     "System",
     "Trajectory",

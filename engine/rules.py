@@ -17,7 +17,7 @@ import torch
 
 from engine.checks import finite, real, whole
 from engine.errors import SettingError
-from engine.norms import limited
+from engine.norms import limited, norm
 
 
 @runtime_checkable
@@ -138,3 +138,27 @@ class Truncate(_Wrapped):
 
     def __call__(self, direct, physics, policy, t):
         return direct.clone() if t % self.window == 0 else self.of(direct, physics, policy, t)
+
+
+@dataclass(frozen=True)
+class StepAgreement:
+    """λ_t = ∂ℓ_t/∂x + Aᵀλ + Kᵀμ where sign(Kᵀμ) = sign(Aᵀλ), component by component; elsewhere without Kᵀμ."""
+
+    uses_physics = uses_policy = True
+
+    def __call__(self, direct, physics, policy, t):
+        agreeing = torch.sign(physics) == torch.sign(policy)
+        return direct + physics + torch.where(agreeing, policy, torch.zeros_like(policy))
+
+
+@dataclass(frozen=True)
+class KeepSize:
+    """Each sample's λ_t along ∂ℓ_t/∂x + Aᵀλ + Kᵀμ, at the norm of ∂ℓ_t/∂x + Aᵀλ; 0 where the sum of all three is."""
+
+    uses_physics = uses_policy = True
+
+    def __call__(self, direct, physics, policy, t):
+        short = (direct + physics).flatten(1)
+        whole = short + policy.flatten(1)
+        length = norm(whole, keepdim=True).clamp_min(torch.finfo(whole.dtype).tiny)
+        return (whole / length * norm(short, keepdim=True)).view_as(direct)

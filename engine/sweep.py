@@ -131,7 +131,7 @@ class Sweeper(SweepBuffers):
         gradient = torch.zeros_like(rollout.states[0], requires_grad=False)
         if cost is not None:
             with differentiating(cost):
-                state, version = rollout.final_state.detach().requires_grad_(), rollout.states._version
+                state, version = aligned(rollout.final_state.detach()).requires_grad_(), rollout.states._version
                 rows = rollout.parts.leaves()
                 value = rollout.parts.priced(cost, *rows or (None,)).final(state)
                 if rollout.states._version != version:

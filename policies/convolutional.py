@@ -9,7 +9,7 @@ import torch
 
 from policies.checks import is_size, shape
 from policies.policy import Policy, PolicyError, PolicyRecord
-from policies.slots import aligned, aligned_slots, padded_width
+from policies.slots import aligned, aligned_slots, is_aligned, padded_width
 
 
 class Convolutional(Policy):
@@ -200,8 +200,11 @@ class ConvolutionalRecord(PolicyRecord):
             if apart:
                 calls.append(partial(hidden.copy_, target))
             source = target
-        out, last = control.view(self.members, self.rows, -1), self.layers[-1]
+        outputs, last = control.view(self.members, self.rows, -1), self.layers[-1]
+        out = outputs if is_aligned(outputs) else self._buffer("control", tuple(outputs.shape))
         calls += [_product(self._dense_inputs(source), last[:, :-1], out), partial(out.add_, last[:, -1:])]
+        if out is not outputs:
+            calls.append(partial(outputs.copy_, out))
 
         def act() -> None:
             for call in calls:

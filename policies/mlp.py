@@ -9,7 +9,7 @@ import torch
 
 from policies.checks import shape, sizes
 from policies.policy import Policy, PolicyRecord
-from policies.slots import aligned, aligned_slots, padded_width
+from policies.slots import aligned, aligned_slots, is_aligned, padded_width
 
 
 class MLP(Policy):
@@ -139,7 +139,10 @@ class MLPRecord(PolicyRecord):
         single = self.members == 1
         strip = (lambda tensor: tensor[0]) if single else (lambda tensor: tensor)
         inputs = strip(state.detach().view(self.members, self.rows, -1))
-        out = strip(control.view(self.members, self.rows, -1))
+        outputs = control.view(self.members, self.rows, -1)
+        out = strip(outputs if is_aligned(outputs) else self._buffer("control", tuple(outputs.shape)))
+        outputs = strip(outputs)
+        moved = not is_aligned(outputs)
         sources = [strip(augmented[:, slot]) for augmented in self.augmented]
         weights = [strip(layer) for layer in self.layers]
         activations = [strip(hidden[:, slot]) for hidden in self.hidden]
@@ -153,6 +156,8 @@ class MLPRecord(PolicyRecord):
                     torch.mm(source, layer, out=activation)
                     activation.tanh_()
                 torch.mm(last_source, last_weights, out=out)
+                if moved:
+                    outputs.copy_(out)
 
             return act
 
@@ -166,6 +171,8 @@ class MLPRecord(PolicyRecord):
                 torch.bmm(source, layer, out=buffer)
                 activation.copy_(buffer.tanh_())
             torch.bmm(last_source, last_weights, out=out)
+            if moved:
+                outputs.copy_(out)
 
         return act_together
 

@@ -1,8 +1,9 @@
 """Buffers of time slots in which every slot begins at the same alignment.
 
-A matrix product may peel its loops to the alignment of its operands, and then sums in another order: Intel's MKL does
-so where it finds neither AVX2 nor AVX-512. Which slot a step lies in depends on how a rollout is cut into segments, so
-slots that begin at multiples of ALIGNMENT are what lets a step come out the same to the bit in any segment.
+A matrix product may peel its loops to the alignment of its operands and of its result, and then sums in another order:
+Intel's MKL does so where it finds neither AVX2 nor AVX-512, and on processors of other makers. Which slot a step lies
+in depends on how a rollout is cut into segments, so slots that begin at multiples of ALIGNMENT are what lets a step come
+out the same to the bit in any segment.
 """
 
 import math
@@ -25,6 +26,11 @@ def aligned_slots(like: torch.Tensor, members: int, slots: int, rows: int, width
     return like.new_zeros(members, slots, rows, padded_width(rows, width, like.element_size()))[..., :width]
 
 
+def is_aligned(tensor: torch.Tensor) -> bool:
+    """Whether it begins at a multiple of ALIGNMENT."""
+    return tensor.data_ptr() % ALIGNMENT == 0
+
+
 def aligned(tensor: torch.Tensor) -> torch.Tensor:
     """`tensor` if it begins at a multiple of ALIGNMENT, else a copy that does."""
-    return tensor if tensor.data_ptr() % ALIGNMENT == 0 else tensor.clone()
+    return tensor if is_aligned(tensor) else tensor.clone()

@@ -11,7 +11,7 @@ import engine
 from engine import FULL, PHYSICS_ONLY, CartPole, Rollout, SettingError
 from policies import MLP
 from training import Backpropagation, Member, SignAgreement, Trainer, build_task, gradient_named
-from training.gradients import GRADIENTS, constants
+from training.gradients import GRADIENTS, lettered
 from training.tasks.cart_pole import Upright
 
 BATCH, HORIZON = 8, 100
@@ -25,7 +25,7 @@ def accuracy():
 
 @pytest.mark.vulkan
 @pytest.mark.parametrize("poles", [1, 2, 3, 4])
-@pytest.mark.parametrize("letter", constants())
+@pytest.mark.parametrize("letter", lettered())
 def test_every_named_gradient_equals_the_oracle(letter, poles):
     estimator = gradient_named(letter).estimator
     policy = MLP((2 + 2 * poles,), (1,), **tensor_options())
@@ -120,7 +120,7 @@ def test_the_combined_gradient_takes_one_rollout_and_two_sweeps():
 
 
 @pytest.mark.float64
-@pytest.mark.parametrize("letter", constants())
+@pytest.mark.parametrize("letter", lettered())
 def test_letters_and_names_lead_to_the_same_gradient(letter):
     (alias,) = GRADIENTS[letter].aliases
     for name in (letter, letter.lower(), alias):

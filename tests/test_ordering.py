@@ -8,7 +8,7 @@ import pytest
 from engine import SettingError
 from training import TASKS, Experiment
 from training.errors import RunError
-from training.gradients import constants
+from training.gradients import lettered
 from training.ordering import sweep_order, swept
 
 pytestmark = pytest.mark.float64
@@ -17,7 +17,7 @@ MANY = ("C", "decay(R, 0.5)", "unit(R)", "agree(decay(R, 0.5), R)", "M", "clip-n
 
 def test_the_five_stand_as_in_every_run_there_is():
     for count in range(1, 6):
-        for texts in itertools.permutations(constants(), count):
+        for texts in itertools.permutations(lettered(), count):
             assert sweep_order(dict.fromkeys(texts, 3)) == tuple(text for text in "NRCMS" if text in texts)
 
 

@@ -7,7 +7,18 @@ import torch
 from conftest import uniform
 
 import engine
-from engine import FULL, ONE_STEP, PHYSICS_ONLY, POLICY_ONLY, ClipNorm, Decay, PathRule, Truncate
+from engine import (
+    FULL,
+    ONE_STEP,
+    PHYSICS_ONLY,
+    POLICY_ONLY,
+    ClipNorm,
+    Decay,
+    KeepSize,
+    PathRule,
+    StepAgreement,
+    Truncate,
+)
 
 RULES = {
     "full": FULL,
@@ -19,6 +30,8 @@ RULES = {
     "decayed": Decay(PHYSICS_ONLY, factor=0.9),
     "truncated, cut": Truncate(window=3),
     "truncated, open": Truncate(POLICY_ONLY, window=4),
+    "signs agreeing": StepAgreement(),
+    "size kept": KeepSize(),
     "all together": ClipNorm(Decay(Truncate(FULL, window=4), factor=0.8), limit=0.5),
 }
 T = 6
@@ -143,6 +156,37 @@ def test_truncation_cuts_at_multiples_of_its_window_only(terms):
 def test_truncation_to_one_step_is_one_step(terms):
     for t in range(3):
         assert torch.equal(Truncate(window=1)(*terms, t=t), ONE_STEP(*terms, t=t))
+
+
+def test_steps_agree_where_both_paths_have_one_sign(terms):
+    direct, physics, policy = terms
+    found, expected = StepAgreement()(*terms, t=T), direct + physics
+    for place in torch.nonzero(physics * policy > 0).tolist():
+        expected[tuple(place)] += policy[tuple(place)]
+    assert torch.equal(found, expected)
+    assert 0 < int((found != direct + physics).sum()) < physics.numel() / 2 + 12
+
+
+@pytest.mark.parametrize("size", [1e-30, 1.0, 1e30])
+def test_a_size_is_kept_along_the_full_adjoint(size, terms):
+    direct, physics, policy = (size * term.flatten(1) for term in terms)
+    found = KeepSize()(direct, physics, policy, t=T).double() / size
+    short, whole = ((term / size).double() for term in (direct + physics, direct + physics + policy))
+    expected = whole[1:] * (short[1:].square().sum(1) / whole[1:].square().sum(1)).sqrt()[:, None]
+    torch.testing.assert_close(found[1:], expected, rtol=1e-5, atol=1e-6)
+    assert not found[0].any()
+    assert not KeepSize()(direct, -direct, torch.zeros_like(direct), t=T).any()
+
+
+def test_rules_leave_what_is_not_finite_to_be_found(terms):
+    for rule in (StepAgreement(), KeepSize()):
+        for index in range(3):
+            broken = [term.clone() for term in terms]
+            broken[index][2].fill_(math.nan if index else math.inf)
+            found = rule(*broken, t=T)
+            if index < 2 or rule == KeepSize():
+                assert not found[2].isfinite().any()
+            assert found[[0, 1, 3, 4, 5, 6]].isfinite().all()
 
 
 def test_wrappers_compose_from_the_inside_out(terms):

@@ -9,9 +9,9 @@ from benchmarks.peers.updates import SIDES
 from benchmarks.speed import TASKS, apart_by, disagreement, make_trainer, speed
 from benchmarks.timing import PHASES
 from engine import SettingError
-from training.gradients import constants
+from training.gradients import lettered
 
-LETTERS = constants()
+LETTERS = lettered()
 
 
 @pytest.mark.float32

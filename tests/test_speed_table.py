@@ -7,10 +7,10 @@ from rich.console import Console
 
 from benchmarks.speed import _print_ensemble, _print_phases, _print_updates
 from benchmarks.timing import PHASES
-from training.gradients import constants
+from training.gradients import lettered
 
 pytestmark = pytest.mark.float64
-LETTERS = constants()
+LETTERS = lettered()
 SIDES = ("Evenflow", "JAX, jax.grad", "JAX, by hand", "torch eager")
 
 

@@ -24,6 +24,9 @@ ALL = [
     Member(gradient_named("M").estimator, 2, clipping=Clipping("value", 0.1)),
     Member(gradient_named("S").estimator, 1),
     Member(gradient_named("N").estimator, 3, 1e-2),
+    Member(gradient_named("cautious(R)").estimator, 0),
+    Member(gradient_named("keep-size").estimator, 1),
+    Member(gradient_named("cautious(agree(R, step-agreement))").estimator, 2, clipping=Clipping("norm", 0.5)),
 ]
 
 
@@ -44,6 +47,14 @@ def test_a_member_trains_as_if_alone(index, together):
 @pytest.fixture(scope="module")
 def together():
     return history(Trainer(small_task(), ALL, SETTINGS), 4)
+
+
+def test_an_ensemble_goes_on_from_its_state():
+    whole, first, second = (Trainer(small_task(), ALL, SETTINGS) for _ in range(3))
+    expected = history(whole, 3)
+    history(first, 2)
+    second.load(2, {name: value.clone() for name, value in first.state().items()}, {})
+    assert torch.equal(history(second, 3), expected[2:])
 
 
 def test_members_of_one_seed_start_from_the_same_weights_and_states():

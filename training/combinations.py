@@ -1,20 +1,29 @@
-"""Gradients made of two whole sweeps, beside the sign agreement: their directions added, projected, masked.
+"""Gradients made of whole sweeps, beside the sign agreement: directions added, projected, masked; steps masked.
 
 With a, b the mini-batch mean gradients of the parts, â = a/|a|, and every member of an ensemble by itself. A part that
 is exactly 0 leaves the other as it is; a part that is not finite makes the result not finite.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 
 from engine import AdjointRule, SettingError
-from training.estimators import GradientEstimator
+from training.estimators import GradientEstimator, check_part
+
+
+class _Combination:
+    """Refuses parts that are no whole gradients by themselves."""
+
+    def __post_init__(self):
+        for entry in fields(self):  # pyright: ignore[reportArgumentType]
+            if entry.type is GradientEstimator:
+                check_part(getattr(self, entry.name))
 
 
 @dataclass(frozen=True)
-class _Pair:
+class _Pair(_Combination):
     """Two estimators over the same rollout."""
 
     one: GradientEstimator
@@ -29,7 +38,7 @@ class _Pair:
 
 
 @dataclass(frozen=True)
-class Unit:
+class Unit(_Combination):
     """â: the direction of a gradient at length 1."""
 
     of: GradientEstimator
@@ -104,7 +113,7 @@ class WhereSignsAgree(_Pair):
 
 
 @dataclass(frozen=True)
-class MaskRandom:
+class MaskRandom(_Combination):
     """A gradient of which as many components are kept as `like` has that are not 0, but which ones is chance.
 
     The control for masks: what a mask does by its density alone. Chance is drawn from the bits of the gradient and
@@ -123,6 +132,7 @@ class MaskRandom:
     seed: int = 0
 
     def __post_init__(self):
+        super().__post_init__()
         if self.divided not in (0, 1):
             raise SettingError(f"Expected a random mask divided by its density (1) or not (0), got {self.divided}.")
 
@@ -140,6 +150,34 @@ class MaskRandom:
             weight = 1.0 / share if self.divided and share > 0 else 1.0
             target.copy_(torch.where(mask.to(row.device), row * weight, torch.zeros_like(row)))
         return kept
+
+
+@dataclass(frozen=True)
+class Cautious(_Combination):
+    """A gradient g whose optimiser's step u goes only where it descends: u ⊙ 1[u g > 0] / max(mean of the mask, 1e-3).
+
+    The mean is over the components with u ≠ 0: others, as of layers before one that starts at zero or of parameters
+    that are not trained, would make the first steps many times longer.
+
+    Source: Liang et al., "Cautious Optimizers: Improving Training with One Line of Code" (2024), which takes the mean
+    over each layer by itself.
+    """
+
+    of: GradientEstimator
+
+    @property
+    def rules(self) -> tuple[AdjointRule, ...]:
+        return self.of.rules
+
+    def combine(self, gradients):
+        return self.of.combine(gradients)
+
+    def adjust_step(self, displacement: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+        """-u [P, n] masked, from -u and g, of which the optimiser made it; each member by itself."""
+        sign = torch.sign(displacement)
+        descends = (sign * torch.sign(gradient) < 0).to(displacement.dtype)
+        density = descends.sum(1, keepdim=True) / sign.abs().sum(1, keepdim=True).clamp_min(1.0)
+        return displacement * descends / density.clamp_min(1e-3)
 
 
 def _length(rows: torch.Tensor) -> torch.Tensor:

@@ -12,7 +12,11 @@ from engine.contracts import check_rule, check_tensor, described
 
 @runtime_checkable
 class GradientEstimator(Protocol):
-    """Asks for sweeps with some adjoint rules and combines their parameter gradients."""
+    """Asks for sweeps with some adjoint rules and combines their parameter gradients.
+
+    One that also has a method `adjust_step(displacement, gradient)` replaces the optimiser's displacement [P, n], made
+    from its gradient [P, n] at learning rate 1, by what that returns.
+    """
 
     @property
     def rules(self) -> tuple[AdjointRule, ...]: ...
@@ -43,6 +47,16 @@ def check_estimator(estimator: Any) -> None:
     raise SettingError(
         f"Expected a gradient estimator such as Backpropagation(FULL), got {described(estimator)}{hint}."
     )
+
+
+def check_part(estimator: Any) -> None:
+    """As `check_estimator`, for one that another combines: such a one cannot act on the optimiser's step."""
+    check_estimator(estimator)
+    if hasattr(estimator, "adjust_step"):
+        raise SettingError(
+            f"Expected a gradient to combine, got {described(estimator)}, which acts on the optimiser's step; put it "
+            "outside."
+        )
 
 
 def combined(estimator: GradientEstimator, gradients: Mapping[AdjointRule, torch.Tensor]) -> torch.Tensor:
@@ -87,8 +101,8 @@ class SignAgreement:
     reference: GradientEstimator
 
     def __post_init__(self):
-        check_estimator(self.base)
-        check_estimator(self.reference)
+        check_part(self.base)
+        check_part(self.reference)
 
     @property
     def rules(self) -> tuple[AdjointRule, ...]:

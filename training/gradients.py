@@ -19,8 +19,10 @@ from engine import (
     AdjointRule,
     ClipNorm,
     Decay,
+    KeepSize,
     PathRule,
     SettingError,
+    StepAgreement,
     Truncate,
 )
 from engine.checks import perhaps
@@ -28,13 +30,14 @@ from engine.registry import SHIPPED, Registry, registering
 from training.combinations import (
     Bisect,
     BisectUnit,
+    Cautious,
     ConflictFree,
     MaskRandom,
     ProjectConflicts,
     Unit,
     WhereSignsAgree,
 )
-from training.estimators import Backpropagation, GradientEstimator, SignAgreement
+from training.estimators import Backpropagation, GradientEstimator, SignAgreement, check_part
 from training.grammar import Call, parse
 
 _KINDS = {AdjointRule: "a rule", GradientEstimator: "a gradient", float: "a number", int: "a whole number"}
@@ -112,9 +115,9 @@ def gradient_named(text: str) -> Gradient:
     return Gradient(canonical, _as_estimator(made))
 
 
-def constants() -> list[str]:
-    """Texts of the gradients that ship and take no arguments, in their order."""
-    return [name for name in GRADIENTS.of(SHIPPED) if not GRADIENTS[name].parameters]
+def lettered() -> list[str]:
+    """Texts of the paper's gradients, in their order."""
+    return [name for name in GRADIENTS.of(SHIPPED) if len(name) == 1]
 
 
 def text_of(gradient: Any) -> str:
@@ -200,7 +203,9 @@ def _converted(made: Any, text: str, parameter: Parameter, entry: Constructor) -
     if number:
         raise SettingError(f"{wanted}.")
     if parameter.kind is GradientEstimator:
-        return _as_estimator(made)
+        estimator = _as_estimator(made)
+        check_part(estimator)
+        return estimator
     rule = made.rule if isinstance(made, Backpropagation) else made
     if not _is_rule(rule):
         raise SettingError(f"{wanted}, which combines whole sweeps.")
@@ -287,3 +292,10 @@ with registering(SHIPPED):
     register_gradient("pcgrad", ProjectConflicts, "two gradients, each without what is against the other, added")
     register_gradient("where-agree", WhereSignsAgree, "a third gradient where the signs of two agree, else 0")
     register_gradient("mask-random", MaskRandom, "a gradient under a random mask as dense as another's")
+    register_gradient(
+        "step-agreement",
+        StepAgreement(),
+        "the policy path only where both paths agree in sign, at every step",
+    )
+    register_gradient("keep-size", KeepSize(), "along R's adjoint at the size without the policy path, at every step")
+    register_gradient("cautious", Cautious, "the optimiser's step only where it descends along the gradient")

@@ -15,6 +15,8 @@ import torch
 from engine import SettingError
 from engine.checks import finite
 
+Adjust = Callable[[torch.Tensor, torch.Tensor], None]
+"""Called with a displacement and the gradient that it was made from, both [P, n]."""
 EPSILON = 1e-7
 BETAS = (0.9, 0.999)
 
@@ -109,14 +111,19 @@ class EnsembleOptimiser:
         self._updates = 0
 
     @torch.no_grad()
-    def step(self, gradient: torch.Tensor, active: torch.Tensor) -> None:
-        """Move the members that are `active` [P] against `gradient` [P, n]; the others stay where they are."""
+    def step(self, gradient: torch.Tensor, active: torch.Tensor, adjust: Adjust | None = None) -> None:
+        """Move the members that are `active` [P] against `gradient` [P, n]; the others stay where they are.
+
+        `adjust` may change the displacement, at learning rate 1, in place before it is made.
+        """
         frozen = (~active).nonzero().flatten()
         self.displacement.grad = gradient if not len(frozen) else gradient.index_fill(0, frozen, 0.0)
         self._updates += 1
         if self.kind.keras_epsilon:
             self.optimiser.param_groups[0]["eps"] = keras_epsilon(self._updates)
         self.optimiser.step()
+        if adjust is not None:
+            adjust(self.displacement, gradient)
         if len(frozen):
             self.displacement.index_fill_(0, frozen, 0.0)
         self.theta.addcmul_(self.displacement, self.learning_rates)

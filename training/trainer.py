@@ -146,6 +146,7 @@ class Trainer:
         self._orders = [generator(member.seed, "order") for member in self.members]
         self._rules = self._rules_with_samples()
         self._estimators = _grouped([member.estimator for member in self.members], runtime.device)
+        self._adjusting = [(one, rows) for one, rows in self._estimators if hasattr(one, "adjust_step")]
         self._clippings = _grouped([member.clipping for member in self.members], runtime.device)
         self.epoch = self.updates = 0
         self.divergences: dict[int, Divergence] = {}
@@ -188,9 +189,14 @@ class Trainer:
         theta, frozen = self.policy.theta.detach(), self._frozen()
         self._optimiser.theta = theta
         held = None if frozen is None else theta[:, frozen]
-        self._optimiser.step(gradient, self._active)
+        self._optimiser.step(gradient, self._active, self._adjust if self._adjusting else None)
         if frozen is not None and held is not None:
             theta[:, frozen] = held
+
+    def _adjust(self, displacement: torch.Tensor, gradient: torch.Tensor) -> None:
+        """Let the estimators that act on the optimiser's step do so."""
+        for estimator, rows in self._adjusting:
+            displacement[rows] = estimator.adjust_step(displacement[rows], gradient[rows])
 
     def _frozen(self) -> torch.Tensor | None:
         """`Policy.frozen`; PolicyError if nothing is left to train."""

@@ -21,7 +21,7 @@ from engine.norms import norm
 from training import Backpropagation, Gradient, SignAgreement, gradient_named
 from training.estimators import combined
 from training.files import write_ours
-from training.gradients import constants, rank_of, text_of
+from training.gradients import lettered, rank_of, text_of
 from training.style import legend_below, panel_figure, plain_log, save_ours
 from training.viewing.palette import styles_of
 
@@ -76,7 +76,7 @@ def diagnose(study: Study, out: Path, samples: int = 64) -> list[Diagnosis]:
     """Diagnose every difficulty at every milestone whose weights are finite."""
     found = []
     directory = StudyDirectory(out)
-    gradients = list(dict.fromkeys(gradient_named(text) for text in (*constants(), *study.gradients)))
+    gradients = list(dict.fromkeys(gradient_named(text) for text in (*lettered(), *study.gradients)))
     for difficulty in study.difficulties:
         here = [result for result in directory.reported if result.difficulty == difficulty]
         if not here:

@@ -22,7 +22,7 @@ from training import Experiment, RunDirectory, gradient_named, task_options
 from training.curves import loss_figure
 from training.errors import RunError
 from training.files import is_ours, reason, write_ours, write_whole
-from training.gradients import constants, rank_of
+from training.gradients import lettered, rank_of
 from training.optimisers import settings_from_file, settings_to_file
 from training.outputs import check_new_file
 from training.style import legend_below, new_figure, plain_log, settle
@@ -179,7 +179,7 @@ def _last_frames(controllers: Sequence[Watched]) -> str:
 def _adjoint_profile(controllers: Sequence[Watched], trained: Sequence[str]) -> str:
     """|λ_t| of what ships and was trained, along the last controller's rollouts: median and 5 to 95% over starts."""
     controller = controllers[-1]
-    gradients = list(dict.fromkeys(gradient_named(text) for text in (*constants(), *trained)))
+    gradients = list(dict.fromkeys(gradient_named(text) for text in (*lettered(), *trained)))
     simulation = Simulation(controller, gradients)
     last = max(len(controller.checkpoints) - 1, 0)
     swept = [simulation.run(simulation.initial(seed), last).adjoints for seed in range(_SAMPLES)]

@@ -71,9 +71,11 @@ class KuramotoSivashinsky(System):
     def prepare_step(self, state, control, next_state):
         matrices, stages = self._matrices(), self._stages(len(state))
         state, control, next_state = state.detach(), control.detach(), next_state.detach()
+        given = self.scratch("control", *control.shape)
 
         def launch() -> None:
-            self._forward(matrices, state, control, stages, next_state)
+            given.copy_(control)  # products round by where they find their operands; controls may begin anywhere
+            self._forward(matrices, state, given, stages, next_state)
 
         return launch
 
@@ -82,9 +84,11 @@ class KuramotoSivashinsky(System):
         half, whole, inner, first, middle, last, forced_stage, forced_step = (matrix.t() for matrix in matrices)
         (s0, s1, s2, s3), (a, b, c) = bars, stages[:3]
         state, control = state.detach(), control.detach()
+        given, pulled = self.scratch("control", *control.shape), self.scratch("cotangent", *control.shape)
 
         def launch() -> None:
-            self._forward(matrices, state, control, stages, None)
+            given.copy_(control)
+            self._forward(matrices, state, given, stages, None)
             torch.mm(next_adjoint, last, out=s3)
             s3.mul_(c).mul_(2.0)  # the adjoint of c
             torch.mm(next_adjoint, middle, out=s2)
@@ -98,12 +102,13 @@ class KuramotoSivashinsky(System):
             s1.add_(s2)
             adjoint.addmm_(s1, half)
             s1.add_(s3)
-            cotangent.addmm_(s1, forced_stage).addmm_(next_adjoint, forced_step)
+            torch.mm(s1, forced_stage, out=pulled)
+            cotangent.add_(pulled.addmm_(next_adjoint, forced_step))
 
         return launch
 
     def scratch_bytes(self, batch):
-        return 11 * batch * self.points * runtime.current().dtype.itemsize
+        return batch * (11 * self.points + 2 * self.actuators) * runtime.current().dtype.itemsize
 
     def attractor(self, count: int, generator: torch.Generator, duration: float = 200.0) -> torch.Tensor:
         """`count` states [count, N], float64, that random waves have become after `duration` without control."""

@@ -1,0 +1,77 @@
+"""Rules between steps against a recursion of their own: plain torch in float64, one sample, one Jacobian at a time."""
+
+import pytest
+import reference
+import torch
+from conftest import StepCost, relative_error, swing_up_states, tensor_options, uniform
+from torch.func import grad, jacrev
+
+from engine import FULL, CartPole, Rollout
+from policies import MLP
+from training import gradient_named
+
+pytestmark = pytest.mark.float64
+
+SYSTEM, HORIZON, BATCH = CartPole(2), 12, 4
+FORMULAS = {
+    "step-agreement": lambda direct, a, k, t: direct + a + k * (a * k > 0),
+    "keep-size": lambda direct, a, k, t: (direct + a + k) * (direct + a).norm() / (direct + a + k).norm(),
+}
+
+
+def running(state, control, t):
+    return (0.5 + 0.01 * t) * state.square().sum(1) + 0.2 * control.square().sum(1)
+
+
+def oracle(formula, policy, initial):
+    """The gradient of the mean loss, with every derivative by torch.func and λ_t = formula(∂ℓ/∂x, Aᵀλ, Kᵀμ, t)."""
+    theta, total = policy.theta.detach()[0], torch.zeros(policy.parameter_count, dtype=torch.float64)
+
+    def act(parameters, x):
+        layers = [parameters[: 7 * 10].view(7, 10), parameters[7 * 10 :].view(11, 1)]
+        return reference.mlp([layer[:-1] for layer in layers], [layer[-1] for layer in layers], x[None])[0]
+
+    def step(x, u):
+        return reference.cart_pole_step(x[None], u[None])[0]
+
+    def cost(x, u, t):
+        return running(x[None], u[None], t)[0]
+
+    for x in initial:
+        states = [x]
+        for _ in range(HORIZON):
+            states.append(step(states[-1], act(theta, states[-1])))
+        adjoint = grad(lambda x: reference.swing_up_cost(x[None])[0])(states[-1])
+        for t in reversed(range(HORIZON)):
+            x, u = states[t], act(theta, states[t])
+            a, b = jacrev(step, (0, 1))(x, u)
+            direct, mu = grad(cost, (0, 1))(x, u, t)
+            mu = mu + b.T @ adjoint
+            of_theta, of_state = jacrev(act, (0, 1))(theta, x)
+            total += of_theta.T @ mu / len(initial)
+            adjoint = formula(direct, a.T @ adjoint, of_state.T @ mu, t)
+    return total
+
+
+@pytest.fixture(scope="module")
+def policy():
+    found = MLP((6,), (1,), hidden=(10,), **tensor_options())
+    found.theta.data.copy_(uniform(0, *found.theta.shape, low=-2.0, high=2.0))
+    found.theta.data[:, 70:] *= 10.0  # forces strong enough for the policy path to matter in so few steps
+    return found
+
+
+@pytest.mark.parametrize("text", FORMULAS)
+def test_a_sweep_with_a_rule_equals_the_recursion_however_the_rollout_is_cut(text, policy):
+    (rule,) = gradient_named(text).estimator.rules
+    initial, cost = swing_up_states(0, BATCH, 2), StepCost(running, reference.swing_up_cost)
+    found = {}
+    for segment in (None, 5):
+        rollout = Rollout(SYSTEM, policy, HORIZON, BATCH, segment=segment)
+        rollout.forward(initial, cost)
+        found[segment] = rollout.backward([FULL, rule], cost)
+    expected = oracle(FORMULAS[text], policy, initial)
+    assert relative_error(found[None].parameters[rule][0], expected) < 1e-10
+    assert relative_error(found[5].parameters[rule][0], expected) < 1e-10
+    assert torch.equal(found[None].initial[rule], found[5].initial[rule])
+    assert relative_error(found[None].parameters[FULL][0], expected) > 1e-2  # another rule is told from it
