@@ -31,8 +31,8 @@ def in_turns(updates: dict[Any, Callable[[], Any]], rounds: int) -> dict[Any, li
 
 def phases(trainer: Trainer, initial: torch.Tensor, rounds: int) -> dict[str, float]:
     """Median ms of each phase of an update, by Python's profiler of calls, which itself takes some."""
-    record = type(trainer.rollout.record)
-    parts = {"forward": Rollout.forward, "K": record.linearise, "pull-back": record.pull_back_parameters}
+    trace = type(trainer.rollout.trace)
+    parts = {"forward": Rollout.forward, "K": trace.linearise, "pull-back": trace.pull_back_parameters}
     samples: dict[str, list[float]] = {phase: [] for phase in PHASES}
     for _ in range(rounds):
         profile = cProfile.Profile(builtins=False)

@@ -10,7 +10,7 @@ os.environ.setdefault("TI_SKIP_VERSION_CHECK", "ON")
 os.environ.setdefault("GOMP_SPINCOUNT", "5000")
 
 from engine import start  # noqa: F401  # first: loads Taichi, or says what it lacks
-from engine.controller import Controller, ControllerRecord
+from engine.controller import Controller, ControllerTrace
 from engine.errors import (
     AdjointError,
     BackendError,
@@ -62,6 +62,8 @@ from engine.tape import RolloutTape
 from engine.trajectory import Cost, Trajectory
 from engine.vector_system import VectorSystem
 
+ControllerRecord = ControllerTrace  # its name before
+
 __all__ = [
     "FULL",
     "ONE_STEP",
@@ -77,6 +79,7 @@ __all__ = [
     "ClipNorm",
     "Controller",
     "ControllerRecord",
+    "ControllerTrace",
     "Cost",
     "Decay",
     "EvenflowError",

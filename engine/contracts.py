@@ -10,7 +10,7 @@ from engine.errors import AdjointError, SettingError, ShapeError
 from engine.system import System
 
 _COST_METHODS = ("running", "final")
-_CONTROLLER = ("members", "parameter_count", "record", "record_bytes", "scratch_bytes")
+_CONTROLLER = ("members", "parameter_count", "trace", "trace_bytes", "scratch_bytes")
 
 
 def check_system(system: Any) -> None:

@@ -1,7 +1,7 @@
 """What the engine asks of a controller: to act step by step, and to be linearised along a rollout.
 
 The engine never sees a network. A controller (a policy, anything that maps states to controls) hands out a
-*record*: buffers for a number of consecutive time slots, in which it keeps what it needs to be differentiated.
+*trace*: buffers for a number of consecutive time slots, in which it keeps what it needs to be differentiated.
 """
 
 from typing import Protocol
@@ -11,7 +11,7 @@ import torch
 from engine.launch import Launch
 
 
-class ControllerRecord(Protocol):
+class ControllerTrace(Protocol):
     """A controller's memory of some consecutive steps ("slots") of a rollout over B samples."""
 
     def prepare_act(self, slot: int, state: torch.Tensor, control: torch.Tensor) -> Launch:
@@ -51,10 +51,10 @@ class ControllerRecord(Protocol):
 
 
 class ControllerWatch(Protocol):
-    """Keeps one record in step with its controller, whose parameters anyone may change between rollouts."""
+    """Keeps one trace in step with its controller, whose parameters anyone may change between rollouts."""
 
     def begin(self) -> None:
-        """Called before every forward rollout: from here on the record computes with the controller as it is now."""
+        """Called before every forward rollout: from here on the trace computes with the controller as it is now."""
         ...
 
     def changed(self) -> str | None:
@@ -88,18 +88,18 @@ class Controller(Protocol):
         """
         ...
 
-    def watch(self, record: ControllerRecord, differentiated: bool) -> ControllerWatch:
-        """What keeps `record` in step with the controller; asked for once."""
+    def watch(self, trace: ControllerTrace, differentiated: bool) -> ControllerWatch:
+        """What keeps `trace` in step with the controller; asked for once."""
         ...
 
-    def record(
+    def trace(
         self, slots: int, batch: int, state_shape: tuple[int, ...], control_shape: tuple[int, ...]
-    ) -> ControllerRecord: ...
+    ) -> ControllerTrace: ...
 
-    def record_bytes(self, batch: int, state_shape: tuple[int, ...], control_shape: tuple[int, ...]) -> int:
-        """Bytes that one slot of a record takes, for planning."""
+    def trace_bytes(self, batch: int, state_shape: tuple[int, ...], control_shape: tuple[int, ...]) -> int:
+        """Bytes that one slot of a trace takes, for planning."""
         ...
 
     def scratch_bytes(self, rows: int) -> int:
-        """Bytes that a record needs while it linearises or pulls back this many rows, for planning."""
+        """Bytes that a trace needs while it linearises or pulls back this many rows, for planning."""
         ...

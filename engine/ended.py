@@ -85,11 +85,11 @@ def pull_back_parameters(
             shown[:, member][~live[:, member]] = donor
         try:
             _show(rollout, first, last, samples, shown.flatten(1, 2))
-            rollout.record.pull_back_parameters(first, last, states, cotangents[first:last], samples, gradient)
+            rollout.trace.pull_back_parameters(first, last, states, cotangents[first:last], samples, gradient)
         finally:
             _show(rollout, first, last, samples, saved)
 
 
 def _show(rollout: Trajectory, first: int, last: int, samples: slice, states: torch.Tensor) -> None:
     rollout.show(first, last, states)
-    rollout.record.linearise(first, last, rollout.states[first:last], samples, None)
+    rollout.trace.linearise(first, last, rollout.states[first:last], samples, None)

@@ -5,6 +5,7 @@ Rows are therefore scaled by a power of two, which rounds nothing: where a plain
 """
 
 import numpy as np
+import taichi as ti
 import torch
 
 # Above what n numbers whose squares are too small for full precision add up to, for any n that fits into memory.
@@ -29,6 +30,19 @@ def limited(rows: torch.Tensor, limit: float) -> torch.Tensor:
     longer = length > scale * limit
     # Two factors, since their product may be too small for full precision; by 1 they change nothing.
     return (rows * torch.where(longer, scale, 1.0)).mul_(torch.where(longer, limit / length, 1.0))
+
+
+@ti.func
+def limited_vector(vector, limit):
+    """`limited` for one vector in a kernel."""
+    largest = abs(vector).max()
+    # Of 0, and of what is not finite, the length is NaN, with which comparisons are false.
+    scaled = vector / largest
+    length = scaled.norm()
+    result = vector
+    if length > limit / largest:
+        result = scaled * (limit / length)
+    return result
 
 
 def norm_of_array(values: np.ndarray, axis: int = -1) -> np.ndarray:

@@ -5,7 +5,8 @@ from typing import Any
 
 import torch
 
-from engine.controller import Controller, ControllerRecord, ControllerWatch
+from engine.alignment import aligned
+from engine.controller import Controller, ControllerTrace, ControllerWatch
 from engine.launch import Launch
 from engine.observation import Observation, pulled_back
 from engine.parameters import SampleParameters
@@ -42,18 +43,18 @@ class Observed:
     def check(self, state_shape: tuple[int, ...], control_shape: tuple[int, ...], differentiated: bool) -> None:
         self.controller.check(self.observation.shape, control_shape, differentiated)
 
-    def record(
+    def trace(
         self, slots: int, batch: int, state_shape: tuple[int, ...], control_shape: tuple[int, ...]
-    ) -> "ObservedRecord":
-        return ObservedRecord(self, slots, batch, control_shape)
+    ) -> "ObservedTrace":
+        return ObservedTrace(self, slots, batch, control_shape)
 
-    def watch(self, record: "ObservedRecord", differentiated: bool) -> ControllerWatch:
-        return self.controller.watch(record.of_controller, differentiated)
+    def watch(self, trace: "ObservedTrace", differentiated: bool) -> ControllerWatch:
+        return self.controller.watch(trace.of_controller, differentiated)
 
-    def record_bytes(self, batch: int, state_shape: tuple[int, ...], control_shape: tuple[int, ...]) -> int:
+    def trace_bytes(self, batch: int, state_shape: tuple[int, ...], control_shape: tuple[int, ...]) -> int:
         numbers = batch * math.prod(self.observation.shape)
         own = numbers * self.controller.dtype.itemsize + _SLOT_BYTES
-        return own + self.controller.record_bytes(batch, self.observation.shape, control_shape)
+        return own + self.controller.trace_bytes(batch, self.observation.shape, control_shape)
 
     def scratch_bytes(self, rows: int) -> int:
         # K of the observation and twice the observation's gradients.
@@ -61,11 +62,11 @@ class Observed:
         return numbers * self.controller.dtype.itemsize + self.controller.scratch_bytes(rows)
 
 
-class ObservedRecord:
+class ObservedTrace:
     """A controller's memory of some slots, with what it saw in them.
 
     Attributes:
-        of_controller: the record of the controller itself.
+        of_controller: the trace of the controller itself.
         seen: [slots, B, *shape], observations.
     """
 
@@ -73,7 +74,7 @@ class ObservedRecord:
         shape, controller = of.observation.shape, of.controller
         self.of, self.batch = of, batch
         self.seen = torch.zeros(slots, batch, *shape, dtype=controller.dtype, device=controller.device)
-        self.of_controller: ControllerRecord = controller.record(slots, batch, shape, control_shape)
+        self.of_controller: ControllerTrace = controller.trace(slots, batch, shape, control_shape)
 
     def prepare_act(self, slot: int, state: torch.Tensor, control: torch.Tensor) -> Launch:
         act, seen, states = self.of_controller.prepare_act(slot, self.seen[slot], control), self.seen[slot], state[None]
@@ -153,4 +154,4 @@ class ObservedRecord:
         if parameters is not None:
             rows = parameters.rows[samples].expand(last - first, -1, -1) if rows is None else rows
             named = parameters.named(rows)
-        return self.of.observation(states, steps, named)
+        return self.of.observation(aligned(states), steps, named)

@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
-from engine.observed import ObservedRecord
+from engine.observed import ObservedTrace
 from engine.plan import Segment
-from engine.rules import AdjointRule
+from engine.rules import AdjointRule, PathSum
 from engine.trajectory import Trajectory
 
 
@@ -55,13 +55,13 @@ class ParameterSweep:
         total = self._totals[rule]
         if self._parameters.of_system is not None:
             self._parameters.gather(self.of_system[samples], total[samples])
-        record, rollout = self.rollout.record, self.rollout
-        if not rule.uses_policy or not isinstance(record, ObservedRecord):
+        trace, rollout = self.rollout.trace, self.rollout
+        if not rule.uses_policy or not isinstance(trace, ObservedTrace):
             return
-        weights = getattr(rule, "path_weights", (1.0, 1.0))
+        weight = rule.path_weights[1] if isinstance(rule, PathSum) else 1.0
         for first, last in part.own_blocks(rollout.block, rollout.horizon):
-            seen = record.pull_back_rows(first, last, rollout.states[first:last], cotangents[first:last], samples)
-            total[samples] += weights[1] * seen
+            seen = trace.pull_back_rows(first, last, rollout.states[first:last], cotangents[first:last], samples)
+            total[samples] += weight * seen
 
     def found(self) -> dict[AdjointRule, torch.Tensor]:
         """∂L/∂p [B, q] for each rule."""

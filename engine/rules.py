@@ -8,16 +8,20 @@ B = ∂S/∂u, K = ∂π/∂x, a sweep starts at λ_T = ∂ℓ_T/∂x and for t 
 
 A rule sees tensors [B, *state_shape], acts on each sample by itself, and returns a new tensor. The four rules of
 Schnell and Thuerey, "Stabilizing Backpropagation Through Time to Learn Complex Physics" (ICLR 2024), are path rules.
+
+That is all that a rule must be. One that besides says what it does to a single sample, as a `SampleRule`, or that is a
+`PathSum`, lets systems sweep a whole segment in one launch.
 """
 
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
+import taichi as ti
 import torch
 
 from engine.checks import finite, real, whole
 from engine.errors import SettingError
-from engine.norms import limited, norm
+from engine.norms import limited, limited_vector, norm
 
 
 @runtime_checkable
@@ -35,6 +39,34 @@ class AdjointRule(Protocol):
     ) -> torch.Tensor: ...
 
 
+@runtime_checkable
+class PathSum(AdjointRule, Protocol):
+    """A rule that is ∂ℓ_t/∂x + p Aᵀλ_{t+1} + k Kᵀμ_t."""
+
+    @property
+    def path_weights(self) -> tuple[float, float]:
+        """(p, k)."""
+        ...
+
+
+@runtime_checkable
+class SampleRule(AdjointRule, Protocol):
+    """A rule that says itself on one sample, too, as a `@ti.func` method in a class of Python source."""
+
+    def on_sample(self, direct: Any, physics: Any, policy: Any, t: Any) -> Any:
+        """λ_t of one sample, from vectors in the order of `flatten`; that of a path that is not used holds anything.
+
+        Compiled with the numbers of the rule as constants, once for each rule that is not equal to another.
+        """
+        ...
+
+
+def says_itself_on_a_sample(rule: AdjointRule) -> bool:
+    """Whether this is a `SampleRule`, and so is every rule among its attributes, which it may call."""
+    parts = [value for value in getattr(rule, "__dict__", {}).values() if isinstance(value, AdjointRule)]
+    return isinstance(rule, SampleRule) and all(map(says_itself_on_a_sample, parts))
+
+
 @dataclass(frozen=True)
 class PathRule:
     """λ_t = ∂ℓ_t/∂x + p Aᵀλ_{t+1} + k Kᵀμ_t, with p = `physics_weight` and k = `policy_weight`."""
@@ -49,7 +81,6 @@ class PathRule:
 
     @property
     def path_weights(self) -> tuple[float, float]:
-        """(p, k): declared by rules that are this weighted sum, which lets a system sweep in one launch."""
         return self.physics_weight, self.policy_weight
 
     @property
@@ -66,6 +97,15 @@ class PathRule:
             result += physics if self.physics_weight == 1.0 else self.physics_weight * physics
         if policy is not None and self.uses_policy:
             result += policy if self.policy_weight == 1.0 else self.policy_weight * policy
+        return result
+
+    @ti.func
+    def on_sample(self, direct, physics, policy, t):
+        result = direct
+        if ti.static(self.uses_physics):
+            result += self.physics_weight * physics
+        if ti.static(self.uses_policy):
+            result += self.policy_weight * policy
         return result
 
 
@@ -93,6 +133,11 @@ class _Wrapped:
     def uses_policy(self) -> bool:
         return self.of.uses_policy
 
+    @ti.func
+    def inner(self, direct, physics, policy, t):
+        """What `of` makes of one sample."""
+        return self.of.on_sample(direct, physics, policy, t)  # type: ignore[attr-defined]
+
 
 @dataclass(frozen=True)
 class ClipNorm(_Wrapped):
@@ -110,6 +155,10 @@ class ClipNorm(_Wrapped):
         adjoint = self.of(direct, physics, policy, t)
         return limited(adjoint.flatten(1), self.limit).view_as(adjoint)
 
+    @ti.func
+    def on_sample(self, direct, physics, policy, t):
+        return limited_vector(self.inner(direct, physics, policy, t), self.limit)
+
 
 @dataclass(frozen=True)
 class Decay(_Wrapped):
@@ -125,6 +174,10 @@ class Decay(_Wrapped):
         adjoint = self.of(direct, physics, policy, t)
         return direct + self.factor * (adjoint - direct)
 
+    @ti.func
+    def on_sample(self, direct, physics, policy, t):
+        return direct + self.factor * (self.inner(direct, physics, policy, t) - direct)
+
 
 @dataclass(frozen=True)
 class Truncate(_Wrapped):
@@ -138,6 +191,13 @@ class Truncate(_Wrapped):
 
     def __call__(self, direct, physics, policy, t):
         return direct.clone() if t % self.window == 0 else self.of(direct, physics, policy, t)
+
+    @ti.func
+    def on_sample(self, direct, physics, policy, t):
+        adjoint = direct
+        if t % self.window != 0:
+            adjoint = self.inner(direct, physics, policy, t)
+        return adjoint
 
 
 @dataclass(frozen=True)

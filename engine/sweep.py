@@ -12,17 +12,20 @@ from engine.alignment import aligned
 from engine.buffers import SweepBuffers
 from engine.contracts import check_tensor, described, differentiating, modified
 from engine.errors import AdjointError, EvenflowWarning
+from engine.fused import MOST_COMPONENTS, Law, SweepArrays
 from engine.launch import Launch
 from engine.loops import BLOCK_ROWS, torch_threads
 from engine.memory import format_bytes
 from engine.parameter_sweep import ParameterSweep
 from engine.plan import Segment
-from engine.rules import AdjointRule
+from engine.rules import AdjointRule, PathSum, says_itself_on_a_sample
 from engine.system import PULL_BACK_LAUNCH_BYTES
 from engine.trajectory import Cost, Trajectory
 
 # Rules whose fused launches are kept; a schedule of rules would make ever more.
 _FUSED_KEPT = 16
+# Rules for which kernels are compiled, which stay with the process; the others of a schedule are called.
+_MOST_COMPILED = 32
 
 
 @dataclass
@@ -52,12 +55,13 @@ class Sweeper(SweepBuffers):
 
     def __init__(self, rollout: Trajectory):
         super().__init__(rollout.system, rollout.plan.slots, rollout.batch, rollout.holds_jacobian)
-        self.rollout, self.record = rollout, rollout.record
+        self.rollout, self.trace = rollout, rollout.trace
         self._physics = torch.zeros_like(self.adjoints[0])
         self._fused: dict[tuple, Launch | None] = {}
         self._pull_backs: dict[tuple, list[Launch]] = {}
         self._of_parameters = ParameterSweep(rollout) if rollout.parts.parameters is not None else None
         self._trusted: set[AdjointRule] = set()
+        self._compiled: set[AdjointRule] = set()
         self._costs: list[Cost] = []
 
     def run(
@@ -190,7 +194,7 @@ class Sweeper(SweepBuffers):
         chosen = slice(min(one.start for one in wanted), max(one.stop for one in wanted))
         for first, last in part.blocks(self.rollout.block, self.rollout.horizon):
             jacobian = self.jacobian[first:last] if using and self.jacobian is not None else None
-            self.record.linearise(first, last, self.rollout.states[first:last], chosen, jacobian)
+            self.trace.linearise(first, last, self.rollout.states[first:last], chosen, jacobian)
 
     def _sweep(self, rule: AdjointRule, part: Segment, samples: slice) -> None:
         """λ and μ of a segment; done again with care for samples that ended where something is not finite."""
@@ -224,7 +228,7 @@ class Sweeper(SweepBuffers):
         with torch.inference_mode(False):  # autograd may add to it
             before = gradient.clone() if several else None
         for first, last in part.own_blocks(rollout.block, rollout.horizon):
-            self.record.pull_back_parameters(
+            self.trace.pull_back_parameters(
                 first, last, rollout.states[first:last], self.cotangents[first:last], samples, gradient
             )
         if ended.is_finite(gradient):
@@ -238,21 +242,36 @@ class Sweeper(SweepBuffers):
             gradient[bad] = again[bad]
 
     def _prepare_fused(self, rule: AdjointRule, part: Segment, samples: slice) -> Launch | None:
-        if rule.uses_policy and self.jacobian is None:
+        law = self._law(rule)
+        if law is None or (rule.uses_policy and self.jacobian is None):
             return None
         first, last, rollout = part.first, part.last, self.rollout
-        jacobian = self.jacobian[first:last] if self.jacobian is not None else self._physics.new_zeros(1, 1, 1, 1)
         return rollout.system.prepare_sweep(
-            rollout.states[first : last + 1].detach(),
-            rollout.slot_controls[first:last],
-            self.direct_states[first:last],
-            jacobian,
-            self.adjoints[first : last + 1],
-            self.cotangents[first:last],
-            samples,
-            rule,
-            **({} if self._of_parameters is None else self._of_parameters.arguments()),
+            SweepArrays(
+                rollout.states[first : last + 1].detach(),
+                rollout.slot_controls[first:last],
+                self.direct_states[first:last],
+                self.jacobian[first:last] if self.jacobian is not None else self._physics.new_zeros(1, 1, 1, 1),
+                self.adjoints[first : last + 1],
+                self.cotangents[first:last],
+                samples,
+                part.start,
+                law,
+                rule.path_weights if isinstance(rule, PathSum) else (0.0, 0.0),
+                **({} if self._of_parameters is None else self._of_parameters.arguments()),
+            )
         )
+
+    def _law(self, rule: AdjointRule) -> Law | None:
+        """What a kernel that sweeps by this rule is compiled for; None where it must be called between the steps."""
+        if isinstance(rule, PathSum):
+            return Law(rule.uses_physics, rule.uses_policy)
+        if self._physics[0].numel() > MOST_COMPONENTS or not says_itself_on_a_sample(rule):
+            return None
+        if len(self._compiled) >= _MOST_COMPILED and rule not in self._compiled:
+            return None
+        self._compiled.add(rule)
+        return Law(rule.uses_physics, rule.uses_policy, rule)
 
     def _sweep_by_steps(self, rule: AdjointRule, part: Segment, samples: slice, careful: bool = False) -> None:
         physics, pull_backs = self._physics[samples], self._prepare_pull_backs(samples)
@@ -287,7 +306,7 @@ class Sweeper(SweepBuffers):
     def _policy_term(self, slot: int, samples: slice) -> torch.Tensor:
         cotangent, state = self.cotangents[slot, samples], self.rollout.states[slot, samples]
         if self.jacobian is None:
-            return self.record.pull_back_state(slot, state, cotangent, samples)
+            return self.trace.pull_back_state(slot, state, cotangent, samples)
         rows = aligned(cotangent).flatten(1).unsqueeze(1)
         return torch.bmm(rows, aligned(self.jacobian[slot, samples])).view_as(state)
 

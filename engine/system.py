@@ -10,8 +10,8 @@ import torch
 from engine import runtime
 from engine.checks import is_whole
 from engine.errors import AdjointError, ShapeError
+from engine.fused import SweepArrays
 from engine.launch import Launch, prepare, prepare_adjoint
-from engine.rules import AdjointRule
 from engine.trials.trial import Trial
 
 # Points of the user's own at which the first trial looks.
@@ -73,30 +73,8 @@ class System(abc.ABC):
         step, (∂S/∂p)ᵀ next_adjoint is added to `parameter_adjoint` [B, q].
         """
 
-    def prepare_sweep(
-        self,
-        states: torch.Tensor,
-        controls: torch.Tensor,
-        direct: torch.Tensor,
-        jacobian: torch.Tensor,
-        adjoints: torch.Tensor,
-        cotangents: torch.Tensor,
-        samples: slice,
-        rule: AdjointRule,
-        parameters: torch.Tensor | None = None,
-        parameter_adjoint: torch.Tensor | None = None,
-    ) -> Launch | None:
-        """A launch that sweeps a whole segment at once, or None where the system or the rule has none.
-
-        Args:
-            states: [S+1, B, *state_shape]; controls: [S, B, *control_shape].
-            direct: [S, B, *state_shape], ∂ℓ_t/∂x_t.
-            jacobian: [S, B, m, n], K_t, read only if the rule uses the policy.
-            adjoints: [S+1, B, *state_shape]; the last is given, the others are written.
-            cotangents: [S, B, *control_shape]; hold ∂ℓ_t/∂u_t, to which Bᵀλ_{t+1} is added.
-            samples: the samples that are swept.
-            parameters, parameter_adjoint: [B, q], as in `prepare_pull_back`; Σ_t (∂S/∂p)ᵀ λ_{t+1} is added.
-        """
+    def prepare_sweep(self, arrays: SweepArrays) -> Launch | None:
+        """A launch that sweeps a whole segment at once, or None where the system has none."""
         return None
 
     @property

@@ -67,7 +67,7 @@ class Trajectory:
     Attributes:
         states: [T+1, B, *state_shape] if everything is stored, else the states of the segment last restored.
         controls: [T, B, *control_shape].
-        record: the controller's memory of the steps in the buffers.
+        trace: the controller's memory of the steps in the buffers.
         plan: the segments and the predicted bytes; those of sweeps with path rules, where the system fuses them.
         budget: bytes that it was planned for, or None.
         block: steps that are linearised together.
@@ -132,14 +132,14 @@ class Trajectory:
         self.slot_controls = torch.zeros(slots, batch, *system.control_shape, **options) if several else self.controls
         stored = len(self.plan.segments) if several and not self.forward_only else 0
         self._checkpoints = torch.zeros(stored, batch, *system.state_shape, **options)
-        self.record = self.controller.record(slots, batch, system.state_shape, system.control_shape)
-        self._watch = self.controller.watch(self.record, differentiated=not self.forward_only)
+        self.trace = self.controller.trace(slots, batch, system.state_shape, system.control_shape)
+        self._watch = self.controller.watch(self.trace, differentiated=not self.forward_only)
         self.parts.allocate(slots, self.controller.members)
         self._actions: list[Callable[[], None]] = []
         self._steps: list[Callable[[], None]] = []
         for slot in range(slots):
             x, y, u = self.states[slot], self.states[slot + 1], self.slot_controls[slot]
-            self._actions.append(self.parts.prepare_act(slot, self.record.prepare_act(slot, x, u), u))
+            self._actions.append(self.parts.prepare_act(slot, self.trace.prepare_act(slot, x, u), u))
             self._steps.append(self.parts.prepare_step(slot, x, u, y))
 
     @plain_torch
@@ -219,7 +219,7 @@ class Trajectory:
 
     @torch.inference_mode()
     def restore(self, part: Segment) -> None:
-        """Put the states of `part` and the controller's record of it back into the buffers."""
+        """Put the states of `part` and the controller's trace of it back into the buffers."""
         if self.restored != part:
             self.states[part.first].copy_(self._checkpoints[self.plan.segments.index(part)])
             self._run(part)
@@ -297,7 +297,7 @@ class Trajectory:
         system, controller, batch, item = self.system, self.controller, self.batch, runtime.current().dtype.itemsize
         n, m = math.prod(system.state_shape), math.prod(system.control_shape)
         per_slot = batch * (n + m) * item + SweepBuffers.slot_bytes(system, batch, self.holds_jacobian)
-        per_slot += controller.record_bytes(batch, system.state_shape, system.control_shape)
+        per_slot += controller.trace_bytes(batch, system.state_shape, system.control_shape)
         per_slot += _LAUNCH_BYTES + system.launch_bytes() + self.parts.slot_bytes()
         fixed = batch * self.horizon * m * item
         fixed += SweepBuffers.fixed_bytes(system, batch, self.block, controller.members * controller.parameter_count)

@@ -5,12 +5,10 @@ import abc
 import taichi as ti
 
 from engine.errors import SettingError
+from engine.fused import MOST_COMPONENTS
 from engine.launch import prepare
 from engine.loops import serial_loop
 from engine.system import STEP_LAUNCH_BYTES, System
-
-# Compile times grow with the square of what is unrolled.
-_MOST_COMPONENTS = 128
 
 
 @ti.data_oriented
@@ -39,9 +37,9 @@ class VectorSystem(System):
 
     def check_size(self):
         largest = max(*self.state_shape, *self.control_shape)
-        if largest > _MOST_COMPONENTS:
+        if largest > MOST_COMPONENTS:
             raise SettingError(
-                f"Expected {self.name} with at most {_MOST_COMPONENTS} numbers in a state and in a control, over which "
+                f"Expected {self.name} with at most {MOST_COMPONENTS} numbers in a state and in a control, over which "
                 f"its kernels are unrolled, got {largest}; make it smaller, or write a System whose kernels loop."
             )
 
@@ -60,42 +58,9 @@ class VectorSystem(System):
         rows = _rows(parameters, state), _rows(parameter_adjoint, state)
         return prepare(self._pull_back, *arrays, *rows, serial_loop(state.shape[0]), parameters is not None)
 
-    def prepare_sweep(
-        self,
-        states,
-        controls,
-        direct,
-        jacobian,
-        adjoints,
-        cotangents,
-        samples,
-        rule,
-        parameters=None,
-        parameter_adjoint=None,
-    ):
-        weights = getattr(rule, "path_weights", None)
-        if weights is None:
-            return None
-        first, last, _ = samples.indices(states.shape[1])
-        return prepare(
-            self._sweep,
-            states,
-            controls,
-            direct,
-            jacobian,
-            adjoints,
-            cotangents,
-            first,
-            last,
-            float(weights[0]),
-            float(weights[1]),
-            _rows(parameters, states),
-            _rows(parameter_adjoint, states),
-            serial_loop(last - first),
-            parameters is not None,
-            rule.uses_physics,
-            rule.uses_policy,
-        )
+    def prepare_sweep(self, arrays):
+        rows = _rows(arrays.parameters, arrays.states), _rows(arrays.parameter_adjoint, arrays.states)
+        return arrays.prepare(self._sweep, *rows, arrays.parameters is not None)
 
     def launch_bytes(self):
         return STEP_LAUNCH_BYTES
@@ -187,14 +152,14 @@ class VectorSystem(System):
         cotangents: ti.types.ndarray(ndim=3),
         first: int,
         last: int,
+        start: int,
         physics_weight: float,
         policy_weight: float,
+        serial: ti.template(),
+        law: ti.template(),
         parameters: ti.types.ndarray(ndim=2),
         parameter_adjoint: ti.types.ndarray(ndim=2),
-        serial: ti.template(),
         varied: ti.template(),
-        uses_physics: ti.template(),
-        uses_policy: ti.template(),
     ):
         ti.loop_config(serialize=serial)
         for sample in range(last - first):
@@ -221,16 +186,22 @@ class VectorSystem(System):
                 if ti.static(varied):
                     for i in ti.static(range(len(self.constants))):
                         total[i] += ti.select(over, 0.0, given[i])
+                policy = ti.Vector.zero(float, self.state_shape[0])
                 for i in ti.static(range(self.state_shape[0])):
                     physics[i] = ti.select(over, 0.0, physics[i])
-                    value = direct[t, b, i]
-                    if ti.static(uses_physics):
-                        value += physics_weight * physics[i]
-                    if ti.static(uses_policy):
+                    costate[i] = direct[t, b, i]
+                    if ti.static(law.sums_paths and law.uses_physics):
+                        costate[i] += physics_weight * physics[i]
+                    if ti.static(law.uses_policy):
                         for j in ti.static(range(self.control_shape[0])):
-                            value += ti.select(idle, 0.0, policy_weight * jacobian[t, b, j, i] * pulled[j])
-                    costate[i] = value
-                    adjoints[t, b, i] = value
+                            if ti.static(law.sums_paths):
+                                costate[i] += ti.select(idle, 0.0, policy_weight * jacobian[t, b, j, i] * pulled[j])
+                            else:
+                                policy[i] += ti.select(idle, 0.0, jacobian[t, b, j, i] * pulled[j])
+                if ti.static(not law.sums_paths):
+                    costate = law.rule.on_sample(costate, physics, policy, start + t)
+                for i in ti.static(range(self.state_shape[0])):
+                    adjoints[t, b, i] = costate[i]
             if ti.static(varied):
                 for i in ti.static(range(len(self.constants))):
                     parameter_adjoint[b, i] = total[i]

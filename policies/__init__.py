@@ -6,8 +6,10 @@ from policies.linear import Linear
 from policies.mlp import MLP
 from policies.module import ModulePolicy
 from policies.particles import DeepSets, Moments
-from policies.policy import Policy, PolicyError, PolicyRecord
+from policies.policy import Policy, PolicyError, PolicyTrace
 from policies.polynomial import Polynomial
+
+PolicyRecord = PolicyTrace  # its name before
 
 __all__ = [
     "MLP",
@@ -19,6 +21,7 @@ __all__ = [
     "Policy",
     "PolicyError",
     "PolicyRecord",
+    "PolicyTrace",
     "Polynomial",
     "policy_from",
 ]

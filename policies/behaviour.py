@@ -16,7 +16,7 @@ from policies.checks import PolicyError
 from policies.watch import same_bits
 
 if TYPE_CHECKING:
-    from policies.policy import Policy, PolicyRecord
+    from policies.policy import Policy, PolicyTrace
 
 _ROWS = 4
 """States of each member that a policy is tried on."""
@@ -68,7 +68,7 @@ def _check_fit(policy: "Policy", control_shape: tuple[int, ...]) -> None:
 def check_behaviour(policy: "Policy", differentiated: bool) -> None:
     """PolicyError, saying what is wrong, unless controls are a function of each sample's own state.
 
-    If the policy is to be differentiated, torch must find the derivatives of all that it depends on, and a record of
+    If the policy is to be differentiated, torch must find the derivatives of all that it depends on, and a trace of
     its own must agree with them.
     """
     generator = torch.Generator().manual_seed(0)
@@ -137,16 +137,16 @@ def _check_derivatives(
     generator: torch.Generator,
     differentiated: bool,
 ) -> None:
-    record = policy.record(1, policy.members * _ROWS, policy.state_shape, policy.control_shape)
+    trace = policy.trace(1, policy.members * _ROWS, policy.state_shape, policy.control_shape)
     weights = _normal(generator, policy, policy.control_shape, 1.0)
-    if not record.reads_policy:
-        _check_acting(record, states, controls)
+    if not trace.reads_policy:
+        _check_acting(trace, states, controls)
     if not differentiated:
         return
     by_state, by_theta = _gradients(policy, states, controls, weights)
     _check_reached(policy, states, controls, by_state, by_theta, generator)
-    if not record.reads_policy:
-        _check_record(record, states, weights, by_state, by_theta if policy.theta.requires_grad else None)
+    if not trace.reads_policy:
+        _check_trace(trace, states, weights, by_state, by_theta if policy.theta.requires_grad else None)
 
 
 def _gradients(
@@ -228,19 +228,19 @@ def _moves(at: Callable[[float], torch.Tensor], controls: torch.Tensor, step: fl
     return bool(((ratio > 1.5) & (ratio < 3.0)).double().mean() > 0.5)
 
 
-def _check_acting(record: "PolicyRecord", states: torch.Tensor, controls: torch.Tensor) -> None:
+def _check_acting(trace: "PolicyTrace", states: torch.Tensor, controls: torch.Tensor) -> None:
     acted = torch.zeros_like(controls).flatten(0, 1)
     with torch.inference_mode():
-        record.prepare_act(0, states.flatten(0, 1), acted)()
+        trace.prepare_act(0, states.flatten(0, 1), acted)()
         _check_same(
             acted, controls.flatten(0, 1), torch.finfo(states.dtype).eps ** 0.5,
-            f"Expected {type(record).__name__} to act as the policy's forward (hooks included) does, got controls that "
-            "differ by {}; override Policy.record along with forward, or wrap the policy's module in a ModulePolicy.",
+            f"Expected {type(trace).__name__} to act as the policy's forward (hooks included) does, got controls that "
+            "differ by {}; override Policy.trace along with forward, or wrap the policy's module in a ModulePolicy.",
         )  # fmt: skip
 
 
-def _check_record(
-    record: "PolicyRecord",
+def _check_trace(
+    trace: "PolicyTrace",
     states: torch.Tensor,
     weights: torch.Tensor,
     by_state: torch.Tensor,
@@ -250,16 +250,16 @@ def _check_record(
     cotangent = weights.flatten(0, 1)
     tolerance = torch.finfo(states.dtype).eps ** 0.4
     with torch.inference_mode():
-        record.linearise(0, 1, rows.unsqueeze(0), everyone, None)
-        found = [("state", record.pull_back_state(0, rows, cotangent, everyone), by_state.flatten(0, 1))]
+        trace.linearise(0, 1, rows.unsqueeze(0), everyone, None)
+        found = [("state", trace.pull_back_state(0, rows, cotangent, everyone), by_state.flatten(0, 1))]
         if by_theta is not None:
             gradient = torch.zeros_like(by_theta)
-            record.pull_back_parameters(0, 1, rows.unsqueeze(0), cotangent.unsqueeze(0), everyone, gradient)
+            trace.pull_back_parameters(0, 1, rows.unsqueeze(0), cotangent.unsqueeze(0), everyone, gradient)
             found.append(("parameters", gradient, by_theta))
         for name, ours, expected in found:
             _check_same(
                 ours, expected, tolerance,
-                f"Expected {type(record).__name__} to differentiate the policy's forward, got a gradient of the {name} "
+                f"Expected {type(trace).__name__} to differentiate the policy's forward, got a gradient of the {name} "
                 "that is off by {}; mend its pull_back_state and pull_back_parameters.",
             )  # fmt: skip
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from policies.checks import is_size, shape
-from policies.policy import Policy, PolicyError, PolicyRecord
+from policies.policy import Policy, PolicyError, PolicyTrace
 from policies.slots import aligned, aligned_slots, is_aligned, padded_width
 
 
@@ -72,7 +72,7 @@ class Convolutional(Policy):
         return {**super().architecture, **sizes, "zero_last": self.zero_last}
 
     def padded(self, rows: int) -> tuple[int, ...]:
-        """Places of a record's buffers after each convolution: no fewer than `places`, each `stride` times the next.
+        """Places of a trace's buffers after each convolution: no fewer than `places`, each `stride` times the next.
 
         So many that slots of this many rows begin at multiples of ALIGNMENT.
         """
@@ -118,13 +118,13 @@ class Convolutional(Policy):
             if not (last and self.zero_last):
                 layer[0, :-1].copy_((2.0 * draw - 1.0) * math.sqrt(6.0 / fans))
 
-    def record(
+    def trace(
         self, slots: int, batch: int, state_shape: tuple[int, ...], control_shape: tuple[int, ...]
-    ) -> "ConvolutionalRecord":
+    ) -> "ConvolutionalTrace":
         self.check_fit(state_shape, control_shape)
-        return ConvolutionalRecord(self, slots, batch)
+        return ConvolutionalTrace(self, slots, batch)
 
-    def record_bytes(self, batch: int, state_shape: tuple[int, ...], control_shape: tuple[int, ...]) -> int:
+    def trace_bytes(self, batch: int, state_shape: tuple[int, ...], control_shape: tuple[int, ...]) -> int:
         # Windows of the state with their ones; activations; for a single control the gradients of these.
         kept = 2 if self.pairs[-1][1] == 1 else 1
         rows, size = batch // self.members, self.theta.element_size()
@@ -144,7 +144,7 @@ class Convolutional(Policy):
         return [places * filters for places, filters in zip(self.padded(rows), self.channels[1:], strict=True)]
 
 
-class ConvolutionalRecord(PolicyRecord):
+class ConvolutionalTrace(PolicyTrace):
     """Activations h_l of a rollout and, for a single control u, its gradients G_l at their sums.
 
     Buffers are member-major, [P, slots, b, places, channels]. The first convolution is one product of the state's

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from policies.checks import shape, sizes
-from policies.policy import Policy, PolicyRecord
+from policies.policy import Policy, PolicyTrace
 from policies.slots import aligned, aligned_slots, is_aligned, padded_width
 
 
@@ -73,13 +73,11 @@ class MLP(Policy):
             if not (self.zero_last and index == len(layers) - 1):
                 layer[0, :-1].copy_((2.0 * draw - 1.0) * math.sqrt(6.0 / (inputs + outputs)))
 
-    def record(
-        self, slots: int, batch: int, state_shape: tuple[int, ...], control_shape: tuple[int, ...]
-    ) -> "MLPRecord":
+    def trace(self, slots: int, batch: int, state_shape: tuple[int, ...], control_shape: tuple[int, ...]) -> "MLPTrace":
         self.check_fit(state_shape, control_shape)
-        return MLPRecord(self, slots, batch)
+        return MLPTrace(self, slots, batch)
 
-    def record_bytes(self, batch: int, state_shape: tuple[int, ...], control_shape: tuple[int, ...]) -> int:
+    def trace_bytes(self, batch: int, state_shape: tuple[int, ...], control_shape: tuple[int, ...]) -> int:
         # Inputs of every layer with their ones, and for each control the gradients of the hidden layers.
         rows, size = batch // self.members, self.theta.element_size()
         inputs = sum(padded_width(rows, width + 1, size) for width in self.widths[:-1])
@@ -90,7 +88,7 @@ class MLP(Policy):
     def scratch_bytes(self, rows: int) -> int:
         # For each hidden layer δ, what reaches it and, for K, G and what reaches that; activations before they are
         # stored; inputs weighted by μ, K's and the state's gradients; cotangents by member.
-        # Gradients that the record keeps take no second place; of several members blocks are copied together.
+        # Gradients that the trace keeps take no second place; of several members blocks are copied together.
         hidden = sum(self.widths[1:-1])
         if self.widths[-1] > _KEPT_CONTROLS:
             numbers = 5 * hidden
@@ -108,7 +106,7 @@ _KEPT_CONTROLS = 4
 _VIEW_BYTES = 2000
 
 
-class MLPRecord(PolicyRecord):
+class MLPTrace(PolicyTrace):
     """States and activations h_l = tanh(h_{l-1} W_l + b_l) of a rollout, and the gradients of u with respect to them.
 
     With a column of ones appended to x and h, biases are the last row of each weight matrix. Buffers are member-major,

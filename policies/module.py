@@ -8,7 +8,7 @@ from torch import nn
 from torch.func import functional_call, vmap
 
 from policies.checks import size
-from policies.policy import AutogradRecord, Policy, PolicyError, PolicyRecord, make_usable, switches_of
+from policies.policy import AutogradTrace, Policy, PolicyError, PolicyTrace, make_usable, switches_of
 from policies.redraw import built, check_same_buffers, redrawn
 
 _WITH_MEMORY = (nn.RNNBase, nn.RNNCellBase)
@@ -141,12 +141,12 @@ class ModulePolicy(Policy):
             for name, (start, stop, _) in self._slices.items():
                 self.theta.data[member, start:stop].copy_(drawn[name].flatten())
 
-    def record(
+    def trace(
         self, slots: int, batch: int, state_shape: tuple[int, ...], control_shape: tuple[int, ...]
-    ) -> PolicyRecord:
+    ) -> PolicyTrace:
         self.check_fit(state_shape, control_shape)
         own = type(self).forward is ModulePolicy.forward
-        return _ModuleRecord(self, batch) if own else AutogradRecord(self, batch)
+        return _ModuleTrace(self, batch) if own else AutogradTrace(self, batch)
 
     def bind(self) -> None:
         """Let `theta` and the module's parameters be one again; the side that was replaced is the one that counts.
@@ -255,8 +255,8 @@ class ModulePolicy(Policy):
         self._link(dict(self._module[0].named_parameters()))
 
 
-class _ModuleRecord(AutogradRecord):
-    """An `AutogradRecord` without the question, at every step, whether parameters were replaced."""
+class _ModuleTrace(AutogradTrace):
+    """An `AutogradTrace` without the question, at every step, whether parameters were replaced."""
 
     policy: ModulePolicy
 

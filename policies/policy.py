@@ -17,14 +17,14 @@ from policies.checks import PolicyError, shape, size
 from policies.slots import aligned
 from policies.watch import Watch
 
-__all__ = ["AutogradRecord", "Policy", "PolicyError", "PolicyRecord"]
+__all__ = ["AutogradTrace", "Policy", "PolicyError", "PolicyTrace"]
 
 
-class PolicyRecord(abc.ABC):
-    """What a policy keeps of some consecutive time slots of a rollout; used as the engine's `ControllerRecord`.
+class PolicyTrace(abc.ABC):
+    """What a policy keeps of some consecutive time slots of a rollout; used as the engine's `ControllerTrace`.
 
     Attributes:
-        theta: a copy of the parameters [P, n] that the record computes with, renewed before every rollout; None if it
+        theta: a copy of the parameters [P, n] that the trace computes with, renewed before every rollout; None if it
             reads the policy's own.
         reads_policy: whether it asks the policy each time, and so sees parameters that were put in another place.
     """
@@ -89,6 +89,13 @@ class Policy(nn.Module, abc.ABC):
         with torch.inference_mode(False):
             self.theta = nn.Parameter(torch.zeros(members, parameter_count, dtype=dtype, device=device))
 
+    def __init_subclass__(cls, **options: Any):
+        """A policy written when traces were called records: its methods under the names of today."""
+        super().__init_subclass__(**options)
+        for name, before in (("trace", "record"), ("trace_bytes", "record_bytes")):
+            if before in vars(cls) and name not in vars(cls):
+                setattr(cls, name, vars(cls)[before])
+
     @property
     def architecture(self) -> dict[str, Any]:
         """Class and construction arguments as plain data, without members, dtype and device; see `policy_from`."""
@@ -119,12 +126,12 @@ class Policy(nn.Module, abc.ABC):
     def initialise(self, member: int, generator: torch.Generator) -> None:
         """Draw the initial parameters of one member, in float64 on the CPU so that precisions agree."""
 
-    def record(
+    def trace(
         self, slots: int, batch: int, state_shape: tuple[int, ...], control_shape: tuple[int, ...]
-    ) -> PolicyRecord:
+    ) -> PolicyTrace:
         """Buffers in which the engine keeps what differentiation along a rollout needs."""
         self.check_fit(state_shape, control_shape)
-        return AutogradRecord(self, batch)
+        return AutogradTrace(self, batch)
 
     def bind(self) -> None:
         """Make `theta` what `forward` computes with, wherever parameters were put; PolicyError if that cannot be."""
@@ -176,16 +183,18 @@ class Policy(nn.Module, abc.ABC):
                 )
         check_behaviour(self, differentiated)
 
-    def watch(self, record: Any, differentiated: bool) -> Watch:
-        """What keeps a `record` of this policy in step with it."""
-        return Watch(self, record, differentiated)
+    def watch(self, trace: Any, differentiated: bool) -> Watch:
+        """What keeps a `trace` of this policy in step with it."""
+        return Watch(self, trace, differentiated)
 
-    def record_bytes(self, batch: int, state_shape: tuple[int, ...], control_shape: tuple[int, ...]) -> int:
-        """Bytes of one slot of a record."""
+    def trace_bytes(self, batch: int, state_shape: tuple[int, ...], control_shape: tuple[int, ...]) -> int:
+        """Bytes of one slot of a trace."""
         return 0
 
+    record, record_bytes = trace, trace_bytes  # as they were called
+
     def scratch_bytes(self, rows: int) -> int:
-        """Bytes that a record takes while it linearises or pulls back this many rows.
+        """Bytes that a trace takes while it linearises or pulls back this many rows.
 
         Found by counting what autograd saves for one row more; gradients of it take as much again.
         """
@@ -219,8 +228,8 @@ class Policy(nn.Module, abc.ABC):
         check_fit(self, tuple(control_shape))
 
 
-class AutogradRecord(PolicyRecord):
-    """A record that keeps nothing and differentiates `policy.forward` by torch autograd where asked."""
+class AutogradTrace(PolicyTrace):
+    """A trace that keeps nothing and differentiates `policy.forward` by torch autograd where asked."""
 
     reads_policy = True
 

@@ -7,32 +7,32 @@ import torch
 from policies.checks import PolicyError
 
 if TYPE_CHECKING:
-    from policies.policy import Policy, PolicyRecord
+    from policies.policy import Policy, PolicyTrace
 
 
 class Watch:
-    """Keeps one record in step with its policy; the engine's `ControllerWatch`.
+    """Keeps one trace in step with its policy; the engine's `ControllerWatch`.
 
     Args:
         policy: whose parameters anyone may replace at any time.
-        record: of one trajectory. If it computes with a copy of the parameters of its own, `record.theta`, that copy
+        trace: of one trajectory. If it computes with a copy of the parameters of its own, `trace.theta`, that copy
             is renewed before every rollout.
         differentiated: whether the trajectory is swept.
     """
 
-    def __init__(self, policy: "Policy", record: "PolicyRecord", differentiated: bool):
-        self._policy, self._record, self._differentiated = policy, record, differentiated
+    def __init__(self, policy: "Policy", trace: "PolicyTrace", differentiated: bool):
+        self._policy, self._trace, self._differentiated = policy, trace, differentiated
         policy.bind()
         theta = policy.theta.detach()
         self._layout, self._address = _layout(theta), theta.data_ptr()
         with torch.inference_mode(False):
-            self._theta = theta.clone() if record.theta is None else record.theta
+            self._theta = theta.clone() if trace.theta is None else trace.theta
         self._constants: dict[str, torch.Tensor] = {}
         self._switches = policy.switches()
 
     def begin(self) -> None:
-        """Have the record compute with the policy as it is now, or say why it cannot; before every rollout."""
-        policy, record = self._policy, self._record
+        """Have the trace compute with the policy as it is now, or say why it cannot; before every rollout."""
+        policy, trace = self._policy, self._trace
         policy.bind()
         theta = policy.theta.detach()
         if _layout(theta) != self._layout:
@@ -40,10 +40,10 @@ class Watch:
                 f"Expected parameters {_in_words(*self._layout)}, as when the rollout was built, got "
                 f"{_in_words(*_layout(theta))}; build another rollout with this policy."
             )
-        if record.theta is None and not record.reads_policy and theta.data_ptr() != self._address:
+        if trace.theta is None and not trace.reads_policy and theta.data_ptr() != self._address:
             raise PolicyError(
                 f"Expected policy.theta where it was when the rollout was built, got it replaced, which "
-                f"{type(record).__name__} does not follow; write to it with policy.theta.data.copy_(), or build "
+                f"{type(trace).__name__} does not follow; write to it with policy.theta.data.copy_(), or build "
                 "another rollout."
             )
         if policy.switches() != self._switches:

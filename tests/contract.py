@@ -6,6 +6,7 @@ import torch
 from conftest import relative_error, uniform
 
 from engine import PathRule
+from engine.fused import Law, SweepArrays
 
 RULES = [PathRule(1.0, 1.0), PathRule(1.0, 0.0), PathRule(0.0, 0.0), PathRule(0.0, 1.0), PathRule(0.5, -2.0)]
 
@@ -51,6 +52,13 @@ def simulated(system, state, controls):
     return torch.stack(states)
 
 
+def prepare_sweep(system, buffers, samples, rule, start=0):
+    """What the engine makes of a rule for a system: a launch, or None."""
+    law = Law(rule.uses_physics, rule.uses_policy, None if isinstance(rule, PathRule) else rule)
+    weights = rule.path_weights if isinstance(rule, PathRule) else (0.0, 0.0)
+    return system.prepare_sweep(SweepArrays(*buffers, samples=samples, start=start, law=law, weights=weights))
+
+
 def check_sweep(system, buffers, samples, rule, accuracy):
     """A sweep in one launch equals the rule applied step by step; False where the system has none."""
     states, controls, direct, jacobian, adjoints, cotangents = buffers
@@ -60,7 +68,7 @@ def check_sweep(system, buffers, samples, rule, accuracy):
         expected_cotangents[t, samples] += pulled[samples]
         policy = torch.einsum("bm,bmn->bn", expected_cotangents[t].flatten(1), jacobian[t]).view_as(physics)
         expected_adjoints[t, samples] = rule(direct[t], physics, policy, t)[samples]
-    launch = system.prepare_sweep(states, controls, direct, jacobian, adjoints, cotangents, samples, rule)
+    launch = prepare_sweep(system, buffers, samples, rule)
     if launch is None:
         return False
     launch()

@@ -1,4 +1,4 @@
-"""The convolutional policy: torch's own convolution forward, autograd as the oracle of its hand-written record."""
+"""The convolutional policy: torch's own convolution forward, autograd as the oracle of its hand-written trace."""
 
 import math
 
@@ -9,7 +9,7 @@ from torch.nn import functional
 
 import engine
 from policies import Convolutional, PolicyError
-from policies.policy import AutogradRecord
+from policies.policy import AutogradTrace
 
 SLOTS, ROWS, CHANNELS, POINTS = 5, 3, 2, 17
 
@@ -39,18 +39,18 @@ def test_forward_is_torchs_convolution(width, stride):
         torch.testing.assert_close(found[member], expected)
 
 
-def both_records(policy):
-    """Our record and autograd's after acting on the same random states, with those states."""
+def both_traces(policy):
+    """Our trace and autograd's after acting on the same random states, with those states."""
     batch = policy.members * ROWS
     shape = (CHANNELS, POINTS)
-    ours = policy.record(SLOTS, batch, shape, policy.control_shape)
-    theirs = AutogradRecord(policy, batch)
+    ours = policy.trace(SLOTS, batch, shape, policy.control_shape)
+    theirs = AutogradTrace(policy, batch)
     states = uniform(2, SLOTS, batch, *shape)
     controls = [torch.zeros(SLOTS, batch, *policy.control_shape, **tensor_options()) for _ in range(2)]
-    for record, control in zip((ours, theirs), controls, strict=True):
+    for trace, control in zip((ours, theirs), controls, strict=True):
         with torch.inference_mode():
             for slot in range(SLOTS):
-                record.prepare_act(slot, states[slot], control[slot])()
+                trace.prepare_act(slot, states[slot], control[slot])()
     torch.testing.assert_close(*controls)
     return ours, theirs, states
 
@@ -71,7 +71,7 @@ GEOMETRIES = {
 @pytest.mark.parametrize("geometry", GEOMETRIES.values(), ids=GEOMETRIES)
 def test_derivatives_equal_autograd(members, controls, geometry):
     policy = random_policy(members, controls, *geometry)
-    ours, theirs, states = both_records(policy)
+    ours, theirs, states = both_traces(policy)
     batch = members * ROWS
     cotangents = uniform(3, SLOTS, batch, controls)
     for samples in (slice(0, batch), slice(batch - ROWS, batch)):
@@ -82,16 +82,16 @@ def test_derivatives_equal_autograd(members, controls, geometry):
             )
             for _ in range(2)
         )
-        for record, (jacobian, gradient) in zip((ours, theirs), (found, expected), strict=True):
+        for trace, (jacobian, gradient) in zip((ours, theirs), (found, expected), strict=True):
             with torch.inference_mode():
-                record.linearise(0, SLOTS, states, samples, jacobian)
-                record.pull_back_parameters(0, SLOTS, states, cotangents, samples, gradient)
+                trace.linearise(0, SLOTS, states, samples, jacobian)
+                trace.pull_back_parameters(0, SLOTS, states, cotangents, samples, gradient)
         assert relative_error(found[0][:, samples], expected[0][:, samples]) < accuracy()
         assert relative_error(found[1], expected[1]) < accuracy()
         with torch.inference_mode():
             pulled = [
-                record.pull_back_state(2, states[2, samples], cotangents[2, samples], samples)
-                for record in (ours, theirs)
+                trace.pull_back_state(2, states[2, samples], cotangents[2, samples], samples)
+                for trace in (ours, theirs)
             ]
         assert relative_error(*pulled) < accuracy()
 
@@ -100,7 +100,7 @@ def test_derivatives_equal_autograd(members, controls, geometry):
 @pytest.mark.parametrize("value", [0.7, math.nan], ids=["other", "not a number"])
 def test_a_row_of_K_depends_on_its_own_state_alone_to_the_bit(members, value):
     policy = random_policy(members)
-    ours, _, states = both_records(policy)
+    ours, _, states = both_traces(policy)
     control = torch.zeros(members * ROWS, 1, **tensor_options())
     found = []
     for state in (states[2], states[2].clone().index_fill_(0, torch.tensor([1], device=states.device), value)):
@@ -118,20 +118,20 @@ def test_a_row_of_K_depends_on_its_own_state_alone_to_the_bit(members, value):
 
 def test_parameters_are_pulled_back_without_a_linearisation_too():
     policy = random_policy(2)
-    ours, theirs, states = both_records(policy)
+    ours, theirs, states = both_traces(policy)
     cotangents, chosen = uniform(3, SLOTS, 2 * ROWS, 1), slice(ROWS, 2 * ROWS)
     gradients = []
-    for record in (ours, theirs):
+    for trace in (ours, theirs):
         gradients.append(torch.zeros_like(policy.theta.data))
         with torch.inference_mode():
-            record.pull_back_parameters(1, 4, states[1:4], cotangents[1:4], chosen, gradients[-1])
+            trace.pull_back_parameters(1, 4, states[1:4], cotangents[1:4], chosen, gradients[-1])
     assert relative_error(*gradients) < accuracy()
     assert not gradients[0][0].any()
 
 
 def test_members_that_were_not_linearised_are_pulled_back_too():
     policy = random_policy(3)
-    ours, _, states = both_records(policy)
+    ours, _, states = both_traces(policy)
     cotangents, everyone = uniform(3, SLOTS, 3 * ROWS, 1), slice(0, 3 * ROWS)
     found = []
     for linearised in (everyone, slice(ROWS, 2 * ROWS)):
@@ -147,10 +147,10 @@ def test_members_that_were_not_linearised_are_pulled_back_too():
 @pytest.mark.float64
 def test_predicted_bytes_are_those_of_the_buffers():
     policy = random_policy(2)
-    record = policy.record(SLOTS, 2 * ROWS, (CHANNELS, POINTS), (1,))
-    buffers = [record.windows, *record.hidden, *record.slopes]
+    trace = policy.trace(SLOTS, 2 * ROWS, (CHANNELS, POINTS), (1,))
+    buffers = [trace.windows, *trace.hidden, *trace.slopes]
     views = 2500 * len(policy.pairs)  # of each slot and layer
-    predicted = (policy.record_bytes(2 * ROWS, (CHANNELS, POINTS), (1,)) - views) * SLOTS
+    predicted = (policy.trace_bytes(2 * ROWS, (CHANNELS, POINTS), (1,)) - views) * SLOTS
     assert predicted == sum(buffer.untyped_storage().nbytes() for buffer in buffers)
 
 
@@ -159,14 +159,14 @@ def test_predicted_bytes_are_those_of_the_buffers():
 @pytest.mark.parametrize("controls", [1, 2])
 def test_scratch_is_no_more_than_predicted(members, controls):
     policy = random_policy(members, controls)
-    record, _, states = both_records(policy)
+    trace, _, states = both_traces(policy)
     everyone, cotangents = slice(0, members * ROWS), uniform(3, SLOTS, members * ROWS, controls)
     jacobian = torch.zeros(SLOTS, members * ROWS, controls, CHANNELS * POINTS, **tensor_options())
     with torch.inference_mode():
         for held in (jacobian, None):
-            record.pull_back_parameters(0, SLOTS, states, cotangents, everyone, torch.zeros_like(policy.theta))
-            record.linearise(0, SLOTS, states, everyone, held)
-    taken = sum(buffer.numel() * buffer.element_size() for buffer in record._scratch.values())
+            trace.pull_back_parameters(0, SLOTS, states, cotangents, everyone, torch.zeros_like(policy.theta))
+            trace.linearise(0, SLOTS, states, everyone, held)
+    taken = sum(buffer.numel() * buffer.element_size() for buffer in trace._scratch.values())
     assert taken <= policy.scratch_bytes(SLOTS * members * ROWS) < 2 * taken
 
 

@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 import torch
 from conftest import BySteps, StepCost, relative_error, tensor_options, uniform
-from contract import RULES, check_buffers, check_oracle, check_sweep, simulated, sweep_buffers
+from contract import RULES, check_buffers, check_oracle, check_sweep, prepare_sweep, simulated, sweep_buffers
 from test_rollout import VARIANTS, expected_gradient, random_policy
 from test_rollout import accuracy as gradient_accuracy
 from test_systems import accuracy, simulate
@@ -143,12 +143,10 @@ def test_fused_sweep_equals_the_rule_applied_step_by_step(name, rule, samples):
 
 
 @pytest.mark.float64
-def test_rules_without_path_weights_and_large_herds_have_no_fused_sweep():
-    everyone = slice(0, BATCH)
+def test_large_herds_have_no_fused_sweep():
     small, large = (CASES[name][0] for name in ("2-4", LARGE))
-    assert small.prepare_sweep(*started(small, 1), everyone, engine.FULL) is not None
-    assert small.prepare_sweep(*started(small, 1), everyone, BySteps(engine.FULL)) is None
-    assert large.prepare_sweep(*started(large, 1), everyone, engine.FULL) is None
+    assert prepare_sweep(small, started(small, 1), slice(0, BATCH), engine.FULL) is not None
+    assert prepare_sweep(large, started(large, 1), slice(0, BATCH), engine.FULL) is None
 
 
 def herd_cost(horizon):

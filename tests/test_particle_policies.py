@@ -1,4 +1,4 @@
-"""Policies for particles: what they compute, what they are blind to, and their records against torch autograd."""
+"""Policies for particles: what they compute, what they are blind to, and their traces against torch autograd."""
 
 import math
 from functools import partial
@@ -143,22 +143,22 @@ def test_records_equal_autograd(kind):
     states, cotangents = uniform(1, SLOTS, batch, 4, 9), uniform(2, SLOTS, batch, 2, 2)
     leaf = states.clone().requires_grad_()
     expected = torch.stack([policy(x.unflatten(0, (2, ROWS))).flatten(0, 1) for x in leaf])
-    record, given = policy.record(SLOTS, batch, (4, 9), (2, 2)), torch.zeros_like(cotangents)
+    trace, given = policy.trace(SLOTS, batch, (4, 9), (2, 2)), torch.zeros_like(cotangents)
     for slot in range(SLOTS):
-        record.prepare_act(slot, states[slot], given[slot])()
+        trace.prepare_act(slot, states[slot], given[slot])()
     torch.testing.assert_close(given, expected.detach())
 
     chosen = torch.zeros_like(cotangents)
     chosen[:, samples] = cotangents[:, samples]
     to_state, to_theta = torch.autograd.grad(expected, (leaf, policy.theta), chosen, retain_graph=True)
     for slot in range(SLOTS):
-        found = record.pull_back_state(slot, states[slot, samples], cotangents[slot, samples], samples)
+        found = trace.pull_back_state(slot, states[slot, samples], cotangents[slot, samples], samples)
         torch.testing.assert_close(found, to_state[slot, samples])
     gradient = torch.ones_like(policy.theta)
-    record.pull_back_parameters(0, SLOTS, states, cotangents, samples, gradient)
+    trace.pull_back_parameters(0, SLOTS, states, cotangents, samples, gradient)
     torch.testing.assert_close(gradient, 1 + to_theta)
     jacobian = torch.zeros(SLOTS, batch, 4, 36, **tensor_options())
-    record.linearise(0, SLOTS, states, slice(0, batch), jacobian)
+    trace.linearise(0, SLOTS, states, slice(0, batch), jacobian)
     torch.testing.assert_close(
         torch.einsum("sbm,sbmn->sbn", cotangents.flatten(2), jacobian),
         torch.autograd.grad(expected, leaf, cotangents)[0].flatten(2),

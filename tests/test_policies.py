@@ -1,4 +1,4 @@
-"""Policies: what they compute, how they start, and their records against torch autograd."""
+"""Policies: what they compute, how they start, and their traces against torch autograd."""
 
 import math
 
@@ -41,7 +41,7 @@ def only(tensor, *index):
 
 
 def assert_record_equals_autograd(policy, controls, members, first=1, last=SLOTS):
-    """Compare what a record computes for the slots [first, last) and a slice of members with torch autograd."""
+    """Compare what a trace computes for the slots [first, last) and a slice of members with torch autograd."""
     batch, rows = policy.members * ROWS, slice(first, last)
     samples = slice(members.start * ROWS, members.stop * ROWS)
     states, cotangents = uniform(1, SLOTS, batch, STATES), uniform(2, SLOTS, batch, controls)
@@ -51,20 +51,20 @@ def assert_record_equals_autograd(policy, controls, members, first=1, last=SLOTS
     def pulled_back(weights, target):
         return torch.autograd.grad(expected, target, weights, retain_graph=True)[0]
 
-    record, given = policy.record(SLOTS, batch, (STATES,), (controls,)), torch.zeros_like(cotangents)
+    trace, given = policy.trace(SLOTS, batch, (STATES,), (controls,)), torch.zeros_like(cotangents)
     for slot in range(SLOTS):
-        record.prepare_act(slot, states[slot], given[slot])()
+        trace.prepare_act(slot, states[slot], given[slot])()
     torch.testing.assert_close(given, expected.detach())
 
     jacobian = torch.full((SLOTS, batch, controls, STATES), math.nan, **tensor_options())
     for wanted in (None, jacobian[rows]):
-        record.linearise(first, last, states[rows], samples, wanted)
+        trace.linearise(first, last, states[rows], samples, wanted)
         for slot in range(first, last):
-            found = record.pull_back_state(slot, states[slot, samples], cotangents[slot, samples], samples)
+            found = trace.pull_back_state(slot, states[slot, samples], cotangents[slot, samples], samples)
             torch.testing.assert_close(found, pulled_back(only(cotangents, slot), leaf)[slot, samples])
         # One more pull-back adds to what is there.
         gradient = torch.ones_like(policy.theta)
-        record.pull_back_parameters(first, last, states[rows], cotangents[rows], samples, gradient)
+        trace.pull_back_parameters(first, last, states[rows], cotangents[rows], samples, gradient)
         torch.testing.assert_close(gradient, 1 + pulled_back(only(cotangents, rows, samples), policy.theta))
     for c in range(controls):
         unit = only(torch.ones_like(cotangents), ..., c)
@@ -88,14 +88,14 @@ def test_mlp_record_of_some_members_equals_autograd(controls, hidden, members):
 def test_mlp_record_pulls_back_members_that_it_did_not_linearise():
     policy, states = random_mlp(2, (7, 6), 3), uniform(1, SLOTS, 3 * ROWS, STATES)
     cotangents, everyone = uniform(2, SLOTS, 3 * ROWS, 2), slice(0, 3 * ROWS)
-    record, given = policy.record(SLOTS, 3 * ROWS, (STATES,), (2,)), torch.zeros_like(cotangents)
+    trace, given = policy.trace(SLOTS, 3 * ROWS, (STATES,), (2,)), torch.zeros_like(cotangents)
     for slot in range(SLOTS):
-        record.prepare_act(slot, states[slot], given[slot])()
+        trace.prepare_act(slot, states[slot], given[slot])()
     found = []
     for linearised in (everyone, slice(ROWS, 2 * ROWS)):
-        record.linearise(0, SLOTS, states, linearised, uniform(3, SLOTS, 3 * ROWS, 2, STATES))
+        trace.linearise(0, SLOTS, states, linearised, uniform(3, SLOTS, 3 * ROWS, 2, STATES))
         found.append(torch.zeros_like(policy.theta))
-        record.pull_back_parameters(0, SLOTS, states, cotangents, everyone, found[-1])
+        trace.pull_back_parameters(0, SLOTS, states, cotangents, everyone, found[-1])
     torch.testing.assert_close(found[0], found[1])
 
 
@@ -277,12 +277,12 @@ def test_dropout_that_is_switched_off_is_welcome():
         (lambda: MLP((3,), (2,), members=0), "Expected a policy with at least 1 member, got 0."),
         (lambda: MLP((3,), (2,), (8, 0)), "Expected hidden layers of at least 1 unit, got [8, 0]."),
         (
-            lambda: MLP((4,), (2,)).record(1, 1, (3,), (2,)),
+            lambda: MLP((4,), (2,)).trace(1, 1, (3,), (2,)),
             "Expected a policy for states of shape [3], got one for [4].",
         ),
-        (lambda: MLP((3,), (1,)).record(1, 1, (3,), (2,)), "Expected policy output of shape [1, 1, 2] (members, batch"),
+        (lambda: MLP((3,), (1,)).trace(1, 1, (3,), (2,)), "Expected policy output of shape [1, 1, 2] (members, batch"),
         (
-            lambda: ModulePolicy(Flat(), (3,), (1,)).record(1, 1, (3,), (1,)),
+            lambda: ModulePolicy(Flat(), (3,), (1,)).trace(1, 1, (3,), (1,)),
             "Expected policy output of shape [1, 1, 1] (members, batch, control), got [1, 1].",
         ),
     ],
@@ -297,10 +297,10 @@ def test_policies_that_do_not_fit_are_refused(build, message):
 @pytest.mark.float64
 def test_predicted_bytes_of_a_record_are_those_of_its_buffers():
     policy, batch = random_mlp(2, (7, 6), 2), 2 * ROWS
-    record = policy.record(SLOTS, batch, (STATES,), (2,))
-    kept = [*record.augmented, *(slope for slopes in record.slopes for slope in slopes)]
+    trace = policy.trace(SLOTS, batch, (STATES,), (2,))
+    kept = [*trace.augmented, *(slope for slopes in trace.slopes for slope in slopes)]
     views = _VIEW_BYTES * len(policy.layers(policy.theta))  # what a slot's launch holds on to
-    assert (policy.record_bytes(batch, (STATES,), (2,)) - views) * SLOTS == sum(
+    assert (policy.trace_bytes(batch, (STATES,), (2,)) - views) * SLOTS == sum(
         buffer.untyped_storage().nbytes() for buffer in kept
     )
 
@@ -310,15 +310,15 @@ def test_predicted_bytes_of_a_record_are_those_of_its_buffers():
 @pytest.mark.parametrize("controls", [1, 3, 6])
 def test_predicted_scratch_of_an_mlp_covers_what_its_record_uses(controls, members):
     policy, batch = random_mlp(controls, (7, 16, 9), members), members * ROWS
-    record, everyone = policy.record(SLOTS, batch, (STATES,), (controls,)), slice(0, batch)
+    trace, everyone = policy.trace(SLOTS, batch, (STATES,), (controls,)), slice(0, batch)
     states, cotangents = uniform(1, SLOTS, batch, STATES), uniform(2, SLOTS, batch, controls)
     for slot in range(SLOTS):
-        record.prepare_act(slot, states[slot], torch.zeros_like(cotangents[slot]))()
+        trace.prepare_act(slot, states[slot], torch.zeros_like(cotangents[slot]))()
     for jacobian in (uniform(3, SLOTS, batch, controls, STATES), None):
-        record.linearise(0, SLOTS, states, everyone, jacobian)
-        record.pull_back_state(0, states[0], cotangents[0], everyone)
-        record.pull_back_parameters(0, SLOTS, states, cotangents, everyone, torch.zeros_like(policy.theta))
-    of_rows = {name: buffer for name, buffer in record._scratch.items() if not name.startswith("weights")}
+        trace.linearise(0, SLOTS, states, everyone, jacobian)
+        trace.pull_back_state(0, states[0], cotangents[0], everyone)
+        trace.pull_back_parameters(0, SLOTS, states, cotangents, everyone, torch.zeros_like(policy.theta))
+    of_rows = {name: buffer for name, buffer in trace._scratch.items() if not name.startswith("weights")}
     used, predicted = sum(buffer.numel() * 8 for buffer in of_rows.values()), policy.scratch_bytes(SLOTS * batch)
     assert predicted / 3 < used <= predicted
 

@@ -96,7 +96,7 @@ BY_USERS = {
     "parameters learn": (lambda: Gain(forward=lambda p, x, u: (p.theta.data.mul_(0.9), u)[1]), "changes policy.theta"),
     "theta's data": (lambda: Gain(forward=lambda p, x, u: p.theta.data.unsqueeze(1) * x[..., :M]), "with parameters"),
     "parameters besides theta": (Net2, "a parameter 'extra.weight' besides it"),
-    "a forward that its record does not know": (lambda: Squashed((N,), (M,), (5,), **tensor_options()), "MLPRecord"),
+    "a forward that its record does not know": (lambda: Squashed((N,), (M,), (5,), **tensor_options()), "MLPTrace"),
     "a record that acts otherwise": (lambda: Gain(record=faulty(acting=1.01)), "ByHand to act as"),
     "a record with another K": (lambda: Gain(record=faulty(state=1.01)), "gradient of the state that is off"),
     "a record with another Π": (lambda: Gain(record=faulty(parameters=-1.0)), "gradient of the parameters that is off"),

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from engine import FULL, ONE_STEP, PHYSICS_ONLY, POLICY_ONLY, Integrator, LinearSystem, Rollout, Trajectory
 from policies import ModulePolicy, Policy, PolicyError
-from policies.policy import AutogradRecord
+from policies.policy import AutogradTrace
 
 RULES = (FULL, PHYSICS_ONLY, POLICY_ONLY, ONE_STEP)
 N, M, ROWS, STEPS = 3, 2, 4, 5
@@ -343,5 +343,5 @@ def test_functions_of_each_state_are_welcome(build, system):
     policy = ModulePolicy(build().to(**tensor_options()), (N,), (M,))
     rollout = Rollout(system, policy, STEPS, ROWS)
     rollout.forward(0.1 * uniform(0, ROWS, N))
-    assert isinstance(rollout.record, AutogradRecord)
+    assert isinstance(rollout.trace, AutogradTrace)
     rollout.backward([FULL], COST)

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import reference
 import torch
-from conftest import BySteps, gradcheck, relative_error, tensor_options, uniform
+from conftest import gradcheck, relative_error, tensor_options, uniform
 from contract import RULES, check_buffers, check_oracle, check_sweep, simulated, sweep_buffers
 from torch.nn import functional
 
@@ -93,12 +93,6 @@ def started(system, steps):
 )
 def test_fused_sweep_equals_the_rule_applied_step_by_step(rule, samples):
     assert check_sweep(SYSTEMS[5], started(SYSTEMS[5], 4), samples, rule, accuracy())
-
-
-@pytest.mark.float64
-def test_a_rule_without_path_weights_has_no_fused_sweep():
-    buffers = started(SYSTEMS[5], 1)
-    assert SYSTEMS[5].prepare_sweep(*buffers, slice(0, BATCH), BySteps(FULL)) is None
 
 
 @pytest.mark.float64

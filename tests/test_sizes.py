@@ -37,11 +37,11 @@ class Counted(System):
         self.prepared["pull_back"] += 1
         return self.of.prepare_pull_back(state, control, next_adjoint, adjoint, cotangent)
 
-    def prepare_sweep(self, states, controls, direct, jacobian, adjoints, cotangents, samples, rule):
+    def prepare_sweep(self, arrays):
         if self.by_steps:
             return None
         self.prepared["sweep"] += 1
-        return self.of.prepare_sweep(states, controls, direct, jacobian, adjoints, cotangents, samples, rule)
+        return self.of.prepare_sweep(arrays)
 
 
 class Energy:

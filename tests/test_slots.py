@@ -42,10 +42,10 @@ def build(kind, members, controls):
     return policy
 
 
-def buffers(record):
-    if hasattr(record, "augmented"):
-        return [*record.augmented, *(slope for slopes in record.slopes for slope in slopes)]
-    return [record.windows, *record.hidden, *record.slopes]
+def buffers(trace):
+    if hasattr(trace, "augmented"):
+        return [*trace.augmented, *(slope for slopes in trace.slopes for slope in slopes)]
+    return [trace.windows, *trace.hidden, *trace.slopes]
 
 
 @pytest.mark.float64
@@ -84,7 +84,7 @@ def test_a_step_is_the_same_to_the_bit_in_every_slot(kind, controls, members):
     if kind == "module" and members > 1:
         pytest.skip("a module has one member")
     policy, batch = build(kind, members, controls), members * ROWS
-    record = policy.record(SLOTS, batch, (CHANNELS, POINTS), (controls,))
+    trace = policy.trace(SLOTS, batch, (CHANNELS, POINTS), (controls,))
     # No alignment in sight: what the engine hands out may begin anywhere.
     states = uniform(1, batch, CHANNELS, POINTS).expand(SLOTS, -1, -1, -1).clone()
     cotangents = uniform(2, batch, controls).expand(SLOTS, -1, -1).clone()
@@ -92,13 +92,13 @@ def test_a_step_is_the_same_to_the_bit_in_every_slot(kind, controls, members):
     jacobian = states.new_zeros(SLOTS, batch, controls, CHANNELS * POINTS)
     everyone = slice(0, batch)
     for slot in range(SLOTS):
-        record.prepare_act(slot, states[slot], acted[slot])()
+        trace.prepare_act(slot, states[slot], acted[slot])()
     for wanted in (jacobian, None):
         for slot in range(SLOTS):
-            record.linearise(
+            trace.linearise(
                 slot, slot + 1, states[slot : slot + 1], everyone, None if wanted is None else jacobian[slot : slot + 1]
             )
-        pulled = torch.stack([record.pull_back_state(t, states[t], cotangents[t], everyone) for t in range(SLOTS)])
+        pulled = torch.stack([trace.pull_back_state(t, states[t], cotangents[t], everyone) for t in range(SLOTS)])
         assert torch.equal(pulled, pulled[:1].expand_as(pulled))
     assert torch.equal(acted, acted[:1].expand_as(acted))
     assert torch.equal(jacobian, jacobian[:1].expand_as(jacobian))
@@ -110,7 +110,7 @@ def test_a_step_is_the_same_to_the_bit_in_every_slot(kind, controls, members):
 @pytest.mark.parametrize("kind", ["1 hidden", "2 hidden", "convolutional"])
 def test_every_slot_of_a_record_begins_at_a_whole_alignment(kind, members):
     policy = build(kind, members, 1)
-    for buffer in buffers(policy.record(SLOTS, members * ROWS, (CHANNELS, POINTS), (1,))):
+    for buffer in buffers(policy.trace(SLOTS, members * ROWS, (CHANNELS, POINTS), (1,))):
         starts = {buffer[p, slot].data_ptr() % ALIGNMENT for p in range(members) for slot in range(SLOTS)}
         assert starts == {0}
 
@@ -119,14 +119,14 @@ def test_every_slot_of_a_record_begins_at_a_whole_alignment(kind, members):
 def test_policies_that_torch_differentiates_are_given_aligned_states(members):
     policy = LooksAtAddresses(members)
     batch = members * ROWS
-    record = policy.record(SLOTS, batch, (5,), (1,))
+    trace = policy.trace(SLOTS, batch, (5,), (1,))
     states, everyone = uniform(1, SLOTS, batch, 5), slice(0, batch)
     assert states[1].data_ptr() % ALIGNMENT != 0
     policy.addresses.clear()
     controls = states.new_zeros(SLOTS, batch, 1)
     for slot in range(SLOTS):
-        record.prepare_act(slot, states[slot], controls[slot])()
-        record.pull_back_state(slot, states[slot], controls[slot], everyone)
-        record.linearise(slot, SLOTS, states[slot:], everyone, states.new_zeros(SLOTS - slot, batch, 1, 5))
+        trace.prepare_act(slot, states[slot], controls[slot])()
+        trace.pull_back_state(slot, states[slot], controls[slot], everyone)
+        trace.linearise(slot, SLOTS, states[slot:], everyone, states.new_zeros(SLOTS - slot, batch, 1, 5))
     assert len(policy.addresses) == 3 * SLOTS
     assert {address % ALIGNMENT for address in policy.addresses} == {0}

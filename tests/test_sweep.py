@@ -115,9 +115,8 @@ class Watched(System):
     def prepare_pull_back(self, state, control, next_adjoint, adjoint, cotangent):
         return self._watch(self.of.prepare_pull_back(state, control, next_adjoint, adjoint, cotangent))
 
-    def prepare_sweep(self, states, controls, direct, jacobian, adjoints, cotangents, samples, rule):
-        args = states, controls, direct, jacobian, adjoints, cotangents, samples, rule
-        launch = self.of.prepare_sweep(*args)
+    def prepare_sweep(self, arrays):
+        launch = self.of.prepare_sweep(arrays)
         return launch and self._watch(launch)
 
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import reference
 import torch
-from conftest import BySteps, gradcheck, relative_error, swing_up_states, tensor_options, uniform
+from conftest import gradcheck, relative_error, swing_up_states, tensor_options, uniform
 from contract import RULES, check_buffers, check_oracle, check_sweep, simulated, sweep_buffers
 
 import engine
@@ -101,16 +101,6 @@ def test_fused_sweep_equals_the_rule_applied_step_by_step(case, rule, samples):
     controls = control.expand(4, *control.shape).contiguous()
     buffers = sweep_buffers(system, simulated(system, state, controls), controls)
     assert check_sweep(system, buffers, samples, rule, 1e-12 if state.dtype == torch.float64 else 1e-5)
-
-
-@pytest.mark.float64
-def test_a_rule_without_path_weights_has_no_fused_sweep():
-    system, state = CartPole(1), swing_up_states(0, BATCH, 1)
-    states, controls = state.expand(2, -1, -1).contiguous(), uniform(1, 1, BATCH, 1)
-    buffers = controls, torch.zeros_like(states[:1]), uniform(2, 1, BATCH, 1, 4), torch.zeros_like(states)
-    cotangents, everyone = torch.zeros_like(controls), slice(0, BATCH)
-    assert system.prepare_sweep(states, *buffers, cotangents, everyone, BySteps(engine.FULL)) is None
-    assert system.prepare_sweep(states, *buffers, cotangents, everyone, engine.FULL) is not None
 
 
 @pytest.mark.float64

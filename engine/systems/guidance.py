@@ -5,7 +5,7 @@ import torch
 
 from engine.checks import flag, positive, whole
 from engine.launch import prepare
-from engine.loops import lanes_pay, serial_loop, serial_pairs
+from engine.loops import lanes_pay, serial_pairs
 from engine.particles.pairs import CentralForce, pair_adjoints, pair_forces
 from engine.system import STEP_LAUNCH_BYTES, System
 
@@ -88,28 +88,10 @@ class Guidance(System):
         arrays = (tensor.unsqueeze(0) for tensor in (state, control, next_adjoint, adjoint, cotangent))
         return prepare(self._pull_back, *arrays, *self._loops(state))
 
-    def prepare_sweep(self, states, controls, direct, jacobian, adjoints, cotangents, samples, rule):
-        weights = getattr(rule, "path_weights", None)
-        if weights is None or self.particles > _FUSED_PARTICLES:
+    def prepare_sweep(self, arrays):
+        if self.particles > _FUSED_PARTICLES:
             return None
-        first, last, _ = samples.indices(states.shape[1])
-        return prepare(
-            self._sweep,
-            states,
-            controls,
-            direct,
-            jacobian,
-            adjoints,
-            cotangents,
-            first,
-            last,
-            float(weights[0]),
-            float(weights[1]),
-            serial_loop(last - first),
-            lanes_pay(self.evaders),
-            rule.uses_physics,
-            rule.uses_policy,
-        )
+        return arrays.prepare(self._sweep, lanes_pay(self.evaders))
 
     def launch_bytes(self):
         return STEP_LAUNCH_BYTES if self.particles <= _FUSED_PARTICLES else super().launch_bytes()
@@ -167,12 +149,12 @@ class Guidance(System):
         cotangents: ti.types.ndarray(ndim=4),
         first: int,
         last: int,
+        start: int,
         physics_weight: float,
         policy_weight: float,
         serial: ti.template(),
+        law: ti.template(),
         in_lanes: ti.template(),
-        uses_physics: ti.template(),
-        uses_policy: ti.template(),
     ):
         ti.loop_config(serialize=serial)
         for sample in range(last - first):
@@ -185,16 +167,55 @@ class Guidance(System):
                     steering = self._pull_back_control(states, adjoints, centre, t, t + 1, b, i)
                     cotangents[t, b, 0, i] += steering[0]
                     cotangents[t, b, 1, i] += steering[1]
-                for i in range(self.particles):
-                    value = ti.Vector([direct[t, b, row, i] for row in range(4)])
-                    if ti.static(uses_physics):
-                        value += physics_weight * self._pull_back_particle(
-                            states, controls, adjoints, t, t + 1, b, i, in_lanes
-                        )
-                    if ti.static(uses_policy):
-                        value += policy_weight * self._pull_back_policy(jacobian, cotangents, t, b, i)
-                    for row in ti.static(range(4)):
-                        adjoints[t, b, row, i] = value[row]
+                if ti.static(law.sums_paths):
+                    for i in range(self.particles):
+                        value = ti.Vector([direct[t, b, row, i] for row in range(4)])
+                        if ti.static(law.uses_physics):
+                            value += physics_weight * self._pull_back_particle(
+                                states, controls, adjoints, t, t + 1, b, i, in_lanes
+                            )
+                        if ti.static(law.uses_policy):
+                            value += policy_weight * self._pull_back_policy(jacobian, cotangents, t, b, i)
+                        for row in ti.static(range(4)):
+                            adjoints[t, b, row, i] = value[row]
+                else:
+                    self._apply(law, states, controls, direct, jacobian, adjoints, cotangents, start, t, b, in_lanes)
+
+    @ti.func
+    def _apply(
+        self,
+        law: ti.template(),
+        states: ti.template(),
+        controls: ti.template(),
+        direct: ti.template(),
+        jacobian: ti.template(),
+        adjoints: ti.template(),
+        cotangents: ti.template(),
+        start,
+        t,
+        b,
+        in_lanes: ti.template(),
+    ):
+        """λ_t of sample b by the rule of a law, from vectors of all rows, one after another."""
+        N = ti.static(self.particles)
+        given = ti.Vector.zero(float, 4 * N)
+        physics = ti.Vector.zero(float, 4 * N)
+        policy = ti.Vector.zero(float, 4 * N)
+        for i in range(N):
+            for row in ti.static(range(4)):
+                given[row * N + i] = direct[t, b, row, i]
+            if ti.static(law.uses_physics):
+                pulled = self._pull_back_particle(states, controls, adjoints, t, t + 1, b, i, in_lanes)
+                for row in ti.static(range(4)):
+                    physics[row * N + i] = pulled[row]
+            if ti.static(law.uses_policy):
+                pulled = self._pull_back_policy(jacobian, cotangents, t, b, i)
+                for row in ti.static(range(4)):
+                    policy[row * N + i] = pulled[row]
+        adjoint = law.rule.on_sample(given, physics, policy, start + t)
+        for i in range(N):
+            for row in ti.static(range(4)):
+                adjoints[t, b, row, i] = adjoint[row * N + i]
 
     @ti.func
     def _centre(self, state: ti.template(), t, b):

@@ -69,28 +69,8 @@ class QuantumBox(System):
         arrays = state, control, next_adjoint, adjoint, cotangent, self._scratch(state)
         return prepare(self._pull_back, *arrays, serial_loop(len(state)))
 
-    def prepare_sweep(self, states, controls, direct, jacobian, adjoints, cotangents, samples, rule):
-        weights = getattr(rule, "path_weights", None)
-        if weights is None:
-            return None
-        first, last, _ = samples.indices(states.shape[1])
-        return prepare(
-            self._sweep,
-            states,
-            controls,
-            direct,
-            jacobian,
-            adjoints,
-            cotangents,
-            self._scratch(states[0]),
-            first,
-            last,
-            float(weights[0]),
-            float(weights[1]),
-            serial_loop(last - first),
-            rule.uses_physics,
-            rule.uses_policy,
-        )
+    def prepare_sweep(self, arrays):
+        return arrays.prepare(self._sweep, self._scratch(arrays.states[0]))
 
     def scratch_bytes(self, batch):
         return batch * _ROWS * self.points * runtime.current().dtype.itemsize
@@ -162,14 +142,14 @@ class QuantumBox(System):
         jacobian: ti.types.ndarray(ndim=4),
         adjoints: ti.types.ndarray(ndim=4),
         cotangents: ti.types.ndarray(ndim=3),
-        scratch: ti.types.ndarray(ndim=3),
         first: int,
         last: int,
+        start: int,
         physics_weight: float,
         policy_weight: float,
         serial: ti.template(),
-        uses_physics: ti.template(),
-        uses_policy: ti.template(),
+        law: ti.template(),
+        scratch: ti.types.ndarray(ndim=3),
     ):
         ti.loop_config(serialize=serial)
         for sample in range(last - first):
@@ -189,16 +169,30 @@ class QuantumBox(System):
                     pulled += (j + 1) * (scratch[b, 2, j] * im - scratch[b, 3, j] * re)
                 cotangent = cotangents[t, b, 0] + self._half * self.dx * pulled
                 cotangents[t, b, 0] = cotangent
-                for j in range(self.points):
-                    value = ti.Vector([direct[t, b, 0, j], direct[t, b, 1, j]])
-                    if ti.static(uses_physics):
+                if ti.static(law.sums_paths):
+                    for j in range(self.points):
                         for row in ti.static(range(2)):
-                            value[row] += physics_weight * (2.0 * scratch[b, 2 + row, j] - adjoints[t + 1, b, row, j])
-                    if ti.static(uses_policy):
-                        value[0] += policy_weight * jacobian[t, b, 0, j] * cotangent
-                        value[1] += policy_weight * jacobian[t, b, 0, self.points + j] * cotangent
-                    adjoints[t, b, 0, j] = value[0]
-                    adjoints[t, b, 1, j] = value[1]
+                            value = direct[t, b, row, j]
+                            if ti.static(law.uses_physics):
+                                value += physics_weight * (2.0 * scratch[b, 2 + row, j] - adjoints[t + 1, b, row, j])
+                            if ti.static(law.uses_policy):
+                                value += policy_weight * jacobian[t, b, 0, row * self.points + j] * cotangent
+                            adjoints[t, b, row, j] = value
+                else:
+                    given = ti.Vector.zero(float, 2 * self.points)
+                    physics = ti.Vector.zero(float, 2 * self.points)
+                    policy = ti.Vector.zero(float, 2 * self.points)
+                    for j in range(self.points):
+                        for row in ti.static(range(2)):
+                            place = row * self.points + j
+                            given[place] = direct[t, b, row, j]
+                            physics[place] = 2.0 * scratch[b, 2 + row, j] - adjoints[t + 1, b, row, j]
+                            if ti.static(law.uses_policy):
+                                policy[place] = jacobian[t, b, 0, place] * cotangent
+                    adjoint = law.rule.on_sample(given, physics, policy, start + t)
+                    for j in range(self.points):
+                        adjoints[t, b, 0, j] = adjoint[j]
+                        adjoints[t, b, 1, j] = adjoint[self.points + j]
 
     @ti.func
     def _load(self, values: ti.template(), scratch: ti.template(), b):

@@ -131,10 +131,8 @@ class Swarm(Guidance):
 
         return launch
 
-    def prepare_sweep(self, states, controls, direct, jacobian, adjoints, cotangents, samples, rule):
-        if self._neighbours is not None:
-            return None
-        return super().prepare_sweep(states, controls, direct, jacobian, adjoints, cotangents, samples, rule)
+    def prepare_sweep(self, arrays):
+        return super().prepare_sweep(arrays) if self._neighbours is None else None
 
     def scratch_bytes(self, batch):
         if self._neighbours is None:
