@@ -24,6 +24,8 @@ from engine.errors import (
 )
 from engine.gradcheck import gradcheck
 from engine.memory import PeakMemory, format_bytes
+from engine.noise import Noise
+from engine.observation import Observation, clock, components
 from engine.plan import MemoryPlan, Segment
 from engine.rollout import Rollout
 from engine.rules import (
@@ -98,6 +100,8 @@ __all__ = [
     "LinearSystem",
     "MemoryPlan",
     "NBody",
+    "Noise",
+    "Observation",
     "PathRule",
     "PeakMemory",
     "QuantumBox",
@@ -114,6 +118,8 @@ __all__ = [
     "Truncate",
     "VectorSystem",
     "available_backends",
+    "clock",
+    "components",
     "current",
     "format_bytes",
     "gradcheck",

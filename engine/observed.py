@@ -94,7 +94,8 @@ class ObservedTrace:
             self.of_controller.linearise(first, last, seen, samples, None)
             return
         controls = jacobian.shape[2]
-        of_seen = seen.new_zeros(*seen.shape[:2], controls, math.prod(seen.shape[2:]))
+        with torch.inference_mode(False):  # a controller may write to it in any mode
+            of_seen = self.seen.new_zeros(*seen.shape[:2], controls, math.prod(seen.shape[2:]))
         self.of_controller.linearise(first, last, seen, samples, of_seen)
         with torch.inference_mode(False), torch.enable_grad():
             leaf = states.detach().clone().requires_grad_()

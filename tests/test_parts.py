@@ -43,7 +43,7 @@ class Approach(Objective):
         self.goal = goal
 
     def given(self, parameters):
-        return Approach(parameters["goal"])
+        return Approach(parameters.get("goal", self.goal))
 
     def running(self, states, controls, steps):
         return 0.1 * (states[..., 0] - self.goal).square() + 1e-3 * (1 + steps.view(-1, 1)) * controls[..., 0].square()

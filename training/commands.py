@@ -46,6 +46,8 @@ class Train(Generic[Options]):
     """Each is trained."""
     clippings: tuple[str, ...] = ("none",)
     """Each is trained: none, or norm or value, at 1 or at a limit, as "norm(0.5)"."""
+    randomise: tuple[str, ...] = ()
+    """Physical parameters to draw with every training state, such as pole_mass=0.08:0.12; tests have the usual ones."""
     checkpoint_every: int = 10
     """Epochs between checkpoints."""
     out: Path | None = None
@@ -66,6 +68,7 @@ class Train(Generic[Options]):
             clippings=self.clippings,
             epochs=self.epochs,
             checkpoint_every=self.checkpoint_every,
+            randomise=self.randomise,
             settings=self.settings,
         )
         self.machine.start()
