@@ -6,15 +6,31 @@
 # ruff: noqa: E402  # nothing may be imported before it is known to be Evenflow's own
 
 import importlib.util
-import io
 import os
+import signal
 import sys
-import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+__version__ = "0.1.0"
 _IS_COMMAND = __name__ == "__main__" or Path(sys.argv[0]).stem == "evenflow"
+
+
+def _stop_at_once(number: int, frame: object) -> None:
+    """Ctrl-C while libraries are loaded, when there is nothing yet to put in order."""
+    with suppress(OSError):
+        os.write(2, b"evenflow: stopped.\n")
+    os._exit(128 + number)
+
+
+if _IS_COMMAND and sys.argv[1:] == ["--version"]:  # which needs none of what follows
+    with suppress(OSError):  # main says what is wrong with where it prints
+        print(f"evenflow {__version__}", flush=True)
+        sys.exit(0)
+_LISTENS = _IS_COMMAND and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+if _LISTENS:
+    signal.signal(signal.SIGINT, _stop_at_once)
 
 
 def _check_packages() -> None:
@@ -154,7 +170,6 @@ from training import (
 from training import commands as _trained
 from training.commands import Resume, Train, View, ViewTask  # noqa: F401
 from training.dispatch import CommandLine as _CommandLine
-from training.dispatch import flush
 from training.doors import load as load_plugin
 from training.gradients import (
     GRADIENTS,
@@ -164,8 +179,8 @@ from training.gradients import (
     text_of,
 )
 from training.machine import Machine  # noqa: F401
+from training.program import run_program
 from training.starts import policy_for, uniform_states
-from training.stopping import Stopped
 from training.tasks import (
     TASKS,
     TaskOptions,
@@ -181,7 +196,9 @@ from training.viewing.drawings import (
     register_drawing,
 )
 
-__version__ = "0.1.0"
+if _LISTENS:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 __all__ = [
     "FULL",
     "GRADIENTS",
@@ -312,37 +329,9 @@ _LINE = _CommandLine(
 )
 
 
-def _say(message: Warning | str, *where: object) -> None:
-    """A warning as one sentence, without the place in the code that it comes from."""
-    print(f"evenflow: {message}", file=sys.stderr)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status. A user's mistake ends in one sentence on standard error."""
-    warnings.showwarning = _say
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal that has no θ still shows the rest
-    try:
-        _LINE.parse(list(sys.argv[1:] if arguments is None else arguments)).run()
-        flush()
-    except (EvenflowError, PolicyError) as error:
-        print(f"evenflow: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt as stop:
-        with suppress(OSError):  # who ended it may have closed this too
-            print(f"evenflow: {stop if isinstance(stop, Stopped) else 'stopped'}.", file=sys.stderr)
-        return 128 + (stop.number if isinstance(stop, Stopped) else 2)
-    except BrokenPipeError:  # the reader of a pipe has gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except OSError as error:  # whatever a file system can refuse: a full disk, a name too long, no permission
-        where = f" at {error.filename}" if error.filename is not None else ""
-        print(f"evenflow: Expected files that can be read and written, got{where}: {error.strerror}.", file=sys.stderr)
-        return 2
-    except SystemExit as end:  # after help
-        return end.code if isinstance(end.code, int) else 0
-    return 0
+    return run_program(_LINE, sys.argv[1:] if arguments is None else arguments)
 
 
 if __name__ == "__main__":

@@ -2,13 +2,13 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Annotated, Generic, TypeVar
 
 import tyro
 
 from benchmarks.scale.settings import ScaleSettings
-from training import TrainingSettings
 from training.machine import Machine, console
+from training.settings import COMPARED, Comparison
 from training.tasks import task_name
 
 Options = TypeVar("Options")
@@ -63,21 +63,13 @@ class Variants(Generic[Options]):
     """Directory of the study: a new one, or the one to continue."""
     difficulties: tuple[float, ...] = ()
     """Values of the option that makes the task harder; by default the paper's."""
-    gradients: tuple[str, ...] = ("R", "M", "S", "C")
-    """As `evenflow list` shows them, such as C or "clip-norm(R, 1)"."""
-    clippings: tuple[str, ...] = ("none",)
-    """none, or norm or value, at 1 or at a limit, as "norm(0.5)"."""
-    learning_rates: tuple[float, ...] = (1e-3,)
-    """Where there are several, each variant's is chosen on tuning seeds that are not reported."""
-    seeds: int = 10
-    """Paired seeds that are reported."""
-    tuning_seeds: int = 3
-    """Seeds on which learning rates are chosen."""
-    epochs: int = 100
-    """Of every training."""
+    comparison: tyro.conf.OmitArgPrefixes[Comparison] = field(default_factory=lambda: Comparison(gradients=COMPARED))
+    seed_count: Annotated[int, tyro.conf.arg(name="seeds")] = 10
+    """How many paired seeds are reported."""
+    tuning_seed_count: Annotated[int, tyro.conf.arg(name="tuning-seeds")] = 3
+    """How many seeds learning rates are chosen on."""
     report_only: bool = False
     """Write the report of what is done, and train nothing."""
-    settings: tyro.conf.OmitArgPrefixes[TrainingSettings] = field(default_factory=TrainingSettings)
     machine: tyro.conf.OmitArgPrefixes[Machine] = field(default_factory=Machine)
 
     def run(self) -> None:
@@ -89,13 +81,9 @@ class Variants(Generic[Options]):
             task_name(self.options),  # pyright: ignore[reportArgumentType]
             dict(vars(self.options)),
             self.difficulties,
-            gradients=self.gradients,
-            clippings=self.clippings,
-            learning_rates=self.learning_rates,
-            seeds=self.seeds,
-            tuning_seeds=self.tuning_seeds,
-            epochs=self.epochs,
-            settings=self.settings,
+            seed_count=self.seed_count,
+            tuning_seed_count=self.tuning_seed_count,
+            **self.comparison.shared(),
         )
         for path in compare(study, self.out, console, train=not self.report_only):
             console.print(f"written: {path}", highlight=False, soft_wrap=True)

@@ -2,8 +2,8 @@
 
 A matrix product may peel its loops to the alignment of its operands and of its result, and then sums in another order:
 Intel's MKL does so where it finds neither AVX2 nor AVX-512, and on processors of other makers. Which slot a step lies
-in depends on how a rollout is cut into segments, so slots that begin at multiples of ALIGNMENT are what lets a step come
-out the same to the bit in any segment.
+in depends on how a rollout is cut into segments, so slots that begin at multiples of ALIGNMENT are what lets a step
+come out the same to the bit in any segment.
 """
 
 import math

@@ -163,3 +163,33 @@ def test_the_front_door_names_everything_once():
 
 def test_the_version_is_the_distributions():
     assert f'version="{evenflow.__version__}"' in (ROOT / "setup.py").read_text()
+
+
+EARLY = """
+import atexit, os, signal, sys
+
+class Interrupting:
+    @staticmethod
+    def find_spec(name, *_):
+        if name == "torch":
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.argv = ["evenflow", {word!r}]
+{given}
+atexit.register(lambda: print(sorted({{"taichi", "torch", "training"}} & set(sys.modules))))
+from evenflow import main
+sys.exit(main())
+"""
+
+
+def test_the_version_loads_nothing():
+    done = subprocess.run([sys.executable, "-c", EARLY.format(word="--version", given="")], capture_output=True,
+                          text=True, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=True)  # fmt: skip
+    assert done.stdout == f"evenflow {evenflow.__version__}\n[]\n"
+
+
+def test_ctrl_c_while_libraries_are_loaded_is_one_sentence():
+    source = EARLY.format(word="list", given="sys.meta_path.insert(0, Interrupting)")
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, env=environment, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (128 + signal.SIGINT, "", "evenflow: stopped.\n")

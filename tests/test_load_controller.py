@@ -32,7 +32,7 @@ def run(tmp_path_factory):
     """R and C, seeds 0 and 3, four epochs with a checkpoint after every second."""
     path = tmp_path_factory.mktemp("controllers") / "run"
     experiment = Experiment(
-        "cart-pole", {"horizon": 8}, ("R", "C"), (0, 3), epochs=4, checkpoint_every=2, settings=SETTINGS
+        "cart-pole", {"horizon": 8}, gradients=("R", "C"), seeds=(0, 3), epochs=4, checkpoint_every=2, settings=SETTINGS
     )
     train(experiment, path)
     return path
@@ -150,7 +150,15 @@ def test_places_without_a_run_are_told(run, tmp_path):
 
 
 def test_a_diverged_controller_is_not_passed_off_as_trained(tmp_path):
-    experiment = Experiment("cart-pole", {"horizon": 8}, ("R",), (0, 1), (1e300,), epochs=2, settings=SETTINGS)
+    experiment = Experiment(
+        "cart-pole",
+        {"horizon": 8},
+        gradients=("R",),
+        seeds=(0, 1),
+        learning_rates=(1e300,),
+        epochs=2,
+        settings=SETTINGS,
+    )
     train(experiment, tmp_path / "run")
     with pytest.raises(RunError, match=r"^Expected .* by epoch 2, got R with seed 1 .* update .* of epoch 2: .*\.$"):
         load_controller(tmp_path / "run", "R", 1)

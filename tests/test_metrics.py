@@ -80,7 +80,7 @@ def test_the_first_line_is_held_against_the_members_of_the_run(tmp_path):
 def run(tmp_path_factory):
     path = tmp_path_factory.mktemp("metrics") / "run"
     settings = TrainingSettings(batch_size=4, train_samples=4, test_samples=4)
-    train(Experiment("guidance", {"horizon": 3}, ("R", "M"), (0,), epochs=2, settings=settings), path)
+    train(Experiment("guidance", {"horizon": 3}, gradients=("R", "M"), seeds=(0,), epochs=2, settings=settings), path)
     return path
 
 

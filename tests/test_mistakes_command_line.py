@@ -152,10 +152,15 @@ def places(tmp_path_factory):
     root = tmp_path_factory.mktemp("places")
     options = {"poles": 1, "horizon": 6}
     for name, rate in (("RUN", 1e-3), ("DEAD", 1e300)):
-        train(Experiment("cart-pole", options, ("R", "C"), (0,), (rate,), epochs=2, settings=SMALL), root / name)
+        train(
+            Experiment(
+                "cart-pole", options, gradients=("R", "C"), seeds=(0,), learning_rates=(rate,), epochs=2, settings=SMALL
+            ),
+            root / name,
+        )
     for name, rate in (("STUDY", 1e-3), ("DEADSTUDY", 1e300)):
-        study = Study("cart-pole", {"horizon": 6}, (1,), ("R", "M"), learning_rates=(rate,), seeds=1, epochs=2,
-                      settings=SMALL)  # fmt: skip
+        given = {"gradients": ("R", "M"), "learning_rates": (rate,), "seed_count": 1, "epochs": 2, "settings": SMALL}
+        study = Study("cart-pole", {"horizon": 6}, (1,), **given)
         run_study(study, root / name)
     (root / "MINE").write_text("mine")
     return root

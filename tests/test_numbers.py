@@ -226,9 +226,13 @@ def test_numbers_of_numpy_and_whole_floats_where_floats_are_meant_are_fine():
 
 def test_an_experiment_with_numbers_of_numpy_can_be_written():
     given = Experiment(
-        "cart-pole", {"poles": INT(2), "dt": FLOAT(0.01)}, ("R",), (INT(1),), (FLOAT(1e-3),),
+        "cart-pole",
+        {"poles": INT(2), "dt": FLOAT(0.01)},
+        gradients=("R",),
+        seeds=(INT(1),),
+        learning_rates=(FLOAT(1e-3),),
         epochs=INT(3),
-    )  # fmt: skip
+    )
     read = Experiment.from_config(yaml.safe_load(yaml.safe_dump(given.to_config())))
     assert (read.options["poles"], read.seeds, read.learning_rates, read.epochs) == (2, (1,), (1e-3,), 3)
 

@@ -29,7 +29,9 @@ SENTENCE = 'Made by Adam as torch has it, which was called "adam" then and is "a
 def experiment(optimiser, epochs=4):
     settings = TrainingSettings(batch_size=4, train_samples=8, test_samples=4, optimiser=optimiser)
     options = {"horizon": 10}
-    return Experiment("cart-pole", options, ("R",), (0,), epochs=epochs, checkpoint_every=2, settings=settings)
+    return Experiment(
+        "cart-pole", options, gradients=("R",), seeds=(0,), epochs=epochs, checkpoint_every=2, settings=settings
+    )
 
 
 def written_before(file: Path) -> None:
@@ -100,7 +102,7 @@ def test_pages_name_the_form_that_a_run_was_made_by(tmp_path):
 
 def study(optimiser, **options):
     settings = TrainingSettings(batch_size=4, train_samples=8, test_samples=4, optimiser=optimiser)
-    given = {"gradients": ("R",), "seeds": 2, "epochs": 2} | options
+    given = {"gradients": ("R",), "seed_count": 2, "epochs": 2} | options
     return Study("cart-pole", {"horizon": 10}, (1,), settings=settings, **given)
 
 

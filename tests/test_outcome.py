@@ -10,7 +10,7 @@ from benchmarks.studies.transfer import transfer_table, transferred
 from engine import SettingError
 from training import Experiment, RunDirectory, train
 from training.errors import RunError
-from training.trainer import TrainingSettings
+from training.settings import TrainingSettings
 from training.viewing.palette import BLUE, GREEN, VERMILION
 
 pytestmark = pytest.mark.float64
@@ -21,7 +21,12 @@ SMALL = TrainingSettings(batch_size=2, train_samples=2, test_samples=3)
 def swarm(tmp_path_factory):
     path = tmp_path_factory.mktemp("outcome") / "run"
     options = {"evaders": 60, "drivers": 3, "horizon": 12}
-    train(Experiment("swarm", options, ("R", "C"), (0, 1), (1e-2,), epochs=2, settings=SMALL), path)
+    train(
+        Experiment(
+            "swarm", options, gradients=("R", "C"), seeds=(0, 1), learning_rates=(1e-2,), epochs=2, settings=SMALL
+        ),
+        path,
+    )
     return path
 
 
@@ -65,7 +70,10 @@ def test_a_policy_of_another_size_and_half_an_evader_are_refused(swarm, tmp_path
     monkeypatch.setattr(evenflow.Machine, "start", lambda machine: None)  # the session has its runtime
     with pytest.raises(SettingError, match=r"Expected evaders as int, got 2\.5"):
         transferred(swarm, (2.5,))
-    train(Experiment("cart-pole", {"horizon": 3}, ("R",), (0,), epochs=1, settings=SMALL), tmp_path / "poles")
+    train(
+        Experiment("cart-pole", {"horizon": 3}, gradients=("R",), seeds=(0,), epochs=1, settings=SMALL),
+        tmp_path / "poles",
+    )
     assert evenflow.main(["bench", "transfer", str(tmp_path / "poles"), "--difficulties", "2"]) == 2
     error = capsys.readouterr().err
     assert "choose a task whose policy takes any size" in error

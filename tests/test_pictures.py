@@ -10,8 +10,8 @@ import benchmarks.studies.outcome
 from engine import Integrator
 from engine.systems import CartPole, Held
 from training import Experiment, build_task, train
+from training.settings import TrainingSettings
 from training.tasks import TASKS
-from training.trainer import TrainingSettings
 from training.viewing import Show, Watched, untrained
 from training.viewing.drawings import Frame, Moment, Scene, drawing_of
 from training.viewing.drawings.camera import around_bodies, following
@@ -194,7 +194,10 @@ def test_carts_that_run_off_are_in_every_panel_of_the_outcome(tmp_path, monkeypa
     monkeypatch.setattr(Watched, "weights", Wild.weights)
     monkeypatch.setattr(Watched, "size", 1.5, raising=False)
     small = TrainingSettings(batch_size=2, train_samples=2, test_samples=2)
-    train(Experiment("cart-pole", {"poles": 2}, ("R", "M", "S", "C"), (0,), epochs=1, settings=small), tmp_path / "run")
+    train(
+        Experiment("cart-pole", {"poles": 2}, gradients=("R", "M", "S", "C"), seeds=(0,), epochs=1, settings=small),
+        tmp_path / "run",
+    )
     benchmarks.studies.outcome.outcome_figure(tmp_path / "run", tmp_path / "outcome.png")
     assert len(scenes) == 5
     places = set()

@@ -16,7 +16,7 @@ from benchmarks.studies.study import Study
 from engine import current
 from training import Experiment, train
 from training.errors import RunError
-from training.trainer import TrainingSettings
+from training.settings import TrainingSettings
 
 pytestmark = pytest.mark.float64
 SMALL = TrainingSettings(batch_size=4, train_samples=8, test_samples=4)
@@ -53,14 +53,14 @@ class Page(HTMLParser):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     path = tmp_path_factory.mktemp("page") / "run"
-    train(Experiment("guidance", {"horizon": 10}, ("R", "C"), (0, 1), epochs=2, settings=SMALL), path)
+    train(Experiment("guidance", {"horizon": 10}, gradients=("R", "C"), seeds=(0, 1), epochs=2, settings=SMALL), path)
     return path
 
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
     path = tmp_path_factory.mktemp("page") / "study"
-    of = Study("cart-pole", {"horizon": 8}, (1, 2), ("R", "M"), seeds=2, epochs=1, settings=SMALL)
+    of = Study("cart-pole", {"horizon": 8}, (1, 2), gradients=("R", "M"), seed_count=2, epochs=1, settings=SMALL)
     run_study(of, path)
     return path
 
@@ -161,7 +161,7 @@ def test_a_mistake_ends_in_one_sentence(name, tmp_path, capsys, monkeypatch):
     spoil, words = MISTAKES[name]
     path = tmp_path / "run"
     if name != "no run":
-        train(Experiment("guidance", {"horizon": 2}, ("R",), (0,), epochs=1, settings=SMALL), path)
+        train(Experiment("guidance", {"horizon": 2}, gradients=("R",), seeds=(0,), epochs=1, settings=SMALL), path)
         spoil(path)
     assert evenflow.main(["report", str(path)]) == 2
     error = capsys.readouterr().err

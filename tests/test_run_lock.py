@@ -109,7 +109,7 @@ def test_while_one_trains_others_read_and_nobody_else_writes(tmp_path, monkeypat
 
 
 def test_a_study_has_one_writer(tmp_path):
-    study, out, seen = Study(EXPERIMENT.task, {"horizon": 5}, (1,), ("R",), seeds=1, epochs=2,
+    study, out, seen = Study(EXPERIMENT.task, {"horizon": 5}, (1,), gradients=("R",), seed_count=1, epochs=2,
                              settings=EXPERIMENT.settings), tmp_path / "study", []  # fmt: skip
 
     def look(pack, left):

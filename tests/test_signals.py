@@ -95,7 +95,7 @@ def test_what_the_progress_raises_ends_the_training_with_a_checkpoint(whole, tmp
 
 
 def test_a_study_stops_with_its_signal_and_goes_on(tmp_path):
-    study = Study("cart-pole", {"horizon": 5}, (1, 2), ("R",), seeds=1, epochs=2, settings=SETTINGS)
+    study = Study("cart-pole", {"horizon": 5}, (1, 2), gradients=("R",), seed_count=1, epochs=2, settings=SETTINGS)
     with pytest.raises(Stopped, match="stopped by SIGTERM"):
         run_study(study, tmp_path / "study", lambda pack, left: at(1, send("SIGTERM")))
     assert StudyDirectory(tmp_path / "study").lines == []

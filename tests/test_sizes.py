@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -264,6 +265,23 @@ def test_states_too_long_to_unroll_are_refused_before_they_are_compiled(build):
         "Expected integrator with .* got 129.*",
     )
     refused(lambda: Trainer(build_task("cart-pole", poles=3000), [Member()]), message)
+
+
+def test_the_trainer_refuses_sizes_before_it_draws_a_state():
+    drawn = []
+
+    def trained(poles, **sizes):
+        task = build_task("cart-pole", poles=poles)
+        counted = replace(task, sample=lambda count, generator: drawn.append(count))
+        Trainer(counted, [Member()], TrainingSettings(**sizes))
+
+    refused(lambda: trained(3000), "Expected cart-pole with at most 128 numbers in a state and in a control, .*")
+    refused(
+        lambda: trained(1, train_samples=8 * 10**12),
+        r"Expected what fits the [\d.]+ GiB of free memory on cpu, got 8000000000256 initial states for each of 1 "
+        r"members, which needs [\d.]+ GiB; .*",
+    )
+    assert drawn == []
 
 
 def test_systems_that_loop_are_not_limited():

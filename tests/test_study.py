@@ -32,7 +32,13 @@ SETTINGS = TrainingSettings(train_samples=16, test_samples=8)
 
 
 def small(**options):
-    defaults = {"options": {"horizon": 10}, "difficulties": (1, 2), "gradients": ("R", "C"), "seeds": 3, "epochs": 3}
+    defaults = {
+        "options": {"horizon": 10},
+        "difficulties": (1, 2),
+        "gradients": ("R", "C"),
+        "seed_count": 3,
+        "epochs": 3,
+    }
     return Study("cart-pole", settings=SETTINGS, **(defaults | options))
 
 
@@ -61,11 +67,11 @@ def test_a_result_holds_what_it_takes_to_repeat_it(done):
     again = Experiment(
         result["task"],
         result["options"],
-        (result["gradient"],),
-        (result["seed"],),
-        (result["learning_rate"],),
-        (result["clipping"],),
-        result["epochs"],
+        gradients=(result["gradient"],),
+        seeds=(result["seed"],),
+        learning_rates=(result["learning_rate"],),
+        clippings=(result["clipping"],),
+        epochs=result["epochs"],
         settings=TrainingSettings(**result["settings"]),
     ).trainer()
     assert [record.test_loss[0] for record in again.fit(result["epochs"])] == pytest.approx(
@@ -80,7 +86,7 @@ def test_a_finished_study_trains_nothing_again(done):
 
 
 def test_learning_rates_are_chosen_on_seeds_that_are_not_reported(tmp_path):
-    study = small(difficulties=(1,), learning_rates=(1e-3, 1e-2), seeds=2, tuning_seeds=2, epochs=2)
+    study = small(difficulties=(1,), learning_rates=(1e-3, 1e-2), seed_count=2, tuning_seed_count=2, epochs=2)
     run_study(study, tmp_path / "out")
     results = StudyDirectory(tmp_path / "out").lines
     tuning = [result for result in results if result["phase"] == "tuning"]
@@ -98,7 +104,7 @@ def test_learning_rates_are_chosen_on_seeds_that_are_not_reported(tmp_path):
 
 def test_packs_keep_a_seeds_variants_together_and_fit_the_limit(tmp_path, monkeypatch):
     monkeypatch.setattr(packs_module, "_MEMBERS", 4)
-    packs = packs_module._packs(small(seeds=5), tmp_path, "report", 1, range(5), ())
+    packs = packs_module._packs(small(seed_count=5), tmp_path, "report", 1, tuple(range(5)), ())
     assert [len(pack.experiment.labels()) for pack in packs] == [2, 4, 4]
     assert [seed for pack in packs for seed in pack.experiment.seeds] == list(range(5))
 
@@ -222,7 +228,7 @@ def test_diagnostics_of_shared_weights(done):
 
 
 MISTAKES = [
-    (lambda: small(seeds=0), "at least 1 of seeds"),
+    (lambda: small(seed_count=0), "at least 1 of seeds"),
     (lambda: small(gradients=()), "at least one of gradients"),
     (lambda: small(gradients=("R", "Q")), "a gradient among"),
     (lambda: small(difficulties=(1, 1)), "difficulties without repetition"),

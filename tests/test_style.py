@@ -108,7 +108,15 @@ def test_numbers_are_plain():
 @pytest.fixture
 def study(tmp_path):
     """A study of seven variants at four difficulties, with made-up losses."""
-    of = Study("cart-pole", {"horizon": 10}, (1, 2, 3, 4), tuple("RMSC"), ("none", "norm"), seeds=2, epochs=5)
+    of = Study(
+        "cart-pole",
+        {"horizon": 10},
+        (1, 2, 3, 4),
+        gradients=tuple("RMSC"),
+        clippings=("none", "norm"),
+        seed_count=2,
+        epochs=5,
+    )
     config = of.to_config()
     written = {**config, "settings": settings_to_file(config["settings"])}
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(written))

@@ -13,9 +13,9 @@ import evenflow
 from engine import FULL, PHYSICS_ONLY, Rollout, SettingError
 from training import Experiment, RunDirectory, build_task, train
 from training.errors import RunError
+from training.settings import TrainingSettings
 from training.tasks import TASKS
 from training.tasks.n_body import NBodyOptions
-from training.trainer import TrainingSettings
 from training.viewing import Show, untrained, watched
 from training.viewing.player import KEYS, STEPS_PER_SECOND, Player
 from training.viewing.scene import Text
@@ -29,7 +29,12 @@ def run(tmp_path_factory):
     path = tmp_path_factory.mktemp("view") / "run"
     settings = TrainingSettings(batch_size=4, train_samples=8, test_samples=4)
     options = {"poles": 2, "horizon": 12}
-    train(Experiment("cart-pole", options, ("R", "C"), (0, 1), epochs=2, checkpoint_every=1, settings=settings), path)
+    train(
+        Experiment(
+            "cart-pole", options, gradients=("R", "C"), seeds=(0, 1), epochs=2, checkpoint_every=1, settings=settings
+        ),
+        path,
+    )
     return path
 
 

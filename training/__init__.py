@@ -11,9 +11,10 @@ from training.gradients import GRADIENTS, Gradient, gradient_named, register_gra
 from training.objectives import Objective, Quadratic
 from training.optimisers import OPTIMISERS, EnsembleOptimiser
 from training.run import RunDirectory, read_checkpoint
+from training.settings import TrainingSettings
 from training.task import PolicyFactory, Task
 from training.tasks import TASKS, TaskOptions, build_task, task_options
-from training.trainer import Divergence, EpochRecord, Member, Trainer, TrainingSettings
+from training.trainer import Divergence, EpochRecord, Member, Trainer
 from training.variant import Label, Variant
 
 __all__ = [

@@ -70,7 +70,8 @@ class Line:
 
 
 def options_of(*kinds: Any) -> dict[str, Option]:
-    """The options of these dataclasses and of those that their fields hold, by flag; a flag is the field's name."""
+    """The options of these dataclasses and of those that their fields hold, by flag; a flag is the field's name,
+    or that which `tyro.conf.arg` gives it."""
     found: dict[str, Option] = {}
     for kind in kinds:
         hints = get_type_hints(kind, include_extras=True)
@@ -83,7 +84,8 @@ def options_of(*kinds: Any) -> dict[str, Option]:
             if is_dataclass(hint):
                 found |= options_of(hint)
                 continue
-            flag = f"--{entry.name.replace('_', '-')}"
+            names = [marker.name for marker in markers if getattr(marker, "name", None)]
+            flag = f"--{(names or [entry.name])[0].replace('_', '-')}"
             if _POSITIONAL in markers:
                 flag = entry.name.upper()
             of, values = _values(hint)

@@ -4,12 +4,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Annotated, Generic, TypeVar
 
 import tyro
 from rich.table import Table
 
-from engine import SettingError
+from engine.checks import whole
 from engine.registry import Registry
 from engine.systems import SYSTEMS
 from training.display import outcome_table
@@ -20,8 +20,8 @@ from training.optimisers import OPTIMISERS
 from training.overview import summary
 from training.run import RunDirectory
 from training.session import ended, shown
+from training.settings import Comparison
 from training.tasks import TASKS, task_name
-from training.trainer import TrainingSettings
 from training.viewing.command import View, ViewTask
 from training.viewing.drawings import DRAWINGS
 
@@ -34,49 +34,36 @@ class Train(Generic[Options]):
     """Train controllers for a task: every gradient with every seed, learning rate and clipping, as one ensemble."""
 
     options: tyro.conf.OmitArgPrefixes[Options]
-    gradients: tuple[str, ...] = ("R", "C")
-    """As `evenflow list` shows them, such as C or "clip-norm(R, 1)"."""
-    seeds: int = 4
+    comparison: tyro.conf.OmitArgPrefixes[Comparison] = field(default_factory=Comparison)
+    seed_count: Annotated[int, tyro.conf.arg(name="seeds")] = 4
     """How many seeds for each gradient; seeds are paired: same data, same initial weights."""
     first_seed: int = 0
     """The first of them; the others count up."""
-    epochs: int = 100
-    """Passes over the training states."""
-    learning_rates: tuple[float, ...] = (1e-3,)
-    """Each is trained."""
-    clippings: tuple[str, ...] = ("none",)
-    """Each is trained: none, or norm or value, at 1 or at a limit, as "norm(0.5)"."""
     randomise: tuple[str, ...] = ()
     """Physical parameters to draw with every training state, such as pole_mass=0.08:0.12; tests have the usual ones."""
     checkpoint_every: int = 10
     """Epochs between checkpoints."""
     out: Path | None = None
     """A new directory for the run; by default runs/TASK-TIME."""
-    settings: tyro.conf.OmitArgPrefixes[TrainingSettings] = field(default_factory=TrainingSettings)
     machine: tyro.conf.OmitArgPrefixes[Machine] = field(default_factory=Machine)
 
     def run(self) -> None:
         task = task_name(self.options)  # pyright: ignore[reportArgumentType]
-        if not 1 <= self.seeds <= _MOST_SEEDS:
-            raise SettingError(f"Expected 1 to {_MOST_SEEDS} seeds, got {self.seeds}.")
+        count = whole(f"1 to {_MOST_SEEDS} seeds", self.seed_count, most=_MOST_SEEDS)
         experiment = Experiment(
-            task=task,
-            options=dict(vars(self.options)),
-            gradients=self.gradients,
-            seeds=tuple(range(self.first_seed, self.first_seed + self.seeds)),
-            learning_rates=self.learning_rates,
-            clippings=self.clippings,
-            epochs=self.epochs,
+            task,
+            dict(vars(self.options)),
+            seeds=tuple(range(self.first_seed, self.first_seed + count)),
             checkpoint_every=self.checkpoint_every,
             randomise=self.randomise,
-            settings=self.settings,
+            **self.comparison.shared(),
         )
         self.machine.start()
         out = self.out or Path("runs") / f"{task}-{time.strftime('%Y%m%d-%H%M%S')}"
-        with shown(experiment.labels(), self.epochs, console) as (progress, stopping):
+        with shown(experiment.labels(), experiment.epochs, console) as (progress, stopping):
             train(experiment, out, progress, stopping)
-        _conclude(out, self.epochs)
-        ended(stopping, out, self.epochs)
+        _conclude(out, experiment.epochs)
+        ended(stopping, out, experiment.epochs)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_origin
 
 import tyro
 
@@ -64,7 +64,9 @@ class CommandLine:
         if HELP not in given:
             check(line, options | _PLUGIN, prog, elsewhere)
         words = [HELP] if HELP in given else line.arguments()
-        described = f"{(kind.__doc__ or '').strip()}\n\n{_ABOUT_PLUGINS}" if HELP in given else None
+        described = (
+            f"{((get_origin(kind) or kind).__doc__ or '').strip()}\n\n{_ABOUT_PLUGINS}" if HELP in given else None
+        )
         return tyro.cli(kind, prog=prog, description=described, args=words, config=(tyro.conf.DisallowNone,))
 
     def _command(self, arguments: Sequence[str]) -> tuple[str, ...]:

@@ -6,13 +6,13 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, astuple, dataclass, field, fields, replace
+from dataclasses import KW_ONLY, asdict, astuple, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from engine import BudgetError, SettingError, current
-from engine.checks import plain, real, whole
+from engine.checks import plain, whole
 from training.checks import check_types
 from training.clipping import clipping_named
 from training.errors import RunError
@@ -23,75 +23,56 @@ from training.ordering import sweep_order
 from training.provenance import check_plugins, with_plugins
 from training.ranges import range_of
 from training.run import RunDirectory, epoch_of
+from training.settings import Comparison, TrainingSettings, distinct
 from training.stopping import Stopping
 from training.tasks import TaskOptions, task_options
-from training.trainer import EpochRecord, Member, Trainer, TrainingSettings
+from training.trainer import EpochRecord, Member, Trainer
 from training.variant import Label, Variant
 
 _CROSSED = ("gradients", "seeds", "learning_rates", "clippings")
 
 
 @dataclass(frozen=True)
-class Experiment:
+class Experiment(Comparison):
     """Every gradient × clipping × learning rate × seed on one task, trained as one ensemble.
+
+    What is crossed and for how long is a `Comparison`'s, given by name.
 
     Attributes:
         task: name; options: of the task.
-        gradients: their texts, such as C or clip-norm(R, 1).
         seeds: the seeds themselves.
-        clippings: as text, such as norm or value(10).
+        checkpoint_every: epochs between checkpoints.
         variants: to train instead of the whole grid of them.
+        milestones: epochs whose checkpoints stay; of the others only the last two do. None keeps every checkpoint.
         order: of the gradients in the ensemble; chosen where it is not given, and then kept in the run.
         randomise: ranges of physical parameters to draw with every training state, such as pole_mass=0.08:0.12.
-        milestones: epochs whose checkpoints stay; of the others only the last two do. None keeps every checkpoint.
     """
 
     task: str
     options: dict[str, Any] = field(default_factory=dict)
-    gradients: tuple[str, ...] = ("R", "C")
+    _: KW_ONLY
     seeds: tuple[int, ...] = (0, 1, 2, 3)
-    learning_rates: tuple[float, ...] = (1e-3,)
-    clippings: tuple[str, ...] = ("none",)
-    epochs: int = 100
     checkpoint_every: int = 10
     variants: tuple[Variant, ...] = ()
     milestones: tuple[int, ...] | None = None
     order: tuple[str, ...] = ()
     randomise: tuple[str, ...] = ()
-    settings: TrainingSettings = field(default_factory=TrainingSettings)
 
     def __post_init__(self):
-        for name in _CROSSED:
-            values = getattr(self, name)
-            if not isinstance(values, (tuple, list)):
-                raise SettingError(f"Expected {name.replace('_', ' ')} as a tuple of them, got {values!r}.")
-            if not values:
-                raise SettingError(f"Expected at least one of {name.replace('_', ' ')}, got none.")
-            if len(set(values)) < len(values):
-                raise SettingError(f"Expected {name.replace('_', ' ')} without repetition, got {list(values)}.")
-        for name in ("epochs", "checkpoint_every"):
-            value = whole(f"{name.replace('_', ' ')} of at least 1", getattr(self, name))
-            object.__setattr__(self, name, value)
-        object.__setattr__(self, "options", {name: plain(value) for name, value in self.options.items()})
-        seeds = tuple(whole("seeds of at least 0", seed, least=0) for seed in self.seeds)
-        rates = tuple(real("learning rates above 0", rate) for rate in self.learning_rates)
-        object.__setattr__(self, "seeds", seeds)
-        object.__setattr__(self, "learning_rates", rates)
-        if self.milestones is not None:
-            kept = tuple(whole("milestones as epochs of at least 0", epoch, least=0) for epoch in self.milestones)
-            object.__setattr__(self, "milestones", kept)
-        texts = tuple(gradient_named(text).text for text in self.gradients)
-        if len(set(texts)) < len(texts):
-            raise SettingError(f"Expected each gradient once, got {list(self.gradients)}.")
-        object.__setattr__(self, "gradients", texts)
-        clippings = tuple(clipping_named(text).text for text in self.clippings)
-        if len(set(clippings)) < len(clippings):
-            raise SettingError(f"Expected each clipping once, got {list(self.clippings)}.")
-        object.__setattr__(self, "clippings", clippings)
+        super().__post_init__()
         variants = tuple(Variant.of(*(one if isinstance(one, tuple) else astuple(one))) for one in self.variants)
-        if len(set(variants)) < len(variants):
-            raise SettingError(f"Expected variants without repetition, got {list(variants)}.")
-        object.__setattr__(self, "variants", variants)
+        milestones = self.milestones
+        if milestones is not None:
+            milestones = tuple(whole("milestones as epochs of at least 0", epoch, least=0) for epoch in milestones)
+        checked = {
+            "options": {name: plain(value) for name, value in self.options.items()},
+            "seeds": tuple(whole("seeds of at least 0", seed, least=0) for seed in distinct("seeds", self.seeds)),
+            "checkpoint_every": whole("checkpoint every of at least 1", self.checkpoint_every),
+            "variants": distinct("variants", variants) if variants else (),
+            "milestones": milestones,
+        }
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
         members = {variant.gradient for variant in self._variants()}
         if self.order and sorted(self.order) != sorted(members):
             raise SettingError(f"Expected an order of the gradients {', '.join(members)}, got {', '.join(self.order)}.")
@@ -141,8 +122,8 @@ class Experiment:
 
     def to_config(self) -> dict[str, Any]:
         """Plain values that `from_config` reads back, with the runtime they were used on."""
-        config = {**asdict(self), "order": self._order}
-        config["options"] = asdict(self.task_options)
+        first = {"task": self.task, "options": asdict(self.task_options)}
+        config = {**first, **asdict(self), **first, "order": self._order}
         config["settings"] = settings_to_file(config["settings"])
         config["variants"] = [list(astuple(variant)) for variant in self.variants]
         for name in (*_CROSSED, "order", "randomise"):
@@ -209,8 +190,8 @@ def train(
 ) -> Trainer:
     """Train into a new run directory.
 
-    Ctrl-C, SIGTERM and SIGHUP end after the epoch under way, with a checkpoint; a second one interrupts at once. What
-    `progress` raises ends the training too, with a checkpoint.
+    Ctrl-C, SIGTERM and SIGHUP end after the update under way, with a checkpoint of the last whole epoch; a second one
+    interrupts at once. What `progress` raises ends the training too, with a checkpoint.
 
     Args:
         experiment: what to train.
@@ -291,7 +272,9 @@ def _continue(
     with Stopping() if stopping is None else nullcontext(stopping) as stop:
         _keep(run, trainer, experiment)
         while trainer.epoch < total and stop.requested is None:
-            record = trainer.run_epoch()
+            record = trainer.try_epoch(lambda: stop.requested is not None)
+            if record is None:
+                break
             with _writes(run):
                 run.append(record, time.perf_counter() - started, trainer.divergences)
             if trainer.epoch % experiment.checkpoint_every == 0 or trainer.epoch == total:

@@ -27,7 +27,7 @@ class Stopped(KeyboardInterrupt):
 
 
 class Stopping:
-    """Turns the first signal into a question that can be asked between epochs; the next one interrupts at once.
+    """Turns the first signal into a question that can be asked between updates; the next one interrupts at once.
 
     Use as a context manager, in the main thread; in others nothing is listened to. A signal that the process was
     started to ignore, as SIGHUP under nohup, stays ignored; Ctrl-C does not.

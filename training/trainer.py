@@ -1,14 +1,15 @@
 """The trainer: many controllers of one task at once, each with its own seed, gradient and learning rate."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from engine import KernelSystem, Rollout, RolloutTape, SettingError, System, Trajectory, current
-from engine.checks import finite, flag, positive, real, whole
+from engine.available import check_available
+from engine.checks import positive, real, whole
 from engine.contracts import described
 from engine.held import Held
 from engine.modes import plain_torch
@@ -17,6 +18,7 @@ from policies import Policy, PolicyError
 from training.clipping import Clipping
 from training.estimators import Backpropagation, GradientEstimator, check_estimator, combined
 from training.optimisers import EnsembleOptimiser
+from training.settings import TrainingSettings
 from training.starts import starts_of
 from training.task import PolicyFactory, Task, generator
 
@@ -37,43 +39,6 @@ class Member:
             raise SettingError(f"Expected learning rates that are finite, got {rate}.")
         object.__setattr__(self, "learning_rate", positive("a learning rate above 0", rate))
         object.__setattr__(self, "seed", whole("a seed of at least 0", self.seed, least=0))
-
-
-@dataclass(frozen=True)
-class TrainingSettings:
-    """What all members of an ensemble share; defaults are the paper's."""
-
-    batch_size: int = 8
-    """Initial states in a mini-batch."""
-    train_samples: int = 256
-    """Initial states to train on, whole mini-batches of them."""
-    test_samples: int = 256
-    """Initial states to test on."""
-    optimiser: str = "adam"
-    """adam (as Keras has it, as the paper used it), adam-torch, sgd, momentum, adagrad, adadelta or rmsprop."""
-    momentum: float = 0.9
-    """Of the optimiser "momentum"."""
-    shuffle: bool = False
-    """Draw a new order of the training states every epoch."""
-    memory: str | None = None
-    """Budget of a training rollout's buffers, such as 2GiB; everything is stored without one."""
-
-    def __post_init__(self):
-        for name in ("batch_size", "train_samples", "test_samples"):
-            object.__setattr__(self, name, whole(f"{name} of at least 1", getattr(self, name)))
-        if self.batch_size > self.train_samples:
-            raise SettingError(
-                f"Expected a batch no larger than the {self.train_samples} training states, got {self.batch_size}."
-            )
-        if self.train_samples % self.batch_size:
-            less = self.train_samples // self.batch_size * self.batch_size
-            raise SettingError(
-                f"Expected training states in whole mini-batches of {self.batch_size}, got {self.train_samples}; take "
-                f"{less} or {less + self.batch_size} of them, or another batch size."
-            )
-        momentum = finite("a momentum in [0, 1)", self.momentum, lambda number: 0 <= number < 1)
-        object.__setattr__(self, "momentum", momentum)
-        object.__setattr__(self, "shuffle", flag("shuffle", self.shuffle))
 
 
 @dataclass(frozen=True)
@@ -129,6 +94,7 @@ class Trainer:
         self.task, self.members = task, list(members)
         self.settings = settings = settings or TrainingSettings()
         runtime = current()
+        self._check_sizes()
         count, batch = len(self.members), settings.batch_size
         self.policy: Policy = (policy or task.policy)(members=count, dtype=runtime.dtype, device=runtime.device)
         if self.policy.members != count:
@@ -158,6 +124,15 @@ class Trainer:
         self.epoch = self.updates = 0
         self.divergences: dict[int, Divergence] = {}
 
+    def _check_sizes(self) -> None:
+        """SettingError or BudgetError for a system or for states that are too large, before any are made."""
+        system, settings, count = self.task.system, self.settings, len(self.members)
+        system.check_size()
+        runtime, samples = current(), settings.train_samples + settings.test_samples
+        needed = count * samples * math.prod(system.state_shape) * runtime.dtype.itemsize
+        what = f"{samples} initial states for each of {count} members"
+        check_available(needed, what, runtime.device)
+
     @property
     def updates_per_epoch(self) -> int:
         return self.settings.train_samples // self.settings.batch_size
@@ -172,8 +147,19 @@ class Trainer:
 
     def run_epoch(self) -> EpochRecord:
         """One pass over the training states in order (or shuffled), then a test."""
+        record = self.try_epoch(lambda: False)
+        assert record is not None
+        return record
+
+    def try_epoch(self, stop: Callable[[], bool]) -> EpochRecord | None:
+        """`run_epoch`, unless `stop()` is true before one of its updates: then None, and all is as before the epoch."""
+        before = {name: value.clone() for name, value in self.state().items()}
+        divergences = dict(self.divergences)
         total = torch.zeros(len(self.members), dtype=torch.float64, device=self._train.device)
         for update, batch in enumerate(self._batches()):
+            if stop():
+                self.load(self.epoch, before, divergences)
+                return None
             total += self.update(batch[0], update, *batch[1:])
             self.updates = update + 1
         train = torch.where(self._active, total / self.updates_per_epoch, torch.nan)
@@ -255,7 +241,7 @@ class Trainer:
         """Continue from `state()` after `epoch` epochs."""
         for index, order in enumerate(self._orders):
             order.set_state(tensors[f"order.{index}"].cpu())
-        self.epoch, self.divergences = epoch, dict(divergences)
+        self.epoch, self.updates, self.divergences = epoch, 0, dict(divergences)
         with torch.no_grad():
             self.policy.theta.copy_(tensors["theta"])
         self._active.copy_(tensors["active"])

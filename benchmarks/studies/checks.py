@@ -5,6 +5,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from benchmarks.studies.study import COUNTS, Study
 from engine import SettingError
 from training import TrainingSettings, clipping_named, gradient_named, task_options
 from training.checks import check_types
@@ -13,12 +14,12 @@ from training.metrics import are_losses
 from training.tasks import difficulty_of
 
 
-def check_study(kind: type, config: Mapping[str, Any], file: Path) -> None:
-    """RunError unless the configuration has every field of the dataclass `kind`, with values that make sense."""
+def check_study(config: Mapping[str, Any], file: Path) -> None:
+    """RunError unless the configuration has everything that a `Study` has, with values that make sense."""
     try:
-        values = {entry.name: _tuples(config[entry.name]) for entry in fields(kind)}
+        values = {entry.name: _tuples(config[COUNTS.get(entry.name, entry.name)]) for entry in fields(Study)}
         settings = values.pop("settings")
-        check_types(kind, values)
+        check_types(Study, values)
         check_types(TrainingSettings, settings)
         TrainingSettings(**{name: settings[name] for name in ("batch_size", "train_samples", "test_samples")})
         options = task_options(values["task"])

@@ -23,7 +23,7 @@ def measure_costs(study: Study, rounds: int = 8) -> dict[str, dict[str, Any]]:
         trainers = {}
         for letter in study.gradients:
             alone = Variant(letter, study.clippings[0], study.learning_rates[0])
-            experiment = replace(study.experiment(difficulty, range(1)), variants=(alone,), milestones=None)
+            experiment = replace(study.experiment(difficulty, (0,)), variants=(alone,), milestones=None)
             trainer = experiment.trainer()
             trainers[letter] = (trainer, next(trainer.batches()))
         updates = {

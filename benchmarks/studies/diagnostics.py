@@ -82,7 +82,7 @@ def diagnose(study: Study, out: Path, samples: int = 64) -> list[Diagnosis]:
         if not here:
             continue
         chosen = min(here, key=lambda result: (rank_of(result.variant.gradient), result.label.seed))
-        task = study.experiment(difficulty, range(1)).task_options.build()
+        task = study.experiment(difficulty, (0,)).task_options.build()
         policy = task.policy(members=1, dtype=current().dtype, device=current().device)
         rollout = Rollout(task.system, policy, task.horizon, samples, **task.parts)
         rollout.seed_noise(0)

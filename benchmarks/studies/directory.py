@@ -11,7 +11,7 @@ import torch
 import yaml
 
 from benchmarks.studies.checks import check_result, check_study, is_result
-from benchmarks.studies.study import FORMAT, KIND, Study
+from benchmarks.studies.study import FORMAT, KIND
 from training import RunDirectory, read_checkpoint, task_options
 from training.errors import RunError
 from training.files import complete_lines, reason
@@ -96,7 +96,7 @@ class StudyDirectory:
             raise RunError(f"Expected a study of format {FORMAT}, got format {config.get('format')!r} in {file}.")
         config = {**config, "settings": settings_from_file(config.get("settings"))}
         check_plugins(config, file)
-        check_study(Study, config, file)
+        check_study(config, file)
         return config
 
     @property

@@ -18,7 +18,7 @@ import yaml
 
 from benchmarks.studies.directory import StudyDirectory, check_same
 from benchmarks.studies.statistics import interquartile_mean
-from benchmarks.studies.study import FORMAT, TUNING_SEED, Study
+from benchmarks.studies.study import FORMAT, Study
 from engine import current
 from training import Experiment, RunDirectory, resume, train
 from training.errors import RunError
@@ -62,15 +62,15 @@ def run_study(
     """
     if not out.is_dir() or not any(out.iterdir()):
         for difficulty in study.difficulties:  # what cannot be trained leaves no directory behind
-            study.experiment(difficulty, range(1)).trainer()
+            study.experiment(difficulty, (0,)).trainer()
     with _claimed(study, out), Stopping() if stopping is None else nullcontext(stopping) as stop:
         for difficulty in study.difficulties:
             chosen: tuple[Variant, ...] = ()
             if len(study.learning_rates) > 1:
-                seeds = range(TUNING_SEED, TUNING_SEED + study.tuning_seeds)
-                _train_all(_packs(study, out, "tuning", difficulty, seeds, ()), out, progress, stop)
+                tuning = _packs(study, out, "tuning", difficulty, study.tuning_seeds, ())
+                _train_all(tuning, out, progress, stop)
                 chosen = _best_rates(out, study, difficulty)
-            _train_all(_packs(study, out, "report", difficulty, range(study.seeds), chosen), out, progress, stop)
+            _train_all(_packs(study, out, "report", difficulty, study.seeds, chosen), out, progress, stop)
 
 
 @contextmanager
@@ -103,7 +103,7 @@ def _check_place(study: Study, out: Path) -> None:
 
 
 def _packs(
-    study: Study, out: Path, phase: str, difficulty: Any, seeds: range, variants: tuple[Variant, ...]
+    study: Study, out: Path, phase: str, difficulty: Any, seeds: tuple[int, ...], variants: tuple[Variant, ...]
 ) -> list[Pack]:
     """Seeds in as few packs as memory and cache allow, of nearly equal size; a seed's variants stay together."""
     per_seed = len(study.experiment(difficulty, seeds[:1], variants).labels())

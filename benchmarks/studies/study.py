@@ -11,13 +11,14 @@ are given, each variant's is chosen on tuning seeds (1000 and up) that no report
 
 import json
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import KW_ONLY, asdict, dataclass, field
 from typing import Any
 
 from engine import SettingError, current
 from engine.checks import plain, whole
-from training import Experiment, TrainingSettings, task_options
+from training import Experiment, task_options
 from training.provenance import with_plugins
+from training.settings import COMPARED, Comparison, distinct
 from training.tasks import difficulty_of
 from training.variant import Variant
 
@@ -26,49 +27,46 @@ TUNING_SEED = 1000
 KIND = "evenflow study"
 
 
+COUNTS = {"seed_count": "seeds", "tuning_seed_count": "tuning_seeds"}
+"""What study.yaml calls the counts of a study."""
+
+
 @dataclass(frozen=True)
-class Study:
-    """What is compared with what.
+class Study(Comparison):
+    """What is compared with what; what is crossed and for how long is a `Comparison`'s, given by name.
 
     Attributes:
         task: name; options: all but the difficulty.
         difficulties: values of the option that makes the task harder; the task's own by default.
-        gradients, clippings, learning_rates: what is crossed.
-        seeds: reported seeds, 0 and up; tuning_seeds: for choosing learning rates where there are several.
-        epochs: of every training.
-        settings: shared by all.
+        seed_count: how many seeds are reported; tuning_seed_count: on how many others learning rates are chosen, where
+            there are several.
     """
 
     task: str
     options: dict[str, Any] = field(default_factory=dict)
     difficulties: tuple[Any, ...] = ()
-    gradients: tuple[str, ...] = ("R", "M", "S", "C")
-    clippings: tuple[str, ...] = ("none",)
-    learning_rates: tuple[float, ...] = (1e-3,)
-    seeds: int = 10
-    tuning_seeds: int = 3
-    epochs: int = 100
-    settings: TrainingSettings = field(default_factory=TrainingSettings)
+    _: KW_ONLY
+    gradients: tuple[str, ...] = COMPARED
+    seed_count: int = 10
+    tuning_seed_count: int = 3
 
     def __post_init__(self):
+        super().__post_init__()
         kind = task_options(self.task)
-        for name in ("seeds", "tuning_seeds"):
-            object.__setattr__(self, name, whole(f"at least 1 of {name.replace('_', ' ')}", getattr(self, name)))
-        if self.seeds > TUNING_SEED:
-            raise SettingError(f"Expected at most {TUNING_SEED} seeds, where those for tuning begin, got {self.seeds}.")
-        if not self.difficulties:
-            object.__setattr__(self, "difficulties", tuple(difficulty_of(kind)[1]))
-        object.__setattr__(self, "difficulties", tuple(plain(value) for value in self.difficulties))
-        if len(set(self.difficulties)) < len(self.difficulties):
-            raise SettingError(f"Expected difficulties without repetition, got {list(self.difficulties)}.")
+        for name, wanted in COUNTS.items():
+            object.__setattr__(self, name, whole(f"at least 1 of {wanted.replace('_', ' ')}", getattr(self, name)))
+        if self.seed_count > TUNING_SEED:
+            raise SettingError(
+                f"Expected at most {TUNING_SEED} seeds, where those for tuning begin, got {self.seed_count}."
+            )
+        difficulties = self.difficulties or difficulty_of(kind)[1]
+        object.__setattr__(self, "difficulties", distinct("difficulties", [plain(value) for value in difficulties]))
         if self.difficulty in self.options:
             raise SettingError(f"Expected {self.difficulty} as a difficulty, got it as an option too.")
         for value in self.difficulties:
-            checked = self.experiment(value, range(1))  # every setting is checked before anything is trained
+            checked = self.experiment(value, self.seeds[:1])  # every setting is checked before anything is trained
             checked.task_options.build()
             checked.members()
-            object.__setattr__(self, "gradients", checked.gradients)
-            object.__setattr__(self, "clippings", checked.clippings)
 
     @classmethod
     def of(cls, task: str, options: dict[str, Any], difficulties: tuple[float, ...], **settings: Any) -> "Study":
@@ -91,28 +89,37 @@ class Study:
         return difficulty_of(task_options(self.task))[0]
 
     @property
+    def seeds(self) -> tuple[int, ...]:
+        """The seeds that are reported."""
+        return tuple(range(self.seed_count))
+
+    @property
+    def tuning_seeds(self) -> tuple[int, ...]:
+        """The seeds on which learning rates are chosen."""
+        return tuple(range(TUNING_SEED, TUNING_SEED + self.tuning_seed_count))
+
+    @property
     def milestones(self) -> tuple[int, ...]:
         """Epochs whose weights are kept for diagnostics: the start, a tenth, a half, the end."""
         return tuple(sorted({0, max(1, self.epochs // 10), max(1, self.epochs // 2), self.epochs}))
 
-    def experiment(self, difficulty: Any, seeds: range, variants: tuple[Variant, ...] = ()) -> Experiment:
+    def experiment(self, difficulty: Any, seeds: tuple[int, ...], variants: tuple[Variant, ...] = ()) -> Experiment:
+        """The trainings of one difficulty with these seeds; those of some variants alone, where they are given."""
         return Experiment(
-            task=self.task,
-            options={**self.options, self.difficulty: difficulty},
-            gradients=self.gradients,
-            seeds=tuple(seeds),
-            learning_rates=self.learning_rates,
-            clippings=self.clippings,
-            epochs=self.epochs,
+            self.task,
+            {**self.options, self.difficulty: difficulty},
+            seeds=seeds,
             checkpoint_every=1,
             variants=variants,
             milestones=self.milestones,
-            settings=self.settings,
+            **self.shared(),
         )
 
     def to_config(self) -> dict[str, Any]:
         """Plain values, with the runtime: what a study's directory is known by and says."""
         runtime = current()
-        values = json.loads(json.dumps(asdict(self)))
+        plain_values: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        values = {COUNTS.get(name, name): value for name, value in plain_values.items()}
+        first = {name: values[name] for name in ("task", "options", "difficulties")}
         where = {"backend": runtime.backend, "precision": runtime.precision}
-        return with_plugins({"kind": KIND, "format": FORMAT, "runtime": where, **values})
+        return with_plugins({"kind": KIND, "format": FORMAT, "runtime": where, **first, **values})

@@ -30,7 +30,7 @@ def compare(study: Study, out: Path, console: Console, train: bool = True) -> li
             watch.close()
     directory = StudyDirectory(out)
     check_same(study.to_config(), directory.config, out)
-    threshold = study.experiment(directory.reported[0].difficulty, range(1)).task_options.build().success
+    threshold = study.experiment(directory.reported[0].difficulty, (0,)).task_options.build().success
     costs = _costs(study, out, console)
     written = write_report(directory, threshold, costs)
     with console.status("diagnosing gradients"):
