@@ -86,7 +86,7 @@ def test_shuffled_states_keep_their_parameters():
 
 def experiment(epochs):
     return Experiment(
-        "cart-pole", {"horizon": 5}, ("R", "C"), (0, 1), epochs=epochs, settings=SMALL,
+        "cart-pole", {"horizon": 5}, gradients=("R", "C"), seeds=(0, 1), epochs=epochs, settings=SMALL,
         randomise=("pole_mass=0.08:0.12", "friction=0:0.5"),
     )  # fmt: skip
 
