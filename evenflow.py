@@ -108,6 +108,7 @@ from engine import (
 )
 from engine.systems import (
     SYSTEMS,
+    BallWall,
     CartPendulum,
     CartPole,
     Fluid,
@@ -213,6 +214,7 @@ __all__ = [
     "AdjointRule",
     "BackendError",
     "Backpropagation",
+    "BallWall",
     "BudgetError",
     "CartPendulum",
     "CartPole",

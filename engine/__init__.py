@@ -46,6 +46,7 @@ from engine.sweep import Gradients
 from engine.system import KernelSystem, System
 from engine.systems import (
     SYSTEMS,
+    BallWall,
     CartPendulum,
     CartPole,
     Fluid,
@@ -75,6 +76,7 @@ __all__ = [
     "AdjointError",
     "AdjointRule",
     "BackendError",
+    "BallWall",
     "BudgetError",
     "CartPendulum",
     "CartPole",
