@@ -172,6 +172,7 @@ from training import commands as _trained
 from training.commands import Resume, Train, View, ViewTask  # noqa: F401
 from training.dispatch import CommandLine as _CommandLine
 from training.doors import load as load_plugin
+from training.environments import to_gymnasium
 from training.gradients import (
     GRADIENTS,
     Gradient,
@@ -317,6 +318,7 @@ __all__ = [
     "resume",
     "task_options",
     "text_of",
+    "to_gymnasium",
     "train",
     "uniform_states",
 ]

@@ -80,14 +80,18 @@ class Task:
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """`initial_states` and what is randomised [count, q]: drawn for "train", with its usual values for "test"."""
         states = self.initial_states(count, seed, stream, dtype)
-        if not self.randomise:
-            return states, None
-        low, high = (torch.tensor([entry[side] for entry in self.randomise], dtype=torch.float64) for side in (1, 2))
-        if stream == "test":
+        if self.randomise and stream == "test":
             usual = torch.tensor([self.parameters[name] for name, *_ in self.randomise], dtype=torch.float64)
             return states, usual.expand(count, -1).to(dtype)
-        draws = torch.rand(count, len(low), generator=generator(seed, stream, "parameters"), dtype=torch.float64)
-        return states, (low + (high - low) * draws).to(dtype)
+        return states, self.drawn_parameters(count, generator(seed, stream, "parameters"), dtype)
+
+    def drawn_parameters(self, count: int, generator: torch.Generator, dtype: torch.dtype) -> torch.Tensor | None:
+        """What is randomised [count, q], if anything."""
+        if not self.randomise:
+            return None
+        low, high = (torch.tensor([entry[side] for entry in self.randomise], dtype=torch.float64) for side in (1, 2))
+        draws = torch.rand(count, len(low), generator=generator, dtype=torch.float64)
+        return (low + (high - low) * draws).to(dtype)
 
     def initial_states(self, count: int, seed: int, stream: str, dtype: torch.dtype) -> torch.Tensor:
         """`count` initial states of a seed; the streams "train" and "test" are independent."""
