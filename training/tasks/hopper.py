@@ -68,8 +68,8 @@ class HopperOptions:
     """Steps of the controller, each of 0.02 s: ten of physics."""
     speed: float = 1.0
     """How fast to go, m/s."""
-    stiffness: float = 5000.0
-    """Of the ground, N/m."""
+    stiffness: float = 1000.0
+    """Of the ground, N/m: a standing hopper sinks 10 mm; contact is blurred over as much."""
     regularisation: float = 0.001
     """Weight rc of the mean squared control."""
 
@@ -77,7 +77,8 @@ class HopperOptions:
         whole("a horizon of at least 1 step", self.horizon)
         positive("a speed above 0", self.speed)
         not_negative("a regularisation of at least 0", self.regularisation)
-        system = Held(Hopper(stiffness=self.stiffness), 10)
+        positive("a stiffness above 0", self.stiffness)
+        system = Held(Hopper(stiffness=self.stiffness, softness=10.0 / self.stiffness, damping=10.0), 10)
         place = (0.0, _STANDING, 0.0, 0.0, 0.0)
         low, high = ((*(x + side * _AROUND for x in place[:4]), 0.0, *[side * _SPEED] * 5) for side in (-1, 1))
         observation = Observation(_felt, (10,))
