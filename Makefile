@@ -14,13 +14,15 @@ endif
 # Tests that open a window need a display; a virtual one serves.
 XVFB := $(shell command -v xauth >/dev/null 2>&1 && command -v xvfb-run 2>/dev/null)
 SCREEN := $(if $(XVFB),$(XVFB) -a -s "-screen 0 1280x1024x24")
-# Files are shared among this many processes, since Taichi compiles on one core.
+# Files are shared among this many processes, since Taichi compiles on one core. By default those of few tests come
+# last, and some of these are the longest.
 JOBS ?= 2
-PYTEST := $(SCREEN) $(BIN)/python -m pytest --numprocesses $(JOBS) --max-worker-restart 0 --dist loadfile
+PYTEST := $(SCREEN) $(BIN)/python -m pytest --numprocesses $(JOBS) --max-worker-restart 0 --dist loadfile \
+    --no-loadscope-reorder
 # Where Vulkan or a display is missing its tests are left out with a sentence, unless REQUIRE_VULKAN=1 demands both.
 REQUIRE := $(if $(filter-out 0 no false,$(REQUIRE_VULKAN)),--require)
 
-.PHONY: install demo test processors lint figures films clean distclean
+.PHONY: install demo test suite processors lint style types figures films clean distclean
 
 install: $(INSTALLED)
 
@@ -39,8 +41,12 @@ $(INSTALLED): setup.py constraints.txt
 demo: install
 	$(BIN)/evenflow train cart-pole --poles 2 --gradients R C --seeds 4 --epochs 200 --out runs/demo-$$(date +%Y%m%d-%H%M%S)
 
+# Pyright works beside the tests, on what their processes leave of the cores.
+test: style
+	@$(MAKE) --no-print-directory --jobs 2 types suite
+
 # Backend and precision are settled once per process, hence three runs.
-test: lint
+suite: install
 	$(PYTEST) --backend cpu --precision float64 $(REQUIRE)
 	$(PYTEST) --backend cpu --precision float32 $(REQUIRE)
 	$(PYTEST) --backend vulkan --precision float32 $(REQUIRE)
@@ -54,9 +60,13 @@ processors: install
 	$(SSE4) $(BITS) --precision float32
 	$(SSE4) $(BITS) --precision float64
 
-lint: install
+lint: style types
+
+style: install
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
+
+types: install
 	$(BIN)/python -m pyright
 
 figures: install

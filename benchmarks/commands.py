@@ -19,7 +19,7 @@ class Speed:
     """Time one update, alone and in an ensemble, and say where the time goes; peers run alternately where installed."""
 
     task: str = "cart-pole"
-    """cart-pole, guidance or quantum."""
+    """Any registered task; JAX and torch run beside ours where they compute its update."""
     rounds: int = 20
     """Turns of each side, four updates long; medians are reported."""
     members: int = 40

@@ -1,9 +1,9 @@
 """`evenflow bench speed`: what one update costs, alone and in an ensemble, where the time goes, and peers beside it.
 
-Tasks as in the paper at their smallest difficulty, batch 8, Adam, float32 on the CPU. Alone, every side is bound to one
+Any registered task with its default options, batch 8, Adam, float32 on the CPU. Alone, every side is bound to one
 core and the sides take turns in one process; each turn is four updates, figures are medians. The ensemble runs in a
-process of its own with every core: `python -m benchmarks.speed alone ROUNDS TASK` and
-`... ensemble ROUNDS TASK MEMBERS` print their results as JSON.
+process of its own with every core: `python -m benchmarks.speed '["alone", ROUNDS, "TASK"]' PLUGIN...` and
+`'["ensemble", ROUNDS, "TASK", MEMBERS]'` print their results as JSON.
 """
 
 import importlib.util
@@ -24,26 +24,26 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.apart import DONE, run_module
-from benchmarks.peers.cart_pole import Peer, use_one_core
-from benchmarks.peers.updates import SIDES, layers_of
+from benchmarks.peers.peer import Update, parts_of, use_one_core
+from benchmarks.peers.table import peers_of_task
 from benchmarks.timing import PHASES, in_turns, phases
-from engine import init
-from engine.checks import one_of, whole
+from engine import EvenflowError, init
+from engine.checks import whole
 from engine.norms import norm
-from training import Member, Trainer, build_task, gradient_named
+from training import Member, Trainer, build_task, gradient_named, task_options
+from training.doors import load
 from training.errors import RunError
 from training.gradients import lettered
 from training.outputs import check_new_file
+from training.plugins import to_load_again
 from training.task import generator
-
-TASKS = tuple(SIDES)
 
 
 def speed(
     console: Console, rounds: int, members: int, out: Path | None = None, task: str = "cart-pole"
 ) -> dict[str, Any]:
     """Measure, print the tables, and write the figures to `out`, which must not exist."""
-    one_of(f"a task among {', '.join(TASKS)} to time", task, TASKS)
+    task_options(task)
     for name, value in (("rounds", rounds), ("members", members)):
         whole(f"{name} of at least 1", value)
     if out is not None:
@@ -71,13 +71,14 @@ def alone(rounds: int, task: str) -> dict[str, Any]:
         trainer, initial = make_trainer(task, letter)
         updates["Evenflow", letter] = lambda trainer=trainer, initial=initial: trainer.update(initial)
         trainers[letter] = (trainer, initial)
-        for side in SIDES[task]:
-            if side.installed:
-                peer = side.make(trainer, initial, letter)
-                errors[side.name] = max(errors.get(side.name, 0.0), disagreement(trainer, initial, peer))
-                updates[side.name, letter] = peer.update
+        for peer in peers_of_task(task):
+            if peer.installed:
+                theirs = peer.updates[task](trainer, initial, letter)
+                errors[peer.name] = max(errors.get(peer.name, 0.0), disagreement(trainer, initial, theirs))
+                updates[peer.name, letter] = theirs.update
     times = in_turns(updates, rounds)
-    result: dict[str, Any] = {"ms": defaultdict(dict), "disagreement": errors, "phases": {}}
+    absent = [peer.name for peer in peers_of_task(task) if not peer.installed]
+    result: dict[str, Any] = {"ms": defaultdict(dict), "disagreement": errors, "absent": absent, "phases": {}}
     for (side, letter), values in times.items():
         result["ms"][side][letter] = statistics.median(values)
     for letter, (trainer, initial) in trainers.items():
@@ -116,7 +117,7 @@ def make_trainer(task: str, letter: str, members: int = 1, **options: Any) -> tu
     return trainer, next(trainer.batches())
 
 
-def disagreement(trainer: Trainer, initial: torch.Tensor, peer: Peer) -> float:
+def disagreement(trainer: Trainer, initial: torch.Tensor, peer: Update) -> float:
     """|g_peer - g| / |g| at the weights both start from."""
     return apart_by(trainer, trainer.gradient(initial)[1], peer.gradient())
 
@@ -124,16 +125,15 @@ def disagreement(trainer: Trainer, initial: torch.Tensor, peer: Peer) -> float:
 def apart_by(trainer: Trainer, flat: torch.Tensor, arrays: Sequence[Any]) -> float:
     """|theirs - ours| / |ours|, in whatever order the peer lists its arrays."""
     theirs = [torch.tensor(array) for array in arrays]
-    pairs = layers_of(trainer, flat)
-    ours = [part for pair in pairs for part in pair]
-    if [part.shape for part in theirs] != [part.shape for part in ours]:
-        ours = [weights for weights, _ in pairs] + [biases for _, biases in pairs]
+    ours = parts_of(trainer, flat)
+    if [part.shape for part in theirs] != [part.shape for part in ours]:  # all weights, then all biases
+        ours = ours[0::2] + ours[1::2]
     one, other = (torch.cat([part.flatten() for part in parts]) for parts in (theirs, ours))
     return float(norm(one - other) / norm(other))
 
 
 def _apart(*arguments: object) -> dict[str, Any]:
-    ended = run_module("benchmarks.speed", [str(argument) for argument in arguments])
+    ended = run_module("benchmarks.speed", [json.dumps(arguments), *to_load_again()])
     if ended.status != DONE:
         said = ended.output.rstrip(".") or ended.status
         raise RunError(f"Expected the measurement to finish, got: {said}.")
@@ -156,7 +156,11 @@ def _print_updates(console: Console, alone: dict[str, Any]) -> None:
             side, *(_short(times[letter]) for letter in letters), ratio, against,
             "" if error is None else f"{error:.0e}",
         )  # fmt: skip
+    if len(alone["ms"]) == 1:
+        table.add_row("no peer here")
     console.print(table)
+    if alone["absent"]:
+        console.print(f"not installed: {'; '.join(alone['absent'])}", style="dim", highlight=False)
     console.print("ours/theirs: of C. differs: their gradient from ours, as a share of its norm.", style="dim")
     console.print(f"forward: {alone['forward_us_per_step']:.1f} µs a step", highlight=False)
 
@@ -194,5 +198,10 @@ def _short(value: float, places: int = 2) -> str:
 
 
 if __name__ == "__main__":
-    what, number, of, *more = sys.argv[1:]
-    print(json.dumps({"alone": alone, "ensemble": ensemble}[what](int(number), of, *map(int, more))))
+    for plugin in sys.argv[2:]:
+        load(plugin)
+    what, *given = json.loads(sys.argv[1])
+    try:
+        print(json.dumps({"alone": alone, "ensemble": ensemble}[what](*given)))
+    except EvenflowError as problem:
+        sys.exit(str(problem))

@@ -63,6 +63,14 @@ def positive(wanted: str, value: Any) -> float:
     return finite(wanted, value, lambda number: number > 0)
 
 
+def above_zero(wanted: str, value: Any) -> float:
+    """`value` as a float above 0, infinity included."""
+    number = real(wanted, value)
+    if not number > 0:
+        raise _refused(wanted, value)
+    return number
+
+
 def not_negative(wanted: str, value: Any) -> float:
     """`value` as a finite float of at least 0."""
     return finite(wanted, value, lambda number: number >= 0)

@@ -1,7 +1,7 @@
 """How a rollout is cut into segments so that its backward pass fits a memory budget."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, overload
 
@@ -118,7 +118,6 @@ def plan(
     Raises:
         BudgetError: no segment length fits.
     """
-    budget = None if memory is None else parse_bytes(memory)
 
     def candidate(length: int) -> MemoryPlan:
         segments = Segments(horizon, length, block)
@@ -130,14 +129,25 @@ def plan(
         return (plan_.slots + 1) * elements_per_slot <= MOST_ELEMENTS
 
     chosen = candidate(horizon if segment is None else min(segment, horizon))
-    if segment is not None or budget is None:
-        if not indexable(chosen):
-            raise BudgetError(
-                f"Expected arrays of at most {MOST_ELEMENTS} elements, which is what kernels can index, got "
-                f"{(chosen.slots + 1) * elements_per_slot} for {chosen.slots} stored steps; give a memory budget, "
-                "or lower the batch or the horizon."
-            )
-        return chosen
+    if segment is None and memory is not None:
+        return _longest_within(parse_bytes(memory), chosen, candidate, indexable)
+    if not indexable(chosen):
+        raise BudgetError(
+            f"Expected arrays of at most {MOST_ELEMENTS} elements, which is what kernels can index, got "
+            f"{(chosen.slots + 1) * elements_per_slot} for {chosen.slots} stored steps; give a memory budget, "
+            "or lower the batch or the horizon."
+        )
+    return chosen
+
+
+def _longest_within(
+    budget: int,
+    chosen: MemoryPlan,
+    candidate: Callable[[int], MemoryPlan],
+    indexable: Callable[[MemoryPlan], bool],
+) -> MemoryPlan:
+    """`chosen`, the plan that stores everything, if it fits, else that of the longest segments that do."""
+    horizon, block = chosen.segments.horizon, chosen.segments.block
     if chosen.predicted <= budget and indexable(chosen):
         return chosen
     smallest = chosen

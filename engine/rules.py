@@ -19,9 +19,9 @@ from typing import Any, Protocol, runtime_checkable
 import taichi as ti
 import torch
 
-from engine.checks import finite, real, whole
-from engine.errors import SettingError
-from engine.norms import limited, limited_vector, norm
+from engine.checks import above_zero, finite, whole
+from engine.draws import hashed
+from engine.norms import limited, limited_vector, norm, vector_norm
 
 
 @runtime_checkable
@@ -146,10 +146,7 @@ class ClipNorm(_Wrapped):
     limit: float = 1.0
 
     def __post_init__(self):
-        limit = real("ClipNorm with a limit above 0", self.limit)
-        if not limit > 0:
-            raise SettingError(f"Expected ClipNorm with a limit above 0, got {limit}.")
-        object.__setattr__(self, "limit", limit)
+        object.__setattr__(self, "limit", above_zero("ClipNorm with a limit above 0", self.limit))
 
     def __call__(self, direct, physics, policy, t):
         adjoint = self.of(direct, physics, policy, t)
@@ -210,6 +207,14 @@ class StepAgreement:
         agreeing = torch.sign(physics) == torch.sign(policy)
         return direct + physics + torch.where(agreeing, policy, torch.zeros_like(policy))
 
+    @ti.func
+    def on_sample(self, direct, physics, policy, t):
+        result = direct + physics
+        for i in ti.static(range(result.n)):
+            if ti.math.sign(physics[i]) == ti.math.sign(policy[i]):
+                result[i] += policy[i]
+        return result
+
 
 @dataclass(frozen=True)
 class KeepSize:
@@ -222,3 +227,85 @@ class KeepSize:
         whole = short + policy.flatten(1)
         length = norm(whole, keepdim=True).clamp_min(torch.finfo(whole.dtype).tiny)
         return (whole / length * norm(short, keepdim=True)).view_as(direct)
+
+    @ti.func
+    def on_sample(self, direct, physics, policy, t):
+        short = direct + physics
+        whole, length = short + policy, vector_norm(short + policy)
+        if length > 0.0:
+            whole = whole / length * vector_norm(short)
+        return whole
+
+
+@dataclass(frozen=True)
+class ClipValue(_Wrapped):
+    """Limit each component of λ_t to [-limit, limit]; a sample's λ_t that is not finite stays as it is."""
+
+    limit: float = 1.0
+
+    def __post_init__(self):
+        limit = finite("ClipValue with a finite limit above 0", self.limit, lambda number: number > 0)
+        object.__setattr__(self, "limit", limit)
+
+    def __call__(self, direct, physics, policy, t):
+        adjoint = self.of(direct, physics, policy, t)
+        known = torch.isfinite(adjoint.flatten(1)).all(1).view(-1, *[1] * (adjoint.dim() - 1))
+        return torch.where(known, adjoint.clamp(-self.limit, self.limit), adjoint)
+
+    @ti.func
+    def on_sample(self, direct, physics, policy, t):
+        adjoint = self.inner(direct, physics, policy, t)
+        if vector_norm(adjoint) < ti.math.inf:
+            adjoint = ti.math.clamp(adjoint, -self.limit, self.limit)
+        return adjoint
+
+
+@dataclass(frozen=True)
+class Balance:
+    """λ_t = ∂ℓ_t/∂x + Aᵀλ + Kᵀμ with each sample's Kᵀμ scaled to a norm of at most `ratio` times that of Aᵀλ."""
+
+    ratio: float = 1.0
+    uses_physics = uses_policy = True
+
+    def __post_init__(self):
+        ratio = finite("Balance with a finite ratio of at least 0", self.ratio, lambda number: number >= 0)
+        object.__setattr__(self, "ratio", ratio)
+
+    def __call__(self, direct, physics, policy, t):
+        most = self.ratio * norm(physics.flatten(1), keepdim=True)
+        length = norm(policy.flatten(1), keepdim=True)
+        scaled = policy.flatten(1) / length.clamp_min(torch.finfo(length.dtype).tiny) * torch.minimum(length, most)
+        return direct + physics + torch.where(length > most, scaled, policy.flatten(1)).view_as(direct)
+
+    @ti.func
+    def on_sample(self, direct, physics, policy, t):
+        most, length = self.ratio * vector_norm(physics), vector_norm(policy)
+        scaled = policy
+        if length > most:
+            scaled = policy / length * most
+        return direct + physics + scaled
+
+
+@dataclass(frozen=True)
+class RandomCut(_Wrapped):
+    """Cut what arrives from later steps with a probability p, else divide it by 1 - p: a path rule, in the mean.
+
+    A sample's draw at a step is a hash of its λ_t, of t and `seed`: it needs no state and knows no other sample, so
+    that ensembles, segments and resumed trainings draw alike.
+
+    Source: Tallec and Ollivier, "Unbiasing Truncated Backpropagation Through Time" (2017).
+    """
+
+    probability: float = 0.1
+    seed: int = 0
+
+    def __post_init__(self):
+        given = finite("RandomCut with a probability in [0, 1)", self.probability, lambda number: 0 <= number < 1)
+        object.__setattr__(self, "probability", given)
+        object.__setattr__(self, "seed", whole("RandomCut with a seed of at least 0", self.seed, least=0))
+
+    def __call__(self, direct, physics, policy, t):
+        adjoint = self.of(direct, physics, policy, t)
+        passes = hashed(adjoint.flatten(1), t, self.seed) >= self.probability
+        passes = passes.view(-1, *[1] * (adjoint.dim() - 1))
+        return torch.where(passes, direct + (adjoint - direct) / (1.0 - self.probability), direct)

@@ -101,33 +101,12 @@ def init(
         SettingError: a name or number that does not exist.
     """
     global _current
-    if backend not in ("auto", *BACKENDS):
-        raise SettingError(f"Expected a backend among auto, {', '.join(BACKENDS)}, got {backend!r}.")
-    if precision not in PRECISIONS:
-        raise SettingError(f"Expected a precision among {', '.join(PRECISIONS)}, got {precision!r}.")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    most = max(_MOST_THREADS, 4 * cores)
-    if threads is not None and whole("at least 1 thread", threads) > most:
-        raise SettingError(f"Expected at most {most} threads on the {cores} cores of this machine, got {threads}.")
-    if ad_stack_size is not None:
-        whole("at least 1 entry of the autodiff stacks", ad_stack_size)
     asked = {"threads": threads, "fast_math": fast_math, "debug": debug, "ad_stack_size": ad_stack_size}
-    for name in ("fast_math", "debug"):
-        if asked[name] not in (None, True, False):
-            raise SettingError(f"Expected {name} as True or False, got {asked[name]!r}.")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    _check_asked(backend, precision, asked, cores)
     if _current is not None:
         return _as_running(_current, backend, precision, asked)
-
-    there = available_backends()
-    chosen, note = backend, ""
-    if backend == "auto":
-        chosen = "cuda" if "cuda" in there else "cpu"
-        note = "" if chosen == "cuda" else "no CUDA device that Taichi and torch share, so the CPU"
-    if chosen not in there:
-        raise BackendError(
-            f"Expected a backend that this machine has ({', '.join(there)}), got {chosen!r}, which needs "
-            f"{NEEDS[chosen]}."
-        )
+    chosen, note = _choose(backend)
     threads = cores if threads is None else threads
     torch_dtype, taichi_dtype = _DTYPES[precision]
     with contextlib.redirect_stdout(io.StringIO()), _thread_stacks(threads) as thread_stack:
@@ -138,6 +117,8 @@ def init(
             debug=bool(debug),
             ad_stack_size=ad_stack_size or 0,
             cpu_max_num_threads=threads,
+            # What this pass removes LLVM removes too, to the same bits, in a fraction of the time.
+            cfg_optimization=chosen != "cpu",
             log_level=ti.ERROR,
             enable_fallback=False,
         )
@@ -151,6 +132,37 @@ def init(
         chosen, precision, threads, device, torch_dtype, note, bool(fast_math), bool(debug), ad_stack_size, thread_stack
     )
     return _current
+
+
+def _check_asked(backend: str, precision: str, asked: dict, cores: int) -> None:
+    """SettingError for a name or number that does not exist."""
+    if backend not in ("auto", *BACKENDS):
+        raise SettingError(f"Expected a backend among auto, {', '.join(BACKENDS)}, got {backend!r}.")
+    if precision not in PRECISIONS:
+        raise SettingError(f"Expected a precision among {', '.join(PRECISIONS)}, got {precision!r}.")
+    threads, most = asked["threads"], max(_MOST_THREADS, 4 * cores)
+    if threads is not None and whole("at least 1 thread", threads) > most:
+        raise SettingError(f"Expected at most {most} threads on the {cores} cores of this machine, got {threads}.")
+    if asked["ad_stack_size"] is not None:
+        whole("at least 1 entry of the autodiff stacks", asked["ad_stack_size"])
+    for name in ("fast_math", "debug"):
+        if asked[name] not in (None, True, False):
+            raise SettingError(f"Expected {name} as True or False, got {asked[name]!r}.")
+
+
+def _choose(backend: str) -> tuple[str, str]:
+    """The backend that was asked for, or the best for "auto"; and a note of why it is no better."""
+    there = available_backends()
+    chosen, note = backend, ""
+    if backend == "auto":
+        chosen = "cuda" if "cuda" in there else "cpu"
+        note = "" if chosen == "cuda" else "no CUDA device that Taichi and torch share, so the CPU"
+    if chosen not in there:
+        raise BackendError(
+            f"Expected a backend that this machine has ({', '.join(there)}), got {chosen!r}, which needs "
+            f"{NEEDS[chosen]}."
+        )
+    return chosen, note
 
 
 def _as_running(running: Runtime, backend: str, precision: str, asked: dict) -> Runtime:

@@ -21,6 +21,7 @@ from engine.plan import Segment
 from engine.rules import AdjointRule, PathSum, says_itself_on_a_sample
 from engine.system import PULL_BACK_LAUNCH_BYTES
 from engine.trajectory import Cost, Trajectory
+from engine.trials.agreement import check_agreement
 
 # Rules whose fused launches are kept; a schedule of rules would make ever more.
 _FUSED_KEPT = 16
@@ -268,9 +269,11 @@ class Sweeper(SweepBuffers):
             return Law(rule.uses_physics, rule.uses_policy)
         if self._physics[0].numel() > MOST_COMPONENTS or not says_itself_on_a_sample(rule):
             return None
-        if len(self._compiled) >= _MOST_COMPILED and rule not in self._compiled:
-            return None
-        self._compiled.add(rule)
+        if rule not in self._compiled:
+            if len(self._compiled) >= _MOST_COMPILED:
+                return None
+            check_agreement(rule, self.rollout.system.state_shape)
+            self._compiled.add(rule)
         return Law(rule.uses_physics, rule.uses_policy, rule)
 
     def _sweep_by_steps(self, rule: AdjointRule, part: Segment, samples: slice, careful: bool = False) -> None:

@@ -8,8 +8,10 @@ from typing import Any
 import torch
 
 from policies.checks import is_size, shape
-from policies.policy import Policy, PolicyError, PolicyTrace
+from policies.network import Layers
+from policies.policy import Policy, PolicyError
 from policies.slots import aligned, aligned_slots, is_aligned, padded_width
+from policies.trace import LayeredTrace
 
 
 class Convolutional(Policy):
@@ -62,8 +64,8 @@ class Convolutional(Policy):
         self.places = tuple(places)
         pairs = [(width * into, out) for into, out in zip(self.channels[:-1], self.channels[1:], strict=True)]
         self.pairs = (*pairs, (places[-1] * filters[-1], math.prod(control_shape)))
-        count = sum((inputs + 1) * outputs for inputs, outputs in self.pairs)
-        super().__init__(state_shape, control_shape, count, members, dtype, device)
+        self._layers = Layers(self.pairs)
+        super().__init__(state_shape, control_shape, self._layers.stop, members, dtype, device)
         self.zero_last = zero_last
 
     @property
@@ -87,12 +89,7 @@ class Convolutional(Policy):
 
         A convolution's inputs are ordered (place in the window, channel), the dense layer's (place, channel).
         """
-        views, offset = [], 0
-        for inputs, outputs in self.pairs:
-            stop = offset + (inputs + 1) * outputs
-            views.append(flat[:, offset:stop].unflatten(1, (inputs + 1, outputs)))
-            offset = stop
-        return views
+        return self._layers.of(flat)
 
     def forward(self, state: torch.Tensor) -> torch.Tensor:
         *convolutions, last = self.layers(self.theta)
@@ -103,20 +100,13 @@ class Convolutional(Policy):
             signal = torch.tanh(rows).unflatten(1, patches.shape[1:3])
         return torch.baddbmm(last[:, -1:], signal.flatten(2), last[:, :-1]).unflatten(2, self.control_shape)
 
-    @torch.no_grad()
     def initialise(self, member: int, generator: torch.Generator) -> None:
-        row = self.theta[member : member + 1]
-        row.zero_()
-        layers = self.layers(row)
-        for index, layer in enumerate(layers):
-            inputs, outputs = layer.shape[1] - 1, layer.shape[2]
-            last = index == len(layers) - 1
-            # Of the first convolution the inputs are the places of its window; of later ones, places and channels.
-            places = 1 if last else inputs if index == 0 else self.width
-            fans = inputs + outputs * places
-            draw = torch.rand(inputs, outputs, generator=generator, dtype=torch.float64)
-            if not (last and self.zero_last):
-                layer[0, :-1].copy_((2.0 * draw - 1.0) * math.sqrt(6.0 / fans))
+        # Of the first convolution the inputs are the places of its window; of later ones, places and channels.
+        first, *later = self.pairs[:-1]
+        fans = [first[0] * (1 + first[1]), *(inputs + self.width * outputs for inputs, outputs in later)]
+        self._layers.initialise(
+            self.theta[member : member + 1], generator, self.zero_last, [*fans, sum(self.pairs[-1])]
+        )
 
     def trace(
         self, slots: int, batch: int, state_shape: tuple[int, ...], control_shape: tuple[int, ...]
@@ -144,7 +134,7 @@ class Convolutional(Policy):
         return [places * filters for places, filters in zip(self.padded(rows), self.channels[1:], strict=True)]
 
 
-class ConvolutionalTrace(PolicyTrace):
+class ConvolutionalTrace(LayeredTrace):
     """Activations h_l of a rollout and, for a single control u, its gradients G_l at their sums.
 
     Buffers are member-major, [P, slots, b, places, channels]. The first convolution is one product of the state's
@@ -158,24 +148,19 @@ class ConvolutionalTrace(PolicyTrace):
     """
 
     def __init__(self, policy: Convolutional, slots: int, batch: int):
-        self.policy, self.members, self.rows = policy, policy.members, batch // policy.members
-        self.theta = policy.theta.detach().clone()
-        self.layers = policy.layers(self.theta)
+        super().__init__(policy, batch)
+        self.policy = policy
         self.controls = policy.pairs[-1][1]
-        make = policy.theta.detach().new_zeros
+        make = self.layers[0].new_zeros
         shape = (self.members, slots, self.rows)
         padded = policy.padded(self.rows)
-        windows = aligned_slots(
-            policy.theta.detach(), self.members, slots, self.rows * padded[0], policy.pairs[0][0] + 1
-        )
+        windows = aligned_slots(self.layers[0], self.members, slots, self.rows * padded[0], policy.pairs[0][0] + 1)
         self.windows = windows.unflatten(2, (self.rows, padded[0]))
         self.windows[..., -1] = 1.0
         self.hidden = [
             make(*shape, places, filters) for places, filters in zip(padded, policy.channels[1:], strict=True)
         ]
         self.slopes = [torch.zeros_like(hidden) for hidden in self.hidden] if self.controls == 1 else []
-        self._held: slice | None = None
-        self._scratch: dict[str, torch.Tensor] = {}
 
     def prepare_act(self, slot: int, state: torch.Tensor, control: torch.Tensor) -> Callable[[], None]:
         """Windows of the state, then products and tanh into this slot's buffers, all `out=`."""
@@ -245,10 +230,9 @@ class ConvolutionalTrace(PolicyTrace):
         gradient: torch.Tensor,
     ) -> None:
         members = self._members(samples)
-        output = cotangents.reshape(last - first, self.members, self.rows, -1)[:, members].transpose(0, 1).flatten(1, 2)
+        output = self._member_major(cotangents, members)
         windows = self._slots(self.windows, first, last, members)
-        held = self._held
-        if held is not None and held.start <= members.start and members.stop <= held.stop:
+        if self._keeps(members):
             slopes = [self._slots(slope, first, last, members) for slope in self.slopes]
             # In the first layer μ weights the windows, which are fewer than G_1.
             windows, *others = [
@@ -321,20 +305,6 @@ class ConvolutionalTrace(PolicyTrace):
 
     def _dense_inputs(self, hidden: torch.Tensor) -> torch.Tensor:
         return hidden.flatten(2)[:, :, : self.policy.pairs[-1][0]]
-
-    def _slots(self, buffer: torch.Tensor, first: int, last: int, members: slice) -> torch.Tensor:
-        """Slots [first, last) of a buffer as [P, rows, places, channels]; a view."""
-        return buffer[members, first:last].flatten(1, 2)
-
-    def _members(self, samples: slice) -> slice:
-        return slice(samples.start // self.rows, samples.stop // self.rows)
-
-    def _buffer(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
-        # One flat buffer serves every shape of a name: blocks at the edges of segments are shorter.
-        size = math.prod(shape)
-        if name not in self._scratch or self._scratch[name].numel() < size:
-            self._scratch[name] = self.policy.theta.detach().new_zeros(size)
-        return self._scratch[name][:size].view(shape)
 
 
 _slope_of_tanh = torch.ops.aten.tanh_backward.grad_input

@@ -8,8 +8,10 @@ from typing import Any
 import torch
 
 from policies.checks import shape, sizes
-from policies.policy import Policy, PolicyTrace
+from policies.network import Network
+from policies.policy import Policy
 from policies.slots import aligned, aligned_slots, is_aligned, padded_width
+from policies.trace import LayeredTrace
 
 
 class MLP(Policy):
@@ -35,43 +37,23 @@ class MLP(Policy):
         state_shape, control_shape = shape("state shape", state_shape), shape("control shape", control_shape)
         hidden = sizes("hidden layers of at least 1 unit", hidden)
         self.widths = (math.prod(state_shape), *hidden, math.prod(control_shape))
-        count = sum((inputs + 1) * outputs for inputs, outputs in self._pairs())
-        super().__init__(state_shape, control_shape, count, members, dtype, device)
+        self._network = Network(self.widths)
+        super().__init__(state_shape, control_shape, self._network.stop, members, dtype, device)
         self.zero_last = zero_last
 
     @property
     def architecture(self) -> dict[str, Any]:
         return {**super().architecture, "hidden": list(self.widths[1:-1]), "zero_last": self.zero_last}
 
-    def _pairs(self) -> list[tuple[int, int]]:
-        return list(zip(self.widths[:-1], self.widths[1:], strict=True))
-
     def layers(self, flat: torch.Tensor) -> list[torch.Tensor]:
         """Views of flat rows [P, n], layer by layer: [P, in + 1, out], the last row being the biases."""
-        views, offset = [], 0
-        for inputs, outputs in self._pairs():
-            stop = offset + (inputs + 1) * outputs
-            views.append(flat[:, offset:stop].unflatten(1, (inputs + 1, outputs)))
-            offset = stop
-        return views
+        return self._network.of(flat)
 
     def forward(self, state: torch.Tensor) -> torch.Tensor:
-        *hidden, last = self.layers(self.theta)
-        activation = state.flatten(2)
-        for layer in hidden:
-            activation = torch.tanh(torch.baddbmm(layer[:, -1:], activation, layer[:, :-1]))
-        return torch.baddbmm(last[:, -1:], activation, last[:, :-1]).unflatten(2, self.control_shape)
+        return self._network(self.theta, state.flatten(2)).unflatten(2, self.control_shape)
 
-    @torch.no_grad()
     def initialise(self, member: int, generator: torch.Generator) -> None:
-        row = self.theta[member : member + 1]
-        row.zero_()
-        layers = self.layers(row)
-        for index, layer in enumerate(layers):
-            inputs, outputs = layer.shape[1] - 1, layer.shape[2]
-            draw = torch.rand(inputs, outputs, generator=generator, dtype=torch.float64)
-            if not (self.zero_last and index == len(layers) - 1):
-                layer[0, :-1].copy_((2.0 * draw - 1.0) * math.sqrt(6.0 / (inputs + outputs)))
+        self._network.initialise(self.theta[member : member + 1], generator, self.zero_last)
 
     def trace(self, slots: int, batch: int, state_shape: tuple[int, ...], control_shape: tuple[int, ...]) -> "MLPTrace":
         self.check_fit(state_shape, control_shape)
@@ -106,7 +88,7 @@ _KEPT_CONTROLS = 4
 _VIEW_BYTES = 2000
 
 
-class MLPTrace(PolicyTrace):
+class MLPTrace(LayeredTrace):
     """States and activations h_l = tanh(h_{l-1} W_l + b_l) of a rollout, and the gradients of u with respect to them.
 
     With a column of ones appended to x and h, biases are the last row of each weight matrix. Buffers are member-major,
@@ -116,11 +98,9 @@ class MLPTrace(PolicyTrace):
     """
 
     def __init__(self, policy: MLP, slots: int, batch: int):
+        super().__init__(policy, batch)
         self.policy = policy
-        self.members, self.rows = policy.members, batch // policy.members
-        self.theta = policy.theta.detach().clone()
-        self.layers = policy.layers(self.theta)
-        make = partial(aligned_slots, self.theta, self.members, slots, self.rows)
+        make = partial(aligned_slots, self.layers[0], self.members, slots, self.rows)
         self.augmented = [make(width + 1) for width in policy.widths[:-1]]
         for buffer in self.augmented:
             buffer[..., -1] = 1.0
@@ -128,9 +108,7 @@ class MLPTrace(PolicyTrace):
         self.controls = policy.widths[-1]
         kept = self.controls if self.controls <= _KEPT_CONTROLS else 0
         self.slopes = [[make(width) for width in policy.widths[1:-1]] for _ in range(kept)]
-        self._held: slice | None = None
-        self._one = self.theta.new_ones(1)
-        self._scratch: dict[str, torch.Tensor] = {}
+        self._one = self.layers[0].new_ones(1)
 
     def prepare_act(self, slot: int, state: torch.Tensor, control: torch.Tensor) -> Callable[[], None]:
         """One matrix product and one tanh a layer, into this slot's buffers, all `out=`."""
@@ -233,11 +211,6 @@ class MLPTrace(PolicyTrace):
         for layer, rows, delta in zip(layers, below[1:], deltas, strict=True):
             self._add_product(layer, rows, delta)
 
-    def _keeps(self, members: slice) -> bool:
-        """Whether `linearise` has kept G for these members."""
-        held = self._held
-        return held is not None and held.start <= members.start and members.stop <= held.stop
-
     def _deltas(
         self, first: int, last: int, output: torch.Tensor, members: slice, lowest: int = 0
     ) -> list[torch.Tensor]:
@@ -270,18 +243,6 @@ class MLPTrace(PolicyTrace):
         """1 - h² into `out`."""
         return torch.addcmul(self._one, hidden, hidden, value=-1.0, out=out)
 
-    def _members(self, samples: slice) -> slice:
-        return slice(samples.start // self.rows, samples.stop // self.rows)
-
-    def _member_major(self, values: torch.Tensor, members: slice) -> torch.Tensor:
-        """[S, P·b, ...] as [P, S·b, flat] for the chosen members."""
-        grouped = values.reshape(values.shape[0], self.members, self.rows, -1)[:, members]
-        return grouped.transpose(0, 1).flatten(1, 2)
-
-    def _slots(self, buffer: torch.Tensor, first: int, last: int, members: slice) -> torch.Tensor:
-        """Slots [first, last) of a member-major buffer as [P, rows, width]; a view."""
-        return buffer[members, first:last].flatten(1, 2)
-
     def _product(self, name: str, left: torch.Tensor, right: torch.Tensor, index: int) -> torch.Tensor:
         """left @ right, member by member, into a buffer of this name."""
         out = self._buffer(f"{name} {index}", (left.shape[0], left.shape[1], right.shape[2]))
@@ -290,10 +251,3 @@ class MLPTrace(PolicyTrace):
         else:
             torch.bmm(left, right, out=out)
         return out
-
-    def _buffer(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
-        # One flat buffer serves every shape of a name: blocks at the edges of segments are shorter.
-        size = math.prod(shape)
-        if name not in self._scratch or self._scratch[name].numel() < size:
-            self._scratch[name] = self.policy.theta.detach().new_zeros(size)
-        return self._scratch[name][:size].view(shape)

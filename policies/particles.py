@@ -7,59 +7,17 @@ depends on N: `resized` runs the same parameters with other particles.
 """
 
 import abc
-import math
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Any
 
 import torch
 
-from policies.checks import is_size, sizes
+from policies.checks import is_size
+from policies.network import Network
 from policies.policy import Policy, PolicyError
 
 # Below any spread that matters; gives the spread of one particle, or of coincident ones, the derivative 0.
 _TINY = 1e-12
-
-
-class Network:
-    """y = W_L tanh(... tanh(W_1 x + b_1) ...) + b_L with its parameters in a slice of flat rows; no state of its own.
-
-    Args:
-        widths: of the input, the hidden layers and the output.
-        offset: where the parameters begin.
-    """
-
-    def __init__(self, widths: Sequence[int], offset: int = 0):
-        widths = sizes("layers of at least 1 unit", widths)
-        self.pairs = list(pairwise(widths))
-        self.start, self.stop = offset, offset + sum((inputs + 1) * outputs for inputs, outputs in self.pairs)
-
-    def layers(self, theta: torch.Tensor) -> list[torch.Tensor]:
-        """Views of theta [P, n], layer by layer: [P, in + 1, out], the last row being the biases."""
-        views, offset = [], self.start
-        for inputs, outputs in self.pairs:
-            stop = offset + (inputs + 1) * outputs
-            views.append(theta[:, offset:stop].unflatten(1, (inputs + 1, outputs)))
-            offset = stop
-        return views
-
-    def __call__(self, theta: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        """[P, rows, out] for x [P, rows, in]."""
-        *hidden, last = self.layers(theta)
-        for layer in hidden:
-            x = torch.tanh(torch.baddbmm(layer[:, -1:], x, layer[:, :-1]))
-        return torch.baddbmm(last[:, -1:], x, last[:, :-1])
-
-    @torch.no_grad()
-    def initialise(self, row: torch.Tensor, generator: torch.Generator, zero_last: bool) -> None:
-        """Glorot-uniform weights and zero biases in row [1, n]; the last layer may start at zero."""
-        layers = self.layers(row)
-        for index, layer in enumerate(layers):
-            inputs, outputs = layer.shape[1] - 1, layer.shape[2]
-            draw = torch.rand(inputs, outputs, generator=generator, dtype=torch.float64)
-            layer.zero_()
-            if not (zero_last and index == len(layers) - 1):
-                layer[0, :-1].copy_((2.0 * draw - 1.0) * math.sqrt(6.0 / (inputs + outputs)))
 
 
 class ParticlePolicy(Policy):

@@ -15,8 +15,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+# Read once, as torch is loaded: threads that wait for work spin by default, and take the cores from other processes.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import engine
 from engine.start import NEEDS
@@ -148,3 +152,22 @@ class BySteps:
 
     def __call__(self, direct, physics, policy, t):
         return self.of(direct, physics, policy, t)
+
+
+class Products(TorchDispatchMode):
+    """Of every matrix product the name, the shapes and where operands and result begin within 64 bytes.
+
+    Processors differ in which of these decide how a product rounds, so all of them have to be the same in every slot.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        result = operation(*args, **(kwargs or {}))
+        name = operation.name().partition("::")[2].partition(".")[0]
+        if name.rstrip("_") in ("mm", "bmm", "addmm", "baddbmm", "mv", "addmv", "dot"):
+            tensors = [value for value in (*args, result) if isinstance(value, torch.Tensor)]
+            self.seen.append((name, *((tuple(t.shape), t.data_ptr() % 64) for t in tensors)))
+        return result

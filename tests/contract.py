@@ -5,10 +5,14 @@ import math
 import torch
 from conftest import relative_error, uniform
 
-from engine import PathRule
+from engine import ClipNorm, Decay, PathRule, Truncate
 from engine.fused import Law, SweepArrays
 
 RULES = [PathRule(1.0, 1.0), PathRule(1.0, 0.0), PathRule(0.0, 0.0), PathRule(0.0, 1.0), PathRule(0.5, -2.0)]
+ON_A_SAMPLE = ClipNorm(Decay(Truncate(PathRule(0.5, -2.0), window=3), factor=0.8), limit=0.3)
+"""A rule that is no sum of paths, and that sweeps in one launch by what it says of one sample."""
+START = 4
+"""The step at which the segment of a sweep begins."""
 
 
 def check_oracle(system, step, state, control, next_adjoint, accuracy, of_pull_back=None):
@@ -52,11 +56,11 @@ def simulated(system, state, controls):
     return torch.stack(states)
 
 
-def prepare_sweep(system, buffers, samples, rule, start=0):
+def prepare_sweep(system, buffers, samples, rule):
     """What the engine makes of a rule for a system: a launch, or None."""
     law = Law(rule.uses_physics, rule.uses_policy, None if isinstance(rule, PathRule) else rule)
     weights = rule.path_weights if isinstance(rule, PathRule) else (0.0, 0.0)
-    return system.prepare_sweep(SweepArrays(*buffers, samples=samples, start=start, law=law, weights=weights))
+    return system.prepare_sweep(SweepArrays(*buffers, samples=samples, start=START, law=law, weights=weights))
 
 
 def check_sweep(system, buffers, samples, rule, accuracy):
@@ -67,7 +71,7 @@ def check_sweep(system, buffers, samples, rule, accuracy):
         physics, pulled = system.pull_back(states[t], controls[t], expected_adjoints[t + 1])
         expected_cotangents[t, samples] += pulled[samples]
         policy = torch.einsum("bm,bmn->bn", expected_cotangents[t].flatten(1), jacobian[t]).view_as(physics)
-        expected_adjoints[t, samples] = rule(direct[t], physics, policy, t)[samples]
+        expected_adjoints[t, samples] = rule(direct[t], physics, policy, START + t)[samples]
     launch = prepare_sweep(system, buffers, samples, rule)
     if launch is None:
         return False

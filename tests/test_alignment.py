@@ -20,11 +20,17 @@ class Products:
         self.w, self.v = uniform(5, STATES, 1), uniform(6, CONTROLS, 1)
         self.W = uniform(7, STATES, STATES)
 
+    def seen(self, *given):
+        """What is differentiated begins alike wherever it lies in the buffers."""
+        assert {tensor.data_ptr() % 64 for tensor in given if tensor.requires_grad} <= {0}
+
     def running(self, states, controls, steps):
+        self.seen(states, controls)
         square = 0.001 * ((states @ self.W) * states).sum(2)
         return 0.01 * (states @ self.w).squeeze(2) ** 2 + square + 0.1 * (controls @ self.v).squeeze(2) ** 2
 
     def final(self, state):
+        self.seen(state)
         return (state @ self.w).squeeze(1) ** 2
 
 

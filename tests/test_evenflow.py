@@ -18,11 +18,28 @@ pytestmark = pytest.mark.float64
 SMALL = ["--epochs", "2", "--train-samples", "16", "--test-samples", "8", "--horizon", "20", "--precision", "float64"]
 
 
-def run(*arguments, cwd):
+def run_apart(*arguments, cwd):
     """`python -m evenflow ARGUMENTS` in a fresh process, as a user far from the repository has it."""
     environment = os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "120"}
     command = [sys.executable, "-m", "evenflow", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, timeout=300, check=False)
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, capsys):
+    """`evenflow ARGUMENTS` typed in a new directory, in this process, which has its imports and kernels already."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "120")
+
+    def typed(*arguments):
+        command = [str(argument) for argument in arguments]
+        try:
+            status = evenflow.main(command)
+        except SystemExit as stop:
+            status = stop.code or 0
+        return subprocess.CompletedProcess(command, status, *capsys.readouterr())
+
+    return typed
 
 
 def sentence(done):
@@ -35,21 +52,21 @@ def sentence(done):
 
 
 def test_list_names_every_task_gradient_and_optimiser(tmp_path):
-    done = run("list", cwd=tmp_path)
+    done = run_apart("list", cwd=tmp_path)
     assert done.returncode == 0
     for name in (*evenflow.TASKS, *evenflow.OPTIMISERS, *evenflow.GRADIENTS, *evenflow.GRADIENTS["M"].aliases):
         assert name in done.stdout
 
 
 @pytest.mark.parametrize("arguments", [[], ["train"], ["bench"], ["train", "cart-pole"]], ids=" ".join)
-def test_help_is_there_at_every_level(arguments, tmp_path):
-    done = run(*arguments, "--help", cwd=tmp_path)
+def test_help_is_there_at_every_level(arguments, run):
+    done = run(*arguments, "--help")
     assert done.returncode == 0
     assert "usage: evenflow" in done.stdout
 
 
 def test_every_option_of_a_training_has_a_description(tmp_path):
-    text = run("train", "cart-pole", "--help", cwd=tmp_path).stdout
+    text = run_apart("train", "cart-pole", "--help", cwd=tmp_path).stdout
     options = re.findall(r"│ (--[a-z-]+)", text)
     assert {"--gradients", "--seeds", "--poles", "--optimiser", "--backend"} <= set(options)
     described = re.findall(r"│ --[^│]*(?:│\n│ {10,}[^│]*)*\(default", text)
@@ -57,8 +74,8 @@ def test_every_option_of_a_training_has_a_description(tmp_path):
     assert not re.search(r"│ --[a-z-]+ [A-Z|{}\[\] .a-z]*│\n│ +\(default", text)
 
 
-def test_training_prints_the_table_and_draws_the_figure(tmp_path):
-    done = run("train", "cart-pole", "--gradients", "full", "c", "--seeds", 2, *SMALL, "--out", "run", cwd=tmp_path)
+def test_training_prints_the_table_and_draws_the_figure(run, tmp_path):
+    done = run("train", "cart-pole", "--gradients", "full", "c", "--seeds", 2, *SMALL, "--out", "run")
     assert done.returncode == 0, done.stderr
     assert "Final test loss" in done.stdout
     assert "figure: run/losses.png" in done.stdout
@@ -68,11 +85,11 @@ def test_training_prints_the_table_and_draws_the_figure(tmp_path):
     assert all(len(line["test_loss"]) == 4 for line in lines)
 
 
-def test_a_run_resumed_for_longer_equals_one_that_never_stopped(tmp_path):
+def test_a_run_resumed_for_longer_equals_one_that_never_stopped(run, tmp_path):
     common = ["cart-pole", "--seeds", 1, *SMALL]
-    assert run("train", *common, "--out", "parts", cwd=tmp_path).returncode == 0
-    assert run("train", "--resume", "parts", "--epochs", 4, cwd=tmp_path).returncode == 0
-    assert run("train", *common, "--epochs", 4, "--out", "whole", cwd=tmp_path).returncode == 0
+    assert run("train", *common, "--out", "parts").returncode == 0
+    assert run("train", "--resume", "parts", "--epochs", 4).returncode == 0
+    assert run("train", *common, "--epochs", 4, "--out", "whole").returncode == 0
 
     def losses(name):
         lines = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
@@ -144,13 +161,13 @@ def test_a_mistake_ends_in_one_sentence_and_overwrites_nothing(name, tmp_path, c
 def test_an_absent_backend_is_named_with_those_that_are_there(tmp_path):
     if "cuda" in evenflow.available_backends():
         pytest.skip("this machine has CUDA")
-    line = sentence(run("train", "cart-pole", "--backend", "cuda", cwd=tmp_path))
+    line = sentence(run_apart("train", "cart-pole", "--backend", "cuda", cwd=tmp_path))
     assert "cpu" in line
     assert "'cuda'" in line
 
 
-def test_a_value_of_the_wrong_type_is_explained_without_a_traceback(tmp_path):
-    done = run("train", "cart-pole", "--poles", "many", cwd=tmp_path)
+def test_a_value_of_the_wrong_type_is_explained_without_a_traceback(run):
+    done = run("train", "cart-pole", "--poles", "many")
     assert done.returncode == 2
     assert "--poles" in done.stderr
     assert "Traceback" not in done.stderr

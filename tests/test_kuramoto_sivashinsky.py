@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from conftest import gradcheck, relative_error, tensor_options, uniform
+from conftest import Products, gradcheck, relative_error, tensor_options, uniform
 from scipy.integrate import solve_ivp
 
 import engine
@@ -158,3 +158,22 @@ def test_equilibria_that_do_not_exist_are_refused():
         SYSTEM.equilibrium(7)
     with pytest.raises(engine.SettingError, match="of 0 to 15 waves"):
         SYSTEM.equilibrium(16)
+
+
+def test_where_controls_lie_shows_in_no_product():
+    rows, slots = 3, 5
+    controls, cotangents = (uniform(seed, rows, 4).expand(slots, -1, -1).clone() for seed in (1, 2))
+    states, adjoints = uniform(3, 1, rows, 64).expand(slots + 1, -1, -1).clone(), uniform(4, slots + 1, rows, 64)
+    assert controls[1].data_ptr() % 64 != 0 or controls.element_size() == 8
+    found = []
+    for slot in range(slots):
+        step = SYSTEM.prepare_step(states[slot], controls[slot], states[slot + 1])
+        pull_back = SYSTEM.prepare_pull_back(
+            states[slot], controls[slot], adjoints[slot + 1], adjoints[slot], cotangents[slot]
+        )
+        with Products() as products:
+            step()
+            pull_back()
+        found.append(products.seen)
+    assert len(found[0]) > 10
+    assert all(seen == found[0] for seen in found)

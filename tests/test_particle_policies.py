@@ -184,7 +184,7 @@ def test_initial_parameters_repeat_stay_within_the_limit_and_may_give_no_control
     assert torch.equal(policy.theta[0], policy.theta[1])
     policy.initialise(1, torch.Generator().manual_seed(4))
     assert not torch.equal(policy.theta[0], policy.theta[1])
-    for layer in policy._head.layers(policy.theta):
+    for layer in policy._head.of(policy.theta):
         limit = math.sqrt(6.0 / (layer.shape[1] - 1 + layer.shape[2]))
         assert 0.7 * limit < layer[:, :-1].abs().max() <= limit
         assert not layer[:, -1].any()

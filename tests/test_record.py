@@ -11,7 +11,7 @@ import pytest
 import evenflow
 from engine import BackendError, SettingError
 from training.tasks import TASKS
-from training.viewing import Show, record, untrained
+from training.viewing import Show, untrained, write_film
 from training.viewing.film import frame_count, frames
 
 pytestmark = pytest.mark.float64
@@ -31,7 +31,7 @@ def near(picture, colour):
 
 
 def test_pictures_show_a_herd_that_moves_and_then_stands(tmp_path):
-    seen = pictures(record(show(), tmp_path / "frames", 300))
+    seen = pictures(write_film(show(), tmp_path / "frames", 300))
     assert len(seen) == frame_count(show()) == 20 / 4 + 1 + 20
     assert all(picture.shape == (300, 300, 3) for picture in seen)
     for picture in seen:  # the two drivers, the target, white paper
@@ -69,7 +69,7 @@ def test_the_adjoint_is_played_backwards_in_colours():
 
 @pytest.mark.parametrize("name", ["film.mp4", "film.gif"])
 def test_a_film_can_be_read_back(name, tmp_path):
-    out = record(show(), tmp_path / name, 160)
+    out = write_film(show(), tmp_path / name, 160)
     assert [path.name for path in tmp_path.iterdir()] == [name]
     film = imageio.mimread(out)
     first = next(frames(show(), 160)).astype(int)
@@ -82,27 +82,27 @@ def test_nothing_is_overwritten(tmp_path):
     (tmp_path / "film.gif").write_text("mine")
     for out in (tmp_path / "film.gif", tmp_path):
         with pytest.raises(SettingError, match="which exists"):
-            record(show(), out)
+            write_film(show(), out)
     assert (tmp_path / "film.gif").read_text() == "mine"
 
 
 def test_an_unknown_kind_of_file_is_refused(tmp_path):
     with pytest.raises(SettingError, match=r"FILE\.mp4, FILE\.gif or a directory"):
-        record(show(), tmp_path / "film.avi")
+        write_film(show(), tmp_path / "film.avi")
     assert not any(tmp_path.iterdir())
 
 
 def test_a_missing_encoder_is_named_and_leaves_nothing(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
     with pytest.raises(BackendError, match="imageio-ffmpeg"):
-        record(show(), tmp_path / "film.mp4")
+        write_film(show(), tmp_path / "film.mp4")
     assert not any(tmp_path.iterdir())
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(SettingError, match="can be written"):
-        record(show(), tmp_path / "file" / "film.gif")
+        write_film(show(), tmp_path / "file" / "film.gif")
 
 
 def test_without_a_display_the_view_becomes_a_recording(tmp_path, monkeypatch, capsys):

@@ -1,6 +1,7 @@
-"""Adjoint rules: one contract for all of them, and what each one means."""
+"""Adjoint rules: what each one means; test_rule_contract.py has what all of them promise."""
 
 import math
+import struct
 
 import pytest
 import torch
@@ -12,13 +13,17 @@ from engine import (
     ONE_STEP,
     PHYSICS_ONLY,
     POLICY_ONLY,
+    Balance,
     ClipNorm,
+    ClipValue,
     Decay,
     KeepSize,
     PathRule,
+    RandomCut,
     StepAgreement,
     Truncate,
 )
+from engine.draws import hashed
 
 RULES = {
     "full": FULL,
@@ -32,6 +37,9 @@ RULES = {
     "truncated, open": Truncate(POLICY_ONLY, window=4),
     "signs agreeing": StepAgreement(),
     "size kept": KeepSize(),
+    "components clipped": ClipValue(POLICY_ONLY, limit=0.1),
+    "balanced": Balance(ratio=0.5),
+    "randomly cut": RandomCut(probability=0.5),
     "all together": ClipNorm(Decay(Truncate(FULL, window=4), factor=0.8), limit=0.5),
 }
 T = 6
@@ -50,40 +58,6 @@ def terms(request):
     for term in terms:
         term[0] = 0.0
     return terms
-
-
-def used(rule, terms):
-    """The terms as a sweep hands them over: None for those that the rule says it does not use."""
-    direct, physics, policy = terms
-    return direct, physics if rule.uses_physics else None, policy if rule.uses_policy else None
-
-
-def test_a_rule_is_an_adjoint_rule_and_can_be_a_key(rule):
-    assert isinstance(rule, engine.AdjointRule)
-    assert {rule: 1}[rule] == 1
-
-
-def test_a_rule_returns_a_new_tensor_and_leaves_its_inputs_alone(rule, terms):
-    given = [term.clone() for term in terms]
-    adjoint = rule(*used(rule, terms), t=T)
-    assert (adjoint.shape, adjoint.dtype) == (terms[0].shape, terms[0].dtype)
-    assert adjoint.isfinite().all()
-    adjoint.add_(1.0)
-    for term, before in zip(terms, given, strict=True):
-        assert torch.equal(term, before)
-
-
-def test_a_rule_ignores_what_it_says_it_does_not_use(rule, terms):
-    assert torch.equal(rule(*terms, t=T), rule(*used(rule, terms), t=T))
-
-
-def test_a_rule_acts_on_each_sample_by_itself(rule, terms):
-    together = rule(*terms, t=T)
-    order = torch.tensor([3, 0, 6, 1, 5, 2, 4])
-    assert torch.equal(rule(*(term[order] for term in terms), t=T), together[order])
-    for sample in range(len(together)):
-        alone = rule(*(term[sample : sample + 1] for term in terms), t=T)
-        torch.testing.assert_close(alone[0], together[sample])
 
 
 def test_the_named_rules_open_the_paths_of_the_paper(terms):
@@ -178,13 +152,75 @@ def test_a_size_is_kept_along_the_full_adjoint(size, terms):
     assert not KeepSize()(direct, -direct, torch.zeros_like(direct), t=T).any()
 
 
+def test_components_are_clipped_each_by_itself(terms):
+    found, free = ClipValue(limit=0.375)(*terms, t=T), FULL(*terms, t=T)
+    assert found.flatten().tolist() == [max(-0.375, min(0.375, value)) for value in free.flatten().tolist()]
+
+
+@pytest.mark.parametrize("size", [1e-30, 1.0, 1e30])
+def test_the_policy_path_is_balanced_against_the_physics_path(size, terms):
+    direct, physics, policy = (size * term.flatten(1) for term in terms)
+    policy = policy * torch.linspace(0.0, 1.5, 7).to(policy).view(-1, 1)
+    found = (Balance(ratio=0.8)(direct, physics, policy, t=T) - direct - physics).double() / size
+    factors = 0.8 * (physics / size).norm(dim=1) / (policy / size).norm(dim=1).clamp_min(1e-9)
+    assert 1 < int((factors < 1).sum()) < 6  # of samples 1 to 6; sample 0 is zero
+    expected = (policy / size).double() * factors.double().clamp_max(1.0).view(-1, 1)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    assert torch.equal(Balance(ratio=0.0)(*terms, t=T), PHYSICS_ONLY(*terms, t=T))
+
+
+def mixed(value):
+    """The last step of MurmurHash3 in Python integers."""
+    value = (value ^ value >> 16) * 0x85EBCA6B % 2**32
+    value = (value ^ value >> 13) * 0xC2B2AE35 % 2**32
+    return value ^ value >> 16
+
+
+KINDS = {"float32": "f", "float64": "d"}
+
+
+def drawn(numbers, t, seed):
+    """A sample's draw from the bits of its numbers."""
+    words = struct.iter_unpack("<I", struct.pack(f"<{len(numbers)}{KINDS[engine.current().precision]}", *numbers))
+    found = sum(mixed(word ^ mixed(place)) for place, (word,) in enumerate(words, 1))
+    for counter in (t, seed):
+        found = mixed((found ^ counter * 0x9E3779B9) % 2**32)
+    return found / 2**32
+
+
+@pytest.mark.parametrize("seed", [0, 1, 123_456_789_012])
+def test_random_cuts_are_drawn_from_the_bits_of_a_sample(seed, terms):
+    direct, rest, free = terms[0], terms[1] + terms[2], FULL(*terms, t=T)
+    found, cut = RandomCut(probability=0.4, seed=seed)(*terms, t=T), 0
+    for index, row in enumerate(free.flatten(1).tolist()):
+        if drawn(row, T, seed) < 0.4:
+            cut += 1
+            assert torch.equal(found[index], direct[index])
+        else:
+            torch.testing.assert_close(found[index], direct[index] + rest[index] / 0.6)
+    assert cut < 7
+
+
+def test_draws_are_spread_evenly_and_depend_on_every_bit_and_counter():
+    rows = uniform(5, 40_000, 3)
+    draws = {"t": hashed(rows, 1, 0), "t + 1": hashed(rows, 2, 0), "seed": hashed(rows, 1, 1)}
+    turned = rows.clone()
+    turned[:, 1] = torch.nextafter(turned[:, 1], torch.full_like(turned[:, 1], 2.0))
+    draws |= {"bit": hashed(turned, 1, 0), "order": hashed(rows.flip(1).contiguous(), 1, 0)}
+    for found in draws.values():
+        counts = torch.histc(found.double(), 16, 0.0, 1.0)
+        assert ((counts - 2500).square() / 2500).sum() < 38  # χ² of 15 degrees of freedom, p = 0.001
+    correlations = torch.corrcoef(torch.stack(list(draws.values())).double()) - torch.eye(5)
+    assert correlations.abs().max() < 4 / math.sqrt(40_000)
+
+
 def test_rules_leave_what_is_not_finite_to_be_found(terms):
-    for rule in (StepAgreement(), KeepSize()):
+    for rule in (StepAgreement(), KeepSize(), ClipValue(), Balance(), RandomCut(probability=0.0)):
         for index in range(3):
             broken = [term.clone() for term in terms]
             broken[index][2].fill_(math.nan if index else math.inf)
             found = rule(*broken, t=T)
-            if index < 2 or rule == KeepSize():
+            if index < 2 or rule != StepAgreement():
                 assert not found[2].isfinite().any()
             assert found[[0, 1, 3, 4, 5, 6]].isfinite().all()
 
@@ -212,6 +248,10 @@ def test_wrappers_need_the_paths_of_the_rule_they_wrap():
         (lambda: ClipNorm(limit=math.nan), "Expected ClipNorm with a limit above 0, got nan."),
         (lambda: Decay(factor=1.1), r"Expected Decay with a factor in [0, 1], got 1.1."),
         (lambda: Decay(factor=-0.1), r"Expected Decay with a factor in [0, 1], got -0.1."),
+        (lambda: ClipValue(limit=0.0), "Expected ClipValue with a finite limit above 0, got 0.0."),
+        (lambda: Balance(ratio=-1.0), "Expected Balance with a finite ratio of at least 0, got -1.0."),
+        (lambda: RandomCut(probability=1.0), "Expected RandomCut with a probability in [0, 1), got 1.0."),
+        (lambda: RandomCut(seed=-1), "Expected RandomCut with a seed of at least 0, got -1."),
         (lambda: Truncate(window=0), "Expected Truncate with a window of at least 1 step, got 0."),
     ],
 )

@@ -144,12 +144,13 @@ def test_a_half_written_checkpoint_is_never_picked_up(trained):
     assert run.restore(EXPERIMENT.trainer()) == 2
 
 
+def full(descriptor):
+    raise OSError(28, "No space left on device")
+
+
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(trained, monkeypatch):
     run, trainer = trained
     before = contents(run.path)
-
-    def full(descriptor):
-        raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises(OSError, match="No space left"):
@@ -160,9 +161,6 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(trained, monkey
 def test_going_on_where_nothing_can_be_written_says_so_and_changes_nothing(trained, monkeypatch):
     run, _ = trained
     run.restore(EXPERIMENT.trainer(), run.checkpoints()[0])
-
-    def full(descriptor):
-        raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
     assert "No space left" in refused(run.path, lambda: run.rewind(1))
@@ -199,16 +197,8 @@ def damaged(kind, data):
     }[kind]
 
 
-DAMAGE = (
-    "empty",
-    "cut off",
-    "header cut off",
-    "header flipped",
-    "a header of 2^60 bytes",
-    "a pickle",
-    "longer than it says",
-    "text",
-)
+DAMAGE = ("empty", "cut off", "header cut off", "header flipped", "a header of 2^60 bytes", "a pickle",
+          "longer than it says", "text")  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", DAMAGE)

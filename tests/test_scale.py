@@ -2,18 +2,23 @@
 
 import json
 import math
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-from conftest import tensor_options
+from conftest import ROOT, tensor_options
 from rich.console import Console
 
 import evenflow
 from benchmarks import apart
 from benchmarks.apart import Ended, run_module
-from benchmarks.peers.particles import SIDES, n_body_step
+from benchmarks.peers.particles import n_body_step
+from benchmarks.peers.peer import Peer
+from benchmarks.peers.table import peers_of_particles
 from benchmarks.scale import findings, study, worker
 from benchmarks.scale.cases import CASES, RADIUS, case_named
 from benchmarks.scale.report import scale, tables_of
@@ -57,10 +62,10 @@ def test_density_does_not_depend_on_the_number_of_particles(name):
 
 
 @pytest.mark.float32
-@pytest.mark.parametrize("side", SIDES)
+@pytest.mark.parametrize("side", peers_of_particles())
 @pytest.mark.parametrize("name", WITH_PEERS)
 def test_peers_compute_our_step_and_our_adjoint(name, side):
-    pytest.importorskip(SIDES[side][0])
+    pytest.importorskip(peers_of_particles()[side].needs)
     assert worker.check(Job("check", name, side, 123, 1), case_named(name))["disagreement"] < 1e-5
 
 
@@ -123,7 +128,7 @@ class Workers:
 def workers(monkeypatch):
     stand_in = Workers()
     monkeypatch.setattr(apart, "run_module", stand_in)
-    monkeypatch.setattr(study.importlib.util, "find_spec", lambda module: module)
+    monkeypatch.setattr(Peer, "installed", True)
     monkeypatch.setattr(study, "_machine", lambda: {"cores": 2})
     return stand_in
 
@@ -273,6 +278,27 @@ def test_the_command_measures_writes_and_continues(tmp_path, capsys, monkeypatch
     monkeypatch.setattr(apart, "run_module", None)
     assert evenflow.main(command) == 0
     assert json.loads((tmp_path / "new" / "study" / "report.json").read_text()) == report
+
+
+@pytest.mark.float64
+def test_a_registered_system_is_measured_against_samples_and_says_that_it_has_no_peer(tmp_path):
+    command = ["bench", "scale", "--plugin", str(ROOT / "examples" / "own_system.py"), "--out", "study"]
+    command += ["--systems", "pendulum", "--sizes", "64", "128", "--horizon-system", "pendulum", "--horizons", "3"]
+    command += ["--horizon-particles", "64"]
+    done = subprocess.run(
+        [sys.executable, "-m", "evenflow", *command], capture_output=True, text=True, cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)}, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "study" / "report.json").read_text())
+    assert [record["status"] for record in report["measurements"]] == ["done"] * 3
+    assert [record["particles"] for record in report["measurements"]] == [64, 128, 64]
+    assert report["measurements"][2]["finite"]
+    assert (
+        "| pendulum, samples | no peer | none here computes this step |"
+        in (tmp_path / "study" / "report.md").read_text()
+    )
+    assert not (tmp_path / "study" / "pair.png").exists()
 
 
 MISTAKES = {

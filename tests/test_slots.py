@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import tensor_options, uniform
+from conftest import Products, tensor_options, uniform
 
 from policies import MLP, Convolutional, Linear, ModulePolicy, Policy
 from policies.slots import ALIGNMENT, aligned, aligned_slots, padded_width
@@ -91,15 +91,21 @@ def test_a_step_is_the_same_to_the_bit_in_every_slot(kind, controls, members):
     acted = torch.zeros_like(cotangents)
     jacobian = states.new_zeros(SLOTS, batch, controls, CHANNELS * POINTS)
     everyone = slice(0, batch)
+    products = [Products() for _ in range(SLOTS)]
     for slot in range(SLOTS):
-        trace.prepare_act(slot, states[slot], acted[slot])()
+        act = trace.prepare_act(slot, states[slot], acted[slot])
+        with products[slot]:
+            act()
     for wanted in (jacobian, None):
+        pulled = torch.zeros_like(states)
         for slot in range(SLOTS):
-            trace.linearise(
-                slot, slot + 1, states[slot : slot + 1], everyone, None if wanted is None else jacobian[slot : slot + 1]
-            )
-        pulled = torch.stack([trace.pull_back_state(t, states[t], cotangents[t], everyone) for t in range(SLOTS)])
+            at = slice(slot, slot + 1)
+            with products[slot]:
+                trace.linearise(slot, slot + 1, states[at], everyone, None if wanted is None else wanted[at])
+                pulled[slot] = trace.pull_back_state(slot, states[slot], cotangents[slot], everyone)
         assert torch.equal(pulled, pulled[:1].expand_as(pulled))
+    assert len(products[0].seen) >= 2
+    assert all(each.seen == products[0].seen for each in products)
     assert torch.equal(acted, acted[:1].expand_as(acted))
     assert torch.equal(jacobian, jacobian[:1].expand_as(jacobian))
     assert jacobian.any()

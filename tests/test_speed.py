@@ -1,12 +1,16 @@
 """The speed benchmark: peers compute our gradient, figures add up, results are never written over."""
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
+from conftest import ROOT
 from rich.console import Console
 
-from benchmarks.peers.updates import SIDES
-from benchmarks.speed import TASKS, apart_by, disagreement, make_trainer, speed
+from benchmarks.peers.table import PEERS, peers_of_task
+from benchmarks.speed import apart_by, disagreement, make_trainer, speed
 from benchmarks.timing import PHASES
 from engine import SettingError
 from training.gradients import lettered
@@ -14,37 +18,64 @@ from training.gradients import lettered
 LETTERS = lettered()
 
 
+PAIRS = [(task, peer) for peer in PEERS for task in peer.updates]
+
+
 @pytest.mark.float32
 @pytest.mark.parametrize("letter", LETTERS)
-@pytest.mark.parametrize(("task", "side"), [(task, side) for task in TASKS for side in SIDES[task]])
-def test_peers_follow_the_same_gradient(task, side, letter):
-    pytest.importorskip(side.needs)
+@pytest.mark.parametrize(("task", "peer"), PAIRS, ids=[f"{task}-{peer.name}" for task, peer in PAIRS])
+def test_peers_follow_the_same_gradient(task, peer, letter):
+    pytest.importorskip(peer.needs)
     options = {"poles": 2} if task == "cart-pole" else {"horizon": 30}
     trainer, initial = make_trainer(task, letter, **options)
     # The phases of a wave turn by many radians, and in float32 each side rounds them in its own way.
     limit = 5e-4 if task == "quantum" else 2e-5
-    assert disagreement(trainer, initial, side.make(trainer, initial, letter)) < limit
+    assert disagreement(trainer, initial, peer.updates[task](trainer, initial, letter)) < limit
 
 
 @pytest.mark.float32
-@pytest.mark.parametrize("side", SIDES["cart-pole"])
-def test_peers_take_the_same_steps(side):
-    pytest.importorskip(side.needs)
+@pytest.mark.parametrize("peer", peers_of_task("cart-pole"), ids=lambda peer: peer.name)
+def test_peers_take_the_same_steps(peer):
+    pytest.importorskip(peer.needs)
     trainer, initial = make_trainer("cart-pole", "R", poles=1, horizon=20)
-    peer = side.make(trainer, initial, "R")
-    start, before = [array.copy() for array in peer.parameters()], trainer.policy.theta.detach().clone()
+    theirs = peer.updates["cart-pole"](trainer, initial, "R")
+    start, before = [array.copy() for array in theirs.parameters()], trainer.policy.theta.detach().clone()
     for _ in range(3):
         trainer.update(initial)
-        peer.update()
-    moved = [ours - theirs for ours, theirs in zip(peer.parameters(), start, strict=True)]
+        theirs.update()
+    moved = [now - then for now, then in zip(theirs.parameters(), start, strict=True)]
     # With torch's placement of ε they are apart by a tenth.
     assert apart_by(trainer, trainer.policy.theta.detach() - before, moved) < 1e-5
 
 
 @pytest.mark.float64
-def test_other_tasks_are_refused():
-    with pytest.raises(SettingError, match="Expected a task among cart-pole, guidance, quantum to time, got 'lqr'"):
-        speed(Console(), 1, 2, task="lqr")
+def test_tasks_that_are_not_there_are_refused():
+    with pytest.raises(SettingError, match=r"Expected a task among cart-pole, cart-pendulum, .*, got 'cart-pool'"):
+        speed(Console(), 1, 2, task="cart-pool")
+
+
+@pytest.mark.float64
+def test_a_task_without_a_peer_is_timed_and_says_so(capsys):
+    result = speed(Console(width=80), rounds=1, members=2, task="integrator")
+    printed = capsys.readouterr().out
+    assert list(result["alone"]["ms"]) == ["Evenflow"]
+    assert "no peer here" in printed
+    assert max(map(len, printed.splitlines())) <= 80
+    assert all(result["alone"]["ms"]["Evenflow"][letter] > 0 for letter in LETTERS)
+    assert result["ensemble"]["ms"]["C"]["per member"] > 0
+
+
+@pytest.mark.float64
+def test_a_task_of_a_plugin_is_timed(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "evenflow", "bench", "speed", "--plugin", str(ROOT / "examples" / "own_task.py"),
+         "--task", "docking", "--rounds", "1", "--members", "2", "--out", "speed.json"],
+        capture_output=True, text=True, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "no peer here" in done.stdout
+    result = json.loads((tmp_path / "speed.json").read_text())
+    assert (result["task"], list(result["alone"]["ms"])) == ("docking", ["Evenflow"])
 
 
 @pytest.mark.float64

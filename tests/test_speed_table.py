@@ -20,6 +20,7 @@ def test_every_table_fits_into_80_columns_with_whole_heads_and_numbers(scale, me
     alone = {
         "ms": {side: dict.fromkeys(LETTERS, scale) for side in SIDES},
         "disagreement": dict.fromkeys(SIDES[1:], 1.23e-7),
+        "absent": [],
         "phases": {letter: dict.fromkeys(PHASES, scale) for letter in LETTERS},
         "forward_us_per_step": 10 * scale,
     }

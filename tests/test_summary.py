@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from training.summary import groups, outcomes
+from training.summary import groups, summaries
 from training.variant import Label, Variant
 
 pytestmark = pytest.mark.float64
@@ -25,11 +25,11 @@ def test_only_what_differs_is_named():
 
 
 def test_diverged_members_are_counted_and_left_out_of_the_losses():
-    (outcome,) = outcomes([label("R", seed) for seed in range(4)], [0.3, math.nan, None, 0.1], threshold=0.2)
-    assert (outcome.median, outcome.lowest, outcome.highest) == (0.2, 0.1, 0.3)
-    assert (outcome.solved, outcome.diverged) == (1, 2)
+    (found,) = summaries([label("R", seed) for seed in range(4)], [0.3, math.nan, None, 0.1], threshold=0.2)
+    assert (found.median, found.lowest, found.highest) == (0.2, 0.1, 0.3)
+    assert (found.solved, found.diverged) == (1, 2)
 
 
 def test_a_group_of_which_nothing_is_left_has_no_losses():
-    (outcome,) = outcomes([label("R", 0)], [None], threshold=None)
-    assert (outcome.median, outcome.solved, outcome.diverged) == (None, None, 1)
+    (found,) = summaries([label("R", 0)], [None], threshold=None)
+    assert (found.median, found.solved, found.diverged) == (None, None, 1)

@@ -1,13 +1,15 @@
 """Rules between steps against a recursion of their own: plain torch in float64, one sample, one Jacobian at a time."""
 
+import math
+
 import pytest
 import reference
 import torch
 from conftest import StepCost, relative_error, swing_up_states, tensor_options, uniform
 from torch.func import grad, jacrev
 
-from engine import FULL, CartPole, Rollout
-from policies import MLP
+from engine import FULL, PHYSICS_ONLY, CartPole, LinearSystem, RandomCut, Rollout
+from policies import MLP, Linear
 from training import gradient_named
 
 pytestmark = pytest.mark.float64
@@ -16,6 +18,8 @@ SYSTEM, HORIZON, BATCH = CartPole(2), 12, 4
 FORMULAS = {
     "step-agreement": lambda direct, a, k, t: direct + a + k * (a * k > 0),
     "keep-size": lambda direct, a, k, t: (direct + a + k) * (direct + a).norm() / (direct + a + k).norm(),
+    "clip-value(R, 0.3)": lambda direct, a, k, t: (direct + a + k).clamp(-0.3, 0.3),
+    "balance(0.5)": lambda direct, a, k, t: direct + a + k * min(1.0, 0.5 * float(a.norm() / k.norm())),
 }
 
 
@@ -75,3 +79,26 @@ def test_a_sweep_with_a_rule_equals_the_recursion_however_the_rollout_is_cut(tex
     assert relative_error(found[5].parameters[rule][0], expected) < 1e-10
     assert torch.equal(found[None].initial[rule], found[5].initial[rule])
     assert relative_error(found[None].parameters[FULL][0], expected) > 1e-2  # another rule is told from it
+
+
+def test_random_cuts_are_unbiased_and_alike_however_the_rollout_is_cut():
+    """λ_0 of 4000 samples with cuts, beside that of the rule without."""
+    system = LinearSystem(torch.tensor([[1.0, 0.1], [-0.2, 0.97]]), torch.tensor([[0.0], [0.1]]))
+    policy = Linear((2,), (1,), **tensor_options())
+    policy.theta.data.copy_(torch.tensor([[-1.0, 0.5, 0.1]]))
+    rules = [PHYSICS_ONLY, RandomCut(PHYSICS_ONLY, 0.1), FULL, RandomCut(FULL, 0.1), RandomCut(FULL, 0.1, seed=1)]
+    cost, found = StepCost(running, lambda state: state.square().sum(1)), {}
+    for segment in (None, 7):
+        rollout = Rollout(system, policy, 20, 4000, segment=segment)
+        rollout.forward(uniform(0, 4000, 2), cost)
+        found[segment] = rollout.backward(rules, cost).initial
+    assert all(torch.equal(found[None][rule], found[7][rule]) for rule in rules)
+    for whole, cut in ((rules[0], rules[1]), (rules[2], rules[3]), (rules[2], rules[4])):
+        # Over |λ_0|, for samples of every size to count.
+        size = found[None][whole].norm(dim=1, keepdim=True)
+        deviation = (found[None][cut] - found[None][whole]) / size
+        error = deviation.std(0) / math.sqrt(4000)
+        assert (error < 0.03).all()
+        assert (deviation.mean(0).abs() < 3 * error).all()
+        assert (deviation.norm(dim=1) > 0.05).double().mean() > 0.5  # they do cut
+    assert (found[None][rules[3]] != found[None][rules[4]]).any(1).double().mean() > 0.5

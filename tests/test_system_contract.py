@@ -3,7 +3,7 @@
 import pytest
 import torch
 from conftest import relative_error, uniform
-from contract import RULES, check_buffers, check_sweep, simulated, sweep_buffers
+from contract import ON_A_SAMPLE, RULES, check_buffers, check_sweep, simulated, sweep_buffers
 
 import engine
 from engine import SYSTEMS
@@ -68,7 +68,7 @@ def test_a_sweep_in_one_launch_equals_the_rule_applied_step_by_step(case):
     states, accuracy = simulated(system, state, controls), 1e-12 if state.dtype == torch.float64 else 1e-4
     found = {
         check_sweep(system, sweep_buffers(system, states, controls), samples, rule, accuracy)
-        for rule in RULES
+        for rule in (*RULES, ON_A_SAMPLE)
         for samples in (slice(0, BATCH), slice(1, 3))
     }
     if SYSTEMS.origin(name) == SHIPPED:

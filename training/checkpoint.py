@@ -26,7 +26,7 @@ from training.optimisers import settings_from_file, settings_to_file
 from training.trainer import Divergence, Trainer
 from training.variant import Label, Variant
 
-FORMAT = 1
+CHECKPOINT_FORMAT = 1
 _KIND = "evenflow checkpoint"
 _REQUIRED = {"kind", "format", "epoch", "divergences"}
 # What a run may change between two trainings without another meaning: where and how long, not what.
@@ -93,7 +93,7 @@ def write_checkpoint(path: Path, trainer: Trainer, config: Mapping[str, Any]) ->
     tensors = {name: value.detach().cpu().contiguous() for name, value in trainer.state().items()}
     metadata = {
         "kind": _KIND,
-        "format": str(FORMAT),
+        "format": str(CHECKPOINT_FORMAT),
         "epoch": str(trainer.epoch),
         "divergences": json.dumps([asdict(entry) for entry in trainer.divergences.values()]),
         "description": json.dumps(describe(trainer, config), default=str),
@@ -111,8 +111,8 @@ def read_checkpoint(path: str | Path) -> tuple[int, dict[str, torch.Tensor], dic
 def load_checkpoint(path: Path) -> Checkpoint:
     """All of a checkpoint file; RunError if it is damaged or not ours."""
     metadata, tensors = _read(path)
-    if metadata.get("kind") != _KIND or metadata.get("format") != str(FORMAT):
-        raise RunError(f"Expected an Evenflow checkpoint of format {FORMAT}, got other tensors in {path}.")
+    if metadata.get("kind") != _KIND or metadata.get("format") != str(CHECKPOINT_FORMAT):
+        raise RunError(f"Expected an Evenflow checkpoint of format {CHECKPOINT_FORMAT}, got other tensors in {path}.")
     checksum = metadata.pop("checksum", None)  # absent from the first checkpoints of this format
     if checksum is not None and checksum != _checksum(tensors, metadata):
         raise RunError(

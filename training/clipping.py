@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from engine import SettingError
-from engine.checks import real
+from engine.checks import above_zero
 from engine.norms import limited
 
 
@@ -26,10 +26,7 @@ class Clipping:
     def __post_init__(self):
         if not isinstance(self.kind, str) or self.kind not in _KINDS:
             raise SettingError(f"Expected clipping among {', '.join(_KINDS)}, got {self.kind!r}.")
-        limit = real("a clipping limit above 0", self.limit)
-        if not limit > 0:
-            raise SettingError(f"Expected a clipping limit above 0, got {limit}.")
-        object.__setattr__(self, "limit", limit)
+        object.__setattr__(self, "limit", above_zero("a clipping limit above 0", self.limit))
 
     @property
     def text(self) -> str:

@@ -12,12 +12,12 @@ from rich.table import Table
 from engine.checks import whole
 from engine.registry import Registry
 from engine.systems import SYSTEMS
-from training.display import outcome_table
+from training.display import summary_table
 from training.experiment import Experiment, check_total, resume, train
 from training.gradients import GRADIENTS
 from training.machine import Machine, console
 from training.optimisers import OPTIMISERS
-from training.overview import summary
+from training.overview import first_paragraph
 from training.run import RunDirectory
 from training.session import ended, shown
 from training.settings import Comparison
@@ -114,7 +114,7 @@ def _conclude(path: Path, epochs: int) -> None:
         console.print(f"stopped before the first epoch; continue with: evenflow train --resume {path}")
         return
     threshold = experiment.task_options.build().success
-    console.print(outcome_table(labels, records[-1]["test_loss"], threshold))
+    console.print(summary_table(labels, records[-1]["test_loss"], threshold))
     if records[-1]["epoch"] < epochs:
         console.print(f"stopped early; continue with: evenflow train --resume {path}", highlight=False, soft_wrap=True)
     figure = loss_figure(run, labels)
@@ -130,7 +130,7 @@ class List:
         tasks = Table("task", "what it is", "options", "from", title="Tasks")
         for name, kind in TASKS.items():
             options = ", ".join(f"{key}={value}" for key, value in vars(kind()).items())
-            tasks.add_row(name, summary(kind), options, TASKS.origin(name))
+            tasks.add_row(name, first_paragraph(kind), options, TASKS.origin(name))
         gradients = Table("gradient", "also", "what flows back", "from", title="Gradients")
         for name, entry in GRADIENTS.items():
             gradients.add_row(entry.usage, ", ".join(entry.aliases), entry.description, GRADIENTS.origin(name))

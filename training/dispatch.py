@@ -12,7 +12,7 @@ from engine import SettingError
 from engine.checks import perhaps
 from training.arguments import HELP, Option, check, options_of, read
 from training.doors import load, load_all_installed
-from training.overview import print_overview, summary, task_summaries
+from training.overview import first_paragraph, print_overview, task_summaries
 from training.tasks import TASKS
 
 PLUGIN = "--plugin"
@@ -90,7 +90,7 @@ class CommandLine:
 
     def _member(self, group: str, name: str) -> str:
         """The word after that of a group; help or SettingError where there is none."""
-        known = {member: summary(kind) for member, kind in self.groups[group].items()}
+        known = {member: first_paragraph(kind) for member, kind in self.groups[group].items()}
         wanted = f"Expected a benchmark among {', '.join(known)} after {self.name} {group}"
         if name in ("", "-h", HELP):
             print_overview(f"{self.name} {group} BENCHMARK", "", Benchmarks=known)
@@ -102,7 +102,7 @@ class CommandLine:
     def _summary(self, name: str) -> str:
         if name in self.groups:
             return f"Benchmarks: {', '.join(self.groups[name])}."
-        return summary(self.with_task[(name,)] if (name,) not in self.plain else self.plain[(name,)])
+        return first_paragraph(self.with_task[(name,)] if (name,) not in self.plain else self.plain[(name,)])
 
 
 def _without_plugins(arguments: Sequence[str]) -> tuple[list[str], list[str]]:

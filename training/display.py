@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from training.summary import outcomes
+from training.summary import summaries
 from training.trainer import EpochRecord, Trainer
 from training.variant import Label
 
@@ -62,7 +62,7 @@ class TrainingProgress:
     def __call__(self, trainer: Trainer, record: EpochRecord) -> None:
         if self._unheard is not None:
             raise self._unheard
-        rows = outcomes(self._labels, record.test_loss, trainer.task.success)
+        rows = summaries(self._labels, record.test_loss, trainer.task.success)
         text = "  ".join(f"{row.group.name} {_number(row.median)}" for row in rows)
         self._progress.update(self._task, completed=record.epoch, description=f"test loss  {text}")
         due = record.epoch % max(1, self._epochs // _LINES) == 0 or record.epoch == self._epochs
@@ -102,13 +102,13 @@ class TrainingProgress:
         return f"{place}  update {trainer.updates} of {trainer.updates_per_epoch}, {seconds}"
 
 
-def outcome_table(labels: list[Label], test_loss: list[float | None], threshold: float | None) -> Table:
+def summary_table(labels: list[Label], test_loss: list[float | None], threshold: float | None) -> Table:
     """Each group's final test loss over its seeds."""
     table = Table("gradient", "seeds", "median", "lowest", "highest", title="Final test loss")
     if threshold is not None:
         table.add_column(f"below {threshold:g}")
     table.add_column("diverged")
-    for row in outcomes(labels, test_loss, threshold):
+    for row in summaries(labels, test_loss, threshold):
         cells = [row.group.name, str(len(row.group.members))]
         cells += [_number(value) for value in (row.median, row.lowest, row.highest)]
         table.add_row(*cells, *([] if row.solved is None else [str(row.solved)]), str(row.diverged))

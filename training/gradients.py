@@ -17,10 +17,13 @@ from engine import (
     PHYSICS_ONLY,
     POLICY_ONLY,
     AdjointRule,
+    Balance,
     ClipNorm,
+    ClipValue,
     Decay,
     KeepSize,
     PathRule,
+    RandomCut,
     SettingError,
     StepAgreement,
     Truncate,
@@ -299,3 +302,8 @@ with registering(SHIPPED):
     )
     register_gradient("keep-size", KeepSize(), "along R's adjoint at the size without the policy path, at every step")
     register_gradient("cautious", Cautious, "the optimiser's step only where it descends along the gradient")
+    register_gradient("clip-value", ClipValue, "each component of the adjoint within the limit at every step")
+    register_gradient(
+        "balance", Balance, "the policy path at most `ratio` times the size of the physics path, at every step"
+    )
+    register_gradient("random-cut", RandomCut, "cut at random, what passes divided by its probability: R in the mean")

@@ -51,23 +51,29 @@ def from_json(line: str | bytes) -> Any:
         return None
 
 
+def json_lines(file: Path, what: str) -> list[tuple[Any, bytes]]:
+    """What each complete line of a file says, None where that is not JSON, and how it stands; RunError if unreadable.
+
+    One cut off by a kill is left out, and none are there without a file.
+    """
+    try:
+        return [(from_json(line), line + b"\n") for line in complete_lines(file)]
+    except OSError as error:
+        raise RunError(f"Expected {what} that can be read, got {file}: {reason(error)}.") from error
+
+
 def _refuse(name: str) -> None:
     raise ValueError(name)
 
 
 def _read(file: Path, members: int | None) -> list[tuple[Record, bytes]]:
-    try:
-        lines = complete_lines(file)
-    except OSError as error:
-        raise RunError(f"Expected metrics that can be read, got {file}: {reason(error)}.") from error
     found = []
-    for number, line in enumerate(lines, start=1):
-        record = from_json(line)
+    for number, (record, line) in enumerate(json_lines(file, "metrics"), start=1):
         fault = _fault(record, number, members)
         if fault:
             raise RunError(f"Expected an epoch's losses as JSON in line {number} of {file}, got {fault}.")
         members = len(record["test_loss"])
-        found.append((record, line + b"\n"))
+        found.append((record, line))
     return found
 
 

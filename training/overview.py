@@ -21,9 +21,9 @@ def print_overview(usage: str, about: str, **sections: Mapping[str, str]) -> Non
 
 def task_summaries() -> dict[str, str]:
     """What each task is."""
-    return {name: summary(kind) for name, kind in TASKS.items()}
+    return {name: first_paragraph(kind) for name, kind in TASKS.items()}
 
 
-def summary(kind: type) -> str:
+def first_paragraph(kind: type) -> str:
     """The first paragraph of a docstring, in one line."""
     return " ".join((kind.__doc__ or "").split("\n\n")[0].split())

@@ -28,9 +28,9 @@ from training.lock import LOCK, only_writer
 from training.metrics import first_lines, read_metrics
 from training.trainer import Divergence, EpochRecord, Trainer
 
-__all__ = ["FORMAT", "RunDirectory", "read_checkpoint"]
+__all__ = ["RUN_FORMAT", "RunDirectory", "read_checkpoint"]
 
-FORMAT = 1
+RUN_FORMAT = 1
 _KIND = "evenflow run"
 _CONFIG, _METRICS, _CHECKPOINTS = "config.yaml", "metrics.jsonl", "checkpoints"
 
@@ -62,7 +62,7 @@ class RunDirectory:
                 with run.writing():
                     _check_empty(path)
                     (path / _CHECKPOINTS).mkdir(exist_ok=True)
-                    head = {"kind": _KIND, "format": FORMAT}
+                    head = {"kind": _KIND, "format": RUN_FORMAT}
                     write_whole(path / _CONFIG, yaml.safe_dump({**head, **config}, sort_keys=False))
             except BaseException:
                 _remove_empty(path / _CHECKPOINTS, made)
@@ -86,8 +86,10 @@ class RunDirectory:
         if not isinstance(config, dict) or config.pop("kind", None) != _KIND:
             raise RunError(f"Expected {file} to describe a run, got other content.")
         version = config.pop("format", None)
-        if version != FORMAT:
-            raise RunError(f"Expected a run of format {FORMAT}, got format {version!r} in {file}; use its own version.")
+        if version != RUN_FORMAT:
+            raise RunError(
+                f"Expected a run of format {RUN_FORMAT}, got format {version!r} in {file}; use its own version."
+            )
         return cls(path, config)
 
     @contextmanager
@@ -205,7 +207,7 @@ class RunDirectory:
         file = self.path / _CONFIG
         wanted = {**self.config, "epochs": epochs}
         text = re.sub(r"^epochs:[^\n]*", f"epochs: {epochs}", file.read_text(encoding="utf-8"), flags=re.MULTILINE)
-        whole = {"kind": _KIND, "format": FORMAT, **wanted}
+        whole = {"kind": _KIND, "format": RUN_FORMAT, **wanted}
         if yaml.safe_load(text) != whole:
             text = yaml.safe_dump(whole, sort_keys=False)
         write_whole(file, text)

@@ -24,7 +24,7 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class GroupSummary:
     """A group's test loss after the last epoch, over the members that did not diverge (None if all did).
 
     Attributes:
@@ -53,7 +53,9 @@ def groups(labels: Sequence[Label]) -> list[Group]:
     return sorted(result, key=lambda group: rank_of(group.variant.gradient))
 
 
-def outcomes(labels: Sequence[Label], test_loss: Sequence[float | None], threshold: float | None) -> list[Outcome]:
+def summaries(
+    labels: Sequence[Label], test_loss: Sequence[float | None], threshold: float | None
+) -> list[GroupSummary]:
     """Summarise the test losses of one epoch (NaN or None: diverged), group by group."""
     result = []
     for group in groups(labels):
@@ -63,5 +65,5 @@ def outcomes(labels: Sequence[Label], test_loss: Sequence[float | None], thresho
         median, lowest, highest = (
             (statistics.median(finite), min(finite), max(finite)) if finite else (None, None, None)
         )
-        result.append(Outcome(group, median, lowest, highest, solved, len(losses) - len(finite)))
+        result.append(GroupSummary(group, median, lowest, highest, solved, len(losses) - len(finite)))
     return result

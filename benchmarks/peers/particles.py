@@ -1,43 +1,17 @@
-"""The same steps in JAX and in torch eager, beside which `evenflow bench scale` times ours.
+"""Steps of particles as expressions, for any library of arrays `xp`: jax.numpy or torch.
 
-Structure of arrays, float32, one step and the pull-back of an adjoint through it. JAX comes in two forms, both jitted
-and differentiated by `jax.vjp`: matrices of all pairs, as it is usually written, and blocks of rows under `lax.map`
-with `jax.checkpoint`, which never hold more than a block and were the fastest of six ways that were tried. Torch is
-eager autograd: its forward step records the graph, its adjoint is the backward pass through it.
+Structure of arrays, float32, one step; how pairs are summed is the peer's own.
 """
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
-from benchmarks.peers.cart_pole import require
+from benchmarks.peers.peer import SumPairs
 from engine.systems.fluid import lattice_sum
 from engine.systems.guidance import DRIVER_DAMPING, EVADER_DAMPING, FLIGHT, SEPARATION, SOFTENING, SPACING
 
-# Rows of pairs that a block of JAX holds: 64 to 250 were equally fast.
-_ROWS = 80
 _TINY = 1e-30
-
-SumPairs = Callable[..., Any]
-"""sum_pairs(ours [dim, n], theirs [dim, m], weight) = Σ_k weight(|r_ik|²) r_ik, r_ik = ours_i - theirs_k: [dim, n]."""
-PeerStep = Callable[[Any, Any, SumPairs], Callable[[Any, Any], Any]]
-"""peer_step(xp, system, sum_pairs), xp jax.numpy or torch: a step of state [rows, N] and control [rows, actuators]."""
-
-
-@dataclass(frozen=True)
-class Timed:
-    """A side's step and adjoint, bound to their inputs; each call returns when it is done.
-
-    Attributes:
-        forward: next state [rows, N].
-        adjoint: (Aᵀλ [rows, N], Bᵀλ [rows, actuators]), after `forward`.
-    """
-
-    forward: Callable[[], Any]
-    adjoint: Callable[[], tuple[Any, Any]]
 
 
 def swarm_step(xp: Any, system: Any, sum_pairs: SumPairs) -> Callable[[Any, Any], Any]:
@@ -120,65 +94,3 @@ def fluid_step(xp: Any, system: Any, sum_pairs: SumPairs) -> Callable[[Any, Any]
         return xp.concatenate([half + 0.5 * dt * velocity, velocity], 0)
 
     return step
-
-
-def jax_peer(make: PeerStep, system: Any, arrays: Sequence[np.ndarray], in_blocks: bool) -> Timed:
-    """Jitted step and vjp for (state, control, next_adjoint), without the batch axis."""
-    jax, jnp = require("jax"), require("jax.numpy")
-
-    def plain(ours: Any, theirs: Any, weight: Callable[[Any], Any]) -> Any:
-        return _matrix_sum(jnp, ours, theirs, weight)
-
-    def blocked(ours: Any, theirs: Any, weight: Callable[[Any], Any]) -> Any:
-        dim, count = ours.shape
-        if count <= _ROWS:
-            return plain(ours, theirs, weight)
-        blocks = -(-count // _ROWS)
-        padded = jnp.pad(ours, ((0, 0), (0, blocks * _ROWS - count)))
-        rows = padded.reshape(dim, blocks, _ROWS).swapaxes(0, 1)
-        sums = jax.lax.map(jax.checkpoint(lambda block: plain(block, theirs, weight)), rows)
-        return sums.swapaxes(0, 1).reshape(dim, -1)[:, :count]
-
-    step = make(jnp, system, blocked if in_blocks else plain)
-    state, control, next_adjoint = (jax.device_put(array, jax.devices("cpu")[0]) for array in arrays)
-    forward = jax.jit(step)
-    adjoint = jax.jit(lambda x, u, following: jax.vjp(step, x, u)[1](following))
-    return Timed(
-        lambda: jax.block_until_ready(forward(state, control)),
-        lambda: jax.block_until_ready(adjoint(state, control, next_adjoint)),
-    )
-
-
-def torch_peer(make: PeerStep, system: Any, arrays: Sequence[np.ndarray]) -> Timed:
-    """Eager step and backward pass for (state, control, next_adjoint), without the batch axis."""
-    torch = require("torch")
-    step = make(torch, system, lambda *given: _matrix_sum(torch, *given))
-    state, control, next_adjoint = (torch.tensor(array) for array in arrays)
-    state.requires_grad_()
-    control.requires_grad_()
-    graph = None
-
-    def forward() -> Any:
-        nonlocal graph
-        graph = None
-        graph = step(state, control)
-        return graph.detach()
-
-    def adjoint() -> tuple[Any, Any]:
-        return torch.autograd.grad(graph, (state, control), next_adjoint, retain_graph=True)
-
-    return Timed(forward, adjoint)
-
-
-def _matrix_sum(xp: Any, ours: Any, theirs: Any, weight: Callable[[Any], Any]) -> Any:
-    away = [row[:, None] - other[None, :] for row, other in zip(ours, theirs, strict=True)]
-    weights = weight(sum(one * one for one in away))
-    return xp.stack([(weights * one).sum(1) for one in away])
-
-
-SIDES = {
-    "JAX": ("jax", lambda *given: jax_peer(*given, in_blocks=False)),
-    "JAX in blocks": ("jax", lambda *given: jax_peer(*given, in_blocks=True)),
-    "torch eager": ("torch", torch_peer),
-}
-"""Peers by name: the module each needs, and how to make it."""

@@ -1,19 +1,17 @@
-"""Guidance and quantum control in JAX, beside which `evenflow bench speed` times ours.
+"""Guidance and quantum control in JAX: what a peer needs of a task.
 
-As JAX is usually written: one jitted call of `jax.grad` through a `lax.scan`, `stop_gradient` where a path is cut, and
-Adam as Keras has it. The pair forces are all-pairs expressions, the Crank-Nicolson step a tridiagonal solve
-(`lax.linalg`), the convolutions `lax.conv_general_dilated`. Parameters come from our trainer, so that gradients can be
-compared.
+The pair forces are all-pairs expressions, the Crank-Nicolson step a tridiagonal solve (`lax.linalg`), the convolutions
+`lax.conv_general_dilated`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from benchmarks.peers.cart_pole import SWEEPS, Peer, combine, compiled_peer, require
+from benchmarks.peers.peer import require
 
 Function = Callable[..., Any]
 
@@ -33,29 +31,6 @@ class PeerTask:
     step: Function
     cost: Function
     horizon: int
-
-
-def jax_task_peer(task: PeerTask, parameters: Sequence[np.ndarray], initial: np.ndarray, variant: str) -> Peer:
-    """An update of this task by `jax.grad`."""
-    jax, jnp = require("jax"), require("jax.numpy")
-
-    def loss(given: Any, start: Any, sweep: tuple[bool, bool]) -> Any:
-        physics_open, policy_open = sweep
-        stopped = jax.lax.stop_gradient
-
-        def advance(state: Any, _: None) -> Any:
-            control = task.policy(given, state if policy_open else stopped(state))
-            following = task.step(state if physics_open else stopped(state), control)
-            return following, (following, control)
-
-        _, (states, controls) = jax.lax.scan(advance, start, None, task.horizon)
-        return task.cost(states, controls)
-
-    def gradient(given: Any, start: Any) -> Any:
-        found = [jax.grad(loss)(given, start, sweep) for sweep in SWEEPS[variant]]
-        return jax.tree.map(lambda *each: combine(jnp, each), *found)
-
-    return compiled_peer(f"JAX {variant}, jax.grad", list(parameters), initial, gradient)
 
 
 def guidance_task(drivers: int, horizon: int, dt: float, regularisation: float) -> PeerTask:

@@ -1,4 +1,4 @@
-"""The particle systems that are measured: one entry each.
+"""The particle systems that are measured: one entry each; and every registered system, against samples.
 
 A system is added by one more `Case`: how to build it with N particles, how to draw a start, how to count the pairs
 that interact. All draws come from one generator, so that every side starts from the same particles; particles that are
@@ -13,11 +13,13 @@ from typing import Any
 
 import torch
 
-from benchmarks.peers.particles import SIDES, PeerStep, fluid_step, n_body_step, swarm_step
+from benchmarks.peers.particles import fluid_step, n_body_step, swarm_step
+from benchmarks.peers.peer import PeerStep
 from engine import SettingError, System
+from engine.checks import perhaps
 from engine.particles.neighbours import Neighbours
-from engine.systems import Fluid, NBody, Swarm
-from policies import Moments, Policy
+from engine.systems import SYSTEMS, Fluid, NBody, Swarm
+from policies import MLP, Moments, Policy
 
 DRIVERS = 8
 THRUSTERS = 8
@@ -27,6 +29,7 @@ RADIUS, DENSITY = 0.5, 32.0
 ALL_PAIRS_SIZES = (1000, 2000, 4000, 8000, 16_000, 30_000)
 CELL_SIZES = (1000, 3000, 10_000, 30_000, 100_000, 300_000, 1_000_000)
 PLANAR_GOALS = (0.5, 1.0)
+SAMPLES, MOST_SAMPLES = (64, 256, 1024, 4096, 16_384), 10_000_000
 
 
 @dataclass(frozen=True)
@@ -40,11 +43,11 @@ class Case:
         largest: number of particles beyond which it is not tried.
         build: the system of N particles.
         draw: a state [1, *state_shape] and a control [1, *control_shape] in float64 from a seeded generator.
-        pairs: how many ordered pairs (i, k), i ≠ k, interact in a state [1, *state_shape].
+        pairs: how many ordered pairs (i, k), i ≠ k, interact in a state [1, *state_shape]; None where none are counted.
         all_pairs: whether every pair interacts; otherwise the cost should grow as N.
         peer_step: the same step for JAX and torch, None where there is none.
         policy: the controller of long rollouts.
-        sides: the peers that it has.
+        without: names of the peers that are not measured beside it.
         ns_per_pair: what a step and its adjoint should cost at most for each pair, on 2 cores; None without a goal.
     """
 
@@ -54,14 +57,18 @@ class Case:
     largest: int
     build: Callable[[int], System]
     draw: Callable[[Any, torch.Generator], tuple[torch.Tensor, torch.Tensor]]
-    pairs: Callable[[Any, torch.Tensor], int]
+    pairs: Callable[[Any, torch.Tensor], int] | None
     all_pairs: bool
     peer_step: PeerStep | None
     policy: Callable[[System], Policy]
     ns_per_pair: tuple[float, float] | None = None
-    sides: tuple[str, ...] = tuple(SIDES)
+    without: tuple[str, ...] = ()
 
-    def start(self, system: System) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def count(self, system: System, state: torch.Tensor) -> int | None:
+        """How many pairs interact, where they are counted."""
+        return None if self.pairs is None else self.pairs(system, state)
+
+    def start(self, system: System, particles: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """State, control and an adjoint of the next state, the same for every side, in float32."""
         generator = torch.Generator().manual_seed(0)
         state, control = self.draw(system, generator)
@@ -69,12 +76,41 @@ class Case:
         return tuple(tensor.to(torch.float32).contiguous() for tensor in (state, control, adjoint))  # type: ignore[return-value]
 
 
+class SamplesCase(Case):
+    """A registered system as `evenflow check` builds it, measured against the number of samples in a batch."""
+
+    def start(self, system: System, particles: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """As of a case, with a sample for each of so many "particles"."""
+        generator = torch.Generator().manual_seed(0)
+        state, control = draw_samples(system, generator, particles)
+        return state, control, torch.randn(state.shape, generator=generator)
+
+
 def case_named(name: str) -> Case:
-    """The case of this name; SettingError if there is none."""
+    """The case of this name, or that of the registered system; SettingError if there is neither."""
     for case in CASES:
         if case.name == name:
             return case
-    raise SettingError(f"Expected systems among {', '.join(case.name for case in CASES)}, got {name!r}.")
+    if name not in SYSTEMS:
+        known = dict.fromkeys([*(case.name for case in CASES), *SYSTEMS])
+        raise SettingError(f"Expected systems among {', '.join(known)}, got {name!r}{perhaps(name, known)}.")
+    make = SYSTEMS[name]
+    return SamplesCase(
+        name, f"{name}, samples", SAMPLES, MOST_SAMPLES, lambda samples: make(), draw_samples, None, False, None, dense
+    )
+
+
+def draw_samples(system: System, generator: torch.Generator, samples: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
+    """Components between -1/2 and 1/2, where registered systems are smooth; float32."""
+    state, control = (
+        torch.rand(samples, *of, generator=generator) for of in (system.state_shape, system.control_shape)
+    )
+    return state - 0.5, control - 0.5
+
+
+def dense(system: System) -> MLP:
+    """A small dense network for any system."""
+    return MLP(system.state_shape, system.control_shape, hidden=(32,))
 
 
 def build_swarm(particles: int, radius: float | None) -> Swarm:
@@ -170,11 +206,11 @@ CASES = (
     ),
     Case(
         "fluid", "fluid in 2-D, cells", CELL_SIZES, 10_000_000, partial(build_fluid, dim=2), draw_fluid, fluid_pairs,
-        False, fluid_step, _fluid_policy, sides=("JAX", "torch eager"),
+        False, fluid_step, _fluid_policy, without=("JAX in blocks",),
     ),
     Case(
         "fluid-3d", "fluid in 3-D, cells", CELL_SIZES, 10_000_000, partial(build_fluid, dim=3), draw_fluid, fluid_pairs,
-        False, fluid_step, _fluid_policy, sides=("JAX", "torch eager"),
+        False, fluid_step, _fluid_policy, without=("JAX in blocks",),
     ),
     Case(
         "n-body", "n-body in 2-D", ALL_PAIRS_SIZES, 30_000, partial(build_n_body, dim=2), draw_n_body,

@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from matplotlib.axes import Axes
 
 from benchmarks.apart import DONE
-from benchmarks.peers.particles import SIDES
+from benchmarks.peers.table import peers_of_particles
 from benchmarks.scale.cases import case_named
 from benchmarks.scale.findings import PARTS, memory_taken, milliseconds, per_pair, steps_of, systems_of
 from benchmarks.scale.study import Record
@@ -16,10 +17,8 @@ from training.style import WIDEST, legend_below, new_figure, panel_figure, plain
 from training.viewing.palette import styles_of
 
 # Sides differ in colour and marker, parts in dashes.
-_LOOK_OF = {
-    side: {"color": style.colour, "marker": marker, "markersize": 4}
-    for side, style, marker in zip((OURS, *SIDES), styles_of("RMSNC").values(), "osD^v", strict=False)
-}
+_COLOURS = [style.colour for style in styles_of("RMSNC").values()]
+_MARKERS = "osD^vPX*"
 _LINE_OF = dict(zip(PARTS, ("-", "--"), strict=True))
 
 
@@ -28,12 +27,20 @@ def draw(found: Sequence[Record], out: Path) -> list[Path]:
     written = []
     if any(steps_of(found, system) for system in systems_of(found)):
         written.append(_by_system(found, out / "cost.png", "ms", milliseconds))
-        written.append(_by_system(found, out / "pair.png", "ns for each pair", per_pair))
+        counted = [record for record in found if record.get("pairs")]
+        if counted:
+            written.append(_by_system(counted, out / "pair.png", "ns for each pair", per_pair))
         written.append(_memory(found, out / "memory.png"))
     horizons = [record for record in found if record["kind"] == "horizon" and record["status"] == DONE]
     if horizons:
         written.append(_horizon(horizons, out / "horizon.png"))
     return written
+
+
+def _look(side: str) -> dict[str, Any]:
+    place = (OURS, *peers_of_particles()).index(side)
+    marker = _MARKERS[place % len(_MARKERS)]
+    return {"color": _COLOURS[place % len(_COLOURS)], "marker": marker, "markersize": 4}
 
 
 def _by_system(found: Sequence[Record], path: Path, label: str, value: Callable[[Record, str], float]) -> Path:
@@ -44,7 +51,7 @@ def _by_system(found: Sequence[Record], path: Path, label: str, value: Callable[
             for part in PARTS:
                 axes.plot(
                     [record["particles"] for record in records], [value(record, part) for record in records],
-                    _LINE_OF[part], **_LOOK_OF[side], label=f"{side}, {part}",
+                    _LINE_OF[part], **_look(side), label=f"{side}, {part}",
                 )  # fmt: skip
         _finish(axes, case_named(system).title, "particles")
     legend_below(figure, panels)
@@ -58,7 +65,7 @@ def _memory(found: Sequence[Record], path: Path) -> Path:
         for side, records in _sides(found, system):
             sizes = [record["particles"] for record in records]
             taken = [memory_taken(record) / 2**20 for record in records]
-            axes.plot(sizes, taken, **_LOOK_OF[side], label=side)
+            axes.plot(sizes, taken, **_look(side), label=side)
         _finish(axes, case_named(system).title, "particles")
     legend_below(figure, panels)
     return save_ours(figure, path)
@@ -68,13 +75,13 @@ def _horizon(records: Sequence[Record], path: Path) -> Path:
     figure, (times, memory) = new_figure(WIDEST, 3.6, 2)
     steps = [record["horizon"] for record in records]
     for name, line in (("forward", "-"), ("backward", "--")):
-        times.plot(steps, [record[f"{name}_s"] for record in records], line, **_LOOK_OF[OURS], label=name)
+        times.plot(steps, [record[f"{name}_s"] for record in records], line, **_look(OURS), label=name)
     stored = [record["state_bytes"] * (record["horizon"] + 1) / 2**20 for record in records]
     memory.plot(steps, stored, ":", color="0.4", marker="o", markersize=3, label="all states")
     for name, line in (("predicted", "--"), ("peak", "-")):
         shown = [record[f"{name}_bytes"] / 2**20 for record in records]
         label = "measured" if name == "peak" else name
-        memory.plot(steps, shown, line, **_LOOK_OF[OURS], label=label)
+        memory.plot(steps, shown, line, **_look(OURS), label=label)
     memory.axhline(parse_bytes(records[0]["memory"]) / 2**20, color="0.7", linewidth=2.0, label="budget")
     title = f"{case_named(records[0]['system']).title}, {records[0]['particles']:,} particles"
     for axes, label in ((times, "s"), (memory, "MiB")):
@@ -85,7 +92,7 @@ def _horizon(records: Sequence[Record], path: Path) -> Path:
 
 
 def _sides(found: Sequence[Record], system: str) -> list[tuple[str, list[Record]]]:
-    sides = [(side, steps_of(found, system, side)) for side in (OURS, *SIDES)]
+    sides = [(side, steps_of(found, system, side)) for side in (OURS, *peers_of_particles())]
     return [(side, records) for side, records in sides if records]
 
 

@@ -15,7 +15,7 @@ from benchmarks.scale.cases import case_named
 from benchmarks.scale.figures import draw
 from benchmarks.scale.findings import memory_taken, milliseconds, per_pair
 from benchmarks.scale.settings import ScaleSettings
-from benchmarks.scale.study import FORMAT, Record, summary, take_all
+from benchmarks.scale.study import SCALE_FORMAT, Record, in_words, take_all
 from benchmarks.scale.worker import OURS
 from engine.memory import parse_bytes
 from training.files import write_ours
@@ -43,7 +43,7 @@ def scale(settings: ScaleSettings, out: Path, console: Console) -> list[Path]:
             table.add_row(*row)
         console.print(table)
     plain = {
-        "format": FORMAT,
+        "format": SCALE_FORMAT,
         "machine": records.machine,
         "settings": asdict(settings),
         "measurements": found,
@@ -63,8 +63,10 @@ def tables_of(found: Sequence[Record]) -> list[tuple[str, Sequence[str], list[li
     for system in findings.systems_of(found):
         result.append((f"{case_named(system).title}", _STEP_HEAD, _step_rows(found, system)))
     checks = [record for record in found if record["kind"] == "check"]
-    if checks:
-        rows = [[case_named(record["system"]).title, record["side"], summary(record)] for record in checks]
+    rows = [[case_named(record["system"]).title, record["side"], in_words(record)] for record in checks]
+    alone = [case_named(system) for system in findings.systems_of(found)]
+    rows += [[case.title, "no peer", "none here computes this step"] for case in alone if case.peer_step is None]
+    if rows:
         result.append(("Peers compared with ours", ("system", "side", "next state and adjoint"), rows))
     lines = [
         [case_named(system).title, part, f"{line.slope:.3f} ± {line.error:.3f}", str(line.sizes)]
@@ -94,10 +96,12 @@ def _step_rows(found: Sequence[Record], system: str) -> list[list[str]]:
             continue
         row = [f"{record['particles']:,}", record["side"]]
         if record["status"] != DONE:
-            rows.append([*row, summary(record), *[""] * (len(_STEP_HEAD) - 3)])
+            rows.append([*row, in_words(record), *[""] * (len(_STEP_HEAD) - 3)])
             continue
         row += [f"{milliseconds(record, part):.3g}" for part in findings.PARTS]
-        row += [f"{record['pairs']:.2e}", *(f"{per_pair(record, part):.2f}" for part in findings.PARTS)]
+        pairs = record["pairs"]  # None where they are not counted
+        row += [f"{pairs:.2e}" if pairs else ""]
+        row += [f"{per_pair(record, part):.2f}" if pairs else "" for part in findings.PARTS]
         row += [_mebibytes(memory_taken(record)), _mebibytes(record["adjoint_bytes"])]
         mine = ours.get(record["particles"])
         compared = mine is not None and record["side"] != OURS
@@ -112,7 +116,7 @@ def _step_rows(found: Sequence[Record], system: str) -> list[list[str]]:
 def _horizon_row(record: Record) -> list[str]:
     row = [f"{record['particles']:,}", f"{record['horizon']:,}"]
     if record["status"] != DONE:
-        return [*row, summary(record), *[""] * (len(_HORIZON_HEAD) - 3)]
+        return [*row, in_words(record), *[""] * (len(_HORIZON_HEAD) - 3)]
     spent = record["forward_s"] + record["backward_s"]
     return [
         *row,

@@ -24,7 +24,8 @@ class ScaleSettings:
         "n-body",
         "n-body-3d",
     )
-    """Systems to measure; `evenflow bench scale --systems` with an unknown name lists them."""
+    """Systems of particles, measured against N, and any other registered one, against samples in a batch; an unknown
+    name lists them."""
     sizes: tuple[int, ...] = ()
     """Numbers of particles; by default the system's own. Sizes above what a system of all pairs is for are left out."""
     peers: bool = True

@@ -13,17 +13,19 @@ from typing import Any
 from rich.console import Console
 
 from benchmarks import apart
-from benchmarks.peers.particles import SIDES
-from benchmarks.scale.cases import CASES, Case, case_named
+from benchmarks.peers.table import peers_of_particles
+from benchmarks.scale.cases import Case, case_named
 from benchmarks.scale.settings import ScaleSettings
 from benchmarks.scale.worker import OURS, Job, job_text
 from engine import SettingError
 from engine.memory import parse_bytes
 from training.errors import RunError
-from training.files import reason, write_whole
+from training.files import add_lines, reason
 from training.lock import LOCK, only_writer
+from training.metrics import json_lines
+from training.plugins import to_load_again
 
-FORMAT = 1
+SCALE_FORMAT = 1
 # A peer whose next state or adjoint differs from ours by more of its norm computes something else.
 TOLERANCE = 1e-4
 # Particles with which peers are compared; no multiple of what they cut their rows into.
@@ -60,7 +62,7 @@ class Records:
         except OSError as error:
             raise RunError(f"Expected a directory that can be made, got {out}: {reason(error)}.") from error
         self.all: list[Record] = []
-        self._add({"format": FORMAT, "machine": self.machine})
+        self._add({"format": SCALE_FORMAT, "machine": self.machine})
 
     def find(self, job: Job, settings: ScaleSettings) -> Record | None:
         """What is known of a job; a measurement that failed, or hit lower limits than now, is not."""
@@ -76,7 +78,7 @@ class Records:
     def take(self, job: Job, settings: ScaleSettings) -> Record:
         """Measure, and append what was found."""
         memory = parse_bytes(settings.memory_limit)
-        ended = apart.run_module("benchmarks.scale.worker", [job_text(job)], settings.limit, memory)
+        ended = apart.run_module("benchmarks.scale.worker", [job_text(job), *to_load_again()], settings.limit, memory)
         record = asdict(job) | {
             "status": ended.status,
             "seconds": round(ended.seconds, 3),
@@ -92,30 +94,28 @@ class Records:
         return record
 
     def _add(self, entry: Record) -> None:
-        """Write a line after the whole ones that are there; one that a kill cut off goes."""
         try:
-            whole, newline, _ = (self.path.read_bytes() if self.path.exists() else b"").rpartition(b"\n")
-            write_whole(self.path, whole + newline + json.dumps(entry).encode() + b"\n")
+            add_lines(self.path, [json.dumps(entry)])
         except OSError as error:
             raise RunError(f"Expected measurements that can be written, got {self.path}: {reason(error)}.") from error
 
     def _read(self) -> list[Record]:
-        whole = self.path.read_text(errors="replace").rpartition("\n")[0]  # without a line that a kill cut off
-        try:
-            head, *records = [json.loads(line) for line in whole.splitlines()]
-            known = head["format"] == FORMAT and all(isinstance(record["status"], str) for record in records)
-        except (ValueError, KeyError, TypeError):
-            head, records, known = {}, [], False
+        head, *records = [entry for entry, _ in json_lines(self.path, "measurements")] or [None]
+        known = isinstance(head, dict) and head.get("format") == SCALE_FORMAT and all(map(_is_record, records))
         if not known:
             raise RunError(
                 f"Expected measurements of a scaling study in {self.path}, got something else; choose another --out."
             )
-        if head["machine"] != self.machine:
+        if head.get("machine") != self.machine:
             raise RunError(
                 f"Expected the machine and the versions that {self.path} was measured with, got others; choose "
                 "another --out."
             )
         return records
+
+
+def _is_record(value: Any) -> bool:
+    return isinstance(value, dict) and isinstance(value.get("status"), str)
 
 
 def take_all(settings: ScaleSettings, out: Path, console: Console) -> tuple[list[Record], Records]:
@@ -140,7 +140,7 @@ def _take_each(settings: ScaleSettings, records: Records, jobs: Iterable[Job], c
         if record is None:
             with console.status(_describe(job)):
                 record = records.take(job, settings)
-        console.print(f"{_describe(job)}: {summary(record)}", style="dim", highlight=False, soft_wrap=True)
+        console.print(f"{_describe(job)}: {in_words(record)}", style="dim", highlight=False, soft_wrap=True)
         found.append(record)
         if record["status"] != apart.DONE:
             stopped.add((job.kind, job.system, job.side))
@@ -149,7 +149,7 @@ def _take_each(settings: ScaleSettings, records: Records, jobs: Iterable[Job], c
     return found
 
 
-def summary(record: Record) -> str:
+def in_words(record: Record) -> str:
     """What came of a measurement, in a few words."""
     if record["status"] == apart.OVER_TIME:
         return f"over {record['limit']:g} s"
@@ -185,7 +185,7 @@ def _horizons(settings: ScaleSettings, case: Case, threads: int) -> Iterator[Job
 def _sides(case: Case) -> list[str]:
     if case.peer_step is None:
         return []
-    return [side for side in case.sides if importlib.util.find_spec(SIDES[side][0]) is not None]
+    return [name for name, peer in peers_of_particles().items() if name not in case.without and peer.installed]
 
 
 def _threads(settings: ScaleSettings) -> int:
@@ -196,7 +196,7 @@ def _threads(settings: ScaleSettings) -> int:
 
 
 def _describe(job: Job) -> str:
-    title = next(case.title for case in CASES if case.name == job.system)
+    title = case_named(job.system).title
     if job.kind == "check":
         return f"{title}: {job.side} compared"
     if job.kind == "horizon":

@@ -1,4 +1,4 @@
-"""One measurement in a process of its own: `python -m benchmarks.scale.worker JOB` prints its result as JSON.
+"""One measurement in a process of its own: `python -m benchmarks.scale.worker JOB PLUGIN...` prints its result as JSON.
 
 step      ms of a step and of its adjoint, the pairs that interacted, the memory that each took
 check     how far a peer's next state and adjoint are from ours
@@ -17,10 +17,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.peers.particles import SIDES, Timed
+from benchmarks.peers.peer import Timed
+from benchmarks.peers.table import peers_of_particles
 from benchmarks.scale.cases import Case, case_named
 from engine import FULL, EvenflowError, PeakMemory, Rollout, System, init
 from engine.norms import norm_of_array
+from training.doors import load
 
 OURS = "Evenflow"
 # A call is repeated so often and so long, but no longer than the patience once it has run a first time.
@@ -63,7 +65,7 @@ def _step(job: Job, case: Case) -> dict[str, Any]:
         _warm_peer(job.side)
     with PeakMemory() as of_forward:
         system = case.build(job.particles)
-        given = case.start(system)
+        given = case.start(system, job.particles)
         timed = _ours(system, *given) if job.side == OURS else _peer(job.side, case, system, *given)
         timed.forward()
     with PeakMemory() as of_adjoint:
@@ -75,13 +77,13 @@ def _step(job: Job, case: Case) -> dict[str, Any]:
         "forward_ms": _times(timed.forward),
         "adjoint_ms": _times(timed.adjoint),
     }
-    return result | {"pairs": case.pairs(system, given[0])}
+    return result | {"pairs": case.count(system, given[0])}
 
 
 def check(job: Job, case: Case) -> dict[str, Any]:
     """The largest |theirs - ours| / |ours| of next state, adjoint and cotangent."""
     system = case.build(job.particles)
-    given = case.start(system)
+    given = case.start(system, job.particles)
     found = []
     for timed in (_ours(system, *given), _peer(job.side, case, system, *given)):
         found.append([np.asarray(part).squeeze() for part in (timed.forward(), *timed.adjoint())])
@@ -97,20 +99,20 @@ class FinalSpread:
         return None
 
     def final(self, state: torch.Tensor) -> torch.Tensor:
-        return state[:, : state.shape[1] // 2].square().flatten(1).mean(1)
+        return state[:, : max(1, state.shape[1] // 2)].square().flatten(1).mean(1)
 
 
 def _horizon(job: Job, case: Case) -> dict[str, Any]:
     assert job.horizon is not None
     with PeakMemory() as warm:
         system = case.build(job.particles)
-        state, _, _ = case.start(system)
+        state, _, _ = case.start(system, job.particles)
         policy = case.policy(system)
         policy.initialise(0, torch.Generator().manual_seed(0))
-        _roll(Rollout(system, policy, 1, 1), state)
+        _roll(Rollout(system, policy, 1, len(state)), state)
     with PeakMemory() as peak:
         started = time.perf_counter()
-        rollout = Rollout(system, policy, job.horizon, 1, memory=job.memory)
+        rollout = Rollout(system, policy, job.horizon, len(state), memory=job.memory)
         prepared = time.perf_counter()
         rollout.forward(state)
         forward = time.perf_counter()
@@ -128,8 +130,8 @@ def _horizon(job: Job, case: Case) -> dict[str, Any]:
         "warm_bytes": warm.bytes,
         "peak_bytes": peak.bytes,
         "finite": bool(adjoint.isfinite().all()),
-        "pairs_first": case.pairs(system, state),
-        "pairs_last": case.pairs(system, rollout.final_state),
+        "pairs_first": case.count(system, state),
+        "pairs_last": case.count(system, rollout.final_state),
     }
 
 
@@ -160,12 +162,14 @@ def _ours(system: System, state: torch.Tensor, control: torch.Tensor, next_adjoi
 
 def _peer(side: str, case: Case, system: System, *given: torch.Tensor) -> Timed:
     assert case.peer_step is not None
-    return SIDES[side][1](case.peer_step, system, [tensor[0].numpy().copy() for tensor in given])
+    make = peers_of_particles()[side].step
+    assert make is not None
+    return make(case.peer_step, system, [tensor[0].numpy().copy() for tensor in given])
 
 
 def _warm_peer(side: str) -> None:
     """Load what the peer loads with its first call, so that it does not count as memory of the step."""
-    if SIDES[side][0] == "jax":
+    if peers_of_particles()[side].needs == "jax":
         import jax
 
         jax.block_until_ready(jax.jit(lambda x: x + 1)(np.zeros(8, np.float32)))
@@ -196,6 +200,8 @@ def job_text(job: Job) -> str:
 
 if __name__ == "__main__":
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    for plugin in sys.argv[2:]:
+        load(plugin)
     try:
         print(json.dumps(measure(Job(**json.loads(sys.argv[1])))))
     except EvenflowError as error:

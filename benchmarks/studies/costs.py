@@ -53,6 +53,6 @@ def load_costs(out: Path) -> dict[str, dict[str, Any]]:
         raise RunError(f"Expected costs that can be read, got {file}: {reason(error)}.") from error
     rows = list(costs.values()) if isinstance(costs, dict) else [None]
     entries = [entry for row in rows for entry in (row.values() if isinstance(row, dict) else [None])]
-    if not all(isinstance(entry, dict) and is_number(entry.get("ms")) for entry in entries):
+    if not all(isinstance(entry, dict) and is_number(entry.get("ms")) and entry["ms"] > 0 for entry in entries):
         raise RunError(f"Expected an update's cost for each gradient in {file}, got something else; remove it.")
     return costs

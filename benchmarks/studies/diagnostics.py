@@ -31,7 +31,7 @@ QUANTILES = (0.05, 0.5, 0.95)
 _EXPLODED = 1e3
 
 
-class Watched:
+class MeasuredRule:
     """Another rule, step by step, that notes the sizes of the two paths' terms."""
 
     uses_physics = uses_policy = True
@@ -117,14 +117,14 @@ def _text(rule: AdjointRule) -> str:
 
 
 def _diagnosis(difficulty: Any, epoch: int, rollout: Rollout, objective, variants: Sequence[Gradient]) -> Diagnosis:
-    horizon, norms, watched, rules = rollout.horizon, {}, Watched(FULL), rules_of(variants)
+    horizon, norms, measured, rules = rollout.horizon, {}, MeasuredRule(FULL), rules_of(variants)
 
     def note(rule, part, adjoints, cotangents) -> None:
         sizes = norm(adjoints.flatten(2))
         norms.setdefault(rule, torch.zeros(horizon + 1, sizes.shape[1], dtype=sizes.dtype))
         norms[rule][part.start : part.stop + 1] = sizes.cpu()
 
-    result = rollout.backward([*rules.values(), watched], objective, inspect=note)
+    result = rollout.backward([*rules.values(), measured], objective, inspect=note)
     of_rules = {rule: result.parameters[rule].double() for rule in rules.values()}
     gradients = {variant.text: combined(variant.estimator, of_rules) for variant in variants}
     profiles = {
@@ -144,7 +144,7 @@ def _diagnosis(difficulty: Any, epoch: int, rollout: Rollout, objective, variant
         float(result.losses.mean()),
         {text: float(norm(gradient)) for text, gradient in gradients.items()},
         {text: profile.tolist() for text, profile in profiles.items()},
-        [watched.ratios[t] for t in range(horizon)],
+        [measured.ratios[t] for t in range(horizon)],
         cosines,
         float((torch.sign(physics) == torch.sign(gradients[_FULL])).double().mean()),
         float(norm(kept) / norm(physics).clamp_min(torch.finfo(physics.dtype).tiny)) ** 2,

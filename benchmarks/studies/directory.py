@@ -11,11 +11,10 @@ import torch
 import yaml
 
 from benchmarks.studies.checks import check_result, check_study, is_result
-from benchmarks.studies.study import FORMAT, KIND
+from benchmarks.studies.study import KIND, STUDY_FORMAT
 from training import RunDirectory, read_checkpoint, task_options
 from training.errors import RunError
-from training.files import complete_lines, reason
-from training.metrics import from_json
+from training.metrics import json_lines
 from training.optimisers import settings_from_file
 from training.provenance import FIELD as PLUGINS
 from training.provenance import check_plugins
@@ -92,8 +91,8 @@ class StudyDirectory:
             raise RunError(f"Expected {file} as plain YAML, got something that cannot be read as such.") from error
         if not isinstance(config, dict) or config.get("kind") != KIND:
             raise RunError(f"Expected {file} to describe a study, got other content.")
-        if config.get("format") != FORMAT:
-            raise RunError(f"Expected a study of format {FORMAT}, got format {config.get('format')!r} in {file}.")
+        if config.get("format") != STUDY_FORMAT:
+            raise RunError(f"Expected a study of format {STUDY_FORMAT}, got format {config.get('format')!r} in {file}.")
         config = {**config, "settings": settings_from_file(config.get("settings"))}
         check_plugins(config, file)
         check_study(config, file)
@@ -114,19 +113,14 @@ class StudyDirectory:
         """Every training that is done, as plain values; a line cut off by a kill is left out, a damaged one told."""
         file, study = self.path / "results.jsonl", self.config
         task = study["task"]
-        try:
-            lines = complete_lines(file)
-        except OSError as error:
-            raise RunError(f"Expected results that can be read, got {file}: {reason(error)}.") from error
         results = []
-        for number, line in enumerate(lines, start=1):
-            result = from_json(line)
+        for number, (result, _) in enumerate(json_lines(file, "results"), start=1):
             if not isinstance(result, dict) or not {"format", "task"} <= set(result):
                 raise RunError(f"Expected a training's result in line {number} of {file}, got something else.")
-            if (result["format"], result["task"]) != (FORMAT, task):
+            if (result["format"], result["task"]) != (STUDY_FORMAT, task):
                 raise RunError(
-                    f"Expected results of {task} in format {FORMAT}, got {result['task']} in format {result['format']} "
-                    f"in line {number} of {file}."
+                    f"Expected results of {task} in format {STUDY_FORMAT}, got {result['task']} in format "
+                    f"{result['format']} in line {number} of {file}."
                 )
             if not is_result(result):
                 raise RunError(

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from engine import SettingError
+from engine.checks import whole
 from training import Experiment, RunDirectory
 from training.errors import RunError
 from training.outputs import PICTURES, check_new_file
@@ -31,8 +31,7 @@ def outcome_figure(path: Path, out: Path, seed: int = 0) -> Path:
         SettingError: another ending, a place that cannot be written, a negative seed.
     """
     check_new_file(out, PICTURES, "the picture")
-    if seed < 0:
-        raise SettingError(f"Expected a seed of at least 0, got {seed}.")
+    seed = whole("a seed of at least 0", seed, least=0)
     run = RunDirectory.open(path)
     records, labels = run.metrics(), Experiment.from_config(run.config).labels()
     if not records:

@@ -18,7 +18,7 @@ import yaml
 
 from benchmarks.studies.directory import StudyDirectory, check_same
 from benchmarks.studies.statistics import interquartile_mean
-from benchmarks.studies.study import FORMAT, Study
+from benchmarks.studies.study import STUDY_FORMAT, Study
 from engine import current
 from training import Experiment, RunDirectory, resume, train
 from training.errors import RunError
@@ -170,7 +170,7 @@ def _lines(
     packages = {name: version(name) for name in ("taichi", "torch")}
     for member, label in enumerate(experiment.labels()):
         line = {
-            "format": FORMAT,
+            "format": STUDY_FORMAT,
             "task": experiment.task,
             "phase": pack.phase,
             "options": asdict(experiment.task_options),

@@ -8,6 +8,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,8 @@ from training.gradients import lettered, rank_of
 from training.optimisers import settings_from_file, settings_to_file
 from training.outputs import check_new_file
 from training.style import legend_below, new_figure, plain_log, settle
-from training.summary import groups, outcomes
+from training.summary import groups, summaries
 from training.tasks import difficulty_of
-from training.variant import Label
 from training.viewing import Show, Watched, member_of
 from training.viewing.drawings import GuiCanvas
 from training.viewing.palette import styles_of
@@ -97,13 +97,13 @@ def _run_parts(path: Path) -> tuple[str, list[tuple[str, str]]]:
     rows = [
         [row.group.name, len(row.group.members), *map(_number, (row.median, row.lowest, row.highest)), row.diverged]
         + ([] if success is None else [row.solved])
-        for row in outcomes(labels, records[-1]["test_loss"], success)
+        for row in summaries(labels, records[-1]["test_loss"], success)
     ]
     done = records[-1]["epoch"]  # runs of before totals were recorded may have more than they say
     epochs = f"{done} of {max(done, experiment.epochs)} epochs"
     return f"{experiment.task}: {path.name}", [
         (f"Test loss after {epochs}", _table(heads, rows)),
-        ("Curves", _run_curves(run, labels)),
+        *((head, draw(run)) for head, draw in RUN_PLOTS.items()),
         ("Last frames", _last_frames(controllers)),
         ("Adjoint profile", _adjoint_profile(controllers, experiment.gradients)),
         ("Configuration", _configuration(run.config)),
@@ -125,11 +125,10 @@ def _study_parts(path: Path) -> tuple[str, list[tuple[str, str]]]:
         for row in table(study, success, costs)
     ]  # fmt: skip
     heads = [name, "variant", "rate", "seeds", "loss (IQM)", "95%", "success", "diverged", "better than R", "ms/update"]
-    curves = [axis for axis in AXES if axis != "time" or costs]
     controllers = _of_hardest(study)
     return f"{config['task']}: {path.name}", [
         (f"Test loss over {config['seeds']} paired seeds", _table(heads, rows)),
-        ("Curves", "".join(_study_curves(study, axis, costs) for axis in curves)),
+        *((head, draw(study)) for head, draw in STUDY_PLOTS.items()),
         ("Last frames", _last_frames(controllers)),
         ("Adjoint profile", _adjoint_profile(controllers, config["gradients"])),
         ("Configuration", _configuration(config)),
@@ -208,17 +207,29 @@ def _adjoint_profile(controllers: Sequence[Watched], trained: Sequence[str]) -> 
     return _figure(buffer.getvalue(), caption)
 
 
-def _run_curves(run: RunDirectory, labels: list[Label]) -> str:
-    return _drawn(lambda file: loss_figure(run, labels, file), "Median over seeds; bands from lowest to highest.")
+def _run_curves(run: RunDirectory) -> str:
+    labels = Experiment.from_config(run.config).labels()
+    return drawn(lambda file: loss_figure(run, labels, file), "Median over seeds; bands from lowest to highest.")
 
 
-def _study_curves(study: StudyDirectory, axis: str, costs: dict[str, Any]) -> str:
-    caption = f"Interquartile mean against {AXES[axis]}, with its 95% interval."
-    return _drawn(lambda file: loss_panels(study, axis, costs=costs, path=file), caption)
+def _study_curves(study: StudyDirectory) -> str:
+    costs, figures = load_costs(study.path), []
+    for axis, against in AXES.items():
+        if axis != "time" or costs:
+            caption = f"Interquartile mean against {against}, with its 95% interval."
+            draw = partial(loss_panels, study, axis, costs=costs)
+            figures.append(drawn(lambda file, draw=draw: draw(path=file), caption))
+    return "".join(figures)
 
 
-def _drawn(draw: Callable[[Path], Path], caption: str) -> str:
-    """The figure that `draw` writes to a file."""
+RUN_PLOTS: dict[str, Callable[[RunDirectory], str]] = {"Curves": _run_curves}
+"""Plots on the page of a run, by the heading of their section: another is a function and a line here."""
+STUDY_PLOTS: dict[str, Callable[[StudyDirectory], str]] = {"Curves": _study_curves}
+"""The same for the page of a study."""
+
+
+def drawn(draw: Callable[[Path], Path], caption: str) -> str:
+    """The figure that `draw` writes to a file, for a page."""
     with tempfile.TemporaryDirectory() as folder:
         return _figure(draw(Path(folder) / "figure.png").read_bytes(), caption)
 

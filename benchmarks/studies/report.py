@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 
 from benchmarks.studies.directory import Result, StudyDirectory
 from benchmarks.studies.statistics import interquartile_mean, interval, probability_better, success_interval
-from benchmarks.studies.study import FORMAT
+from benchmarks.studies.study import STUDY_FORMAT
 from engine import FULL, SettingError
 from training.errors import RunError
 from training.files import write_ours
@@ -106,7 +106,7 @@ def write_report(out: Path | StudyDirectory, threshold: float | None, costs: dic
     directory = StudyDirectory.at(out)
     rows, study, path = table(directory, threshold, costs), directory.config, directory.path
     told = {**study, "settings": settings_to_file(study["settings"])}
-    plain = {"format": FORMAT, "study": told, "threshold": threshold, "rows": [asdict(row) for row in rows]}
+    plain = {"format": STUDY_FORMAT, "study": told, "threshold": threshold, "rows": [asdict(row) for row in rows]}
     written = [
         write_ours(path / "report.md", _markdown(rows, study, threshold)),
         write_ours(path / "report.json", json.dumps(_finite(plain), indent=1) + "\n"),

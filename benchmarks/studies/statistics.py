@@ -7,6 +7,7 @@ from scipy import stats
 
 _SEED = 0
 RESAMPLES = 2000
+_BLOCK = 50
 
 
 def interquartile_mean(values: Sequence[float] | np.ndarray, axis: int = 0) -> np.ndarray:
@@ -17,11 +18,14 @@ def interquartile_mean(values: Sequence[float] | np.ndarray, axis: int = 0) -> n
 def interval(values: Sequence[float] | np.ndarray, axis: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """95% interval of the interquartile mean along `axis` by the percentile bootstrap over seeds."""
     data = np.asarray(values, dtype=float)
+    axis %= data.ndim
     if data.shape[axis] < 2:
         only = np.take(data, 0, axis)
         return only, only
     draw = np.random.default_rng(_SEED).integers(0, data.shape[axis], (RESAMPLES, data.shape[axis]))
-    means = np.stack([interquartile_mean(np.take(data, rows, axis), axis) for rows in draw])
+    # Blocks of resamples, since each call of scipy takes about a millisecond and all at once might take much memory.
+    blocks = [interquartile_mean(np.take(data, rows, axis), axis + 1) for rows in np.split(draw, RESAMPLES // _BLOCK)]
+    means = np.concatenate([np.moveaxis(block, axis, 0) for block in blocks])
     # Between infinities no value can be interpolated, so the bounds are resampled means themselves.
     low, high = np.quantile(means, [0.025, 0.975], axis=0, method="nearest")
     return low, high

@@ -22,7 +22,7 @@ from training.settings import COMPARED, Comparison, distinct
 from training.tasks import difficulty_of
 from training.variant import Variant
 
-FORMAT = 1
+STUDY_FORMAT = 1
 TUNING_SEED = 1000
 KIND = "evenflow study"
 
@@ -122,4 +122,4 @@ class Study(Comparison):
         values = {COUNTS.get(name, name): value for name, value in plain_values.items()}
         first = {name: values[name] for name in ("task", "options", "difficulties")}
         where = {"backend": runtime.backend, "precision": runtime.precision}
-        return with_plugins({"kind": KIND, "format": FORMAT, "runtime": where, **first, **values})
+        return with_plugins({"kind": KIND, "format": STUDY_FORMAT, "runtime": where, **first, **values})

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from engine import SettingError, Trajectory, current
 from training import Experiment, RunDirectory, task_options
-from training.summary import outcomes
+from training.summary import summaries
 from training.tasks import difficulty_of
 from training.viewing import member_of
 
@@ -64,7 +64,7 @@ def transfer_table(path: Path, found: dict[Any, list[float]]) -> Table:
     experiment = Experiment.from_config(RunDirectory.open(path).config)
     name = difficulty_of(task_options(experiment.task))[0]
     table = Table("gradient", *(f"{name} {value}" for value in found), title="Test loss where it was not trained")
-    columns = [outcomes(experiment.labels(), losses, None) for losses in found.values()]
+    columns = [summaries(experiment.labels(), losses, None) for losses in found.values()]
     for rows in zip(*columns, strict=True):
         cells = [
             "diverged" if row.median is None else f"{row.median:.3g} ({row.lowest:.3g} to {row.highest:.3g})"

@@ -36,33 +36,8 @@ class CentralForce(NamedTuple):
 @ti.func
 def pair_forces(state: ti.template(), t, b, at, first: int, last: int, force: ti.template(), in_lanes: ti.template()):
     """Σ_k of the force of k on a particle at the place `at` over the particles k in [first, last), 2-vectors."""
-    x, y = at[0], at[1]
-    fx, fy, rest = 0.0, 0.0, first
-    if ti.static(in_lanes):
-        lanes_x, lanes_y = ti.Vector.zero(float, LANES), ti.Vector.zero(float, LANES)
-        blocks = (last - first) // LANES
-        for block in range(blocks):
-            for lane in range(LANES):
-                k = first + block * LANES + lane
-                px, py = _force(x - state[t, b, 0, k], y - state[t, b, 1, k], force)
-                lanes_x[lane] += px
-                lanes_y[lane] += py
-        rest = first + blocks * LANES
-        if rest < last:
-            # Lanes over the last particles, some of them seen before or before the first; rows hold as many as lanes.
-            start = ti.max(last - LANES, 0)
-            for lane in range(LANES):
-                k = start + lane
-                px, py = _force(x - state[t, b, 0, k], y - state[t, b, 1, k], force)
-                lanes_x[lane] += ti.select(k >= rest, ti.select(k < last, px, 0.0), 0.0)
-                lanes_y[lane] += ti.select(k >= rest, ti.select(k < last, py, 0.0), 0.0)
-            rest = last
-        fx, fy = _total(lanes_x), _total(lanes_y)
-    for k in range(rest, last):
-        px, py = _force(x - state[t, b, 0, k], y - state[t, b, 1, k], force)
-        fx += px
-        fy += py
-    return ti.Vector([fx, fy])
+    nothing = ti.Vector.zero(float, 2)
+    return _sum_over(_force_of, state, state, t, t, b, at, nothing, first, last, force, 0.0, in_lanes)
 
 
 @ti.func
@@ -86,7 +61,26 @@ def pair_adjoints(
     adjoint[s]. Where i and k act on each other `own` is g_i and `other` 1; where only k acts on i, `other` is 0; where
     only i acts on k, `own` is 0.
     """
-    x, y, gx, gy = at[0], at[1], own[0], own[1]
+    return _sum_over(_adjoint_of, state, adjoint, t, s, b, at, own, first, last, force, other, in_lanes)
+
+
+@ti.func
+def _sum_over(
+    term: ti.template(),
+    state: ti.template(),
+    adjoint: ti.template(),
+    t,
+    s,
+    b,
+    at,
+    own,
+    first: int,
+    last: int,
+    force: ti.template(),
+    other,
+    in_lanes: ti.template(),
+):
+    """Σ_k term(k) over the particles k in [first, last), where term returns two numbers."""
     fx, fy, rest = 0.0, 0.0, first
     if ti.static(in_lanes):
         lanes_x, lanes_y = ti.Vector.zero(float, LANES), ti.Vector.zero(float, LANES)
@@ -94,27 +88,36 @@ def pair_adjoints(
         for block in range(blocks):
             for lane in range(LANES):
                 k = first + block * LANES + lane
-                hx, hy = gx - other * adjoint[s, b, 2, k], gy - other * adjoint[s, b, 3, k]
-                px, py = _force_pull_back(x - state[t, b, 0, k], y - state[t, b, 1, k], hx, hy, force)
+                px, py = term(state, adjoint, t, s, b, k, at, own, force, other)
                 lanes_x[lane] += px
                 lanes_y[lane] += py
         rest = first + blocks * LANES
         if rest < last:
+            # Lanes over the last particles, some of them seen before or before the first; rows hold as many as lanes.
             start = ti.max(last - LANES, 0)
             for lane in range(LANES):
                 k = start + lane
-                hx, hy = gx - other * adjoint[s, b, 2, k], gy - other * adjoint[s, b, 3, k]
-                px, py = _force_pull_back(x - state[t, b, 0, k], y - state[t, b, 1, k], hx, hy, force)
+                px, py = term(state, adjoint, t, s, b, k, at, own, force, other)
                 lanes_x[lane] += ti.select(k >= rest, ti.select(k < last, px, 0.0), 0.0)
                 lanes_y[lane] += ti.select(k >= rest, ti.select(k < last, py, 0.0), 0.0)
             rest = last
         fx, fy = _total(lanes_x), _total(lanes_y)
     for k in range(rest, last):
-        hx, hy = gx - other * adjoint[s, b, 2, k], gy - other * adjoint[s, b, 3, k]
-        px, py = _force_pull_back(x - state[t, b, 0, k], y - state[t, b, 1, k], hx, hy, force)
+        px, py = term(state, adjoint, t, s, b, k, at, own, force, other)
         fx += px
         fy += py
     return ti.Vector([fx, fy])
+
+
+@ti.func
+def _force_of(state: ti.template(), adjoint: ti.template(), t, s, b, k, at, own, force: ti.template(), other):
+    return _force(at[0] - state[t, b, 0, k], at[1] - state[t, b, 1, k], force)
+
+
+@ti.func
+def _adjoint_of(state: ti.template(), adjoint: ti.template(), t, s, b, k, at, own, force: ti.template(), other):
+    hx, hy = own[0] - other * adjoint[s, b, 2, k], own[1] - other * adjoint[s, b, 3, k]
+    return _force_pull_back(at[0] - state[t, b, 0, k], at[1] - state[t, b, 1, k], hx, hy, force)
 
 
 @ti.func

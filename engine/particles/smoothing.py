@@ -1,10 +1,16 @@
 """Sums over neighbours of smoothed particles in a box whose walls are mirrors, forward and adjoint, for kernels."""
 
+import math
+
 import taichi as ti
+import torch
 
 from engine.particles.cells import Grid
 from engine.particles.neighbours import neighbour_run
+from engine.particles.walls import MirrorWalls
 
+# The kernel's radius in particle spacings: about 21 neighbours in the plane, 74 in space.
+RADIUS = 2.6
 # Exponent of the equation of state.
 STIFFNESS = 7
 # |r| = √(r·r + this): changes no distance that rounding would notice, and gives |r| the derivative 0 at r = 0.
@@ -12,7 +18,7 @@ _TINY = 1e-30
 
 
 @ti.data_oriented
-class Smoothing:
+class Smoothing(MirrorWalls):
     """The pair terms of `Fluid`, whose docstring defines the symbols, and how they are gathered.
 
     Rows of the sorted particles `ordered` [B, rows, N + LANES]: x½, v, q̂ (dim each), P, σ. Of particles outside the
@@ -20,17 +26,66 @@ class Smoothing:
     particle and drop what they find. Derived classes set the attributes.
 
     Attributes:
-        dim, size, radius, sound_speed: of the fluid; radius is R.
+        particles, sound_speed: of the fluid, as dim, size and radius are, which is R.
+        weight, slope: z = weight Σ w⁴ (1 + 4 |r|/R), -V ∇W = slope w³ r.
         thickness: 2 (dim + 2) ν.
         grid: the cells.
     """
 
-    dim: int
-    size: tuple[float, ...]
-    radius: float
+    particles: int
     sound_speed: float
+    weight: float
+    slope: float
     thickness: float
     grid: Grid
+
+    @ti.kernel
+    def find_densities(
+        self,
+        ordered: ti.types.ndarray(ndim=3),
+        order: ti.types.ndarray(ndim=2),
+        cell: ti.types.ndarray(ndim=2),
+        starts: ti.types.ndarray(ndim=2),
+        found: ti.types.ndarray(ndim=2),
+        serial: ti.template(),
+        lanes: ti.template(),
+    ):
+        ti.loop_config(serialize=serial)
+        for b, s in ti.ndrange(order.shape[0], self.particles):
+            total = self.gather(self.weigh, 1, ordered, cell, starts, b, s, lanes)
+            found[b, order[b, s]] = self.weight * total[0]
+
+    @ti.kernel
+    def find_pressures(
+        self,
+        ordered: ti.types.ndarray(ndim=3),
+        cell: ti.types.ndarray(ndim=2),
+        starts: ti.types.ndarray(ndim=2),
+        serial: ti.template(),
+        lanes: ti.template(),
+    ):
+        ti.loop_config(serialize=serial)
+        for b, s in ti.ndrange(cell.shape[0], self.particles):
+            total = self.gather(self.weigh, 1, ordered, cell, starts, b, s, lanes)
+            pressure, _ = self.pressure(self.weight * total[0])
+            ordered[b, 3 * self.dim, s] = pressure
+
+    @ti.kernel
+    def find_pressures_back(
+        self,
+        ordered: ti.types.ndarray(ndim=3),
+        cell: ti.types.ndarray(ndim=2),
+        starts: ti.types.ndarray(ndim=2),
+        serial: ti.template(),
+        lanes: ti.template(),
+    ):
+        """P, and σ."""
+        ti.loop_config(serialize=serial)
+        for b, s in ti.ndrange(cell.shape[0], self.particles):
+            total = self.gather(self.weigh_back, 2, ordered, cell, starts, b, s, lanes)
+            pressure, derivative = self.pressure(self.weight * total[0])
+            ordered[b, 3 * self.dim, s] = pressure
+            ordered[b, 3 * self.dim + 1, s] = derivative * self.slope * total[1]
 
     @ti.func
     def vector(self, rows: ti.template(), b, first: ti.template(), i):
@@ -81,7 +136,7 @@ class Smoothing:
             near = near or x[axis] < self.radius or x[axis] > self.size[axis] - self.radius
         if near:
             for choice in range(1, 2**self.dim):
-                mirror, offset, some = self._image(x, choice)
+                mirror, offset, some = self.image(x, choice)
                 for run in range(self.grid.runs * some):
                     first, last = neighbour_run(starts, cell[b, s], b, run, self.grid)
                     for k in range(first, last):
@@ -90,18 +145,6 @@ class Smoothing:
                         if w > 0.0:
                             result += term(ordered, b, s, k, mirror, offset)
         return result
-
-    @ti.func
-    def _image(self, x, choice):
-        """The reflection mirror ∘ y + offset in the walls next to x that `choice` has a bit for; whether it matters."""
-        mirror, offset, some = ti.Vector.one(float, self.dim), ti.Vector.zero(float, self.dim), True
-        for axis in ti.static(range(self.dim)):
-            if (choice >> axis) % 2 == 1:
-                mirror[axis] = -1.0
-                if x[axis] > 0.5 * self.size[axis]:
-                    offset[axis] = 2.0 * self.size[axis]
-                some = some and ti.abs(2.0 * x[axis] - offset[axis]) < 2.0 * self.radius
-        return mirror, offset, int(some)
 
     @ti.func
     def _apart(self, ordered: ti.template(), b, s, k, mirror, offset):
@@ -153,3 +196,25 @@ class Smoothing:
         r, _, w = self._apart(ordered, b, s, k, mirror, offset)
         q = self.vector(ordered, b, 2 * self.dim, s) - mirror * self.vector(ordered, b, 2 * self.dim, k)
         return -self.thickness / (r.dot(r) + self.radius**2 / 400.0) * w**3 * r.dot(q) * r
+
+
+def longest_dt(spacing: float, sound_speed: float, viscosity: float, gravity: float) -> float:
+    """The time step up to which the scheme is stable: sound, friction and falling go no further than part of h = R/2.
+
+    dt ≤ 0.4 h / c,   0.125 h² / ν,   0.25 √(h / g), as in Monaghan (2005)
+    """
+    h = 0.5 * RADIUS * spacing
+    longest = 0.4 * h / sound_speed
+    if viscosity > 0:
+        longest = min(longest, 0.125 * h * h / viscosity)
+    if gravity > 0:
+        longest = min(longest, 0.25 * math.sqrt(h / gravity))
+    return longest
+
+
+def lattice_sum(dim: int) -> float:
+    """Σ w⁴ (1 + 4 |r|/R) over a square lattice with spacing 1."""
+    reach = range(-math.ceil(RADIUS), math.ceil(RADIUS) + 1)
+    grids = torch.meshgrid(*[torch.tensor(reach, dtype=torch.float64)] * dim, indexing="ij")
+    distance = torch.stack(grids).square().sum(0).sqrt() / RADIUS
+    return float(((1.0 - distance).clamp(min=0.0) ** 4 * (1.0 + 4.0 * distance)).sum())

@@ -12,22 +12,18 @@ from engine.errors import SettingError
 from engine.launch import Launch, prepare
 from engine.loops import LANES, serial_loop
 from engine.particles.cells import Cells
+from engine.particles.jets import CHUNK, Jets
 from engine.particles.neighbours import Neighbours
-from engine.particles.smoothing import Smoothing
+from engine.particles.smoothing import RADIUS, Smoothing, lattice_sum, longest_dt
+from engine.particles.walls import DEPTH
 from engine.system import System
 
-# The kernel's radius in particle spacings: about 21 neighbours in the plane, 74 in space.
-RADIUS = 2.6
-# Within this part of a spacing from a wall a spring pushes back.
-WALL_DEPTH = 0.25
 # A steered jet's velocity decays at this rate.
 JET_DAMPING = 1.0
-# Jets sum what they do to the fluid over so many particles at a time, in parallel and always in the same order.
-_CHUNK = 512
 
 
 @ti.data_oriented
-class Fluid(Smoothing, System):
+class Fluid(Smoothing, Jets, System):
     """N particles of fluid in a closed box in 2 or 3 dimensions, and J jets that push whatever is near them.
 
         z_i = V Σ_k W(r_ik),   W(r) = α w⁴ (1 + 4 |r|/R),   w = 1 - |r|/R, at least 0,   r_ik = x_i - x_k
@@ -123,12 +119,12 @@ class Fluid(Smoothing, System):
         self.control_shape = ((2 if steered else 1) * self.dim, jets)
         scale = lattice_sum(self.dim)
         # z = Σ w⁴ (1 + 4 s) / scale, and -V ∇W = slope w³ r.
-        self._weight = 1.0 / scale
-        self._slope = 20.0 / (scale * self.radius**2)
+        self.weight = 1.0 / scale
+        self.slope = 20.0 / (scale * self.radius**2)
         self.thickness = 2.0 * (self.dim + 2) * viscosity
-        self._depth = WALL_DEPTH * spacing
+        self.depth = DEPTH * spacing
         self._spring = (2.0 * sound_speed / spacing) ** 2
-        self._chunks = -(-particles // _CHUNK)
+        self.chunks = -(-particles // CHUNK)
         self._neighbours = Neighbours(self.dim, particles, self.radius)
         self.grid = self._neighbours.grid
 
@@ -147,7 +143,7 @@ class Fluid(Smoothing, System):
         cells, half, ordered, _ = self._buffers_for(state)
         sort = self._prepare_sort(state, None)
         loops = self._loops(state)
-        find_pressures = prepare(self._find_pressures, ordered, cells.cell, cells.starts, *loops)
+        find_pressures = prepare(self.find_pressures, ordered, cells.cell, cells.starts, *loops)
         arrays = half, ordered, cells.order, cells.cell, cells.starts
         advance = prepare(self._advance, state, control, *arrays, next_state, *loops)
 
@@ -166,10 +162,8 @@ class Fluid(Smoothing, System):
         drift_back = prepare(
             self._drift_back, state, next_adjoint, kick, turned, serial_loop(len(state) * state.shape[2])
         )
-        find_pressures = prepare(self._find_pressures_back, ordered, cells.cell, cells.starts, *loops)
-        sum_jets = prepare(
-            self._sum_jets, control, half, kick, cells.order, sums, serial_loop(len(state) * self._chunks)
-        )
+        find_pressures = prepare(self.find_pressures_back, ordered, cells.cell, cells.starts, *loops)
+        sum_jets = prepare(self.sum_jets, control, half, kick, cells.order, sums, serial_loop(len(state) * self.chunks))
         arrays = half, kick, ordered, cells.order, cells.cell, cells.starts, sums, adjoint, cotangent
         pull_back = prepare(self._pull_back, control, next_adjoint, *arrays, *loops)
 
@@ -207,7 +201,7 @@ class Fluid(Smoothing, System):
             2 * self.dim * bodies
             + 3 * self.dim * self.particles
             + (3 * self.dim + 2) * (self.particles + LANES)
-            + self._chunks * self.jets * 2 * self.dim
+            + self.chunks * self.jets * 2 * self.dim
         )
         return batch * numbers * runtime.current().dtype.itemsize + self._neighbours.scratch_bytes(batch)
 
@@ -219,7 +213,7 @@ class Fluid(Smoothing, System):
         places[:, self.dim :] = 0.0  # so that x½ is x
         self._prepare_sort(places, None)()
         found = torch.zeros(len(state), self.particles, dtype=state.dtype, device=state.device)
-        prepare(self._densities, ordered, cells.order, cells.cell, cells.starts, found, *self._loops(state))()
+        prepare(self.find_densities, ordered, cells.order, cells.cell, cells.starts, found, *self._loops(state))()
         return found
 
     def _buffers_for(self, state: torch.Tensor) -> tuple[Cells, torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -231,7 +225,7 @@ class Fluid(Smoothing, System):
                 self._neighbours.cells(batch),
                 self.scratch("half", batch, self.dim, self.jets + self.particles),
                 self.scratch("ordered", batch, 3 * self.dim + 2, self.particles + LANES),
-                self.scratch("sums", batch, self._chunks, self.jets, 2 * self.dim),
+                self.scratch("sums", batch, self.chunks, self.jets, 2 * self.dim),
             )
 
     def _rows(self, ordered: torch.Tensor) -> torch.Tensor:
@@ -258,7 +252,7 @@ class Fluid(Smoothing, System):
                 place = state[b, axis, i] + 0.5 * self.dt * velocity
                 half[b, axis, i] = place
                 if i >= self.jets:
-                    image, side = self._fold(place, axis)
+                    image, side = self.fold(place, axis)
                     inside[b, axis, i - self.jets] = image
                     inside[b, self.dim + axis, i - self.jets] = side * velocity
 
@@ -279,56 +273,8 @@ class Fluid(Smoothing, System):
                 kick[b, axis, i] = q
                 if i >= self.jets:
                     place = state[b, axis, i] + 0.5 * self.dt * state[b, self.dim + axis, i]
-                    _, side = self._fold(place, axis)
+                    _, side = self.fold(place, axis)
                     turned[b, axis, i - self.jets] = side * q
-
-    @ti.kernel
-    def _densities(
-        self,
-        ordered: ti.types.ndarray(ndim=3),
-        order: ti.types.ndarray(ndim=2),
-        cell: ti.types.ndarray(ndim=2),
-        starts: ti.types.ndarray(ndim=2),
-        found: ti.types.ndarray(ndim=2),
-        serial: ti.template(),
-        lanes: ti.template(),
-    ):
-        ti.loop_config(serialize=serial)
-        for b, s in ti.ndrange(order.shape[0], self.particles):
-            total = self.gather(self.weigh, 1, ordered, cell, starts, b, s, lanes)
-            found[b, order[b, s]] = self._weight * total[0]
-
-    @ti.kernel
-    def _find_pressures(
-        self,
-        ordered: ti.types.ndarray(ndim=3),
-        cell: ti.types.ndarray(ndim=2),
-        starts: ti.types.ndarray(ndim=2),
-        serial: ti.template(),
-        lanes: ti.template(),
-    ):
-        ti.loop_config(serialize=serial)
-        for b, s in ti.ndrange(cell.shape[0], self.particles):
-            total = self.gather(self.weigh, 1, ordered, cell, starts, b, s, lanes)
-            pressure, _ = self.pressure(self._weight * total[0])
-            ordered[b, 3 * self.dim, s] = pressure
-
-    @ti.kernel
-    def _find_pressures_back(
-        self,
-        ordered: ti.types.ndarray(ndim=3),
-        cell: ti.types.ndarray(ndim=2),
-        starts: ti.types.ndarray(ndim=2),
-        serial: ti.template(),
-        lanes: ti.template(),
-    ):
-        """P, and σ."""
-        ti.loop_config(serialize=serial)
-        for b, s in ti.ndrange(cell.shape[0], self.particles):
-            total = self.gather(self.weigh_back, 2, ordered, cell, starts, b, s, lanes)
-            pressure, derivative = self.pressure(self._weight * total[0])
-            ordered[b, 3 * self.dim, s] = pressure
-            ordered[b, 3 * self.dim + 1, s] = derivative * self._slope * total[1]
 
     @ti.kernel
     def _advance(
@@ -356,49 +302,21 @@ class Fluid(Smoothing, System):
                     next_state[b, axis, j] = half[b, axis, j] + 0.5 * self.dt * velocity
             else:
                 s = place - self.jets
-                acceleration = self._slope * self.gather(self.push, self.dim, ordered, cell, starts, b, s, lanes)
+                acceleration = self.slope * self.gather(self.push, self.dim, ordered, cell, starts, b, s, lanes)
                 i = self.jets + order[b, s]
                 x = self.vector(half, b, 0, i)
                 for axis in ti.static(range(self.dim)):
-                    _, side = self._fold(x[axis], axis)
-                    acceleration[axis] = side * acceleration[axis] + self._spring * self._beyond_wall(x[axis], axis)
+                    _, side = self.fold(x[axis], axis)
+                    acceleration[axis] = side * acceleration[axis] + self._spring * self.beyond_wall(x[axis], axis)
                 acceleration[self.dim - 1] -= self.gravity
                 for j in range(self.jets):
-                    reach = self._reach(x - self.vector(half, b, 0, j))
+                    reach = self.reach(x - self.vector(half, b, 0, j))
                     for axis in ti.static(range(self.dim)):
                         acceleration[axis] += self.jet_strength * control[b, axis, j] * reach**3
                 for axis in ti.static(range(self.dim)):
                     velocity = state[b, self.dim + axis, i] + self.dt * acceleration[axis]
                     next_state[b, self.dim + axis, i] = velocity
                     next_state[b, axis, i] = x[axis] + 0.5 * self.dt * velocity
-
-    @ti.kernel
-    def _sum_jets(
-        self,
-        control: ti.types.ndarray(ndim=3),
-        half: ti.types.ndarray(ndim=3),
-        kick: ti.types.ndarray(ndim=3),
-        order: ti.types.ndarray(ndim=2),
-        sums: ti.types.ndarray(ndim=4),
-        serial: ti.template(),
-    ):
-        """For each chunk of particles and each jet Σ E q̂, then the adjoint of the jet's place without dt."""
-        ti.loop_config(serialize=serial)
-        for b, chunk in ti.ndrange(half.shape[0], self._chunks):
-            for j in range(self.jets):
-                pushes, places = ti.Vector.zero(float, self.dim), ti.Vector.zero(float, self.dim)
-                y = self.vector(half, b, 0, j)
-                for s in range(chunk * _CHUNK, ti.min((chunk + 1) * _CHUNK, self.particles)):
-                    i = self.jets + order[b, s]
-                    r, q = self.vector(half, b, 0, i) - y, self.vector(kick, b, 0, i)
-                    reach, work = self._reach(r), 0.0
-                    for axis in ti.static(range(self.dim)):
-                        work += self.jet_strength * control[b, axis, j] * q[axis]
-                    pushes += reach**3 * q
-                    places += 6.0 / self.jet_radius**2 * work * reach * reach * r
-                for axis in ti.static(range(self.dim)):
-                    sums[b, chunk, j, axis] = pushes[axis]
-                    sums[b, chunk, j, self.dim + axis] = places[axis]
 
     @ti.kernel
     def _pull_back(
@@ -420,40 +338,25 @@ class Fluid(Smoothing, System):
         ti.loop_config(serialize=serial)
         for b, place in ti.ndrange(control.shape[0], self.jets + self.particles):
             if place < self.jets:
-                j = place
-                for axis in ti.static(range(self.dim)):
-                    push, moved = 0.0, 0.0
-                    for chunk in range(self._chunks):
-                        push += sums[b, chunk, j, axis]
-                        moved += sums[b, chunk, j, self.dim + axis]
-                    q = kick[b, axis, j]
-                    to_position = next_adjoint[b, axis, j] + self.dt * moved
-                    cotangent[b, axis, j] += self.dt * self.jet_strength * push
-                    adjoint[b, axis, j] = to_position
-                    adjoint[b, self.dim + axis, j] = q + 0.5 * self.dt * to_position
-                    if ti.static(self.steered):
-                        cotangent[b, self.dim + axis, j] += self.dt * q
-                        adjoint[b, self.dim + axis, j] -= self.dt * JET_DAMPING * q
+                self._pull_back_jet(next_adjoint, kick, sums, adjoint, cotangent, b, place)
             else:
                 s = place - self.jets
-                to_place = self._slope * self.gather(self.push_back, self.dim, ordered, cell, starts, b, s, lanes)
+                to_place = self.slope * self.gather(self.push_back, self.dim, ordered, cell, starts, b, s, lanes)
                 to_velocity = ti.Vector.zero(float, self.dim)
                 if ti.static(self.viscosity > 0):
                     # In a sum of its own: with twice the rows LLVM gives up on vectors.
-                    to_velocity = self._slope * self.gather(
-                        self.drag_back, self.dim, ordered, cell, starts, b, s, lanes
-                    )
+                    to_velocity = self.slope * self.gather(self.drag_back, self.dim, ordered, cell, starts, b, s, lanes)
                 i = self.jets + order[b, s]
                 x, q = self.vector(half, b, 0, i), self.vector(kick, b, 0, i)
                 for axis in ti.static(range(self.dim)):
-                    _, side = self._fold(x[axis], axis)
+                    _, side = self.fold(x[axis], axis)
                     to_place[axis] *= side
                     to_velocity[axis] *= side
-                    if self._beyond_wall(x[axis], axis) != 0.0:
+                    if self.beyond_wall(x[axis], axis) != 0.0:
                         to_place[axis] -= self._spring * q[axis]
                 for j in range(self.jets):
                     r, work = x - self.vector(half, b, 0, j), 0.0
-                    reach = self._reach(r)
+                    reach = self.reach(r)
                     for axis in ti.static(range(self.dim)):
                         work += self.jet_strength * control[b, axis, j] * q[axis]
                     for axis in ti.static(range(self.dim)):
@@ -464,44 +367,26 @@ class Fluid(Smoothing, System):
                     adjoint[b, self.dim + axis, i] = q[axis] + self.dt * (to_velocity[axis] + 0.5 * to_position)
 
     @ti.func
-    def _fold(self, place, axis: ti.template()):
-        """Where inside the box the images of a coordinate are, and on which side: its derivative, 1 or -1."""
-        image, side = place, 1.0
-        if place < 0.0 or place > ti.static(self.size[axis]):
-            image = place - 2.0 * self.size[axis] * ti.floor(place / (2.0 * self.size[axis]) + 0.5)
-            if image < 0.0:
-                image, side = -image, -1.0
-        return image, side
-
-    @ti.func
-    def _beyond_wall(self, place, axis: ti.template()):
-        """How far a coordinate is inside the springs of the walls across `axis`, positive at the lower one."""
-        upper = ti.static(self.size[axis] - self._depth)
-        return ti.max(self._depth - place, 0.0) - ti.max(place - upper, 0.0)
-
-    @ti.func
-    def _reach(self, r):
-        """1 - |r|²/J², at least 0."""
-        return ti.max(1.0 - r.dot(r) / self.jet_radius**2, 0.0)
-
-
-def longest_dt(spacing: float, sound_speed: float, viscosity: float, gravity: float) -> float:
-    """The time step up to which the scheme is stable: sound, friction and falling go no further than part of h = R/2.
-
-    dt ≤ 0.4 h / c,   0.125 h² / ν,   0.25 √(h / g), as in Monaghan (2005)
-    """
-    h = 0.5 * RADIUS * spacing
-    longest = 0.4 * h / sound_speed
-    if viscosity > 0:
-        longest = min(longest, 0.125 * h * h / viscosity)
-    if gravity > 0:
-        longest = min(longest, 0.25 * math.sqrt(h / gravity))
-    return longest
-
-
-def lattice_sum(dim: int) -> float:
-    """Σ w⁴ (1 + 4 |r|/R) over a square lattice with spacing 1."""
-    reach = range(-math.ceil(RADIUS), math.ceil(RADIUS) + 1)
-    grids = torch.meshgrid(*[torch.tensor(reach, dtype=torch.float64)] * dim, indexing="ij")
-    distance = torch.stack(grids).square().sum(0).sqrt() / RADIUS
-    return float(((1.0 - distance).clamp(min=0.0) ** 4 * (1.0 + 4.0 * distance)).sum())
+    def _pull_back_jet(
+        self,
+        next_adjoint: ti.template(),
+        kick: ti.template(),
+        sums: ti.template(),
+        adjoint: ti.template(),
+        cotangent: ti.template(),
+        b,
+        j,
+    ):
+        for axis in ti.static(range(self.dim)):
+            push, moved = 0.0, 0.0
+            for chunk in range(self.chunks):
+                push += sums[b, chunk, j, axis]
+                moved += sums[b, chunk, j, self.dim + axis]
+            q = kick[b, axis, j]
+            to_position = next_adjoint[b, axis, j] + self.dt * moved
+            cotangent[b, axis, j] += self.dt * self.jet_strength * push
+            adjoint[b, axis, j] = to_position
+            adjoint[b, self.dim + axis, j] = q + 0.5 * self.dt * to_position
+            if ti.static(self.steered):
+                cotangent[b, self.dim + axis, j] += self.dt * q
+                adjoint[b, self.dim + axis, j] -= self.dt * JET_DAMPING * q

@@ -1,10 +1,8 @@
 """A one-legged hopper in the plane, on soft ground with friction."""
 
-import math
-
 import taichi as ti
 
-from engine.errors import SettingError
+from engine.checks import not_negative, positive
 from engine.vector_system import VectorSystem
 
 GRAVITY = 9.8
@@ -52,11 +50,9 @@ class Hopper(VectorSystem):
         damping: float = 4.0,
     ):
         for name, value in (("time step dt", dt), ("stiffness", stiffness), ("softness", softness)):
-            if not 0 < value < math.inf:
-                raise SettingError(f"Expected a finite {name} above 0, got {value}.")
+            positive(f"a finite {name} above 0", value)
         for name, value in (("friction", friction), ("spring", spring), ("damping", damping)):
-            if not 0 <= value < math.inf:
-                raise SettingError(f"Expected a finite {name} of at least 0, got {value}.")
+            not_negative(f"a finite {name} of at least 0", value)
         self.name = "hopper"
         self.dt, self.stiffness, self.softness, self.friction = dt, stiffness, softness, friction
         self.step_seconds = dt

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from engine import runtime
+from engine.checks import positive, whole
 from engine.errors import SettingError
 from engine.launch import Launch
 from engine.system import System
@@ -53,13 +54,11 @@ class KuramotoSivashinsky(System):
 
     def __init__(self, points: int = 64, actuators: int = 4, length: float = 22.0, width: float = 0.4, dt: float = 0.1):
         for name, count, least in (("points", points, 8), ("actuators", actuators, 1)):
-            if not isinstance(count, int) or isinstance(count, bool) or count < least:
-                raise SettingError(f"Expected at least {least} {name} on the ring, got {count!r}.")
+            whole(f"at least {least} {name} on the ring", count, least)
         if points % 2:
             raise SettingError(f"Expected an even number of points on the ring, got {points}.")
         for name, value in (("length", length), ("width", width), ("time step dt", dt)):
-            if not 0 < value < math.inf:
-                raise SettingError(f"Expected a finite {name} above 0, got {value}.")
+            positive(f"a finite {name} above 0", value)
         self.name = "kuramoto-sivashinsky"
         self.points, self.actuators, self.length, self.dt = points, actuators, length, dt
         self.state_shape, self.control_shape = (points,), (actuators,)
@@ -138,8 +137,8 @@ class KuramotoSivashinsky(System):
 
         if waves == 0:
             return np.zeros(self.points)
-        if not isinstance(waves, int) or not 0 < waves < self.points // 4:
-            raise SettingError(f"Expected an equilibrium of 0 to {self.points // 4 - 1} waves, got {waves!r}.")
+        most = self.points // 4 - 1
+        waves = whole(f"an equilibrium of 0 to {most} waves", waves, least=1, most=most)
         draw = np.random.default_rng(0)
         for _ in range(_TRIES):
             guess = np.zeros(self.points // 2 - 1)

@@ -179,20 +179,36 @@ class QuantumBox(System):
                                 value += policy_weight * jacobian[t, b, 0, row * self.points + j] * cotangent
                             adjoints[t, b, row, j] = value
                 else:
-                    given = ti.Vector.zero(float, 2 * self.points)
-                    physics = ti.Vector.zero(float, 2 * self.points)
-                    policy = ti.Vector.zero(float, 2 * self.points)
-                    for j in range(self.points):
-                        for row in ti.static(range(2)):
-                            place = row * self.points + j
-                            given[place] = direct[t, b, row, j]
-                            physics[place] = 2.0 * scratch[b, 2 + row, j] - adjoints[t + 1, b, row, j]
-                            if ti.static(law.uses_policy):
-                                policy[place] = jacobian[t, b, 0, place] * cotangent
-                    adjoint = law.rule.on_sample(given, physics, policy, start + t)
-                    for j in range(self.points):
-                        adjoints[t, b, 0, j] = adjoint[j]
-                        adjoints[t, b, 1, j] = adjoint[self.points + j]
+                    self._apply(law, direct, jacobian, adjoints, scratch, start, t, b, cotangent)
+
+    @ti.func
+    def _apply(
+        self,
+        law: ti.template(),
+        direct: ti.template(),
+        jacobian: ti.template(),
+        adjoints: ti.template(),
+        scratch: ti.template(),
+        start,
+        t,
+        b,
+        cotangent,
+    ):
+        """λ_t of sample b by the rule of a law, from vectors of both rows, one after the other."""
+        given = ti.Vector.zero(float, 2 * self.points)
+        physics = ti.Vector.zero(float, 2 * self.points)
+        policy = ti.Vector.zero(float, 2 * self.points)
+        for j in range(self.points):
+            for row in ti.static(range(2)):
+                place = row * self.points + j
+                given[place] = direct[t, b, row, j]
+                physics[place] = 2.0 * scratch[b, 2 + row, j] - adjoints[t + 1, b, row, j]
+                if ti.static(law.uses_policy):
+                    policy[place] = jacobian[t, b, 0, place] * cotangent
+        adjoint = law.rule.on_sample(given, physics, policy, start + t)
+        for j in range(self.points):
+            adjoints[t, b, 0, j] = adjoint[j]
+            adjoints[t, b, 1, j] = adjoint[self.points + j]
 
     @ti.func
     def _load(self, values: ti.template(), scratch: ti.template(), b):

@@ -1,13 +1,14 @@
 """The four-step toy problem of Fig. 1 of Schnell and Thuerey (ICLR 2024)."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
 
 from engine import Integrator
 from engine.checks import finite
-from policies import Policy, Polynomial
+from policies import Polynomial
 from training.objectives import Objective
 from training.task import Task
 
@@ -39,7 +40,5 @@ class IntegratorOptions:
         def sample(count: int, generator: torch.Generator) -> torch.Tensor:
             return torch.full((count, 1), -0.3, dtype=torch.float64)
 
-        def policy(members: int, dtype: torch.dtype, device: torch.device) -> Policy:
-            return Polynomial((1,), members, dtype, device)
-
-        return Task("integrator", Integrator(), Reach(self.target), sample, self.horizon, policy, success=1e-3)
+        make = partial(Polynomial, (1,))
+        return Task("integrator", Integrator(), Reach(self.target), sample, self.horizon, make, success=1e-3)

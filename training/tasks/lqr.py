@@ -6,8 +6,9 @@ from typing import Any, ClassVar
 import torch
 
 from engine import LinearSystem
-from policies import Linear, Policy
+from policies import Linear
 from training.objectives import Quadratic
+from training.starts import policy_for
 from training.task import Task
 
 _A, _B = ((1.0, 0.1), (-0.02, 0.97)), ((0.0,), (0.1,))
@@ -29,7 +30,5 @@ class LQROptions:
         def sample(count: int, generator: torch.Generator) -> torch.Tensor:
             return torch.randn(count, 2, generator=generator, dtype=torch.float64)
 
-        def policy(members: int, dtype: torch.dtype, device: torch.device) -> Policy:
-            return Linear((2,), (1,), bias=False, zero_last=True, members=members, dtype=dtype, device=device)
-
-        return Task("lqr", system, Quadratic(_Q, _R), sample, self.horizon, policy)
+        make = policy_for(system, Linear, bias=False, zero_last=True)
+        return Task("lqr", system, Quadratic(_Q, _R), sample, self.horizon, make)

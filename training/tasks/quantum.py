@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -11,6 +10,7 @@ from engine import QuantumBox
 from engine.checks import whole
 from policies import Convolutional
 from training.objectives import Objective
+from training.starts import policy_for
 from training.task import Task
 
 
@@ -62,6 +62,4 @@ class QuantumOptions:
             weights = weights / weights.norm(dim=1, keepdim=True)
             return torch.stack([(weights * phases.cos()) @ low, (weights * phases.sin()) @ low], 1)
 
-        policy = partial(Convolutional, system.state_shape, system.control_shape)
-        make = lambda members, dtype, device: policy(members=members, dtype=dtype, device=device)  # noqa: E731
-        return Task("quantum", system, objective, sample, self.horizon, make)
+        return Task("quantum", system, objective, sample, self.horizon, policy_for(system, Convolutional))

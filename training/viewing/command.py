@@ -8,8 +8,8 @@ import tyro
 
 from engine import SettingError
 from training.machine import Machine, console
-from training.viewing.controller import Watched, untrained, watched
 from training.viewing.view import ViewSettings, view
+from training.viewing.watching import Watched, untrained, watched
 
 Options = TypeVar("Options")
 

@@ -40,14 +40,14 @@ def frame_count(show: Show) -> int:
     return int(np.ceil((show.player.end - show.player.position) / a_frame)) + 1 + _HOLD
 
 
-def record(show: Show, out: Path, size: int = 480, console: Console | None = None) -> Path:
+def write_film(show: Show, out: Path, size: int = 480, console: Console | None = None) -> Path:
     """Record to FILE.mp4, FILE.gif or a new or empty directory of PNGs.
 
     Raises:
         SettingError: another ending, a file or directory that holds something, or one that cannot be written.
         BackendError: no encoder for mp4.
     """
-    check_recording(out)
+    check_film(out)
     try:
         with _writer(out) as write:
             shown = track(frames(show, size), "recording", frame_count(show), console=console, disable=console is None)
@@ -60,7 +60,7 @@ def record(show: Show, out: Path, size: int = 480, console: Console | None = Non
     return out
 
 
-def check_recording(out: Path) -> None:
+def check_film(out: Path) -> None:
     """SettingError unless a recording can be written to FILE.mp4, FILE.gif or a new or empty directory."""
     kind = out.suffix.lower()
     if kind not in (".mp4", ".gif", ""):

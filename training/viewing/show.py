@@ -7,13 +7,13 @@ import numpy as np
 from engine import SettingError
 from training.errors import RunError
 from training.gradients import gradient_named
-from training.viewing.controller import Watched
 from training.viewing.drawings import Camera, Drawing, Frame, Moment, Scene, Solid, drawing_of
 from training.viewing.palette import BLACK, DARK, GREY, VERMILION
 from training.viewing.player import Player
 from training.viewing.profile import Profile
 from training.viewing.scene import LARGE, MEDIUM
 from training.viewing.simulation import Episode, Simulation, goal_of, step_seconds
+from training.viewing.watching import Watched
 
 _KEY_LINES = (
     "space pause   left/right step   up/down speed   r restart",

@@ -12,7 +12,7 @@ from engine.systems import Held
 from training.gradients import Gradient
 from training.objectives import Objective
 from training.task import Task
-from training.viewing.controller import Watched
+from training.viewing.watching import Watched
 
 
 @dataclass(frozen=True)

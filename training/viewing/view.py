@@ -9,10 +9,10 @@ from rich.console import Console
 from engine import BackendError, SettingError, available_backends
 from engine.checks import whole
 from training.files import free_beside
-from training.viewing.controller import Watched
 from training.viewing.drawings import has_display
-from training.viewing.film import check_recording, record
+from training.viewing.film import check_film, write_film
 from training.viewing.show import Show
+from training.viewing.watching import Watched
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def view(controllers: Sequence[Watched], settings: ViewSettings, console: Consol
     if settings.window and not has_display():
         raise BackendError("Expected a display for --window, got none; record with --record FILE.mp4.")
     if settings.record is not None:
-        check_recording(settings.record)  # before anything is compiled for it
+        check_film(settings.record)  # before anything is compiled for it
     show = Show(controllers, settings.gradient, settings.seed, settings.speed)
     if settings.record is None and has_display():
         _open(show, settings)
@@ -51,7 +51,7 @@ def view(controllers: Sequence[Watched], settings: ViewSettings, console: Consol
     out = settings.record or free_beside(Path(f"{controllers[0].task.name}-seed-{settings.seed}.gif"))
     if settings.record is None:
         console.print("no display, so the view is recorded", style="dim")
-    return record(show, out, settings.size // 2 * 2, console)
+    return write_film(show, out, settings.size // 2 * 2, console)
 
 
 def _open(show: Show, settings: ViewSettings) -> None:

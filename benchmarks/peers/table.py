@@ -1,0 +1,22 @@
+"""The peers, one file each: a line here is all that another one takes."""
+
+from benchmarks.peers import jax_autodiff, jax_blocks, jax_by_hand, jax_pairs, torch_eager
+from benchmarks.peers.peer import Peer
+
+PEERS: list[Peer] = [
+    jax_autodiff.PEER,
+    jax_by_hand.PEER,
+    jax_pairs.PEER,
+    jax_blocks.PEER,
+    torch_eager.PEER,
+]
+
+
+def peers_of_task(task: str) -> list[Peer]:
+    """Those that compute the training update of a task."""
+    return [peer for peer in PEERS if task in peer.updates]
+
+
+def peers_of_particles() -> dict[str, Peer]:
+    """Those that step particles, by name."""
+    return {peer.name: peer for peer in PEERS if peer.step is not None}

@@ -1,0 +1,61 @@
+"""Jets that push the particles around them, and what these pass back to a jet."""
+
+import taichi as ti
+
+# Sums over the particles go over so many at a time, in parallel and always in the same order.
+CHUNK = 512
+
+
+@ti.data_oriented
+class Jets:
+    """The jets of `Fluid`, whose docstring defines the symbols. Derived classes set the attributes.
+
+    Attributes:
+        dim, jets, particles, jet_radius, jet_strength: of the fluid.
+        chunks: chunks of particles.
+    """
+
+    dim: int
+    jets: int
+    particles: int
+    jet_radius: float
+    jet_strength: float
+    chunks: int
+
+    @ti.kernel
+    def sum_jets(
+        self,
+        control: ti.types.ndarray(ndim=3),
+        half: ti.types.ndarray(ndim=3),
+        kick: ti.types.ndarray(ndim=3),
+        order: ti.types.ndarray(ndim=2),
+        sums: ti.types.ndarray(ndim=4),
+        serial: ti.template(),
+    ):
+        """For each chunk of particles and each jet Σ E q̂, then the adjoint of the jet's place without dt."""
+        ti.loop_config(serialize=serial)
+        for b, chunk in ti.ndrange(half.shape[0], self.chunks):
+            for j in range(self.jets):
+                pushes, places = ti.Vector.zero(float, self.dim), ti.Vector.zero(float, self.dim)
+                y = self._of(half, b, j)
+                for s in range(chunk * CHUNK, ti.min((chunk + 1) * CHUNK, self.particles)):
+                    i = self.jets + order[b, s]
+                    r, q = self._of(half, b, i) - y, self._of(kick, b, i)
+                    reach, work = self.reach(r), 0.0
+                    for axis in ti.static(range(self.dim)):
+                        work += self.jet_strength * control[b, axis, j] * q[axis]
+                    pushes += reach**3 * q
+                    places += 6.0 / self.jet_radius**2 * work * reach * reach * r
+                for axis in ti.static(range(self.dim)):
+                    sums[b, chunk, j, axis] = pushes[axis]
+                    sums[b, chunk, j, self.dim + axis] = places[axis]
+
+    @ti.func
+    def reach(self, r):
+        """1 - |r|²/J², at least 0."""
+        return ti.max(1.0 - r.dot(r) / self.jet_radius**2, 0.0)
+
+    @ti.func
+    def _of(self, rows: ti.template(), b, i):
+        """What the first rows [dim] hold of body i."""
+        return ti.Vector([rows[b, axis, i] for axis in range(self.dim)])
