@@ -45,16 +45,6 @@ def limited_vector(vector, limit):
     return result
 
 
-@ti.func
-def vector_norm(vector):
-    """`norm` of one vector in a kernel."""
-    largest = abs(vector).max()
-    length = largest
-    if largest != 0.0 and largest < ti.math.inf:
-        length = largest * (vector / largest).norm()
-    return length
-
-
 def norm_of_array(values: np.ndarray, axis: int = -1) -> np.ndarray:
     """`norm` of a NumPy array of floats."""
     return norm(torch.from_numpy(np.ascontiguousarray(values)), axis).numpy()

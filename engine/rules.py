@@ -209,11 +209,8 @@ class StepAgreement:
 
     @ti.func
     def on_sample(self, direct, physics, policy, t):
-        result = direct + physics
-        for i in ti.static(range(result.n)):
-            if ti.math.sign(physics[i]) == ti.math.sign(policy[i]):
-                result[i] += policy[i]
-        return result
+        agreeing = (physics > 0.0) & (policy > 0.0) | (physics < 0.0) & (policy < 0.0)
+        return direct + physics + ti.select(agreeing, policy, 0.0)
 
 
 @dataclass(frozen=True)
