@@ -86,6 +86,8 @@ from engine import (
     KernelSystem,
     LibraryError,
     MemoryPlan,
+    Noise,
+    Observation,
     PathRule,
     PeakMemory,
     PerSample,
@@ -102,6 +104,8 @@ from engine import (
     Truncate,
     VectorSystem,
     available_backends,
+    clock,
+    components,
     current,
     format_bytes,
     gradcheck,
@@ -109,6 +113,7 @@ from engine import (
 )
 from engine.systems import (
     SYSTEMS,
+    BallWall,
     CartPendulum,
     CartPole,
     Fluid,
@@ -130,6 +135,7 @@ from policies import (
     Linear,
     ModulePolicy,
     Moments,
+    OpenLoop,
     Policy,
     PolicyError,
     PolicyRecord,
@@ -160,6 +166,7 @@ from training import (
     Variant,
     clipping_named,
     describe_checkpoint,
+    differentiable,
     load_controller,
     load_task,
     read_checkpoint,
@@ -170,6 +177,7 @@ from training import commands as _trained
 from training.commands import Resume, Train, View, ViewTask  # noqa: F401
 from training.dispatch import CommandLine as _CommandLine
 from training.doors import load as load_plugin
+from training.environments import to_gymnasium
 from training.gradients import (
     GRADIENTS,
     Gradient,
@@ -213,6 +221,7 @@ __all__ = [
     "BackendError",
     "Backpropagation",
     "Balance",
+    "BallWall",
     "BudgetError",
     "CartPendulum",
     "CartPole",
@@ -257,7 +266,10 @@ __all__ = [
     "Moment",
     "Moments",
     "NBody",
+    "Noise",
     "Objective",
+    "Observation",
+    "OpenLoop",
     "PathRule",
     "PeakMemory",
     "PerSample",
@@ -294,8 +306,11 @@ __all__ = [
     "available_backends",
     "build_task",
     "clipping_named",
+    "clock",
+    "components",
     "current",
     "describe_checkpoint",
+    "differentiable",
     "format_bytes",
     "gradcheck",
     "gradient_named",
@@ -313,6 +328,7 @@ __all__ = [
     "resume",
     "task_options",
     "text_of",
+    "to_gymnasium",
     "train",
     "uniform_states",
 ]

@@ -36,7 +36,8 @@ setup(
         "imageio-ffmpeg",
     ],
     extras_require={
-        "dev": ["pytest", "pytest-xdist", "ruff", "pyright[nodejs]"],
+        "dev": ["pytest", "pytest-xdist", "ruff", "pyright[nodejs]", "gymnasium>=1.0"],
+        "gym": ["gymnasium>=1.0"],
         "peers": ["jax"],
     },
     classifiers=[

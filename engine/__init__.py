@@ -24,6 +24,8 @@ from engine.errors import (
 )
 from engine.gradcheck import gradcheck
 from engine.memory import PeakMemory, format_bytes
+from engine.noise import Noise
+from engine.observation import Observation, clock, components
 from engine.plan import MemoryPlan, Segment
 from engine.rollout import Rollout
 from engine.rules import (
@@ -49,6 +51,7 @@ from engine.sweep import Gradients
 from engine.system import KernelSystem, System
 from engine.systems import (
     SYSTEMS,
+    BallWall,
     CartPendulum,
     CartPole,
     Fluid,
@@ -79,6 +82,7 @@ __all__ = [
     "AdjointRule",
     "BackendError",
     "Balance",
+    "BallWall",
     "BudgetError",
     "CartPendulum",
     "CartPole",
@@ -106,6 +110,8 @@ __all__ = [
     "LinearSystem",
     "MemoryPlan",
     "NBody",
+    "Noise",
+    "Observation",
     "PathRule",
     "PeakMemory",
     "PerSample",
@@ -124,6 +130,8 @@ __all__ = [
     "Truncate",
     "VectorSystem",
     "available_backends",
+    "clock",
+    "components",
     "current",
     "format_bytes",
     "gradcheck",

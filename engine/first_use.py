@@ -17,14 +17,14 @@ def refuse_detached(rollout: Trajectory, cost: Cost) -> None:
     The first segment is restored.
     """
     states, controls = rollout.states[: rollout.block], rollout.controls[: rollout.block]
-    steps = torch.arange(len(controls), device=states.device)
-    parts = {
-        "running": lambda x, u: cost.running(x[: len(u)], u, steps),
-        "final": lambda x, u: cost.final(x[0]),
+    steps, parts = torch.arange(len(controls), device=states.device), rollout.parts
+    evaluations = {
+        "running": lambda x, u: parts.priced(cost, parts.rows(len(u))).running(x[: len(u)], u, steps),
+        "final": lambda x, u: parts.priced(cost, parts.rows()).final(x[0]),
     }
     detached, differentiable = [], False
     with differentiating(cost):
-        for name, evaluate in parts.items():
+        for name, evaluate in evaluations.items():
             value = evaluate(states.clone().requires_grad_(), controls.clone().requires_grad_())
             if value is None or value.requires_grad:
                 differentiable |= value is not None

@@ -45,6 +45,8 @@ class SweepArrays:
         start: t of the first step.
         law: how λ_t is made.
         weights: p and k of a law that sums paths.
+        parameters, parameter_adjoint: [B, q], as in `System.prepare_pull_back`, where parameters vary between samples;
+            Σ_t (∂S/∂p)ᵀ λ_{t+1} is added.
     """
 
     states: torch.Tensor
@@ -57,6 +59,8 @@ class SweepArrays:
     start: int
     law: Law
     weights: tuple[float, float] = (0.0, 0.0)
+    parameters: torch.Tensor | None = None
+    parameter_adjoint: torch.Tensor | None = None
 
     def prepare(self, kernel, *own) -> Launch:
         """Bind `kernel(states, controls, direct, jacobian, adjoints, cotangents, first, last, start, p, k, serial, law,

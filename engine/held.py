@@ -20,6 +20,8 @@ class _Chain(NamedTuple):
     cotangent: torch.Tensor
     forward: list[Launch]
     backward: list[Launch]
+    parameters: torch.Tensor
+    parameter_adjoint: torch.Tensor
 
 
 class Held(System):
@@ -38,7 +40,8 @@ class Held(System):
         self.system, self.steps = system, steps
         self.name = system.name
         self.state_shape, self.control_shape = system.state_shape, system.control_shape
-        self._chains: dict[int, _Chain] = {}
+        self.constants, self.positive_parameters = system.constants, system.positive_parameters
+        self._chains: dict[tuple[int, bool], _Chain] = {}
 
     @property
     def step_time(self) -> float | None:
@@ -48,10 +51,12 @@ class Held(System):
     def check_size(self):
         self.system.check_size()
 
-    def prepare_step(self, state, control, next_state):
-        chain = self._chain(len(state))
+    def prepare_step(self, state, control, next_state, parameters=None):
+        chain = self._chain(len(state), parameters is not None)
 
         def launch() -> None:
+            if parameters is not None:
+                chain.parameters.copy_(parameters)
             chain.states[0].copy_(state)
             chain.control.copy_(control)
             for step in chain.forward:
@@ -60,10 +65,15 @@ class Held(System):
 
         return launch
 
-    def prepare_pull_back(self, state, control, next_adjoint, adjoint, cotangent):
-        chain = self._chain(len(state))
+    def prepare_pull_back(
+        self, state, control, next_adjoint, adjoint, cotangent, parameters=None, parameter_adjoint=None
+    ):
+        chain = self._chain(len(state), parameters is not None)
 
         def launch() -> None:
+            if parameters is not None and parameter_adjoint is not None:
+                chain.parameters.copy_(parameters)
+                chain.parameter_adjoint.copy_(parameter_adjoint)
             chain.states[0].copy_(state)
             chain.control.copy_(control)
             for step in chain.forward[:-1]:
@@ -74,29 +84,37 @@ class Held(System):
                 pull_back()
             adjoint.copy_(chain.adjoints[0])
             cotangent.copy_(chain.cotangent)
+            if parameters is not None:
+                parameter_adjoint.copy_(chain.parameter_adjoint)
 
         return launch
 
     def scratch_bytes(self, batch):
         numbers = (self.steps + 3) * math.prod(self.state_shape) + 2 * math.prod(self.control_shape)
+        numbers += 2 * len(self.constants)
         return batch * numbers * runtime.current().dtype.itemsize + self.system.scratch_bytes(batch)
 
     def launch_bytes(self):
         return 5400  # two closures with their views; the chain is shared
 
-    def _chain(self, batch: int) -> _Chain:
-        if batch not in self._chains:
+    def _chain(self, batch: int, varied: bool) -> _Chain:
+        if (batch, varied) not in self._chains:
             # Made inside an inference mode they could not be filled outside it.
             with torch.inference_mode(False):
                 states = self.scratch("states", self.steps + 1, batch, *self.state_shape)
                 adjoints = self.scratch("adjoints", 2, batch, *self.state_shape)
                 control = self.scratch("control", batch, *self.control_shape)
                 cotangent = self.scratch("cotangent", batch, *self.control_shape)
+                rows = [self.scratch(name, batch, len(self.constants)) for name in ("parameters", "parameter_adjoint")]
             system, times = self.system, range(self.steps)
-            forward = [system.prepare_step(states[t], control, states[t + 1]) for t in times]
+            given, asked = ({"parameters": rows[0]}, {"parameter_adjoint": rows[1]}) if varied else ({}, {})
+            forward = [system.prepare_step(states[t], control, states[t + 1], **given) for t in times]
             backward = [
-                system.prepare_pull_back(states[t], control, adjoints[(t + 1) % 2], adjoints[t % 2], cotangent)
+                system.prepare_pull_back(
+                    states[t], control, adjoints[(t + 1) % 2], adjoints[t % 2], cotangent, **given, **asked
+                )
                 for t in reversed(times)
             ]
-            self._chains[batch] = _Chain(states, control, adjoints, cotangent, forward, backward)
-        return self._chains[batch]
+            chain = _Chain(states, control, adjoints, cotangent, forward, backward, *rows)
+            self._chains[batch, varied] = chain
+        return self._chains[batch, varied]

@@ -22,14 +22,19 @@ class Rollout(Trajectory):
 
     _sweeper: Sweeper | None = None
 
-    def __call__(self, initial: torch.Tensor, cost: Cost | None = None) -> "Rollout":
-        """Run forward from `initial` [B, *state_shape]; an open `RolloutTape` sweeps it when it closes."""
+    def __call__(
+        self, initial: torch.Tensor, cost: Cost | None = None, parameters: torch.Tensor | None = None
+    ) -> "Rollout":
+        """Run forward from `initial` [B, *state_shape]; an open `RolloutTape` sweeps it when it closes.
+
+        `parameters` [B, q] as in `forward`.
+        """
         tape = impl.get_runtime().target_tape
         if isinstance(tape, RolloutTape):
             tape.record_rollout(self, initial, cost)
         elif tape is not None:
             raise AdjointError("Expected rollouts inside a RolloutTape, got a ti.ad.Tape, which cannot replay them.")
-        self.forward(initial.detach())
+        self.forward(initial.detach(), parameters=parameters)
         return self
 
     @plain_torch
@@ -61,6 +66,10 @@ class Rollout(Trajectory):
             raise AdjointError(
                 "Expected every state in memory where kernels add to states.grad, got a rollout cut into segments; "
                 "drop its memory budget."
+            )
+        if self.states.grad is not None and self.parts.ends is not None:
+            raise AdjointError(
+                "Expected an objective where samples end before the horizon, got kernels that add to states.grad."
             )
         if self._sweeper is None:
             self._sweeper = Sweeper(self)

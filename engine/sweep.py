@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -16,6 +17,7 @@ from engine.fused import MOST_COMPONENTS, Law, SweepArrays
 from engine.launch import Launch
 from engine.loops import BLOCK_ROWS, torch_threads
 from engine.memory import format_bytes
+from engine.parameter_sweep import ParameterSweep
 from engine.plan import Segment
 from engine.rules import AdjointRule, PathSum, PerSample, Place, placed, says_itself_on_a_sample
 from engine.system import PULL_BACK_LAUNCH_BYTES
@@ -37,11 +39,14 @@ class Gradients:
         parameters: for each rule [members, parameters], the gradient of the member's mean loss; for a `PerSample` rule
             [members, samples, parameters], the gradients of each sample's loss.
         initial: for each rule λ_0 [B, *state_shape], per sample.
+        physical: for each rule ∂L/∂p [B, q], per sample, of the parameters that vary; empty without any. What reaches p
+            through the observation counts as the policy path does.
     """
 
     losses: torch.Tensor
     parameters: dict[AdjointRule, torch.Tensor] = field(default_factory=dict)
     initial: dict[AdjointRule, torch.Tensor] = field(default_factory=dict)
+    physical: dict[AdjointRule, torch.Tensor] = field(default_factory=dict)
 
 
 Inspect = Callable[[AdjointRule, Segment, torch.Tensor, torch.Tensor], None]
@@ -57,6 +62,7 @@ class Sweeper(SweepBuffers):
         self._physics = torch.zeros_like(self.adjoints[0])
         self._fused: dict[tuple, Launch | None] = {}
         self._pull_backs: dict[tuple, list[Launch]] = {}
+        self._of_parameters = ParameterSweep(rollout) if rollout.parts.parameters is not None else None
         self._trusted: set[AdjointRule] = set()
         self._compiled: set[AdjointRule] = set()
         self._costs: list[Cost] = []
@@ -94,12 +100,18 @@ class Sweeper(SweepBuffers):
             rows = (members, each) if isinstance(rule, PerSample) else (members,)
             result.parameters[rule] = states.new_zeros(*rows, count)
         carried = {rule: torch.zeros_like(states[0], requires_grad=False) for rule in rules}
+        varied, ends = self._of_parameters, rollout.parts.ends
+        if varied is not None:
+            varied.begin(rules)
         final = self._final(cost, result)
         for rule in rules:
-            carried[rule].copy_(final)
+            carried[rule].copy_(final if ends is None else ends.reaching(final))
         for part in reversed(rollout.plan.segments):
             rollout.restore(part)
             self._direct(cost, part, result)
+            if ends is not None:
+                steps = torch.arange(len(self.direct_states), device=states.device) + part.base
+                ends.settle(steps, self.direct_states, self.direct_controls, final)
             with torch.inference_mode():
                 self._linearise(swept, part)
                 for rule, chosen in swept.items():
@@ -108,6 +120,8 @@ class Sweeper(SweepBuffers):
                     carried[rule].copy_(self.adjoints[part.first])
                     pull_back = self._pull_back_samples if isinstance(rule, PerSample) else self._pull_back_parameters
                     pull_back(part, chosen, result.parameters[rule])
+                    if varied is not None:
+                        varied.add(rule, part, chosen, self.cotangents)
                     if inspect is not None:
                         inspect(
                             rule, part, self.adjoints[part.first : part.last + 1],
@@ -117,6 +131,8 @@ class Sweeper(SweepBuffers):
             if not isinstance(rule, PerSample):
                 result.parameters[rule] /= each
             result.initial[rule] = carried[rule]
+        if varied is not None:
+            result.physical = varied.found()
         return result
 
     def _final(self, cost: Cost | None, result: Gradients) -> torch.Tensor:
@@ -127,13 +143,16 @@ class Sweeper(SweepBuffers):
         if cost is not None:
             with differentiating(cost):
                 state, version = aligned(rollout.final_state.detach()).requires_grad_(), rollout.states._version
-                value = cost.final(state)
+                rows = rollout.parts.leaves()
+                value = rollout.parts.priced(cost, *rows or (None,)).final(state)
                 if rollout.states._version != version:
                     raise modified(cost)
                 if value is not None:
                     check_tensor("a final cost for each sample", value, (rollout.batch,), state)
                     if value.requires_grad:
-                        (gradient,) = _gradients(value, state)
+                        gradient, *of_rows = _gradients(value, state, *rows)
+                        if self._of_parameters is not None:
+                            self._of_parameters.direct += of_rows[0]
                         if not ended.is_finite(gradient):
                             gradient = ended.without_unused(value, gradient, state, "the final state")
                     result.losses += value.detach()
@@ -154,19 +173,23 @@ class Sweeper(SweepBuffers):
                 controls = aligned(rollout.controls[times].detach()).requires_grad_()
                 version = rollout.states._version, rollout.controls._version
                 steps = torch.arange(times.start, times.stop, device=states.device)
-                values = cost.running(states, controls, steps)  # type: ignore[union-attr]
+                rows = rollout.parts.leaves(len(states))
+                values = rollout.parts.priced(cost, *rows or (None,)).running(states, controls, steps)
                 if (rollout.states._version, rollout.controls._version) != version:
                     raise modified(cost)
                 if values is None:
                     break
                 rollout.check_running(cost, values, states, controls, times.start)  # type: ignore[arg-type]
-                found = _gradients(values, states, controls) if values.requires_grad else ()
+                values = rollout.parts.masked(values, steps)
+                found = _gradients(values, states, controls, *rows) if values.requires_grad else ()
             buffers = (self.direct_states, "states"), (self.direct_controls, "controls")
             for (buffer, name), gradient, at in zip(buffers, found, (states, controls), strict=False):
                 if not ended.is_finite(gradient):
                     gradient = ended.without_unused(values, gradient, at, f"{name} of steps {times.start} on")
                 buffer[first:last].copy_(gradient)
             inside = slice(max(first, part.first) - first, min(last, part.last) - first)
+            if self._of_parameters is not None and found:
+                self._of_parameters.direct += found[2][inside].sum(0)
             result.losses += values.detach()[inside].sum(0)
         if rollout.states.grad is not None:
             self.direct_states.add_(rollout.states.grad[: len(self.direct_states)])
@@ -188,6 +211,8 @@ class Sweeper(SweepBuffers):
         if key not in self._fused:
             self._fused[key] = self._prepare_fused(rule, part, samples)
         fused = self._fused[key]
+        if self._of_parameters is not None:
+            self._of_parameters.of_system.zero_()
         if fused is not None:
             fused()
         else:
@@ -199,7 +224,8 @@ class Sweeper(SweepBuffers):
         if bool(again.any()):
             kept = adjoints[:, ~again].clone(), cotangents[:, ~again].clone()
             cotangents.copy_(self.direct_controls[first:last, samples])
-            self._sweep_by_steps(rule, part, samples, careful=True)
+            with nullcontext() if self._of_parameters is None else self._of_parameters.again(samples, again):
+                self._sweep_by_steps(rule, part, samples, careful=True)
             adjoints[:, ~again], cotangents[:, ~again] = kept
 
     def _pull_back_parameters(self, part: Segment, samples: slice, gradient: torch.Tensor) -> None:
@@ -252,6 +278,7 @@ class Sweeper(SweepBuffers):
                 part.start,
                 law,
                 rule.path_weights if isinstance(rule, PathSum) else (0.0, 0.0),
+                **({} if self._of_parameters is None else self._of_parameters.arguments()),
             )
         )
 
@@ -270,13 +297,17 @@ class Sweeper(SweepBuffers):
 
     def _sweep_by_steps(self, rule: AdjointRule, part: Segment, samples: slice, careful: bool = False) -> None:
         physics, pull_backs = self._physics[samples], self._prepare_pull_backs(samples)
+        varied = self._of_parameters
         trusted, version = rule in self._trusted, self.direct_states._version
         acting = placed(rule, self._place(samples))
         for t in range(part.stop - 1, part.start - 1, -1):
             slot = t - part.base
+            before = None if not careful or varied is None else varied.of_system[samples].clone()
             pull_backs[slot]()
             if careful:
                 over = ended.zero_rows(self.adjoints[slot + 1, samples])
+                if varied is not None and before is not None:
+                    varied.of_system[samples][over] = before[over]
                 physics[over] = 0.0
                 self.cotangents[slot, samples][over] = self.direct_controls[slot, samples][over]
             policy = self._policy_term(slot, samples) if rule.uses_policy else None
@@ -316,6 +347,7 @@ class Sweeper(SweepBuffers):
         if key not in self._pull_backs:
             rollout = self.rollout
             self._tell_of_more_launches()
+            given = {} if self._of_parameters is None else self._of_parameters.arguments(samples)
             self._pull_backs[key] = [
                 rollout.system.prepare_pull_back(
                     rollout.states[slot, samples].detach(),
@@ -323,6 +355,7 @@ class Sweeper(SweepBuffers):
                     self.adjoints[slot + 1, samples],
                     self._physics[samples],
                     self.cotangents[slot, samples],
+                    **given,
                 )
                 for slot in range(rollout.plan.slots)
             ]

@@ -32,11 +32,15 @@ class System(abc.ABC):
     Attributes:
         name: what tables and errors call the system.
         state_shape, control_shape: shapes of one sample's state and control.
+        constants: a NamedTuple of its physical parameters, which may differ from sample to sample; empty without any.
+        positive_parameters: names of those that are above 0.
     """
 
     name: str
     state_shape: tuple[int, ...]
     control_shape: tuple[int, ...]
+    constants: tuple = ()
+    positive_parameters: tuple[str, ...] = ()
     _buffers: dict[tuple, torch.Tensor] | None = None
 
     @property
@@ -47,7 +51,10 @@ class System(abc.ABC):
 
     @abc.abstractmethod
     def prepare_step(self, state: torch.Tensor, control: torch.Tensor, next_state: torch.Tensor) -> Launch:
-        """A launch that writes `next_state` = S(state, control)."""
+        """A launch that writes `next_state` = S(state, control).
+
+        A system with `constants` takes `parameters=None` besides: [B, q], a row for each sample in place of them.
+        """
 
     @abc.abstractmethod
     def prepare_pull_back(
@@ -60,12 +67,19 @@ class System(abc.ABC):
     ) -> Launch:
         """A launch that writes `adjoint` = Aᵀ next_adjoint and adds Bᵀ next_adjoint to `cotangent`.
 
-        A = ∂S/∂x and B = ∂S/∂u at (state, control); `next_adjoint` is left as it is.
+        A = ∂S/∂x and B = ∂S/∂u at (state, control); `next_adjoint` is left as it is. A system with `constants` takes
+        `parameters=None, parameter_adjoint=None` besides: of the step, and [B, q], to which (∂S/∂p)ᵀ next_adjoint is
+        added.
         """
 
     def prepare_sweep(self, arrays: SweepArrays) -> Launch | None:
         """A launch that sweeps a whole segment at once, or None where the system has none."""
         return None
+
+    @property
+    def parameters(self) -> dict[str, float]:
+        """The physical parameters that may differ from sample to sample, with the values they have otherwise."""
+        return dict(zip(getattr(self.constants, "_fields", ()), self.constants, strict=True))
 
     def sample(self, count: int, generator: torch.Generator) -> torch.Tensor:
         """States [count, *state_shape] inside its domain, at which it is smooth: those that checks try it on.

@@ -1,7 +1,7 @@
 """Trajectories: T steps of a system under a controller, in buffers allocated once, cut into segments if asked."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
@@ -13,10 +13,14 @@ from engine.buffers import SweepBuffers
 from engine.checks import flag, whole
 from engine.contracts import check_controller, check_cost, check_system, check_tensor, modified
 from engine.controller import Controller
+from engine.ends import End
 from engine.errors import AdjointError, ShapeError
 from engine.loops import STEP_ROWS, torch_threads
 from engine.memory import parse_bytes, return_freed_memory
 from engine.modes import plain_torch
+from engine.noise import Noise
+from engine.observation import Observation
+from engine.parts import Parts
 from engine.plan import MemoryPlan, Segment
 from engine.system import System
 
@@ -54,6 +58,11 @@ class Trajectory:
         memory: budget of all buffers, such as "512MiB"; None stores every state.
         segment: steps between stored states, overriding `memory`.
         forward_only: store no states at all; for evaluation.
+        observation: what the controller sees; by default the state.
+        parameters: names of physical parameters that vary between samples: the system's, or others that the objective
+            and the observation read.
+        noise: on states and controls; settle it by `seed_noise`.
+        end: `end(states)` [B] of booleans, where a sample's rollout ends before the horizon; see `engine/ends.py`.
 
     Attributes:
         states: [T+1, B, *state_shape] if everything is stored, else the states of the segment last restored.
@@ -65,6 +74,7 @@ class Trajectory:
         turn: which forward rollout this is, counted from 1; rules that draw by chance draw other numbers in each.
         holds_jacobian: whether K is computed for whole blocks of time; decided from sizes that do not depend on
             the memory budget.
+        parts: what it has besides, such as ends.
     """
 
     @plain_torch
@@ -77,6 +87,10 @@ class Trajectory:
         memory: str | int | None = None,
         segment: int | None = None,
         forward_only: bool = False,
+        observation: Observation | None = None,
+        parameters: Sequence[str] = (),
+        noise: Noise | None = None,
+        end: End | None = None,
     ):
         check_system(system)
         check_controller(controller)
@@ -84,6 +98,8 @@ class Trajectory:
         segment = None if segment is None else whole("a segment of at least 1", segment)
         forward_only = flag("forward_only", forward_only)
         _check_fit(system, controller, batch)
+        self.parts = Parts(system, batch, horizon, observation, parameters, noise, end)
+        controller = self.parts.controller(controller)
         # Planning calls the controller, so first see that a call leaves nothing behind.
         controller.check(system.state_shape, system.control_shape, differentiated=not forward_only)
         self.system, self.controller, self.horizon, self.batch = system, controller, horizon, batch
@@ -118,16 +134,22 @@ class Trajectory:
         self._checkpoints = torch.zeros(stored, batch, *system.state_shape, **options)
         self.trace = self.controller.trace(slots, batch, system.state_shape, system.control_shape)
         self._watch = self.controller.watch(self.trace, differentiated=not self.forward_only)
+        self.parts.allocate(slots, self.controller.members)
         self._actions: list[Callable[[], None]] = []
         self._steps: list[Callable[[], None]] = []
         for slot in range(slots):
             x, y, u = self.states[slot], self.states[slot + 1], self.slot_controls[slot]
-            self._actions.append(self.trace.prepare_act(slot, x, u))
-            self._steps.append(system.prepare_step(x, u, y))
+            self._actions.append(self.parts.prepare_act(slot, self.trace.prepare_act(slot, x, u), u))
+            self._steps.append(self.parts.prepare_step(slot, x, u, y))
 
     @plain_torch
-    def forward(self, initial: torch.Tensor, cost: Cost | None = None) -> torch.Tensor | None:
-        """Run T steps from `initial` [B, *state_shape]; with a cost, return the losses [B]."""
+    def forward(
+        self, initial: torch.Tensor, cost: Cost | None = None, parameters: torch.Tensor | None = None
+    ) -> torch.Tensor | None:
+        """Run T steps from `initial` [B, *state_shape]; with a cost, return the losses [B].
+
+        `parameters` [B, q] are the values of those that vary between samples, in the order of their names.
+        """
         runtime.current().check("initial state", initial, (self.batch, *self.system.state_shape))
         losses = None
         if cost is not None:
@@ -136,8 +158,16 @@ class Trajectory:
         self._watch.begin()
         self.turn += 1
         with torch.inference_mode():
+            self.parts.begin(initial, parameters)
             self._forward(initial, cost, losses)
         return losses
+
+    def seed_noise(self, seeds: int | Sequence[int], draw: int = 0) -> None:
+        """Settle the noise of the rollouts that follow: a seed, or one for each member, and which of its draws.
+
+        Noise depends on (seed, sample of the member, step, draw) alone; members of one seed have the same.
+        """
+        self.parts.seed(seeds, draw)
 
     def _forward(self, initial: torch.Tensor, cost: Cost | None, losses: torch.Tensor | None) -> None:
         segments, previous = self.plan.segments, initial
@@ -150,9 +180,11 @@ class Trajectory:
             if cost is not None and losses is not None:
                 self._add_running(cost, part, losses)
         self.restored = segments[-1]
+        if self.parts.ends is not None:
+            self.parts.ends.conclude()
         if cost is not None and losses is not None:
             version = self.states._version
-            final = cost.final(self.final_state)
+            final = self.parts.priced(cost, self.parts.rows()).final(self.final_state)
             if final is not None:
                 check_tensor("a final cost for each sample", final, (self.batch,), self.states)
                 losses += final
@@ -221,6 +253,7 @@ class Trajectory:
 
     def _run(self, part: Segment) -> None:
         slots = slice(part.first, part.last)
+        self.parts.enter(part)
         with torch_threads(self.batch >= STEP_ROWS):
             for act, step in zip(self._actions[slots], self._steps[slots], strict=True):
                 act()
@@ -234,13 +267,13 @@ class Trajectory:
             steps = torch.arange(part.base + first, part.base + last, device=self.states.device)
             states, controls = self.states[first:last], self.controls[part.base + first : part.base + last]
             version = self.states._version, self.controls._version
-            values = cost.running(states, controls, steps)
+            values = self.parts.priced(cost, self.parts.rows(len(states))).running(states, controls, steps)
             if (self.states._version, self.controls._version) != version:
                 raise modified(cost)
             if values is None:
                 break
             self.check_running(cost, values, states, controls, part.base + first)
-            losses += values.sum(0)
+            losses += self.parts.masked(values, steps).sum(0)
 
     def check_running(
         self, cost: Cost, values: torch.Tensor, states: torch.Tensor, controls: torch.Tensor, start: int
@@ -270,7 +303,7 @@ class Trajectory:
         n, m = math.prod(system.state_shape), math.prod(system.control_shape)
         per_slot = batch * (n + m) * item + SweepBuffers.slot_bytes(system, batch, self.holds_jacobian)
         per_slot += controller.trace_bytes(batch, system.state_shape, system.control_shape)
-        per_slot += _LAUNCH_BYTES + system.launch_bytes()
+        per_slot += _LAUNCH_BYTES + system.launch_bytes() + self.parts.slot_bytes()
         fixed = batch * self.horizon * m * item
         fixed += SweepBuffers.fixed_bytes(system, batch, self.block, controller.members * controller.parameter_count)
         fixed += controller.scratch_bytes(self.block * batch) + system.scratch_bytes(batch)

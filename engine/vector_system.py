@@ -43,19 +43,59 @@ class VectorSystem(System):
                 f"its kernels are unrolled, got {largest}; make it smaller, or write a System whose kernels loop."
             )
 
-    def prepare_step(self, state, control, next_state):
+    def prepare_step(self, state, control, next_state, parameters=None):
         self.check_size()
-        return prepare(self._step, state, control, next_state, serial_loop(state.shape[0]))
+        rows = _rows(parameters, state)
+        return prepare(
+            self._step, state, control, next_state, rows, serial_loop(state.shape[0]), parameters is not None
+        )
 
-    def prepare_pull_back(self, state, control, next_adjoint, adjoint, cotangent):
+    def prepare_pull_back(
+        self, state, control, next_adjoint, adjoint, cotangent, parameters=None, parameter_adjoint=None
+    ):
         self.check_size()
-        return prepare(self._pull_back, state, control, next_adjoint, adjoint, cotangent, serial_loop(state.shape[0]))
+        arrays = state, control, next_adjoint, adjoint, cotangent
+        rows = _rows(parameters, state), _rows(parameter_adjoint, state)
+        return prepare(self._pull_back, *arrays, *rows, serial_loop(state.shape[0]), parameters is not None)
 
     def prepare_sweep(self, arrays):
-        return arrays.prepare(self._sweep)
+        rows = _rows(arrays.parameters, arrays.states), _rows(arrays.parameter_adjoint, arrays.states)
+        return arrays.prepare(self._sweep, *rows, arrays.parameters is not None)
 
     def launch_bytes(self):
         return STEP_LAUNCH_BYTES
+
+    def parameters_of(self, values):
+        """Values in a kernel as `constants` are: by name."""
+        return type(self.constants)(*values)
+
+    @ti.func
+    def _advanced(self, state, control, parameters: ti.template(), b, varied: ti.template()):
+        """`advance` with the parameters of sample b, if they are `varied`, or with the constants."""
+        result = state
+        if ti.static(varied):
+            row = ti.static(range(len(self.constants)))
+            p = ti.static(self.parameters_of([parameters[b, i] for i in row]))
+            result = self.advance(state, control, p)  # type: ignore[call-arg]
+        elif ti.static(len(self.constants) > 0):
+            result = self.advance(state, control, self.constants)  # type: ignore[call-arg]
+        else:
+            result = self.advance(state, control)
+        return result
+
+    @ti.func
+    def _pulled_back(self, state, control, next_adjoint, parameters: ti.template(), b, varied: ti.template()):
+        """`pull_back_sample` in the same way, with three results; the third is 0 where nothing is varied."""
+        physics, pulled, given = state, control, ti.Vector.zero(float, ti.static(max(1, len(self.constants))))
+        if ti.static(varied):
+            row = ti.static(range(len(self.constants)))
+            p = ti.static(self.parameters_of([parameters[b, i] for i in row]))
+            physics, pulled, given = self.pull_back_sample(state, control, next_adjoint, p)  # type: ignore[call-arg]
+        elif ti.static(len(self.constants) > 0):
+            physics, pulled, given = self.pull_back_sample(state, control, next_adjoint, self.constants)  # type: ignore
+        else:
+            physics, pulled = self.pull_back_sample(state, control, next_adjoint)
+        return physics, pulled, given
 
     @ti.kernel
     def _step(
@@ -63,13 +103,15 @@ class VectorSystem(System):
         state: ti.types.ndarray(ndim=2),
         control: ti.types.ndarray(ndim=2),
         next_state: ti.types.ndarray(ndim=2),
+        parameters: ti.types.ndarray(ndim=2),
         serial: ti.template(),
+        varied: ti.template(),
     ):
         ti.loop_config(serialize=serial)
         for b in range(state.shape[0]):
             x = ti.Vector([state[b, i] for i in range(self.state_shape[0])])
             u = ti.Vector([control[b, j] for j in range(self.control_shape[0])])
-            y = self.advance(x, u)
+            y = self._advanced(x, u, parameters, b, varied)
             for i in ti.static(range(self.state_shape[0])):
                 next_state[b, i] = y[i]
 
@@ -81,18 +123,24 @@ class VectorSystem(System):
         next_adjoint: ti.types.ndarray(ndim=2),
         adjoint: ti.types.ndarray(ndim=2),
         cotangent: ti.types.ndarray(ndim=2),
+        parameters: ti.types.ndarray(ndim=2),
+        parameter_adjoint: ti.types.ndarray(ndim=2),
         serial: ti.template(),
+        varied: ti.template(),
     ):
         ti.loop_config(serialize=serial)
         for b in range(state.shape[0]):
             x = ti.Vector([state[b, i] for i in range(self.state_shape[0])])
             u = ti.Vector([control[b, j] for j in range(self.control_shape[0])])
             costate = ti.Vector([next_adjoint[b, i] for i in range(self.state_shape[0])])
-            physics, pulled = self.pull_back_sample(x, u, costate)
+            physics, pulled, given = self._pulled_back(x, u, costate, parameters, b, varied)
             for i in ti.static(range(self.state_shape[0])):
                 adjoint[b, i] = physics[i]
             for j in ti.static(range(self.control_shape[0])):
                 cotangent[b, j] += pulled[j]
+            if ti.static(varied):
+                for i in ti.static(range(len(self.constants))):
+                    parameter_adjoint[b, i] += given[i]
 
     @ti.kernel
     def _sweep(
@@ -110,17 +158,24 @@ class VectorSystem(System):
         policy_weight: float,
         serial: ti.template(),
         law: ti.template(),
+        parameters: ti.types.ndarray(ndim=2),
+        parameter_adjoint: ti.types.ndarray(ndim=2),
+        varied: ti.template(),
     ):
         ti.loop_config(serialize=serial)
         for sample in range(last - first):
             b = first + sample
             steps = controls.shape[0]
             costate = ti.Vector([adjoints[steps, b, i] for i in range(self.state_shape[0])])
+            total = ti.Vector.zero(float, ti.static(max(1, len(self.constants))))
+            if ti.static(varied):
+                for i in ti.static(range(len(self.constants))):
+                    total[i] = parameter_adjoint[b, i]
             for back in range(steps):
                 t = steps - 1 - back
                 x = ti.Vector([states[t, b, i] for i in range(self.state_shape[0])])
                 u = ti.Vector([controls[t, b, j] for j in range(self.control_shape[0])])
-                physics, pulled = self.pull_back_sample(x, u, costate)
+                physics, pulled, given = self._pulled_back(x, u, costate, parameters, b, varied)
                 # A zero adjoint or cotangent passes on 0, also where the Jacobian is not finite (engine/ended.py).
                 over, idle = True, True  # by `==`: Taichi's `!=` is false for NaN
                 for i in ti.static(range(self.state_shape[0])):
@@ -129,6 +184,9 @@ class VectorSystem(System):
                     pulled[j] = cotangents[t, b, j] + ti.select(over, 0.0, pulled[j])
                     idle = idle and pulled[j] == 0.0
                     cotangents[t, b, j] = pulled[j]
+                if ti.static(varied):
+                    for i in ti.static(range(len(self.constants))):
+                        total[i] += ti.select(over, 0.0, given[i])
                 policy = ti.Vector.zero(float, self.state_shape[0])
                 for i in ti.static(range(self.state_shape[0])):
                     physics[i] = ti.select(over, 0.0, physics[i])
@@ -145,3 +203,11 @@ class VectorSystem(System):
                     costate = law.rule.on_sample(costate, physics, policy, start + t)
                 for i in ti.static(range(self.state_shape[0])):
                     adjoints[t, b, i] = costate[i]
+            if ti.static(varied):
+                for i in ti.static(range(len(self.constants))):
+                    parameter_adjoint[b, i] = total[i]
+
+
+def _rows(parameters, state):
+    """The parameters of the samples, or an array to stand for them."""
+    return state.new_zeros(1, 1) if parameters is None else parameters

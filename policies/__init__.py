@@ -5,6 +5,7 @@ from policies.convolutional import Convolutional
 from policies.linear import Linear
 from policies.mlp import MLP
 from policies.module import ModulePolicy
+from policies.open_loop import OpenLoop
 from policies.particles import DeepSets, Moments
 from policies.policy import Policy, PolicyError, PolicyTrace
 from policies.polynomial import Polynomial
@@ -18,6 +19,7 @@ __all__ = [
     "Linear",
     "ModulePolicy",
     "Moments",
+    "OpenLoop",
     "Policy",
     "PolicyError",
     "PolicyRecord",

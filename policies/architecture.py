@@ -8,12 +8,13 @@ import torch
 from policies.convolutional import Convolutional
 from policies.linear import Linear
 from policies.mlp import MLP
+from policies.open_loop import OpenLoop
 from policies.particles import DeepSets, Moments
 from policies.policy import Policy, PolicyError
 from policies.polynomial import Polynomial
 
 CLASSES: dict[str, type[Policy]] = {
-    kind.__name__: kind for kind in (MLP, Convolutional, Linear, Polynomial, Moments, DeepSets)
+    kind.__name__: kind for kind in (MLP, Convolutional, Linear, Polynomial, Moments, DeepSets, OpenLoop)
 }
 """The policies that ship, by the names that checkpoints know; each keeps the contract that tests hold it to."""
 

@@ -21,7 +21,7 @@ from engine import SYSTEMS, CartPendulum, CartPole, Guidance, Hopper, NBody, Qua
 from engine.registry import SHIPPED
 
 BATCH = 3
-FUSED = {"cart-pendulum", "cart-pole", "guidance", "hopper", "integrator", "linear", "quantum", "swarm"}
+FUSED = {"ball-wall", "cart-pendulum", "cart-pole", "guidance", "hopper", "integrator", "linear", "quantum", "swarm"}
 """Of those that ship, the ones that sweep a segment in one launch."""
 
 ORACLES = {

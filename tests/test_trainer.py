@@ -262,7 +262,7 @@ def test_a_gradient_too_large_for_its_optimiser_is_told_and_any_other_is_used(op
     trainer = Trainer(small_task(), ALL[:2], settings)
     _, gradient = trainer.gradient(next(trainer.batches()))
     gradient[0], gradient[1], gradient[1, 3:] = 1.0, 1.0, size
-    monkeypatch.setattr(trainer, "gradient", lambda initial: (torch.ones(2, dtype=torch.float64), gradient))
+    monkeypatch.setattr(trainer, "gradient", lambda *_: (torch.ones(2, dtype=torch.float64), gradient))
     before = trainer.policy.theta.detach().clone()
     trainer.update(next(trainer.batches()))
     moved = (trainer.policy.theta.detach() != before).any(1).tolist()

@@ -3,6 +3,7 @@
 from training.checkpoint import describe_checkpoint
 from training.clipping import Clipping, clipping_named
 from training.controllers import load_controller, load_task
+from training.differentiable import differentiable
 from training.errors import RunError
 from training.estimators import Backpropagation, GradientEstimator, SignAgreement
 from training.experiment import Experiment, resume, train
@@ -44,6 +45,7 @@ __all__ = [
     "build_task",
     "clipping_named",
     "describe_checkpoint",
+    "differentiable",
     "gradient_named",
     "load_controller",
     "load_task",

@@ -39,6 +39,8 @@ class Train(Generic[Options]):
     """How many seeds for each gradient; seeds are paired: same data, same initial weights."""
     first_seed: int = 0
     """The first of them; the others count up."""
+    randomise: tuple[str, ...] = ()
+    """Physical parameters to draw with every training state, such as pole_mass=0.08:0.12; tests have the usual ones."""
     checkpoint_every: int = 10
     """Epochs between checkpoints."""
     out: Path | None = None
@@ -53,6 +55,7 @@ class Train(Generic[Options]):
             dict(vars(self.options)),
             seeds=tuple(range(self.first_seed, self.first_seed + count)),
             checkpoint_every=self.checkpoint_every,
+            randomise=self.randomise,
             **self.comparison.shared(),
         )
         self.machine.start()

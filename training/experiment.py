@@ -21,6 +21,7 @@ from training.gradients import gradient_named
 from training.optimisers import made_before, settings_from_file, settings_to_file
 from training.ordering import sweep_order
 from training.provenance import check_plugins, with_plugins
+from training.ranges import range_of
 from training.run import RunDirectory, epoch_of
 from training.settings import Comparison, TrainingSettings, distinct
 from training.stopping import Stopping
@@ -44,6 +45,7 @@ class Experiment(Comparison):
         variants: to train instead of the whole grid of them.
         milestones: epochs whose checkpoints stay; of the others only the last two do. None keeps every checkpoint.
         order: of the gradients in the ensemble; chosen where it is not given, and then kept in the run.
+        randomise: ranges of physical parameters to draw with every training state, such as pole_mass=0.08:0.12.
     """
 
     task: str
@@ -54,6 +56,7 @@ class Experiment(Comparison):
     variants: tuple[Variant, ...] = ()
     milestones: tuple[int, ...] | None = None
     order: tuple[str, ...] = ()
+    randomise: tuple[str, ...] = ()
 
     def __post_init__(self):
         super().__post_init__()
@@ -112,7 +115,10 @@ class Experiment(Comparison):
 
     def trainer(self) -> Trainer:
         """A fresh trainer; needs a runtime."""
-        return Trainer(self.task_options.build(), self.members(), self.settings)
+        task = self.task_options.build()
+        if self.randomise:
+            task = replace(task, randomise=tuple(range_of(text) for text in self.randomise))
+        return Trainer(task, self.members(), self.settings)
 
     def to_config(self) -> dict[str, Any]:
         """Plain values that `from_config` reads back, with the runtime they were used on."""
@@ -120,8 +126,10 @@ class Experiment(Comparison):
         config = {**first, **asdict(self), **first, "order": self._order}
         config["settings"] = settings_to_file(config["settings"])
         config["variants"] = [list(astuple(variant)) for variant in self.variants]
-        for name in (*_CROSSED, "order"):
+        for name in (*_CROSSED, "order", "randomise"):
             config[name] = list(config[name])
+        if not self.randomise:
+            del config["randomise"]
         if self.milestones is not None:
             config["milestones"] = list(self.milestones)
         runtime = current()
@@ -141,7 +149,8 @@ class Experiment(Comparison):
                 values[name] = tuple(values[name])
             with _read_from_config():
                 values["variants"] = tuple(_variant(variant) for variant in values.get("variants", ()))
-            values["order"] = tuple(values.get("order", ()))
+            for name in ("order", "randomise"):
+                values[name] = tuple(values.get(name, ()))
             values["settings"] = settings_from_file(values["settings"])
             if values.get("milestones") is not None:
                 values["milestones"] = tuple(values["milestones"])

@@ -1,5 +1,7 @@
 """Objectives: what a rollout is judged by, as torch expressions."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -20,9 +22,15 @@ class Objective:
 
     Attributes:
         goal: where the system should be, as its drawing takes it: a number, a place or a tensor; None for nowhere.
+        parameters: of its own that may vary between samples, such as a goal, with the values they have otherwise.
     """
 
     goal: Any = None
+    parameters: Mapping[str, float] = MappingProxyType({})
+
+    def given(self, parameters: Mapping[str, torch.Tensor]) -> "Objective":
+        """The same for samples with these parameters, each [S, B] in `running` and [B] in `final`."""
+        return self
 
     def aimed_at(self, place: tuple[float, float]) -> "Objective | None":
         """The same with its goal at another place of the plane; None where the goal is no such place."""

@@ -64,10 +64,17 @@ class Copies:
     """
 
     def __init__(self, task: Task, policy: Policy, score: Score, batch: int):
+        if task.noise is not None or task.randomise:
+            raise SettingError(
+                f"Expected a task without noise and without randomised parameters for a score, got {task.name}; take a "
+                "gradient that is swept."
+            )
         self.policy, self.score = policy, score
         self._objective, self._starts = task.objective, policy.members * batch
         self._disturbed = _Disturbed(policy, score.copies + 1, score.closed)
-        self.rollout = Rollout(task.system, self._disturbed, task.horizon, self._starts * (score.copies + 1))
+        samples = self._starts * (score.copies + 1)
+        given = {"observation": task.observation, "end": task.end}
+        self.rollout = Rollout(task.system, self._disturbed, task.horizon, samples, **given)
 
     def gradients(self, initial: torch.Tensor, noise: torch.Tensor, each: bool = False) -> torch.Tensor:
         """z of every member [P, n] or, for `each` of its b starts, [P, b, n].

@@ -6,31 +6,47 @@ from typing import Any
 
 import torch
 
-from engine import SettingError, ShapeError, System
+from engine import SettingError, ShapeError, System, current
+from engine.observation import Observation
 from policies import MLP, Policy
-from training.task import PolicyFactory
+from training.task import PolicyFactory, Task
 
 
 class _PolicyOf:
     """Builds policies of one class for one system; equal settings make equal builders."""
 
-    def __init__(self, system: System, kind: Callable[..., Policy], settings: dict[str, Any]):
-        self._make = partial(kind, system.state_shape, system.control_shape, **settings)
+    def __init__(
+        self, system: System, kind: Callable[..., Policy], observation: Observation | None, settings: dict[str, Any]
+    ):
+        seen = system.state_shape if observation is None else observation.shape
+        self._make = partial(kind, seen, system.control_shape, **settings)
 
     def __call__(self, members: int, dtype: torch.dtype, device: torch.device) -> Policy:
         return self._make(members=members, dtype=dtype, device=device)
 
 
-def policy_for(system: System, kind: Callable[..., Policy] = MLP, **settings: Any) -> PolicyFactory:
-    """A task's default policy: from its system's states to its controls.
+def policy_for(
+    system: System, kind: Callable[..., Policy] = MLP, observation: Observation | None = None, **settings: Any
+) -> PolicyFactory:
+    """A task's default policy: from its system's states, or what is observed of them, to its controls.
 
     Args:
         system: whose shapes it has.
         kind: a class of policies that is made from (state_shape, control_shape, **settings, members, dtype, device),
             such as `MLP`, `Linear`, `Moments` or one of your own.
+        observation: the task's, if it has one.
         settings: of that class, e.g. `hidden=(64,)`.
     """
-    return _PolicyOf(system, kind, settings)
+    return _PolicyOf(system, kind, observation, settings)
+
+
+def starts_of(task: Task, seeds: Sequence[int], stream: str, count: int) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Initial states [P, count, *state_shape] of P seeds, and what the task randomises [P, count, q], if anything."""
+    runtime = current()
+    found = [task.starts(count, seed, stream, runtime.dtype) for seed in seeds]
+    rows = [parameters for _, parameters in found if parameters is not None]
+    states = torch.stack([states for states, _ in found]).to(runtime.device)
+    return states, torch.stack(rows).to(runtime.device) if rows else None
 
 
 def uniform_states(

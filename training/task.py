@@ -2,15 +2,19 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
 from engine import ShapeError, System
 from engine.checks import finite, whole
 from engine.contracts import check_cost, check_system
+from engine.ends import End
+from engine.noise import Noise
+from engine.observation import Observation
 from policies import Policy
 from training.objectives import Objective
+from training.ranges import check_ranges
 
 
 class PolicyFactory(Protocol):
@@ -31,6 +35,12 @@ class Task:
         horizon: T, steps.
         policy: builds the default policy.
         success: a mean test loss below it counts as solved; None where no such threshold makes sense.
+        observation: what the policy sees; None for the state.
+        noise: on states and controls; a seed's own, other noise at every update.
+        end: `end(states)` [B] of booleans, where a sample ends before the horizon.
+        randomise: (name, low, high) of parameters of the system or the objective that are drawn with each training
+            state, uniformly; test states have the usual values.
+        control_bounds: (low, high) of every control, where others act on the task, as `to_gymnasium` lets them.
     """
 
     name: str
@@ -40,6 +50,11 @@ class Task:
     horizon: int
     policy: PolicyFactory
     success: float | None = None
+    observation: Observation | None = None
+    noise: Noise | None = None
+    end: End | None = None
+    randomise: tuple[tuple[str, float, float], ...] = ()
+    control_bounds: tuple[float, float] | None = None
 
     def __post_init__(self):
         check_system(self.system)
@@ -47,6 +62,36 @@ class Task:
         object.__setattr__(self, "horizon", whole("a horizon of at least 1 step", self.horizon))
         if self.success is not None:
             object.__setattr__(self, "success", finite("a success threshold, or None", self.success))
+        check_ranges(self.randomise, self.parameters, self.system.positive_parameters)
+
+    @property
+    def parameters(self) -> dict[str, float]:
+        """What may vary between samples, of the system's and of the objective's parameters, with its usual values."""
+        return {**self.system.parameters, **getattr(self.objective, "parameters", {})}
+
+    @property
+    def parts(self) -> dict[str, Any]:
+        """What its rollouts are built with besides system, policy and horizon."""
+        names = tuple(name for name, *_ in self.randomise)
+        return {"observation": self.observation, "parameters": names, "noise": self.noise, "end": self.end}
+
+    def starts(
+        self, count: int, seed: int, stream: str, dtype: torch.dtype
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """`initial_states` and what is randomised [count, q]: drawn for "train", with its usual values for "test"."""
+        states = self.initial_states(count, seed, stream, dtype)
+        if self.randomise and stream == "test":
+            usual = torch.tensor([self.parameters[name] for name, *_ in self.randomise], dtype=torch.float64)
+            return states, usual.expand(count, -1).to(dtype)
+        return states, self.drawn_parameters(count, generator(seed, stream, "parameters"), dtype)
+
+    def drawn_parameters(self, count: int, generator: torch.Generator, dtype: torch.dtype) -> torch.Tensor | None:
+        """What is randomised [count, q], if anything."""
+        if not self.randomise:
+            return None
+        low, high = (torch.tensor([entry[side] for entry in self.randomise], dtype=torch.float64) for side in (1, 2))
+        draws = torch.rand(count, len(low), generator=generator, dtype=torch.float64)
+        return (low + (high - low) * draws).to(dtype)
 
     def initial_states(self, count: int, seed: int, stream: str, dtype: torch.dtype) -> torch.Tensor:
         """`count` initial states of a seed; the streams "train", "validation" and "test" are independent."""
@@ -63,9 +108,11 @@ class Task:
 _STREAMS = {"policy": 0, "train": 1, "test": 2, "order": 3, "noise": 4, "validation": 5}
 
 
-def generator(seed: int, stream: str) -> torch.Generator:
-    """An independent random generator for each seed and purpose."""
+def generator(seed: int, stream: str, of: str = "states") -> torch.Generator:
+    """An independent random generator for each seed and purpose, and for what is drawn besides states."""
     # Torch's Mersenne Twister spreads nearby seeds poorly; multipliers as of SplitMix64 set them apart.
     turn, place = divmod(_STREAMS[stream], 4)  # four at a time, so that a new stream changes no number of the others
     mixed = ((seed * 4 + place + 1) * 0x9E3779B97F4A7C15 + turn * 0xD1B54A32D192ED03) % 2**63
+    if of != "states":
+        mixed = (mixed + 1) * 0xBF58476D1CE4E5B9 % 2**63
     return torch.Generator().manual_seed(mixed)

@@ -19,6 +19,7 @@ from training.estimators import Backpropagation, GradientEstimator, check_estima
 from training.optimisers import EnsembleOptimiser
 from training.settings import TrainingSettings
 from training.sources import Sources, grouped
+from training.starts import starts_of
 from training.task import PolicyFactory, Task, generator
 
 
@@ -59,6 +60,10 @@ class EpochRecord:
     test_loss: list[float]
 
 
+# Of noise: no update comes so far.
+_TEST_DRAW = 2**32 - 1
+
+
 class Trainer:
     """Trains P members of one task as one ensemble: one rollout, a sweep for each adjoint rule that is needed.
 
@@ -96,13 +101,15 @@ class Trainer:
             raise SettingError(f"Expected a policy with {count} members, got {self.policy.members}.")
         for index, member in enumerate(self.members):
             self.policy.initialise(index, generator(member.seed, "policy"))
-        self._train = self._states("train", settings.train_samples)
-        self._test = self._states("test", settings.test_samples).flatten(0, 1).contiguous()
+        seeds = [member.seed for member in self.members]
+        self._train, self._train_parameters = starts_of(task, seeds, "train", settings.train_samples)
+        test, parameters = starts_of(task, seeds, "test", settings.test_samples)
+        self._test = test.flatten(0, 1).contiguous()
+        self._test_parameters = None if parameters is None else parameters.flatten(0, 1).contiguous()
         _show_typical(task.system, self._train.flatten(0, 1))
-        self.rollout = Rollout(task.system, self.policy, task.horizon, count * batch, memory=settings.memory)
-        self.evaluation = Trajectory(
-            task.system, self.policy, task.horizon, count * settings.test_samples, forward_only=True
-        )
+        setting = task.system, self.policy, task.horizon
+        self.rollout = Rollout(*setting, count * batch, memory=settings.memory, **task.parts)
+        self.evaluation = Trajectory(*setting, count * settings.test_samples, forward_only=True, **task.parts)
         self._frozen()
         rates = torch.tensor([member.learning_rate for member in self.members], dtype=runtime.dtype)
         self._optimiser = EnsembleOptimiser(
@@ -150,11 +157,11 @@ class Trainer:
         before = {name: value.clone() for name, value in self.state().items()}
         divergences = dict(self.divergences)
         total = torch.zeros(len(self.members), dtype=torch.float64, device=self._train.device)
-        for update, batch in enumerate(self.batches()):
+        for update, batch in enumerate(self._batches()):
             if stop():
                 self.load(self.epoch, before, divergences)
                 return None
-            total += self.update(batch, update)
+            total += self.update(batch[0], update, *batch[1:])
             self.updates = update + 1
         train = torch.where(self._active, total / self.updates_per_epoch, torch.nan)
         test = torch.where(self._active, self.test().to(torch.float64), torch.nan)
@@ -162,9 +169,12 @@ class Trainer:
         return EpochRecord(self.epoch, train.tolist(), test.tolist())
 
     @plain_torch
-    def update(self, initial: torch.Tensor, update: int = 0) -> torch.Tensor:
-        """One optimiser step from initial states [P·b, *state_shape]; returns each member's loss [P] before it."""
-        losses, gradient = self.gradient(initial)
+    def update(self, initial: torch.Tensor, update: int = 0, parameters: torch.Tensor | None = None) -> torch.Tensor:
+        """One optimiser step from initial states [P·b, *state_shape]; returns each member's loss [P] before it.
+
+        `parameters` [P·b, q] are those that the task randomises.
+        """
+        losses, gradient = self.gradient(initial, parameters)
         good = torch.isfinite(losses) & _within(gradient, self._optimiser.largest())
         if not bool((good | ~self._active).all()):
             self._freeze(~good & self._active, update, losses, gradient)
@@ -196,16 +206,19 @@ class Trainer:
         return frozen
 
     @plain_torch
-    def gradient(self, initial: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def gradient(
+        self, initial: torch.Tensor, parameters: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Losses [P] and the members' estimated, clipped gradients [P, n] from initial states [P·b, ...]."""
+        self._seed_noise(self.rollout, self.epoch * self.updates_per_epoch + self.updates)
         rules = self._sources.rules
         if rules:
             with RolloutTape(*rules, samples=rules) as tape:
-                self.rollout(initial, self.task.objective)
+                self.rollout(initial, self.task.objective, parameters)
             result = tape.gradients(self.rollout)
             losses, swept = result.losses, result.parameters
         else:
-            losses, swept = self.rollout.forward(initial, self.task.objective), {}
+            losses, swept = self.rollout.forward(initial, self.task.objective, parameters), {}
             assert losses is not None
         gradient = self._sources.gradients(swept, initial, self.policy.theta.detach())
         frozen = self._frozen()
@@ -223,7 +236,8 @@ class Trainer:
 
     def test(self) -> torch.Tensor:
         """Mean loss [P] on the test states."""
-        losses = self.evaluation.forward(self._test, self.task.objective)
+        self._seed_noise(self.evaluation, _TEST_DRAW)
+        losses = self.evaluation.forward(self._test, self.task.objective, self._test_parameters)
         assert losses is not None
         return losses.view(len(self.members), -1).mean(1)
 
@@ -247,19 +261,23 @@ class Trainer:
         prefix = "optimiser."
         self._optimiser.load({name[len(prefix) :]: value for name, value in tensors.items() if name.startswith(prefix)})
 
-    def _states(self, stream: str, count: int) -> torch.Tensor:
-        runtime = current()
-        rows = [self.task.initial_states(count, member.seed, stream, runtime.dtype) for member in self.members]
-        return torch.stack(rows).to(runtime.device)
+    def _seed_noise(self, rollout: Trajectory, draw: int) -> None:
+        if self.task.noise is not None:
+            rollout.seed_noise([member.seed for member in self.members], draw)
 
     def batches(self) -> Iterator[torch.Tensor]:
         """An epoch's mini-batches [P·b, *state_shape]; shuffled ones advance the members' random generators."""
-        states, size = self._train, self.settings.batch_size
+        return (states for states, *_ in self._batches())
+
+    def _batches(self) -> Iterator[tuple[torch.Tensor, ...]]:
+        """The same with the parameters [P·b, q] that go with them, if any are randomised."""
+        arrays = [self._train] if self._train_parameters is None else [self._train, self._train_parameters]
+        size = self.settings.batch_size
         if self.settings.shuffle:
-            orders = [torch.randperm(states.shape[1], generator=order) for order in self._orders]
-            states = torch.stack([rows[order] for rows, order in zip(states, orders, strict=True)])
+            orders = [torch.randperm(self._train.shape[1], generator=order) for order in self._orders]
+            arrays = [torch.stack([rows[order] for rows, order in zip(array, orders, strict=True)]) for array in arrays]
         for first in range(0, self.updates_per_epoch * size, size):
-            yield states[:, first : first + size].flatten(0, 1).contiguous()
+            yield tuple(array[:, first : first + size].flatten(0, 1).contiguous() for array in arrays)
 
     def _freeze(self, bad: torch.Tensor, update: int, losses: torch.Tensor, gradient: torch.Tensor) -> None:
         batch = self.settings.batch_size

@@ -86,7 +86,8 @@ def diagnose(study: Study, out: Path, samples: int = 64) -> list[Diagnosis]:
         chosen = min(here, key=lambda result: (rank_of(result.variant.gradient), result.label.seed))
         task = study.experiment(difficulty, (0,)).task_options.build()
         policy = task.policy(members=1, dtype=current().dtype, device=current().device)
-        rollout = Rollout(task.system, policy, task.horizon, samples)
+        rollout = Rollout(task.system, policy, task.horizon, samples, **task.parts)
+        rollout.seed_noise(0)
         initial = task.initial_states(samples, chosen.label.seed, "test", current().dtype).to(current().device)
         for epoch in study.milestones:
             with torch.no_grad():

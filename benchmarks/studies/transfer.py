@@ -51,7 +51,8 @@ def transferred(path: Path, values: Sequence[float]) -> dict[Any, list[float]]:
                 row.copy_(controller.weights(last, row))
         count = experiment.settings.test_samples
         starts = [task.initial_states(count, label.seed, "test", dtype) for label in labels]
-        rollout = Trajectory(task.system, policy, task.horizon, count * len(labels), forward_only=True)
+        rollout = Trajectory(task.system, policy, task.horizon, count * len(labels), forward_only=True, **task.parts)
+        rollout.seed_noise([label.seed for label in labels])
         losses = rollout.forward(torch.cat(starts).to(device), task.objective)
         assert losses is not None
         found[kind(value)] = losses.view(len(labels), -1).mean(1).tolist()

@@ -7,6 +7,7 @@ from engine.errors import SettingError
 from engine.held import Held
 from engine.registry import SHIPPED, Registry, registering
 from engine.system import System
+from engine.systems.ball_wall import BallWall
 from engine.systems.cart_pendulum import CartPendulum
 from engine.systems.cart_pole import CartPole
 from engine.systems.fluid import Fluid
@@ -44,6 +45,7 @@ def register_system(name: str, make: Callable[[], System]) -> None:
 
 
 with registering(SHIPPED):
+    register_system("ball-wall", BallWall)
     register_system("cart-pendulum", CartPendulum)
     register_system("cart-pole", CartPole)
     register_system("fluid", lambda: Fluid(particles=50, jets=2, size=(2.0, 1.0), spacing=0.1))
@@ -58,6 +60,7 @@ with registering(SHIPPED):
 
 __all__ = [
     "SYSTEMS",
+    "BallWall",
     "CartPendulum",
     "CartPole",
     "Fluid",

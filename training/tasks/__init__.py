@@ -7,11 +7,14 @@ from typing import Any, ClassVar, Protocol, get_type_hints
 from engine import SettingError
 from engine.registry import SHIPPED, Registry, registering
 from training.task import Task
+from training.tasks.ball_wall import BallWallOptions
 from training.tasks.cart_pendulum import CartPendulumOptions
 from training.tasks.cart_pole import CartPoleOptions
 from training.tasks.fluid import FluidOptions
 from training.tasks.guidance import GuidanceOptions
+from training.tasks.hopper import HopperOptions
 from training.tasks.integrator import IntegratorOptions
+from training.tasks.kuramoto_sivashinsky import KuramotoSivashinskyOptions
 from training.tasks.lqr import LQROptions
 from training.tasks.n_body import NBodyOptions
 from training.tasks.quantum import QuantumOptions
@@ -103,5 +106,8 @@ with registering(SHIPPED):
     register_task("fluid", FluidOptions)
     register_task("n-body", NBodyOptions)
     register_task("swarm", SwarmOptions)
+    register_task("hopper", HopperOptions)
+    register_task("kuramoto-sivashinsky", KuramotoSivashinskyOptions)
+    register_task("ball-wall", BallWallOptions)
     register_task("lqr", LQROptions)
     register_task("integrator", IntegratorOptions)

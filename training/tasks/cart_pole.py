@@ -45,4 +45,5 @@ class CartPoleOptions:
             return states
 
         make = policy_for(system, MLP, hidden=(100, 100), zero_last=True)
-        return Task("cart-pole", system, Upright(self.poles), sample, self.horizon, make, success=0.05)
+        return Task("cart-pole", system, Upright(self.poles), sample, self.horizon, make, success=0.05,
+                    control_bounds=(-20.0, 20.0))  # fmt: skip

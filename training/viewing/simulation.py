@@ -45,7 +45,8 @@ class Simulation:
         self.of, self.task, self._variants = of, of.task, tuple(variants)
         runtime = current()
         self._policy = self.task.policy(members=1, dtype=runtime.dtype, device=runtime.device)
-        self._rollout = Rollout(self.task.system, self._policy, self.task.horizon, 1)
+        self._rollout = Rollout(self.task.system, self._policy, self.task.horizon, 1, **self.task.parts)
+        self._rollout.seed_noise(0)
 
     def initial(self, seed: int) -> np.ndarray:
         """The initial state [*state_shape] of a seed."""
@@ -82,7 +83,8 @@ class Simulation:
             final = objective.final(states[:, 0])
         losses = np.zeros(horizon + 1)
         if running is not None:
-            losses[1:] = np.cumsum(_array(running[:, 0]))
+            steps = torch.arange(horizon, device=states.device)
+            losses[1:] = np.cumsum(_array(self._rollout.parts.masked(running, steps)[:, 0]))
         return losses if final is None else losses + _array(final)
 
     def _adjoints(self) -> dict[str, np.ndarray]:

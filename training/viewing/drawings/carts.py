@@ -3,14 +3,14 @@
 import numpy as np
 
 from engine.systems import CartPendulum, CartPole
-from engine.systems.cart_pole import HALF_LENGTH
+from engine.systems.cart_pole import CartPoleParameters
 from training.viewing.drawings.camera import following
 from training.viewing.drawings.drawing import Drawing, Moment, largest
 from training.viewing.drawings.ground import rail
 from training.viewing.palette import BLACK, CYCLE, GREY, VERMILION
 from training.viewing.scene import MEDIUM, Frame, Scene
 
-_ROD = 2 * HALF_LENGTH
+_ROD = 2 * CartPoleParameters().half_length
 _CART = (0.5, 0.24)
 # A rod is not shorter than a third of a picture in which the cart's whole way is seen; longer ways are followed.
 _WIDEST = 3.0

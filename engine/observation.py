@@ -1,0 +1,66 @@
+"""What a controller sees of a state, and the derivatives of that."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from engine.contracts import check_tensor
+from engine.errors import SettingError
+from engine.system import positive_shape
+
+Rows = Mapping[str, torch.Tensor]
+
+
+class Observation:
+    """o = O(x, t, p), which the controller sees in place of the state.
+
+    Args:
+        function: `function(states, steps, parameters)` [S, B, *shape] as torch expressions of states [S, B,
+            *state_shape], the times `steps` [S] and, by name, the parameters [S, B] that vary between samples; each
+            sample's by itself, and differentiable as an objective is.
+        shape: of one sample's observation.
+    """
+
+    def __init__(self, function: Callable[[torch.Tensor, torch.Tensor, Rows], torch.Tensor], shape: Sequence[int]):
+        if not callable(function):
+            raise SettingError(
+                f"Expected an observation as a function of (states, steps, parameters), got {function!r}."
+            )
+        self.function, self.shape = function, positive_shape("the shape of an observation", shape)
+
+    def __call__(self, states: torch.Tensor, steps: torch.Tensor, parameters: Rows) -> torch.Tensor:
+        """[S, B, *shape], checked."""
+        seen = self.function(states, steps, parameters)
+        check_tensor("observations", seen, (*states.shape[:2], *self.shape), states)
+        return seen
+
+
+def components(indices: Sequence[int]) -> Observation:
+    """An observation of some components of a state [n]."""
+    chosen = list(indices)
+    return Observation(lambda states, steps, parameters: states[..., chosen], (len(chosen),))
+
+
+def clock() -> Observation:
+    """An observation of the time alone: o = t, in steps; for open loop."""
+
+    def time(states: torch.Tensor, steps: torch.Tensor, parameters: Any) -> torch.Tensor:
+        return steps.to(states.dtype).view(-1, 1, 1).expand(*states.shape[:2], 1)
+
+    return Observation(time, (1,))
+
+
+def check_observation(observation: Any) -> None:
+    """SettingError unless this is an observation, or None."""
+    if observation is not None and not isinstance(observation, Observation):
+        raise SettingError(f"Expected an Observation(function, shape) or None, got {observation!r}.")
+
+
+def pulled_back(
+    seen: torch.Tensor, leaves: Sequence[torch.Tensor], weights: torch.Tensor, again: bool = False
+) -> tuple[torch.Tensor, ...]:
+    """Gradients of ⟨weights, seen⟩ at the leaves, 0 where it does not depend on them."""
+    if not seen.requires_grad:
+        return tuple(torch.zeros_like(leaf) for leaf in leaves)
+    return torch.autograd.grad(seen, leaves, weights, retain_graph=again, allow_unused=True, materialize_grads=True)

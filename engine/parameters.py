@@ -1,0 +1,100 @@
+"""Physical parameters: constants of a system that may differ from sample to sample, and be differentiated."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+
+from engine import runtime
+from engine.checks import finite, perhaps, positive
+from engine.errors import SettingError
+
+if TYPE_CHECKING:
+    from engine.system import System
+
+Constants = TypeVar("Constants", bound=tuple)
+
+
+def acts(value: Any) -> bool:
+    """Whether a parameter is other than the constant 0, so that terms with it are needed; for `ti.static`."""
+    return not (isinstance(value, float) and value == 0.0)
+
+
+def varies(constants: tuple) -> bool:
+    """Whether these are the parameters of one sample among others, whose derivatives are asked for; for `ti.static`."""
+    return not all(isinstance(value, float) for value in constants)
+
+
+def with_values(system: "System", constants: Constants, given: Mapping[str, float]) -> Constants:
+    """`constants`, a NamedTuple of a system's, with the given values; SettingError for a name or value it cannot be."""
+    known = constants._fields  # type: ignore[attr-defined]
+    for name, value in given.items():
+        if name not in known:
+            raise SettingError(
+                f"Expected a parameter of {system.name} among {', '.join(known)}, got {name!r}{perhaps(name, known)}."
+            )
+        wanted = f"{name} of {system.name}"
+        positive(f"{wanted} above 0", value) if name in system.positive_parameters else finite(wanted, value)
+    return constants._replace(**{name: float(value) for name, value in given.items()})  # type: ignore[attr-defined]
+
+
+class SampleParameters:
+    """What varies between the samples of a rollout: some of the system's parameters, and others for cost and policy.
+
+    Args:
+        system: the physics.
+        names: of what varies; those that are not the system's are read by the objective and the observation alone.
+        batch: B.
+
+    Attributes:
+        rows: [B, len(names)], as last set.
+        of_system: [B, q], all parameters of the system for its kernels; None if none of them varies.
+    """
+
+    def __init__(self, system: "System", names: Sequence[str], batch: int):
+        self.system, self.names = system, tuple(names)
+        if isinstance(names, str) or len(set(names)) < len(self.names) or not all(map(_is_name, self.names)):
+            raise SettingError(f"Expected parameters as names that differ, such as ('pole_mass',), got {names!r}.")
+        self.known = tuple(system.parameters)
+        options = {"dtype": runtime.current().dtype, "device": runtime.current().device}
+        self.rows = torch.zeros(batch, len(self.names), **options)
+        self._place = [(index, self.known.index(name)) for index, name in enumerate(self.names) if name in self.known]
+        defaults = torch.tensor([list(system.parameters.values())], **options)
+        self.of_system = defaults.repeat(batch, 1) if self._place else None
+        self._given = False
+
+    def set(self, values: torch.Tensor | None) -> None:
+        """Take `values` [B, len(names)] for the next rollout.
+
+        Raises:
+            ShapeError, SettingError: of another shape; not finite, or not above 0 where the system asks for that.
+        """
+        if values is None:
+            raise SettingError(f"Expected values of {', '.join(self.names)} for each sample, got none.")
+        runtime.current().check(f"parameters {', '.join(self.names)}", values, tuple(self.rows.shape))
+        values = values.detach()
+        for index, name in enumerate(self.names):
+            bad = ~torch.isfinite(values[:, index])
+            above = name in self.system.positive_parameters and name in self.known
+            bad = bad | (values[:, index] <= 0) if above else bad
+            if bool(bad.any()):
+                sample = int(bad.nonzero()[0])
+                kind = "above 0" if above else "finite"
+                raise SettingError(f"Expected {name} {kind}, got {float(values[sample, index]):g} at sample {sample}.")
+        self.rows.copy_(values)
+        if self.of_system is not None:
+            for index, column in self._place:
+                self.of_system[:, column] = values[:, index]
+
+    def named(self, rows: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Columns [...] of rows [..., len(names)] by name, as objectives and observations take them."""
+        return dict(zip(self.names, rows.unbind(-1), strict=True))
+
+    def gather(self, of_system: torch.Tensor, into: torch.Tensor) -> None:
+        """Add a gradient [B, q] with respect to `of_system` to one [B, len(names)] with respect to `rows`."""
+        for index, column in self._place:
+            into[:, index] += of_system[:, column]
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and value.isidentifier()

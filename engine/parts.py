@@ -1,0 +1,138 @@
+"""The optional parts of a rollout: an observation, parameters that vary between samples, noise, ends."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from engine import runtime
+from engine.controller import Controller
+from engine.ends import End, Ends
+from engine.errors import SettingError
+from engine.launch import Launch
+from engine.noise import CONTROL, STATE, Noise, NoiseSource
+from engine.observation import Observation, check_observation
+from engine.observed import Clock, Observed
+from engine.parameters import SampleParameters
+from engine.plan import Segment
+from engine.system import System
+
+
+class Parts:
+    """What a trajectory has besides its system and its controller; whatever is not asked for costs nothing.
+
+    Args:
+        system, batch, horizon: of the trajectory.
+        observation, parameters, noise, end: as in `Trajectory`.
+
+    Attributes:
+        parameters: what varies between samples, or None.
+        ends: when samples ended, or None.
+    """
+
+    def __init__(
+        self,
+        system: System,
+        batch: int,
+        horizon: int,
+        observation: Observation | None,
+        parameters: Sequence[str],
+        noise: Noise | None,
+        end: End | None,
+    ):
+        check_observation(observation)
+        if noise is not None and not isinstance(noise, Noise):
+            raise SettingError(f"Expected noise such as Noise(control=0.1) or None, got {noise!r}.")
+        self.system, self.batch, self.clock = system, batch, Clock()
+        self.parameters = SampleParameters(system, parameters, batch) if parameters else None
+        self.ends = None if end is None else Ends(end, batch, horizon, runtime.current().device)
+        self._observation = observation
+        self._noise = {STATE: noise.state, CONTROL: noise.control} if noise is not None else {}
+        self._sources: dict[int, NoiseSource] = {}
+
+    def controller(self, controller: Controller) -> Controller:
+        """The controller as one of the state."""
+        if self._observation is None:
+            return controller
+        return Observed(controller, self._observation, self.parameters, self.clock)
+
+    def allocate(self, slots: int, members: int) -> None:
+        """Make buffers for as many slots."""
+        shapes = {STATE: self.system.state_shape, CONTROL: self.system.control_shape}
+        self._sources = {
+            kind: NoiseSource(kind, scale, slots, self.batch, members, shapes[kind])
+            for kind, scale in self._noise.items()
+            if scale > 0
+        }
+
+    def slot_bytes(self) -> int:
+        """Bytes of one slot of those buffers."""
+        shapes = {STATE: self.system.state_shape, CONTROL: self.system.control_shape}
+        numbers = sum(math.prod(shapes[kind]) for kind, scale in self._noise.items() if scale > 0)
+        return self.batch * numbers * runtime.current().dtype.itemsize
+
+    def prepare_act(self, slot: int, act: Launch, control: torch.Tensor) -> Launch:
+        """The controller's action followed by noise."""
+        return self._disturbed(act, CONTROL, slot, control)
+
+    def prepare_step(self, slot: int, state: torch.Tensor, control: torch.Tensor, next_state: torch.Tensor) -> Launch:
+        """The system's step with the samples' parameters, noise and ends."""
+        of_system = None if self.parameters is None else self.parameters.of_system
+        given = {} if of_system is None else {"parameters": of_system}
+        step = self.system.prepare_step(state, control, next_state, **given)
+        step = self._disturbed(step, STATE, slot, next_state)
+        if self.ends is not None:
+            step = self.ends.prepare_step(step, state, next_state, lambda: self.clock.base + slot)
+        return step
+
+    def seed(self, seeds: int | Sequence[int], draw: int) -> None:
+        """Settle the noise of the rollouts that follow."""
+        for source in self._sources.values():
+            source.seed(seeds, draw)
+
+    def begin(self, initial: torch.Tensor, parameters: torch.Tensor | None) -> None:
+        """Before a forward rollout."""
+        if self.parameters is not None:
+            self.parameters.set(parameters)
+        elif parameters is not None:
+            raise SettingError("Expected no parameters for a rollout built without names of them, got some.")
+        if self.ends is not None:
+            self.ends.begin(initial)
+
+    def enter(self, part: Segment) -> None:
+        """Before the steps of a segment are computed."""
+        self.clock.base = part.base
+        for source in self._sources.values():
+            source.fill(part.base)
+
+    def rows(self, *leading: int) -> torch.Tensor | None:
+        """The samples' parameters [*leading, B, q], if there are any."""
+        return None if self.parameters is None else self.parameters.rows.expand(*leading, -1, -1)
+
+    def leaves(self, *leading: int) -> tuple[torch.Tensor, ...]:
+        """The same to differentiate by."""
+        rows = self.rows(*leading)
+        return () if rows is None else (rows.clone().requires_grad_(),)
+
+    def priced(self, cost: Any, rows: torch.Tensor | None) -> Any:
+        """The cost given the parameters `rows` [..., q], if there are any and it asks for them."""
+        given = getattr(cost, "given", None)
+        if self.parameters is None or rows is None or given is None:
+            return cost
+        return given(self.parameters.named(rows))
+
+    def masked(self, values: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
+        """Running costs [S, B] without those of samples that had ended."""
+        return values if self.ends is None else self.ends.masked(values, steps)
+
+    def _disturbed(self, launch: Launch, kind: int, slot: int, values: torch.Tensor) -> Launch:
+        if kind not in self._sources:
+            return launch
+        noise, values = self._sources[kind].values[slot], values.detach()
+
+        def disturbed() -> None:
+            launch()
+            values.add_(noise)
+
+        return disturbed

@@ -1,0 +1,117 @@
+"""Tasks as environments of Gymnasium: its own checks, returns beside rollouts' losses, starts anew, bad use."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from conftest import tensor_options
+from test_randomised import full_task
+
+import engine
+from engine import LibraryError, Noise, Rollout, SettingError, clock
+from policies import OpenLoop
+from training import build_task
+from training.environments import to_gymnasium
+
+gymnasium = pytest.importorskip("gymnasium", reason="needs the package gymnasium")
+
+COUNT = 6
+TASK = build_task("cart-pole", horizon=12)
+HOPPER = build_task("hopper", horizon=90)
+
+
+def play(environment, actions):
+    """Returns of the first episode of each environment, its length, and whether it ended."""
+    first, _ = environment.reset(seed=3)
+    returns, lengths = np.zeros(COUNT), np.full(COUNT, -1)
+    ended = np.zeros(COUNT, dtype=bool)
+    for t, action in enumerate(actions):
+        _, rewards, terminated, truncated, _ = environment.step(action)
+        alive = lengths < 0
+        returns[alive] += rewards[alive]
+        ended |= alive & terminated
+        lengths[alive & (terminated | truncated)] = t + 1
+    return first, returns, lengths, ended
+
+
+@pytest.mark.float64
+@pytest.mark.filterwarnings("ignore:.*Box observation space.*:UserWarning")
+def test_gymnasium_s_own_check_passes():
+    from gymnasium.utils.env_checker import check_env
+
+    for task in (TASK, HOPPER, full_task(control_bounds=(-1.0, 1.0))):
+        check_env(to_gymnasium(task), skip_render_check=True)
+
+
+@pytest.mark.vulkan
+@pytest.mark.parametrize("task", [TASK, HOPPER], ids=["cart-pole", "hopper"])
+def test_returns_are_minus_the_losses_of_rollouts_with_the_same_controls(task):
+    environment = to_gymnasium(task, COUNT)
+    environment.action_space.seed(0)
+    actions = [0.2 * environment.action_space.sample() for _ in range(task.horizon)]
+    _, returns, lengths, ended = play(environment, actions)
+    environment.reset(seed=3)
+    initial = environment.episodes.states.clone()
+    loop = OpenLoop(task.system.control_shape, task.horizon, members=COUNT, **tensor_options())
+    loop.theta.data = torch.tensor(np.stack(actions, 1)).flatten(1).to(**tensor_options())
+    rollout = Rollout(task.system, loop, task.horizon, COUNT, observation=clock(), end=task.end)
+    losses = rollout.forward(initial, task.objective).cpu().double().numpy()
+    accuracy = 1e-9 if engine.current().precision == "float64" else 2e-2
+    np.testing.assert_allclose(returns, -losses, rtol=accuracy)
+    at = np.full(COUNT, task.horizon) if rollout.parts.ends is None else rollout.parts.ends.at.cpu().numpy()
+    if engine.current().precision == "float64":
+        assert (lengths == at).all()
+        assert (ended == (at < task.horizon)).all()
+    if task is HOPPER:
+        assert ended.any()
+
+
+@pytest.mark.float64
+def test_a_seed_settles_everything_and_one_environment_is_the_first_of_many():
+    task = full_task(control_bounds=(-1.0, 1.0))
+    environment = to_gymnasium(task, COUNT)
+    environment.action_space.seed(0)
+    actions = [environment.action_space.sample() for _ in range(30)]
+    one, other = play(environment, actions), play(environment, actions)
+    for found, again in zip(one, other, strict=True):
+        assert np.array_equal(found, again)
+    assert not np.array_equal(play(to_gymnasium(replace(task, noise=Noise(0.02, 0.1)), COUNT), actions)[1], one[1])
+    assert len(set(environment.episodes._parameters.rows[:, 0].tolist())) == COUNT
+
+
+@pytest.mark.float64
+def test_an_episode_that_is_over_starts_anew_at_the_next_step():
+    environment = to_gymnasium(TASK, COUNT)
+    environment.reset(seed=0)
+    action = environment.action_space.sample()
+    for step in range(1, 14):
+        observations, rewards, terminated, truncated, _ = environment.step(action)
+        assert (truncated == (step == 12)).all()
+        assert not terminated.any()
+    assert not rewards.any()
+    assert (environment.episodes.steps == 0).all()
+    assert (np.abs(observations[:, 2] - np.pi) <= np.pi / 6).all()
+    assert np.array_equal(observations, environment.episodes.states.numpy())
+
+
+@pytest.mark.float64
+def test_controls_are_limited_to_the_bounds():
+    environment = to_gymnasium(TASK, COUNT)
+    ends = []
+    for push in (20.0, 1e6):
+        environment.reset(seed=0)
+        ends.append(environment.step(np.full((COUNT, 1), push))[0])
+    assert np.array_equal(*ends)
+
+
+def test_what_cannot_be_an_environment_is_refused(monkeypatch):
+    with pytest.raises(SettingError, match=r"^Expected a task whose controls are bounded, got quantum; give it some: "):
+        to_gymnasium(build_task("quantum"))
+    with pytest.raises(SettingError, match=r"^Expected at least 1 environment, got 0\.$"):
+        to_gymnasium(TASK, 0)
+    with pytest.raises(SettingError, match=r"^Expected a task such as build_task\('cart-pole'\), got 'cart-pole'\.$"):
+        to_gymnasium("cart-pole")
+    monkeypatch.setitem(__import__("sys").modules, "training.gymnasium_environments", None)
+    with pytest.raises(LibraryError, match=r"^Expected the package gymnasium, got none \(.*\); install it with .*\.$"):
+        to_gymnasium(TASK)

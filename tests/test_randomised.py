@@ -1,0 +1,137 @@
+"""Trainings with randomised parameters, noise, observations and ends: what is drawn, resumption, the command line."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from conftest import relative_error
+from test_parts import SIGHT, Approach, beyond
+
+import evenflow
+from engine import FULL, CartPole, Noise, Rollout, SettingError
+from engine.noise import CONTROL, STATE, NoiseSource
+from training import Experiment, Member, RunDirectory, Task, Trainer, TrainingSettings, resume, train
+from training.ranges import range_of
+from training.starts import policy_for, uniform_states
+
+pytestmark = pytest.mark.float64
+SMALL = TrainingSettings(batch_size=2, train_samples=4, test_samples=3)
+RANGES = (("pole_mass", 0.08, 0.12), ("half_length", 0.4, 0.6))
+SYSTEM = CartPole(2)
+
+
+def full_task(**changes):
+    """A task with every part."""
+    task = Task(
+        "full", SYSTEM, Approach(), uniform_states((-0.1, 1, 3, 3, 0, 0), (0.1, 2, 3.2, 3.2, 1, 1)), 9,
+        policy_for(SYSTEM, observation=SIGHT, hidden=(5,)), observation=SIGHT, noise=Noise(0.01, 0.1), end=beyond,
+        randomise=RANGES,
+    )  # fmt: skip
+    return replace(task, **changes)
+
+
+def members(*seeds):
+    return [Member(seed=seed) for seed in seeds]
+
+
+def test_training_states_draw_their_parameters_and_test_states_have_the_usual_ones():
+    task = full_task()
+    states, drawn = task.starts(400, 3, "train", torch.float64)
+    assert torch.equal(states, task.initial_states(400, 3, "train", torch.float64))
+    low, high = (torch.tensor([entry[side] for entry in RANGES], dtype=torch.float64) for side in (1, 2))
+    assert ((low <= drawn) & (drawn <= high)).all()
+    assert ((drawn.mean(0) - (low + high) / 2).abs() < 5 * (high - low) / (12 * 400) ** 0.5).all()
+    assert torch.equal(drawn, task.starts(400, 3, "train", torch.float64)[1])
+    assert not torch.equal(drawn, task.starts(400, 4, "train", torch.float64)[1])
+    assert task.starts(2, 3, "test", torch.float64)[1].tolist() == [[0.1, 0.5]] * 2
+    assert full_task(randomise=()).starts(2, 3, "train", torch.float64)[1] is None
+
+
+def test_an_update_uses_the_draws_of_its_states_and_the_noise_of_its_number():
+    trainer = Trainer(full_task(), members(5, 7), SMALL)
+    trainer.updates = 1
+    batches = list(trainer._batches())
+    losses, gradient = trainer.gradient(*batches[1])
+    rollout = Rollout(SYSTEM, trainer.policy, 9, 4, parameters=("pole_mass", "half_length"), observation=SIGHT,
+                      noise=Noise(0.01, 0.1), end=beyond)  # fmt: skip
+    rollout.seed_noise([5, 7], draw=1)
+    rollout(
+        torch.cat([trainer._train[0, 2:], trainer._train[1, 2:]]),
+        parameters=trainer._train_parameters[:, 2:].flatten(0, 1),
+    )
+    found = rollout.backward([FULL], Approach())
+    assert torch.equal(losses, found.losses.view(2, 2).mean(1))
+    assert torch.equal(gradient, found.parameters[FULL])
+    trainer.updates = 0
+    assert not torch.equal(trainer.gradient(*batches[1])[0], losses)
+
+
+def test_a_member_trains_as_it_would_alone():
+    together, alone = Trainer(full_task(), members(5, 7), SMALL), Trainer(full_task(), members(7), SMALL)
+    for trainer in (together, alone):
+        list(trainer.fit(2))
+    assert relative_error(together.policy.theta[1], alone.policy.theta[0]) < 1e-9
+    assert len(alone.divergences) == 0
+
+
+def test_shuffled_states_keep_their_parameters():
+    trainer = Trainer(full_task(), members(5), replace(SMALL, shuffle=True))
+    pairs = {
+        tuple(row.tolist()): drawn for row, drawn in zip(trainer._train[0], trainer._train_parameters[0], strict=True)
+    }
+    for states, drawn in trainer._batches():
+        for row, values in zip(states, drawn, strict=True):
+            assert torch.equal(pairs[tuple(row.tolist())], values)
+
+
+def experiment(epochs):
+    return Experiment(
+        "cart-pole", {"horizon": 5}, gradients=("R", "C"), seeds=(0, 1), epochs=epochs, settings=SMALL,
+        randomise=("pole_mass=0.08:0.12", "friction=0:0.5"),
+    )  # fmt: skip
+
+
+def test_a_run_says_what_it_randomised_and_resumes_to_the_same_numbers(tmp_path):
+    whole = train(experiment(3), tmp_path / "whole")
+    train(experiment(1), tmp_path / "cut")
+    assert RunDirectory.open(tmp_path / "cut").config["randomise"] == ["pole_mass=0.08:0.12", "friction=0:0.5"]
+    continued = resume(tmp_path / "cut", epochs=3)
+    assert torch.equal(continued.policy.theta, whole.policy.theta)
+    plain = train(replace(experiment(3), randomise=()), tmp_path / "plain")
+    assert "randomise" not in RunDirectory.open(tmp_path / "plain").config
+    assert not torch.equal(plain.policy.theta, whole.policy.theta)
+
+
+def test_noise_of_two_kinds_is_told_apart():
+    draws = []
+    for kind in (STATE, CONTROL):
+        source = NoiseSource(kind, 1.0, 1, 1, 1, (4,))
+        source.seed(0, 0)
+        source.fill(0)
+        draws.append(source.values)
+    assert not torch.equal(*draws)
+
+
+@pytest.mark.parametrize(
+    ("ranges", "message"),
+    [
+        (("pole_mas=0.1:0.2",), r"a parameter among gravity, cart_mass, .*, got 'pole_mas' \(perhaps pole_mass\)"),
+        (("pole_mass=0.2:0.1",), "pole_mass from a low above 0 to a high bound, got 0.2:0.1"),
+        (("pole_mass=0:0.1",), "pole_mass from a low above 0 to a high bound, got 0:0.1"),
+        (("gravity=1:inf",), "finite bounds of gravity, got inf"),
+        (("gravity",), "a range such as pole_mass=0.08:0.12, got 'gravity'"),
+        (("gravity=1:2", "gravity=3"), "each parameter once, got gravity, gravity"),
+    ],
+)
+def test_ranges_that_make_no_sense_are_refused(ranges, message):
+    with pytest.raises(SettingError, match=rf"^Expected {message}\.$"):
+        full_task(randomise=tuple(range_of(text) for text in ranges))
+
+
+def test_a_task_of_which_nothing_varies_says_so(capsys):
+    status = evenflow.main(
+        ["train", "lqr", "--randomise", "mass=1:2", "--epochs", "1", "--backend", "cpu", "--precision", "float64"]
+    )
+    assert status == 2
+    told = capsys.readouterr().err
+    assert told == "evenflow: Expected none, since nothing of this task varies, got 'mass'.\n"

@@ -1,0 +1,124 @@
+"""A rollout as an operation of torch, with what torch computes before and after it."""
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from engine import FULL, AdjointError, AdjointRule, EvenflowWarning, Rollout, ShapeError
+from engine.contracts import check_cost, check_rule, described
+from engine.modes import plain_torch
+from engine.trajectory import Cost
+from training.objectives import Objective
+
+
+def differentiable(rollout: Rollout, rule: AdjointRule = FULL, objective: Cost | None = None) -> Callable[..., Any]:
+    """A function `(initial, parameters=None)` of torch tensors whose `backward` sweeps the rollout by `rule`.
+
+    It returns the losses [B] of the objective, or without one the states [T+1, B, *state_shape] and the controls
+    [T, B, *control_shape], from which any loss can be computed. Gradients reach `initial` [B, *state_shape],
+    `parameters` [B, q] and `rollout.controller.theta`, and through them whatever they were computed from. Of a sample
+    that ends early, states and controls after its end count nothing, but for the last state.
+
+    With another rule than FULL they are that rule's, and no derivatives. A rollout that has run again in between is
+    computed anew before its sweep.
+
+    Raises:
+        ShapeError, AdjointError: no rollout, rule or objective; in the backward pass one that is to be differentiated
+            again, which adjoint sweeps are not.
+    """
+    if not isinstance(rollout, Rollout):
+        raise ShapeError(f"Expected a Rollout to differentiate, got {described(rollout)}.")
+    check_rule(rule)
+    if objective is not None:
+        check_cost(objective)
+    elif len(rollout.plan.segments) > 1:
+        raise AdjointError(
+            "Expected an objective for a rollout cut into segments, got none, and not all states are in memory; give "
+            "one, or drop the memory budget."
+        )
+    cost = _Weighted(objective) if objective is not None else _Products()
+
+    def apply(initial: torch.Tensor, parameters: torch.Tensor | None = None) -> Any:
+        theta = rollout.controller.theta  # type: ignore[attr-defined]
+        return _Sweep.apply(rollout, rule, cost, objective, initial, theta, parameters)
+
+    return apply
+
+
+class _Weighted(Objective):
+    """Another objective times a weight for each sample."""
+
+    def __init__(self, of: Any, weights: torch.Tensor | None = None):
+        self.of, self.weights = of, weights
+
+    def given(self, parameters):
+        given = getattr(self.of, "given", None)
+        return self if given is None else _Weighted(given(parameters), self.weights)
+
+    def running(self, states, controls, steps):
+        costs = self.of.running(states, controls, steps)
+        return None if costs is None else costs * self.weights
+
+    def final(self, state):
+        cost = self.of.final(state)
+        return None if cost is None else cost * self.weights
+
+
+class _Products(Objective):
+    """⟨g_x, x⟩ + ⟨g_u, u⟩, whose derivatives are the gradients g that arrive from what comes after."""
+
+    states: torch.Tensor
+    controls: torch.Tensor
+
+    def running(self, states, controls, steps):
+        by_state = (states * self.states[steps]).flatten(2).sum(2)
+        return by_state + (controls * self.controls[steps]).flatten(2).sum(2)
+
+    def final(self, state):
+        return (state * self.states[-1]).flatten(1).sum(1)
+
+
+class _Sweep(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, rollout, rule, cost, objective, initial, theta, parameters):
+        ctx.rollout, ctx.rule, ctx.cost = rollout, rule, cost
+        ctx.save_for_backward(initial, theta, *(() if parameters is None else (parameters,)))
+        losses = _run(rollout, initial, parameters, objective)
+        ctx.run = rollout.turn
+        if losses is not None:
+            return losses
+        return rollout.states.detach().clone(), rollout.controls.detach().clone()
+
+    @staticmethod
+    def backward(ctx, *arriving):
+        if torch.is_grad_enabled():
+            raise AdjointError(
+                "Expected a rollout to be differentiated once, got create_graph=True; adjoint sweeps have no "
+                "derivatives of their own."
+            )
+        rollout, cost = ctx.rollout, ctx.cost
+        initial, theta, *rows = ctx.saved_tensors
+        if rollout.turn != ctx.run:
+            _run(rollout, initial, rows[0] if rows else None, None)
+            ctx.run = rollout.turn
+        if isinstance(cost, _Weighted):
+            cost.weights = arriving[0].contiguous()
+        else:
+            cost.states, cost.controls = (gradient.contiguous() for gradient in arriving)
+        with torch.enable_grad(), warnings.catch_warnings():
+            if isinstance(cost, _Products):  # of which one part at a time may arrive
+                warnings.simplefilter("ignore", EvenflowWarning)
+            found = rollout.backward([ctx.rule], cost)
+        members = rollout.controller.members
+        of_theta = found.parameters[ctx.rule] * (rollout.batch // members)
+        physical = found.physical[ctx.rule] if rows else None
+        return None, None, None, None, found.initial[ctx.rule], of_theta.view_as(theta), physical
+
+
+@plain_torch
+def _run(rollout: Rollout, initial: torch.Tensor, parameters: torch.Tensor | None, cost: Any) -> torch.Tensor | None:
+    """Forward from copies that the rollout may keep."""
+    given = None if parameters is None else parameters.detach().contiguous()
+    return rollout.forward(initial.detach().contiguous(), cost, given)

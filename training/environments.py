@@ -1,0 +1,32 @@
+"""The way to other people's learning algorithms: a task as an environment of Gymnasium."""
+
+from typing import TYPE_CHECKING, Any
+
+from engine import LibraryError
+from engine.checks import whole
+from training.task import Task
+
+if TYPE_CHECKING:
+    from gymnasium import Env
+    from gymnasium.vector import VectorEnv
+
+
+def to_gymnasium(task: Task, num_envs: int | None = None) -> "Env[Any, Any] | VectorEnv[Any, Any, Any]":
+    """A task as a `gymnasium.vector.VectorEnv` of `num_envs` environments, or as one `gymnasium.Env` without a number.
+
+    Rewards are minus the task's costs, so that an episode's return is minus its loss; the task's end is termination,
+    its horizon truncation. Actions are limited to the task's `control_bounds`.
+
+    Raises:
+        SettingError: a task without bounds of its controls.
+        LibraryError: Gymnasium is not installed.
+    """
+    try:
+        from training.gymnasium_environments import TaskEnv, TaskVectorEnv
+    except ImportError as error:
+        raise LibraryError(
+            f"Expected the package gymnasium, got none ({error}); install it with pip install 'evenflow[gym]'."
+        ) from error
+    if num_envs is None:
+        return TaskEnv(task)
+    return TaskVectorEnv(task, whole("at least 1 environment", num_envs))

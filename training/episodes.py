@@ -1,0 +1,160 @@
+"""A task one step at a time, for who acts from outside: many episodes at once, each started anew when it is over."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from engine import SettingError, current
+from engine.contracts import described
+from engine.loops import torch_threads
+from engine.noise import CONTROL, STATE, NoiseSource
+from engine.parameters import SampleParameters
+from engine.trajectory import Cost
+from training.task import Task
+
+# Initial states that are drawn at once, since a few at a time cost as much.
+_POOL = 1024
+# Episodes from which torch's part of a step is worth sharing among threads.
+_SHARED = 16384
+
+
+class Outcome(NamedTuple):
+    """Observations [N, *shape] and rewards [N] of a step, and which episodes have ended or run out of steps [N]."""
+
+    observations: np.ndarray
+    rewards: np.ndarray
+    ended: np.ndarray
+    out_of_time: np.ndarray
+
+
+class Episodes:
+    """N episodes of a task; a step is one launch of its system for all of them.
+
+    The reward of a step is -ℓ_t(x_t, u_t), and at the end of an episode -ℓ_T(x_τ) more, so that the sum of an episode's
+    rewards is minus the loss that a controller of the same controls has. Controls are limited to the task's bounds.
+
+    Args:
+        task: with `control_bounds`.
+        count: N.
+        seed: of initial states, parameters and noise.
+    """
+
+    def __init__(self, task: Task, count: int, seed: int = 0):
+        if not isinstance(task, Task):
+            raise SettingError(f"Expected a task such as build_task('cart-pole'), got {described(task)}.")
+        if task.control_bounds is None:
+            raise SettingError(
+                f"Expected a task whose controls are bounded, got {task.name}; give it some: "
+                "dataclasses.replace(task, control_bounds=(-1.0, 1.0))."
+            )
+        self.task, self.count = task, count
+        system, options = task.system, {"dtype": current().dtype, "device": current().device}
+        self.bounds = task.control_bounds
+        names = tuple(name for name, *_ in task.randomise)
+        self._parameters = SampleParameters(system, names, count) if names else None
+        given = None if self._parameters is None else self._parameters.of_system
+        self.states = torch.zeros(count, *system.state_shape, **options)
+        self.controls = torch.zeros(count, *system.control_shape, **options)
+        self._next = torch.zeros_like(self.states)
+        self._advance = system.prepare_step(
+            self.states, self.controls, self._next, **({} if given is None else {"parameters": given})
+        )
+        scales = ((STATE, task.noise.state), (CONTROL, task.noise.control)) if task.noise is not None else ()
+        shapes = {STATE: system.state_shape, CONTROL: system.control_shape}
+        self._noise = {kind: NoiseSource(kind, scale, 1, count, 1, shapes[kind]) for kind, scale in scales if scale > 0}
+        self.steps = np.zeros(count, dtype=np.int64)
+        self.seed(seed)
+
+    @property
+    def observed_shape(self) -> tuple[int, ...]:
+        observation = self.task.observation
+        return self.task.system.state_shape if observation is None else observation.shape
+
+    def seed(self, seed: int) -> None:
+        """Draw what follows from this seed."""
+        self._random, self._pool, self._taken = torch.Generator().manual_seed(seed), None, 0
+        self._elapsed = 0
+        for source in self._noise.values():
+            source.seed(seed % 2**32, 0)
+
+    @torch.inference_mode()
+    def start(self, which: np.ndarray | None = None) -> np.ndarray:
+        """Start these episodes [N] anew, or all; the observations [N, *shape] of all."""
+        places = np.arange(self.count) if which is None else np.flatnonzero(which)
+        if len(places):
+            states, rows = self._drawn(len(places))
+            chosen = torch.from_numpy(places).to(self.states.device)
+            self.states[chosen] = states.to(self.states)
+            self.steps[places] = 0
+            if self._parameters is not None and rows is not None:
+                values = self._parameters.rows.clone()
+                values[chosen] = rows.to(values)
+                self._parameters.set(values)
+        return self._observed()
+
+    @torch.inference_mode()
+    def step(self, controls: np.ndarray) -> Outcome:
+        """Act with `controls` [N, *control_shape] for one step."""
+        with torch_threads(self.count >= _SHARED):
+            return self._step(controls)
+
+    def _step(self, controls: np.ndarray) -> Outcome:
+        given = torch.from_numpy(np.ascontiguousarray(controls))
+        self.controls.copy_(given.view(self.controls.shape))
+        self.controls.clamp_(*self.bounds)
+        self._disturb(CONTROL, self.controls)
+        self._advance()
+        self._disturb(STATE, self._next)
+        # Every episode has a time of its own: episodes stand where a rollout has its steps.
+        costs = self._objective(1).running(self.states.unsqueeze(1), self.controls.unsqueeze(1), self._times())
+        self.states.copy_(self._next)
+        self.steps += 1
+        ended = np.zeros(self.count, dtype=bool) if self.task.end is None else _array(self.task.end(self.states))
+        out_of_time = (self.steps >= self.task.horizon) & ~ended
+        rewards = np.zeros(self.count) if costs is None else -_array(costs[:, 0]).astype(np.float64)
+        over = ended | out_of_time
+        if over.any():
+            final = self._objective().final(self.states)
+            if final is not None:
+                rewards -= np.where(over, _array(final), 0.0)
+        return Outcome(self._observed(), rewards, ended, out_of_time)
+
+    def _times(self) -> torch.Tensor:
+        return torch.from_numpy(self.steps).to(self.states.device)
+
+    def _disturb(self, kind: int, values: torch.Tensor) -> None:
+        if kind in self._noise:
+            self._noise[kind].fill(self._elapsed)
+            self._elapsed += kind == STATE or STATE not in self._noise
+            values += self._noise[kind].values[0]
+
+    def _objective(self, *trailing: int) -> Cost:
+        """The task's for the parameters of each episode [N, *trailing]."""
+        given = getattr(self.task.objective, "given", None)
+        if self._parameters is None or given is None:
+            return self.task.objective
+        return given(self._parameters.named(self._parameters.rows.view(self.count, *trailing, -1)))
+
+    def _observed(self) -> np.ndarray:
+        if self.task.observation is None:
+            return _array(self.states).copy()
+        named = {}
+        if self._parameters is not None:
+            named = self._parameters.named(self._parameters.rows.unsqueeze(1))
+        return _array(self.task.observation(self.states.unsqueeze(1), self._times(), named)[:, 0]).copy()
+
+    def _drawn(self, count: int) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The next initial states [count, *state_shape], with what is randomised [count, q]."""
+        if self._pool is None or self._taken + count > len(self._pool[0]):
+            size = max(_POOL if self.count > 1 else 32, count)
+            states, dtype = self.task.sample(size, self._random), current().dtype
+            self._pool, self._taken = (states, self.task.drawn_parameters(size, self._random, dtype)), 0
+        places = slice(self._taken, self._taken + count)
+        self._taken += count
+        states, rows = self._pool
+        return states[places], None if rows is None else rows[places]
+
+
+def _array(tensor: torch.Tensor) -> np.ndarray:
+    return tensor.cpu().numpy()

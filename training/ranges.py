@@ -1,0 +1,33 @@
+"""Ranges of physical parameters, as text such as pole_mass=0.08:0.12."""
+
+from collections.abc import Collection, Mapping, Sequence
+
+from engine import SettingError
+from engine.checks import finite, perhaps
+
+Range = tuple[str, float, float]
+
+
+def range_of(text: str) -> Range:
+    """(name, low, high) of NAME=LOW:HIGH or of NAME=VALUE; SettingError if it is neither."""
+    name, _, bounds = text.partition("=")
+    low, colon, high = bounds.partition(":")
+    try:
+        return name.strip(), float(low), float(high if colon else low)
+    except ValueError:
+        raise SettingError(f"Expected a range such as pole_mass=0.08:0.12, got {text!r}.") from None
+
+
+def check_ranges(ranges: Sequence[Range], known: Mapping[str, float], positive: Collection[str]) -> None:
+    """SettingError unless all are finite ranges, low first, of different parameters among `known`."""
+    for name, low, high in ranges:
+        if name not in known:
+            wanted = f"a parameter among {', '.join(known)}" if known else "none, since nothing of this task varies"
+            raise SettingError(f"Expected {wanted}, got {name!r}{perhaps(name, known)}.")
+        low, high = (finite(f"finite bounds of {name}", bound) for bound in (low, high))
+        if low > high or (name in positive and low <= 0):
+            least = " above 0" if name in positive else ""
+            raise SettingError(f"Expected {name} from a low{least} to a high bound, got {low:g}:{high:g}.")
+    names = [name for name, *_ in ranges]
+    if len(set(names)) < len(names):
+        raise SettingError(f"Expected each parameter once, got {', '.join(names)}.")
