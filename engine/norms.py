@@ -33,6 +33,16 @@ def limited(rows: torch.Tensor, limit: float) -> torch.Tensor:
 
 
 @ti.func
+def vector_norm(vector):
+    """`norm` of one vector in a kernel; NaN where that is infinite because a number is."""
+    largest = abs(vector).max()
+    length = largest
+    if largest > 0.0:
+        length = largest * (vector / largest).norm()
+    return length
+
+
+@ti.func
 def limited_vector(vector, limit):
     """`limited` for one vector in a kernel."""
     largest = abs(vector).max()
