@@ -106,7 +106,7 @@ def test_a_hopper_ends_where_it_falls_and_feels_everything_but_its_place():
     assert not fallen(states).any()
     state = torch.zeros(3, 10, **tensor_options())
     state[:, 1] = torch.tensor([0.5, 0.2, 0.5])
-    state[2, 2] = -1.1
+    state[2, 2] = -2.1
     assert fallen(state).tolist() == [False, True, True]
     here = task.observation(states[None], torch.zeros(1), {})
     states[:, [0, 3]] += 7.0
@@ -120,8 +120,8 @@ def test_a_hopper_ends_where_it_falls_and_feels_everything_but_its_place():
     assert (ends < task.horizon).any()  # without thrust it tips over
     for b, at in enumerate(ends.tolist()):
         visited, velocity = rollout.states[:at, b], rollout.states[:at, b, 5]
-        cost = (velocity - 1).square() + visited[:, 2].square() + 10 * (visited[:, 1] - 0.5).square()
-        low, turned = 10 * (0.35 - rollout.states[at, b, 1]), 2 * (rollout.states[at, b, 2].abs() - 0.5)
+        cost = (2 * velocity - 1).square() + 0.1 * visited[:, 2].square() + 10 * (visited[:, 1] - 0.5).square()
+        low, turned = 10 * (0.35 - rollout.states[at, b, 1]), rollout.states[at, b, 2].abs() - 1
         fall = 2 * (max(low, 0) ** 2 + max(turned, 0) ** 2)
         assert losses[b] == pytest.approx(float(cost.sum() / 100 + fall), rel=1e-9)
         assert (fall >= 2) == (at < 100)
