@@ -7,6 +7,7 @@ from typing import Annotated, Generic, TypeVar
 import tyro
 
 from benchmarks.scale.settings import ScaleSettings
+from training.gradients import gradient_named
 from training.machine import Machine, console
 from training.settings import COMPARED, Comparison
 from training.tasks import task_name
@@ -70,12 +71,15 @@ class Variants(Generic[Options]):
     """How many seeds learning rates are chosen on."""
     report_only: bool = False
     """Write the report of what is done, and train nothing."""
+    against: str = "R"
+    """The gradient of those trained that the report compares the others with."""
     machine: tyro.conf.OmitArgPrefixes[Machine] = field(default_factory=Machine)
 
     def run(self) -> None:
         from benchmarks.studies.study import Study
         from benchmarks.studies.variants import compare
 
+        against = gradient_named(self.against).text
         self.machine.start()
         study = Study.of(
             task_name(self.options),  # pyright: ignore[reportArgumentType]
@@ -85,7 +89,7 @@ class Variants(Generic[Options]):
             tuning_seed_count=self.tuning_seed_count,
             **self.comparison.shared(),
         )
-        for path in compare(study, self.out, console, train=not self.report_only):
+        for path in compare(study, self.out, console, not self.report_only, against):
             console.print(f"written: {path}", highlight=False, soft_wrap=True)
 
 

@@ -1,21 +1,22 @@
-"""Chance without a state: numbers in [0, 1) that are hashes of bits, the same wherever and however often one asks."""
+"""Chance without a state: numbers that are hashes of counters, the same wherever and however often one asks."""
 
 import torch
 
-_MASK = 0xFFFFFFFF
+_MASK, _SPREAD = 0xFFFFFFFF, 0x9E3779B9
 
 
-def hashed(rows: torch.Tensor, *counters: int) -> torch.Tensor:
-    """For each of rows [B, n] of floats a number in [0, 1) from its bits, their places and the counters: [B].
-
-    Other bits or counters give numbers that are as good as independent.
-    """
+def keys_of(rows: torch.Tensor, counter: int) -> torch.Tensor:
+    """For each of rows [B, n] of floats a whole number below 2³² from its bits, their places and a counter: [B]."""
     words = rows.contiguous().view(torch.int32).to(torch.int64)
     places = torch.arange(1, words.shape[1] + 1, device=rows.device)
-    found = _mixed(words ^ _mixed(places)).sum(1)
+    return _mixed(_mixed(words ^ _mixed(places)).sum(1) ^ (counter * _SPREAD & _MASK))
+
+
+def uniform(keys: torch.Tensor, *counters: int) -> torch.Tensor:
+    """For each of `keys` [B] a number in [0, 1); other keys or counters give numbers as good as independent."""
     for counter in counters:
-        found = _mixed(found ^ (counter * 0x9E3779B9 & _MASK))
-    return found / 2.0**32
+        keys = _mixed(keys ^ (counter * _SPREAD & _MASK))
+    return keys / 2.0**32
 
 
 def _mixed(values: torch.Tensor) -> torch.Tensor:

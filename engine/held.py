@@ -43,6 +43,11 @@ class Held(System):
         self.constants, self.positive_parameters = system.constants, system.positive_parameters
         self._chains: dict[tuple[int, bool], _Chain] = {}
 
+    @property
+    def step_time(self) -> float | None:
+        inner = self.system.step_time
+        return None if inner is None else inner * self.steps
+
     def check_size(self):
         self.system.check_size()
 

@@ -13,14 +13,17 @@ That is all that a rule must be. One that besides says what it does to a single 
 `PathSum`, lets systems sweep a whole segment in one launch.
 """
 
-from dataclasses import dataclass
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
 
 import taichi as ti
 import torch
 
 from engine.checks import above_zero, finite, whole
-from engine.draws import hashed
+from engine.draws import uniform
+from engine.errors import SettingError
 from engine.norms import limited, limited_vector, norm, vector_norm
 
 
@@ -65,6 +68,25 @@ def says_itself_on_a_sample(rule: AdjointRule) -> bool:
     """Whether this is a `SampleRule`, and so is every rule among its attributes, which it may call."""
     parts = [value for value in getattr(rule, "__dict__", {}).values() if isinstance(value, AdjointRule)]
     return isinstance(rule, SampleRule) and all(map(says_itself_on_a_sample, parts))
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a sweep is, for rules that depend on it: those have a method `placed(place)`, the rule that acts there.
+
+    Attributes:
+        step_time: how long a step is in the system's unit of time, or None.
+        keys: makes a whole number below 2³² for each sample [B], other ones in every rollout.
+    """
+
+    step_time: float | None
+    keys: Callable[[], torch.Tensor]
+
+
+def placed(rule: AdjointRule, place: Place) -> AdjointRule:
+    """The rule that acts there: itself, for most."""
+    found = getattr(rule, "placed", None)
+    return rule if found is None else found(place)
 
 
 @dataclass(frozen=True)
@@ -132,6 +154,13 @@ class _Wrapped:
     @property
     def uses_policy(self) -> bool:
         return self.of.uses_policy
+
+    def placed(self, place: Place) -> AdjointRule:
+        of = placed(self.of, place)
+        return self if of is self.of else replace(self, of=of)
+
+    def __call__(self, direct, physics, policy, t):
+        raise SettingError(f"Expected {self} in a sweep, which places it, got it called by itself.")
 
     @ti.func
     def inner(self, direct, physics, policy, t):
@@ -284,11 +313,26 @@ class Balance:
 
 
 @dataclass(frozen=True)
+class DecayRate(_Wrapped):
+    """Multiply what arrives from later steps by e^{-α Δt} at every step, Δt being the time that a step takes."""
+
+    rate: float = 1.0
+
+    def __post_init__(self):
+        rate = finite("DecayRate with a finite rate of at least 0", self.rate, lambda number: number >= 0)
+        object.__setattr__(self, "rate", rate)
+
+    def placed(self, place):
+        if place.step_time is None:
+            raise SettingError("Expected a system with a time step dt for a decay by time, got one without; use Decay.")
+        return Decay(placed(self.of, place), math.exp(-self.rate * place.step_time))
+
+
+@dataclass(frozen=True)
 class RandomCut(_Wrapped):
     """Cut what arrives from later steps with a probability p, else divide it by 1 - p: a path rule, in the mean.
 
-    A sample's draw at a step is a hash of its λ_t, of t and `seed`: it needs no state and knows no other sample, so
-    that ensembles, segments and resumed trainings draw alike.
+    Draws are hashes of the sample's key, the step and `seed`: segments, ensembles and resumed trainings draw alike.
 
     Source: Tallec and Ollivier, "Unbiasing Truncated Backpropagation Through Time" (2017).
     """
@@ -301,8 +345,31 @@ class RandomCut(_Wrapped):
         object.__setattr__(self, "probability", given)
         object.__setattr__(self, "seed", whole("RandomCut with a seed of at least 0", self.seed, least=0))
 
+    def placed(self, place):
+        return _PlacedCut(placed(self.of, place), self.probability, self.seed, place.keys())
+
+
+@dataclass(frozen=True, eq=False)
+class _PlacedCut(_Wrapped):
+    """A random cut for samples with these keys."""
+
+    probability: float = 0.1
+    seed: int = 0
+    keys: torch.Tensor = field(default_factory=lambda: torch.zeros(0))
+
+    def placed(self, place):
+        return self
+
     def __call__(self, direct, physics, policy, t):
-        adjoint = self.of(direct, physics, policy, t)
-        passes = hashed(adjoint.flatten(1), t, self.seed) >= self.probability
-        passes = passes.view(-1, *[1] * (adjoint.dim() - 1))
-        return torch.where(passes, direct + (adjoint - direct) / (1.0 - self.probability), direct)
+        passes = uniform(self.keys, t, self.seed) >= self.probability
+        arriving = (self.of(direct, physics, policy, t) - direct) / (1.0 - self.probability)
+        passes = passes.view(-1, *[1] * (direct.dim() - 1))
+        return direct + torch.where(passes, arriving, torch.zeros_like(arriving))
+
+
+@dataclass(frozen=True)
+class PerSample(_Wrapped):
+    """Another rule, whose parameter gradients are wanted for each sample by itself: [members, samples, parameters]."""
+
+    def placed(self, place):
+        return placed(self.of, place)

@@ -119,6 +119,7 @@ def init(
             cpu_max_num_threads=threads,
             # What this pass removes LLVM removes too, to the same bits, in a fraction of the time.
             cfg_optimization=chosen != "cpu",
+            unrolling_limit=0,  # no warning of long loops: what is unrolled here is so on purpose
             log_level=ti.ERROR,
             enable_fallback=False,
         )

@@ -11,6 +11,7 @@ from engine import ended, first_use
 from engine.alignment import aligned
 from engine.buffers import SweepBuffers
 from engine.contracts import check_tensor, described, differentiating, modified
+from engine.draws import keys_of
 from engine.errors import AdjointError, EvenflowWarning
 from engine.fused import MOST_COMPONENTS, Law, SweepArrays
 from engine.launch import Launch
@@ -18,7 +19,7 @@ from engine.loops import BLOCK_ROWS, torch_threads
 from engine.memory import format_bytes
 from engine.parameter_sweep import ParameterSweep
 from engine.plan import Segment
-from engine.rules import AdjointRule, PathSum, says_itself_on_a_sample
+from engine.rules import AdjointRule, PathSum, PerSample, Place, placed, says_itself_on_a_sample
 from engine.system import PULL_BACK_LAUNCH_BYTES
 from engine.trajectory import Cost, Trajectory
 from engine.trials.agreement import check_agreement
@@ -35,7 +36,8 @@ class Gradients:
 
     Attributes:
         losses: [B], the loss of each sample.
-        parameters: for each rule [members, parameters], the gradient of the member's mean loss.
+        parameters: for each rule [members, parameters], the gradient of the member's mean loss; for a `PerSample` rule
+            [members, samples, parameters], the gradients of each sample's loss.
         initial: for each rule λ_0 [B, *state_shape], per sample.
         physical: for each rule ∂L/∂p [B, q], per sample, of the parameters that vary; empty without any. What reaches p
             through the observation counts as the policy path does.
@@ -93,8 +95,10 @@ class Sweeper(SweepBuffers):
         states = rollout.states
         members, count = rollout.controller.members, rollout.controller.parameter_count
         result = Gradients(states.new_zeros(rollout.batch))
+        each = rollout.batch // members
         for rule in rules:
-            result.parameters[rule] = states.new_zeros(members, count)
+            rows = (members, each) if isinstance(rule, PerSample) else (members,)
+            result.parameters[rule] = states.new_zeros(*rows, count)
         carried = {rule: torch.zeros_like(states[0], requires_grad=False) for rule in rules}
         varied, ends = self._of_parameters, rollout.parts.ends
         if varied is not None:
@@ -114,7 +118,8 @@ class Sweeper(SweepBuffers):
                     self.adjoints[part.last].copy_(carried[rule])
                     self._sweep(rule, part, chosen)
                     carried[rule].copy_(self.adjoints[part.first])
-                    self._pull_back_parameters(part, chosen, result.parameters[rule])
+                    pull_back = self._pull_back_samples if isinstance(rule, PerSample) else self._pull_back_parameters
+                    pull_back(part, chosen, result.parameters[rule])
                     if varied is not None:
                         varied.add(rule, part, chosen, self.cotangents)
                     if inspect is not None:
@@ -123,7 +128,8 @@ class Sweeper(SweepBuffers):
                             self.cotangents[part.first : part.last],
                         )  # fmt: skip
         for rule in rules:
-            result.parameters[rule] /= rollout.batch // members
+            if not isinstance(rule, PerSample):
+                result.parameters[rule] /= each
             result.initial[rule] = carried[rule]
         if varied is not None:
             result.physical = varied.found()
@@ -242,7 +248,20 @@ class Sweeper(SweepBuffers):
             ended.pull_back_parameters(rollout, part, self.cotangents, samples, again)
             gradient[bad] = again[bad]
 
+    def _pull_back_samples(self, part: Segment, samples: slice, gradients: torch.Tensor) -> None:
+        """Add Πᵀ μ of a segment to `gradients` [members, samples, n], one sample of every member at a time."""
+        cotangents, each = self.cotangents[part.first : part.last], gradients.shape[1]
+        kept = cotangents.clone()
+        for sample in range(each):
+            cotangents.zero_()[:, sample::each] = kept[:, sample::each]
+            with torch.inference_mode(False):
+                found = torch.zeros_like(gradients[:, sample])
+            self._pull_back_parameters(part, samples, found)
+            gradients[:, sample] += found
+        cotangents.copy_(kept)
+
     def _prepare_fused(self, rule: AdjointRule, part: Segment, samples: slice) -> Launch | None:
+        rule = placed(rule, self._place(samples))
         law = self._law(rule)
         if law is None or (rule.uses_policy and self.jacobian is None):
             return None
@@ -280,6 +299,7 @@ class Sweeper(SweepBuffers):
         physics, pull_backs = self._physics[samples], self._prepare_pull_backs(samples)
         varied = self._of_parameters
         trusted, version = rule in self._trusted, self.direct_states._version
+        acting = placed(rule, self._place(samples))
         for t in range(part.stop - 1, part.start - 1, -1):
             slot = t - part.base
             before = None if not careful or varied is None else varied.of_system[samples].clone()
@@ -295,7 +315,7 @@ class Sweeper(SweepBuffers):
                 policy = policy.clone()
                 policy[ended.zero_rows(self.cotangents[slot, samples])] = 0.0
             direct = self.direct_states[slot, samples]
-            adjoint = rule(direct, physics if rule.uses_physics else None, policy, t)
+            adjoint = acting(direct, physics if rule.uses_physics else None, policy, t)
             if not trusted:
                 check_tensor(f"an adjoint from rule {described(rule)} at step {t}", adjoint, direct.shape, direct)
             self.adjoints[slot, samples].copy_(adjoint)
@@ -305,6 +325,10 @@ class Sweeper(SweepBuffers):
                 "in place; start from direct.clone()."
             )
         self._trusted.add(rule)
+
+    def _place(self, samples: slice) -> Place:
+        rollout = self.rollout
+        return Place(rollout.system.step_time, lambda: keys_of(rollout.initial_state[samples].flatten(1), rollout.turn))
 
     def _policy_term(self, slot: int, samples: slice) -> torch.Tensor:
         cotangent, state = self.cotangents[slot, samples], self.rollout.states[slot, samples]

@@ -43,6 +43,12 @@ class System(abc.ABC):
     positive_parameters: tuple[str, ...] = ()
     _buffers: dict[tuple, torch.Tensor] | None = None
 
+    @property
+    def step_time(self) -> float | None:
+        """How long a step is in the system's unit of time: its `dt`, or None where it has none."""
+        found = getattr(self, "dt", None)
+        return float(found) if isinstance(found, (int, float)) else None
+
     @abc.abstractmethod
     def prepare_step(
         self,

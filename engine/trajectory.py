@@ -71,10 +71,10 @@ class Trajectory:
         plan: the segments and the predicted bytes; those of sweeps with path rules, where the system fuses them.
         budget: bytes that it was planned for, or None.
         block: steps that are linearised together.
+        turn: which forward rollout this is, counted from 1; rules that draw by chance draw other numbers in each.
         holds_jacobian: whether K is computed for whole blocks of time; decided from sizes that do not depend on
             the memory budget.
         parts: what it has besides, such as ends.
-        runs: forward rollouts so far.
     """
 
     @plain_torch
@@ -118,7 +118,7 @@ class Trajectory:
         self.restored: Segment | None = None
         self._versions = (0, 0)
         self._begun: list[Cost] = []
-        self.runs = 0
+        self.turn = 0
 
     def _allocate(self) -> None:
         """Every buffer, and the launches of every slot."""
@@ -156,7 +156,7 @@ class Trajectory:
             check_cost(cost)
             losses = torch.zeros(self.batch, dtype=self.states.dtype, device=self.states.device)
         self._watch.begin()
-        self.runs += 1
+        self.turn += 1
         with torch.inference_mode():
             self.parts.begin(initial, parameters)
             self._forward(initial, cost, losses)
@@ -195,6 +195,11 @@ class Trajectory:
     def final_state(self) -> torch.Tensor:
         """x_T [B, *state_shape], after `forward` and until `backward` restores an earlier segment."""
         return self.states[self.plan.segments[-1].last]
+
+    @property
+    def initial_state(self) -> torch.Tensor:
+        """x_0 [B, *state_shape] of the last forward rollout."""
+        return self._checkpoints[0] if len(self._checkpoints) else self.states[0]
 
     def check_stored(self) -> None:
         """AdjointError unless there is a forward rollout whose states can be had again.

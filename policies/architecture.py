@@ -13,14 +13,15 @@ from policies.particles import DeepSets, Moments
 from policies.policy import Policy, PolicyError
 from policies.polynomial import Polynomial
 
-_CLASSES: dict[str, type[Policy]] = {
+CLASSES: dict[str, type[Policy]] = {
     kind.__name__: kind for kind in (MLP, Convolutional, Linear, Polynomial, Moments, DeepSets, OpenLoop)
 }
+"""The policies that ship, by the names that checkpoints know; each keeps the contract that tests hold it to."""
 
 
 def is_ours(architecture: Mapping[str, Any]) -> bool:
     """Whether `policy_from` can build it: a class of Evenflow's that its settings describe in full."""
-    return isinstance(architecture.get("class"), str) and architecture["class"] in _CLASSES
+    return isinstance(architecture.get("class"), str) and architecture["class"] in CLASSES
 
 
 def policy_from(
@@ -37,9 +38,9 @@ def policy_from(
     """
     arguments = dict(architecture)
     name = arguments.pop("class", None)
-    kind = _CLASSES.get(name) if isinstance(name, str) else None
+    kind = CLASSES.get(name) if isinstance(name, str) else None
     if kind is None:
-        raise PolicyError(f"Expected a policy among {', '.join(_CLASSES)}, got {name!r}; build it yourself.")
+        raise PolicyError(f"Expected a policy among {', '.join(CLASSES)}, got {name!r}; build it yourself.")
     try:
         return kind(**arguments, members=members, dtype=dtype, device=device)
     except (TypeError, ValueError, AttributeError, IndexError) as error:

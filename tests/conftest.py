@@ -23,8 +23,12 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import engine
+from engine.rules import placed
 from engine.start import NEEDS
 from training.viewing.drawings import has_display
+
+HANGS = 300
+"""Seconds after which a process that a test waits for is taken to hang; how busy the machine is decides nothing."""
 
 ROOT = Path(__file__).resolve().parent.parent
 PRECISIONS = ("float32", "float64")
@@ -118,13 +122,13 @@ def gradcheck(system, state, control):
     )
 
 
-def run_python(source, timeout=120):
+def run_python(source):
     """Run `source` in a fresh process that can import the project; the completed process, checked for success."""
     # What the engine tells Taichi through the environment is not for the child to inherit.
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("TI_", "ENABLE_TAICHI"))}
     environment = inherited | {"PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))}
     command = [sys.executable, "-c", source]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=timeout, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=HANGS, check=False)
     assert done.returncode == 0, done.stderr
     return done
 
@@ -149,6 +153,9 @@ class BySteps:
 
     def __init__(self, of):
         self.of, self.uses_physics, self.uses_policy = of, of.uses_physics, of.uses_policy
+
+    def placed(self, place):
+        return BySteps(placed(self.of, place))
 
     def __call__(self, direct, physics, policy, t):
         return self.of(direct, physics, policy, t)

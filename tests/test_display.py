@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from conftest import HANGS
 from rich.console import Console
 
 from training import display
@@ -28,7 +29,7 @@ def record(epoch):
 
 
 def waited_for(check):
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + HANGS
     while not check() and time.monotonic() < deadline:
         time.sleep(0.01)
     return check()

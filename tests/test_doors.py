@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT
+from conftest import HANGS, ROOT
 
 import evenflow
 
@@ -102,7 +102,13 @@ def started(words, folder, path=True):
     places = [str(ROOT), str(folder)] if path else [str(folder), str(ROOT)]
     environment = inherited | {"PYTHONPATH": os.pathsep.join(places), "COLUMNS": "200"}
     return subprocess.run(
-        [sys.executable, *words], capture_output=True, text=True, cwd=folder, env=environment, timeout=120, check=False
+        [sys.executable, *words],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        env=environment,
+        timeout=HANGS,
+        check=False,
     )
 
 

@@ -9,10 +9,10 @@ import torch
 from conftest import uniform
 
 import engine
-from engine import FULL, PHYSICS_ONLY, AdjointRule
+from engine import FULL, PHYSICS_ONLY, AdjointRule, PerSample
 from engine.registry import SHIPPED
 from training import GRADIENTS, Member, Trainer, TrainingSettings, build_task, gradient_named
-from training.estimators import Backpropagation, GradientEstimator, check_estimator, combined
+from training.estimators import Backpropagation, GradientEstimator, check_estimator, combined, is_sweep
 from training.gradients import text_of
 from training.task import generator
 
@@ -22,8 +22,14 @@ PARTS = ("M", "R", "S")
 """What a gradient made of others is made of, in the order of its arguments."""
 
 
+SPECIAL = {"mix": "mix(M, score(0.5, 4))"}
+"""Of gradients that take only some kind of others."""
+
+
 def text(name):
     """A gradient of this name, with arguments of the kinds that it takes."""
+    if name in SPECIAL:
+        return SPECIAL[name]
     parts, arguments = iter(PARTS), []
     for parameter in GRADIENTS[name].parameters:
         if parameter.kind in (AdjointRule, GradientEstimator):
@@ -35,10 +41,14 @@ def text(name):
     return f"{name}({', '.join(arguments)})" if arguments else name
 
 
-def sweeps(estimator, members=5, parameters=40):
-    """Gradients [members, parameters] of each of its rules, of sizes from 0.01 to 100."""
-    scale = torch.logspace(-2, 2, members, dtype=torch.float64).unsqueeze(1)
-    return {rule: scale * uniform(seed, members, parameters) for seed, rule in enumerate(estimator.rules)}
+def sweeps(estimator, members=5, parameters=40, samples=8):
+    """Gradients [members, parameters] of each of its sources, of sizes from 0.01 to 100; of samples where it asks."""
+    found = {}
+    for seed, source in enumerate(estimator.rules):
+        shape = (members, samples, parameters) if isinstance(source, PerSample) else (members, parameters)
+        scale = torch.logspace(-2, 2, members, dtype=torch.float64).view(-1, *[1] * (len(shape) - 1))
+        found[source] = scale * uniform(seed, *shape)
+    return found
 
 
 @pytest.fixture(params=list(GRADIENTS))
@@ -55,7 +65,7 @@ def test_it_asks_for_different_rules_and_can_be_a_key(name, estimator):
     check_estimator(estimator)
     assert isinstance(estimator, GradientEstimator)
     assert len(estimator.rules) == len(set(estimator.rules)) >= 1
-    assert all(isinstance(rule, AdjointRule) for rule in estimator.rules)
+    assert all(isinstance(source, AdjointRule) for source in estimator.rules if is_sweep(source))
     again = gradient_named(text(name)).estimator
     assert again == estimator
     assert {estimator: 1}[again] == 1
@@ -97,7 +107,7 @@ def test_what_is_not_finite_never_passes_for_a_number_and_stays_in_its_member(es
     given = sweeps(estimator)
     sound = combined(estimator, given)
     for part in given.values():
-        part[2, 7] = value
+        part[2, ..., 7] = value
     result = combined(estimator, given)
     others = torch.arange(5) != 2
     torch.testing.assert_close(result[others], sound[others], rtol=1e-13, atol=0.0)
@@ -142,7 +152,22 @@ def agree(a, b):
     return np.where(np.sign(a) == np.sign(b), a, 0.0)
 
 
+def and_mask(samples):
+    agreeing = np.abs(np.sign(samples).mean(0)) >= 0.5
+    return np.where(agreeing, samples.mean(0), 0.0) / (np.count_nonzero(agreeing) / len(agreeing))
+
+
+def mix(swept, scored):
+    spread, other = (np.square(rows - rows.mean(0)).sum() for rows in (swept, scored))
+    return (other * swept.mean(0) + spread * scored.mean(0)) / (spread + other)
+
+
 FORMULAS = {
+    "and-mask": and_mask,
+    "mix": mix,
+    "adaptive-clip": itself,  # until it has seen 25 updates, see test_samples.py
+    "score": itself,  # the copies' loss tells it, see test_scores.py
+    "score-physics": itself,
     "cautious": itself,  # it acts on the optimiser's step; see test_cautious.py
     "C": agree,
     "agree": agree,
@@ -162,8 +187,8 @@ def formula(name, estimator):
 
 
 def parts_of(name, estimator):
-    """The rules that a gradient's formula is written in."""
-    if formula(name, estimator) is itself:
+    """The sources that a gradient's formula is written in."""
+    if formula(name, estimator) in (itself, and_mask, mix):
         return estimator.rules
     rules = [gradient_named(part).estimator.rules[0] for part in PARTS]
     return (PHYSICS_ONLY, FULL) if name == "C" else rules[: len(inspect.signature(formula(name, estimator)).parameters)]
@@ -175,9 +200,9 @@ def test_it_equals_its_formula(name, estimator):
     given = sweeps(estimator)
     first, *others = list(given.values())
     for part in others:  # components that agree in sign, disagree, and are zero in one part
-        part[:, :10] = part[:, :10].abs() * first[:, :10].sign()
-        part[:, 10:20] = -part[:, 10:20].abs() * first[:, 10:20].sign()
-        part[:, 20:23] = 0.0
+        part[..., :10] = part[..., :10].abs() * first[..., :10].sign()
+        part[..., 10:20] = -part[..., 10:20].abs() * first[..., 10:20].sign()
+        part[..., 20:23] = 0.0
     found = combined(estimator, given).numpy()
     for member in range(5):
         parts = [given[rule][member].numpy() for rule in parts_of(name, estimator)]

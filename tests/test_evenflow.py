@@ -9,7 +9,7 @@ import sys
 import time
 
 import pytest
-from conftest import ROOT
+from conftest import HANGS, ROOT
 
 import evenflow
 
@@ -22,7 +22,7 @@ def run_apart(*arguments, cwd):
     """`python -m evenflow ARGUMENTS` in a fresh process, as a user far from the repository has it."""
     environment = os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "120"}
     command = [sys.executable, "-m", "evenflow", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, timeout=300, check=False)
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, timeout=HANGS, check=False)
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def run(tmp_path, monkeypatch, capsys):
         try:
             status = evenflow.main(command)
         except SystemExit as stop:
-            status = stop.code or 0
+            status = int(stop.code or 0)
         return subprocess.CompletedProcess(command, status, *capsys.readouterr())
 
     return typed
@@ -106,11 +106,11 @@ def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(tmp_path):
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, cwd=tmp_path, env=environment) as process:
         metrics = tmp_path / "run" / "metrics.jsonl"
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + HANGS
         while not (metrics.exists() and metrics.read_text().count("\n") >= 3) and time.monotonic() < deadline:
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)
-        printed, errors = process.communicate(timeout=60)
+        printed, errors = process.communicate(timeout=HANGS)
     assert process.returncode == 0, errors
     assert "continue with: evenflow train --resume run" in printed
     last = metrics.read_text().splitlines()[-1]

@@ -62,7 +62,7 @@ def done(folder):
     asked = {name: commands(name) for name in EXAMPLES}
     asked["check"] = [["check", *(word for name in EXAMPLES for word in ("--plugin", name))]]
     source = CHILD.format(folder=str(folder), commands=json.dumps(asked))
-    child = run_python(source, timeout=400)
+    child = run_python(source)
     *printed, last = child.stdout.splitlines()
     print(child.stderr)  # shown where a test fails
     return json.loads(last), "\n".join(printed)

@@ -12,7 +12,7 @@ from dataclasses import replace
 import pytest
 import torch
 import yaml
-from conftest import ROOT, run_python
+from conftest import HANGS, ROOT, run_python
 
 from engine import SettingError
 from training import Experiment, RunDirectory, TrainingSettings, read_checkpoint, resume, train
@@ -83,7 +83,7 @@ def lines(path):
 
 
 def kill_after(process, path, count):
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + HANGS
     while lines(path) < count and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)

@@ -9,7 +9,7 @@ from conftest import BySteps, StepCost, relative_error, tensor_options, uniform
 from contract import RULES, check_buffers, check_oracle, check_sweep, prepare_sweep, simulated, sweep_buffers
 from test_rollout import VARIANTS, expected_gradient, random_policy
 from test_rollout import accuracy as gradient_accuracy
-from test_systems import accuracy, simulate
+from test_systems import accuracy
 
 import engine
 from engine import Rollout
@@ -248,18 +248,6 @@ def test_coincident_particles_exert_no_force_and_have_a_defined_gradient(evaders
     torch.testing.assert_close(adjoint[0, :2, 2:], expected, rtol=1e-5, atol=1e-4)
     assert torch.isfinite(adjoint).all()
     assert cotangent.abs().max() < 1e-5  # r = 0
-
-
-@pytest.mark.float64
-def test_guidance_converges_with_its_stated_order():
-    state, control = uniform(0, BATCH, 4, 6, low=-2, high=2), uniform(1, BATCH, 2, 2, low=-0.5, high=0.5)
-    duration, steps = 0.4, 200
-    exact, *found = (
-        simulate(Guidance(2, 4, dt=duration / count), state, count, control)[-1]
-        for count in (32 * steps, steps, 2 * steps)
-    )
-    errors = [relative_error(end, exact) for end in found]
-    assert math.log2(errors[0] / errors[1]) > 1 - 0.25
 
 
 @pytest.mark.float64

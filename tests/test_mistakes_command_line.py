@@ -133,7 +133,7 @@ WORDS = {
     "bench outcome RUN --out a.png --seed -1": "a seed of at least 0",
     "bench speed --rounds 0": "rounds of at least 1",
     "bench speed --members 0": "members of at least 1",
-    "bench speed --task lqr": "cart-pole, guidance, quantum",
+    "bench speed --task cart-pool": "cart-pole, cart-pendulum, guidance, quantum",
     "bench speed --out results.txt": ".json",
     "bench scale": "--out with a path",
     "bench scale --out x --systems n-body foo": "swarm-cells",
@@ -238,10 +238,10 @@ def test_options_may_stand_before_the_task(words, here, monkeypatch, tmp_path):
     assert evenflow.main(["train", *words.split()]) == 0
     (command,) = seen
     assert isinstance(command.options, evenflow.TASKS["cart-pole"])
-    assert (command.epochs, vars(command.options)["horizon"]) == (2, 6)
+    assert (command.comparison.epochs, vars(command.options)["horizon"]) == (2, 6)
     assert (str(command.out) == "cart-pole") == ("--out" in words)
-    assert (command.gradients == ("R", "C")) == ("--gradients=R" not in words)
-    assert len(command.learning_rates) == (2 if "--learning-rates" in words else 1)
+    assert (command.comparison.gradients == ("R", "C")) == ("--gradients=R" not in words)
+    assert len(command.comparison.learning_rates) == (2 if "--learning-rates" in words else 1)
 
 
 @pytest.mark.parametrize(

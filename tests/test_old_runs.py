@@ -11,10 +11,11 @@ from conftest import ROOT
 from rich.console import Console
 
 import evenflow
+from benchmarks.studies.comparisons import table
 from benchmarks.studies.directory import StudyDirectory
 from benchmarks.studies.packs import run_study
 from benchmarks.studies.page import write_page
-from benchmarks.studies.report import table, write_report
+from benchmarks.studies.report import write_report
 from benchmarks.studies.study import Study
 from benchmarks.studies.variants import compare
 from training import Experiment, RunDirectory, TrainingSettings, read_checkpoint, resume, train
@@ -139,7 +140,7 @@ def test_reports_of_a_study_name_its_optimiser(old_study, tmp_path):
     assert "Optimiser: adam-torch, m̂ / (√v̂ + ε)" in (old_study[0] / "report.md").read_text()
     assert '"optimiser": "adam-torch"' in (old_study[0] / "report.json").read_text()
     out = tmp_path / "new"
-    run_study(study("adam", seeds=1, epochs=1), out)
+    run_study(study("adam", seed_count=1, epochs=1), out)
     write_report(out, None, {})
     assert re.search(r"Optimiser: adam, .*; Keras' form", (out / "report.md").read_text())
     assert '"optimiser": "adam-keras"' in (out / "report.json").read_text()

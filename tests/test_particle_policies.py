@@ -1,4 +1,4 @@
-"""Policies for particles: what they compute, what they are blind to, and their traces against torch autograd."""
+"""Policies for particles: what they compute and what they are blind to."""
 
 import math
 from functools import partial
@@ -12,7 +12,6 @@ from policies import DeepSets, Moments, PolicyError
 
 ROWS = 4
 """Samples of one member."""
-SLOTS = 3
 KINDS = {
     "moments": partial(Moments, quantiles=(0.0, 0.5, 1.0), hidden=(7, 6)),
     "moments without quantiles": partial(Moments, quantiles=(), hidden=(7,)),
@@ -109,14 +108,6 @@ def test_deep_sets_are_their_formula():
 
 
 @EVERY_KIND
-def test_a_member_does_not_depend_on_its_companions(kind):
-    policy, state = build(kind, members=3), uniform(1, 3, ROWS, 4, 20)
-    alone = build(kind, members=1)
-    alone.theta.data.copy_(policy.theta.data[1:2])
-    assert relative_error(alone(state[1:2])[0], policy(state)[1]) < accuracy()
-
-
-@EVERY_KIND
 @ACTUATORS
 def test_a_policy_runs_with_other_particles_on_the_same_parameters(kind, actuators):
     policy, state = build(kind, actuators=actuators), uniform(1, 2, ROWS, 4, 20)
@@ -134,35 +125,6 @@ def test_a_policy_runs_with_other_particles_on_the_same_parameters(kind, actuato
     with torch.no_grad():
         policy.theta.add_(1.0)
     assert relative_error(few(state[..., :13]), policy.resized(13)(state[..., :13])) == 0.0
-
-
-@EVERY_KIND
-def test_records_equal_autograd(kind):
-    policy = build(kind, particles=9)
-    batch, samples = 2 * ROWS, slice(ROWS, 2 * ROWS)
-    states, cotangents = uniform(1, SLOTS, batch, 4, 9), uniform(2, SLOTS, batch, 2, 2)
-    leaf = states.clone().requires_grad_()
-    expected = torch.stack([policy(x.unflatten(0, (2, ROWS))).flatten(0, 1) for x in leaf])
-    trace, given = policy.trace(SLOTS, batch, (4, 9), (2, 2)), torch.zeros_like(cotangents)
-    for slot in range(SLOTS):
-        trace.prepare_act(slot, states[slot], given[slot])()
-    torch.testing.assert_close(given, expected.detach())
-
-    chosen = torch.zeros_like(cotangents)
-    chosen[:, samples] = cotangents[:, samples]
-    to_state, to_theta = torch.autograd.grad(expected, (leaf, policy.theta), chosen, retain_graph=True)
-    for slot in range(SLOTS):
-        found = trace.pull_back_state(slot, states[slot, samples], cotangents[slot, samples], samples)
-        torch.testing.assert_close(found, to_state[slot, samples])
-    gradient = torch.ones_like(policy.theta)
-    trace.pull_back_parameters(0, SLOTS, states, cotangents, samples, gradient)
-    torch.testing.assert_close(gradient, 1 + to_theta)
-    jacobian = torch.zeros(SLOTS, batch, 4, 36, **tensor_options())
-    trace.linearise(0, SLOTS, states, slice(0, batch), jacobian)
-    torch.testing.assert_close(
-        torch.einsum("sbm,sbmn->sbn", cotangents.flatten(2), jacobian),
-        torch.autograd.grad(expected, leaf, cotangents)[0].flatten(2),
-    )
 
 
 @EVERY_KIND

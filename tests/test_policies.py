@@ -7,7 +7,7 @@ import torch
 from conftest import tensor_options, uniform
 from torch import nn
 
-from policies import MLP, Linear, ModulePolicy, Policy, PolicyError, Polynomial
+from policies import MLP, Linear, ModulePolicy, PolicyError, Polynomial
 from policies.mlp import _VIEW_BYTES
 
 STATES = 3
@@ -99,27 +99,6 @@ def test_mlp_record_pulls_back_members_that_it_did_not_linearise():
     torch.testing.assert_close(found[0], found[1])
 
 
-OTHERS = {
-    "3 linear": lambda: Linear((STATES,), (2,), members=3, **tensor_options()),
-    "linear without bias": lambda: Linear((STATES,), (2,), bias=False, members=2, **tensor_options()),
-    "module": lambda: ModulePolicy(small_module(), (STATES,), (2,)),
-}
-
-
-@pytest.mark.parametrize("build", OTHERS.values(), ids=OTHERS)
-def test_other_records_equal_autograd(build):
-    policy = build()
-    policy.theta.data.copy_(uniform(0, *policy.theta.shape))
-    assert_record_equals_autograd(policy, 2, slice(0, policy.members))
-    assert_record_equals_autograd(policy, 2, slice(policy.members - 1, policy.members))
-
-
-def test_polynomial_record_equals_autograd():
-    policy = Polynomial((STATES,), members=2, **tensor_options())
-    policy.theta.data.copy_(uniform(0, 2, 2))
-    assert_record_equals_autograd(policy, STATES, slice(0, 2))
-
-
 def test_mlp_is_the_chain_of_its_layers():
     policy, state = random_mlp(2, (7, 6), 2), uniform(1, 2, ROWS, STATES)
     control = policy(state)
@@ -172,29 +151,6 @@ def test_module_computes_and_is_trained_through_the_policys_parameters():
         assert not policy(state.unsqueeze(0)).any()
     assert not module(state).any()
     assert [name for name, _ in policy.named_parameters()] == ["theta"]
-
-
-KINDS = {
-    "mlp": lambda **kwargs: MLP((STATES,), (2,), (40, 30), **kwargs),
-    "linear": lambda **kwargs: Linear((STATES,), (2,), **kwargs),
-    "polynomial": lambda **kwargs: Polynomial((STATES,), **kwargs),
-}
-
-
-@pytest.mark.float64
-@pytest.mark.parametrize("build", KINDS.values(), ids=KINDS)
-def test_initial_parameters_depend_on_the_generator_alone(build):
-    alone, third, single = build(dtype=torch.float64), build(members=3, dtype=torch.float64), build(dtype=torch.float32)
-    torch.manual_seed(1)
-    alone.initialise(0, torch.Generator().manual_seed(7))
-    torch.manual_seed(2)
-    third.theta.data.fill_(0.5)
-    third.initialise(2, torch.Generator().manual_seed(7))
-    single.initialise(0, torch.Generator().manual_seed(7))
-    assert alone.theta.any()
-    assert torch.equal(third.theta[2], alone.theta[0])
-    assert torch.equal(third.theta[:2], torch.full_like(third.theta[:2], 0.5))
-    assert torch.equal(single.theta, alone.theta.float())
 
 
 @pytest.mark.float64
@@ -321,12 +277,3 @@ def test_predicted_scratch_of_an_mlp_covers_what_its_record_uses(controls, membe
     of_rows = {name: buffer for name, buffer in trace._scratch.items() if not name.startswith("weights")}
     used, predicted = sum(buffer.numel() * 8 for buffer in of_rows.values()), policy.scratch_bytes(SLOTS * batch)
     assert predicted / 3 < used <= predicted
-
-
-@pytest.mark.float64
-def test_policies_share_one_interface():
-    for build in (*KINDS.values(), *OTHERS.values()):
-        policy = build()
-        assert isinstance(policy, Policy)
-        assert policy.theta.shape == (policy.members, policy.parameter_count)
-        assert policy.theta.requires_grad

@@ -7,7 +7,7 @@ import pytest
 import reference
 import torch
 from conftest import gradcheck, relative_error, tensor_options, uniform
-from contract import RULES, check_buffers, check_oracle, check_sweep, simulated, sweep_buffers
+from contract import check_buffers, check_oracle
 from torch.nn import functional
 
 import engine
@@ -76,23 +76,6 @@ def test_the_pull_back_passes_gradcheck(points):
 def test_pull_back_leaves_next_adjoint_alone_writes_adjoint_and_adds_to_cotangent():
     system, state, control, following = SYSTEMS[5], uniform(0, 3, 2, 5), uniform(1, 3, 1), uniform(2, 3, 2, 5)
     check_buffers(system, state, control, following)
-
-
-def started(system, steps):
-    """Buffers of a sweep along a trajectory under random fields."""
-    controls = 5 * uniform(1, steps, BATCH, 1)
-    return sweep_buffers(system, simulated(system, uniform(0, BATCH, *system.state_shape), controls), controls)
-
-
-@pytest.mark.vulkan
-@pytest.mark.parametrize("samples", [slice(0, BATCH), slice(1, 3)], ids=["all", "some"])
-@pytest.mark.parametrize(
-    "rule",
-    RULES,
-    ids=lambda rule: f"{rule.physics_weight:g},{rule.policy_weight:g}",
-)
-def test_fused_sweep_equals_the_rule_applied_step_by_step(rule, samples):
-    assert check_sweep(SYSTEMS[5], started(SYSTEMS[5], 4), samples, rule, accuracy())
 
 
 @pytest.mark.float64

@@ -130,9 +130,10 @@ def test_the_page_of_a_study_has_a_row_for_each_variant_and_difficulty(study, tm
     assert page.headings[:2] == ["cart-pole: study", "Test loss over 2 paired seeds"]
     cells = page.cells
     assert cells[:3] == ["poles", "variant", "rate"]
-    starts = [(cells[index], cells[index + 1]) for index in range(10, len(cells) - 1) if cells[index + 1] in ("R", "M")]
+    starts = [(cells[index], cells[index + 1]) for index in range(12, len(cells) - 1) if cells[index + 1] in ("R", "M")]
     assert starts == [("1", "R"), ("1", "M"), ("2", "R"), ("2", "M")]
-    assert len(page.pictures) == 2 + 2 + 1  # epochs and steps; R and M; adjoints
+    assert len(page.pictures) == 3 + 1 + 2 + 1  # epochs, updates and steps; profiles; R and M; adjoints
+    assert "What that says, and what it cannot say" in page.headings
 
 
 def test_the_precision_is_that_of_the_training(run, study):

@@ -17,13 +17,16 @@ from engine import (
     ClipNorm,
     ClipValue,
     Decay,
+    DecayRate,
     KeepSize,
     PathRule,
     RandomCut,
     StepAgreement,
     Truncate,
 )
-from engine.draws import hashed
+from engine.draws import keys_of
+from engine.draws import uniform as drawn_by
+from engine.rules import Place, placed
 
 RULES = {
     "full": FULL,
@@ -39,7 +42,8 @@ RULES = {
     "size kept": KeepSize(),
     "components clipped": ClipValue(POLICY_ONLY, limit=0.1),
     "balanced": Balance(ratio=0.5),
-    "randomly cut": RandomCut(probability=0.5),
+    "randomly cut": placed(RandomCut(probability=0.5), Place(None, lambda: torch.arange(1))),
+    "decayed by time": placed(ClipNorm(DecayRate(PHYSICS_ONLY, rate=3.0)), Place(0.1, lambda: torch.zeros(0))),
     "all together": ClipNorm(Decay(Truncate(FULL, window=4), factor=0.8), limit=0.5),
 }
 T = 6
@@ -179,43 +183,57 @@ def mixed(value):
 KINDS = {"float32": "f", "float64": "d"}
 
 
-def drawn(numbers, t, seed):
-    """A sample's draw from the bits of its numbers."""
+def drawn(numbers, turn, t, seed):
+    """A sample's draw from the bits of the numbers that it started from."""
     words = struct.iter_unpack("<I", struct.pack(f"<{len(numbers)}{KINDS[engine.current().precision]}", *numbers))
-    found = sum(mixed(word ^ mixed(place)) for place, (word,) in enumerate(words, 1))
-    for counter in (t, seed):
+    found = sum(mixed(word ^ mixed(place)) for place, (word,) in enumerate(words, 1)) % 2**32
+    for counter in (turn, t, seed):
         found = mixed((found ^ counter * 0x9E3779B9) % 2**32)
     return found / 2**32
 
 
 @pytest.mark.parametrize("seed", [0, 1, 123_456_789_012])
-def test_random_cuts_are_drawn_from_the_bits_of_a_sample(seed, terms):
-    direct, rest, free = terms[0], terms[1] + terms[2], FULL(*terms, t=T)
-    found, cut = RandomCut(probability=0.4, seed=seed)(*terms, t=T), 0
-    for index, row in enumerate(free.flatten(1).tolist()):
-        if drawn(row, T, seed) < 0.4:
+def test_random_cuts_are_drawn_from_where_a_sample_started(seed, terms):
+    direct, rest, starts, cut = terms[0], terms[1] + terms[2], uniform(9, 7, 4), 0
+    rule = placed(RandomCut(probability=0.4, seed=seed), Place(None, lambda: keys_of(starts, 12)))
+    found = rule(*terms, t=T)
+    for index, row in enumerate(starts.tolist()):
+        if drawn(row, 12, T, seed) < 0.4:
             cut += 1
             assert torch.equal(found[index], direct[index])
         else:
             torch.testing.assert_close(found[index], direct[index] + rest[index] / 0.6)
-    assert cut < 7
+    assert 0 < cut < 7
 
 
 def test_draws_are_spread_evenly_and_depend_on_every_bit_and_counter():
     rows = uniform(5, 40_000, 3)
-    draws = {"t": hashed(rows, 1, 0), "t + 1": hashed(rows, 2, 0), "seed": hashed(rows, 1, 1)}
-    turned = rows.clone()
+    keys, turned = keys_of(rows, 1), rows.clone()
     turned[:, 1] = torch.nextafter(turned[:, 1], torch.full_like(turned[:, 1], 2.0))
-    draws |= {"bit": hashed(turned, 1, 0), "order": hashed(rows.flip(1).contiguous(), 1, 0)}
-    for found in draws.values():
+    draws = [drawn_by(keys, 1, 0), drawn_by(keys, 2, 0), drawn_by(keys, 1, 1)]
+    draws += [drawn_by(keys_of(other, turn), 1, 0) for other, turn in ((rows, 2), (turned, 1), (rows.flip(1), 1))]
+    for found in draws:
         counts = torch.histc(found.double(), 16, 0.0, 1.0)
         assert ((counts - 2500).square() / 2500).sum() < 38  # χ² of 15 degrees of freedom, p = 0.001
-    correlations = torch.corrcoef(torch.stack(list(draws.values())).double()) - torch.eye(5)
+    correlations = torch.corrcoef(torch.stack(draws).double()) - torch.eye(6)
     assert correlations.abs().max() < 4 / math.sqrt(40_000)
 
 
+def test_a_rule_that_depends_on_its_place_says_so_elsewhere(terms):
+    for rule in (RandomCut(), DecayRate(), ClipNorm(DecayRate())):
+        with pytest.raises(engine.SettingError, match="in a sweep, which places it, got it called by itself"):
+            rule(*terms, t=T)
+    with pytest.raises(engine.SettingError, match="Expected a system with a time step dt for a decay by time"):
+        placed(DecayRate(), Place(None, lambda: torch.zeros(0)))
+
+
+def test_a_decay_by_time_is_one_by_steps_of_that_time():
+    found = placed(ClipNorm(DecayRate(PHYSICS_ONLY, rate=3.0)), Place(0.1, lambda: torch.zeros(0)))
+    assert found == ClipNorm(Decay(PHYSICS_ONLY, math.exp(-0.3)))
+
+
 def test_rules_leave_what_is_not_finite_to_be_found(terms):
-    for rule in (StepAgreement(), KeepSize(), ClipValue(), Balance(), RandomCut(probability=0.0)):
+    for rule in (StepAgreement(), KeepSize(), ClipValue(), Balance()):
         for index in range(3):
             broken = [term.clone() for term in terms]
             broken[index][2].fill_(math.nan if index else math.inf)
@@ -250,6 +268,7 @@ def test_wrappers_need_the_paths_of_the_rule_they_wrap():
         (lambda: Decay(factor=-0.1), r"Expected Decay with a factor in [0, 1], got -0.1."),
         (lambda: ClipValue(limit=0.0), "Expected ClipValue with a finite limit above 0, got 0.0."),
         (lambda: Balance(ratio=-1.0), "Expected Balance with a finite ratio of at least 0, got -1.0."),
+        (lambda: DecayRate(rate=-1.0), "Expected DecayRate with a finite rate of at least 0, got -1.0."),
         (lambda: RandomCut(probability=1.0), "Expected RandomCut with a probability in [0, 1), got 1.0."),
         (lambda: RandomCut(seed=-1), "Expected RandomCut with a seed of at least 0, got -1."),
         (lambda: Truncate(window=0), "Expected Truncate with a window of at least 1 step, got 0."),

@@ -5,6 +5,7 @@ import math
 import os
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -44,6 +45,7 @@ def test_pairs_are_those_of_brute_force(name):
         far = (position[:, :, None] - position[:, None, :]).square().sum(0) > radius**2
         expected -= int(far.sum())
         assert expected < 0.5 * particles**2
+    assert case.pairs is not None
     assert case.pairs(system, state) == expected
 
 
@@ -53,6 +55,7 @@ def test_density_does_not_depend_on_the_number_of_particles(name):
     case = case_named(name)
     if case.all_pairs:
         pytest.skip("every pair interacts")
+    assert case.pairs is not None
     near = []
     # Of a fluid so many that its surface matters little.
     for particles in (2000, 8000) if "swarm" in name else (16_000, 64_000):
@@ -263,11 +266,15 @@ OPTIONS = ["--systems", "n-body", "--sizes", "64", "--no-peers", "--horizon-syst
 def test_the_command_measures_writes_and_continues(tmp_path, capsys, monkeypatch):
     command = ["bench", "scale", "--out", str(tmp_path / "new" / "study"), *OPTIONS]
     command += ["--horizon-particles", "64", "--horizons", "5"]
+    started = time.perf_counter()
     assert evenflow.main(command) == 0
+    elapsed = (time.perf_counter() - started) * 1e3
     report = json.loads((tmp_path / "new" / "study" / "report.json").read_text())
     step, rollout = report["measurements"]
     assert step["forward_ms"]["calls"] > 7
-    assert 0 < step["forward_ms"]["least"] <= step["forward_ms"]["median"] < 1000
+    assert 0 < step["forward_ms"]["least"] <= step["forward_ms"]["median"]
+    # Half of the calls took the median or longer, all within the command.
+    assert step["forward_ms"]["median"] * step["forward_ms"]["calls"] / 2 < elapsed
     assert step["pairs"] == rollout["pairs_first"] == 64 * 63
     assert rollout["finite"]
     assert 0 < rollout["predicted_bytes"] <= 512 * 2**20

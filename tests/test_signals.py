@@ -9,7 +9,7 @@ import time
 from dataclasses import replace
 
 import pytest
-from conftest import ROOT
+from conftest import HANGS, ROOT
 from test_experiment import equal, outcome
 
 from benchmarks.studies.directory import StudyDirectory
@@ -171,7 +171,7 @@ def command(*arguments):
 
 
 def waited_for(check, process):
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + HANGS
     while not check() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
     return check()
@@ -189,7 +189,7 @@ def test_sigterm_ends_the_command_in_good_order(tmp_path):
             resume(run)
         assert load_controller(run).members == 1
         process.send_signal(signal.SIGTERM)
-        printed, errors = process.communicate(timeout=120)
+        printed, errors = process.communicate(timeout=HANGS)
     assert process.returncode == 128 + signal.SIGTERM
     assert errors.splitlines()[-1] == "evenflow: stopped by SIGTERM; continue with: evenflow train --resume run."
     assert "Final test loss" in printed
@@ -206,7 +206,7 @@ def test_a_pipe_that_nobody_reads_any_more_loses_nothing(tmp_path):
         assert process.stdout.readline().startswith("cpu, float64")
         process.stdout.close()
         errors = process.stderr.read()
-        process.wait(timeout=120)
+        process.wait(timeout=HANGS)
     assert process.returncode == 128 + signal.SIGPIPE
     assert errors.splitlines()[-1].startswith("evenflow: stopped, since nobody reads what it prints; continue with: ")
     assert "Traceback" not in errors

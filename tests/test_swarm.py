@@ -199,18 +199,6 @@ def test_a_sample_that_is_not_finite_disturbs_no_other():
         assert torch.equal(one[[0, 2]], other[[0, 2]])
 
 
-@pytest.mark.float64
-def test_swarm_converges_with_its_stated_order():
-    system = partial(Swarm, 2, 12, radius=1.5, flocking=0.02, mean_centre=True)
-    state, control = uniform(0, BATCH, 4, 14, low=-2, high=2), uniform(1, BATCH, 2, 2, low=-0.5, high=0.5)
-    duration, steps = 0.4, 200
-    exact, *found = (
-        simulate(system(dt=duration / count), state, count, control)[-1] for count in (32 * steps, steps, 2 * steps)
-    )
-    errors = [relative_error(end, exact) for end in found]
-    assert math.log2(errors[0] / errors[1]) > 1 - 0.25
-
-
 @pytest.mark.vulkan
 @pytest.mark.parametrize("radius", [0.0, 1.0])
 def test_gradients_of_a_rollout_equal_autograd_through_the_oracle_in_every_segment_length(radius):

@@ -8,7 +8,7 @@ import torch
 from conftest import StepCost, relative_error, swing_up_states, tensor_options, uniform
 from torch.func import grad, jacrev
 
-from engine import FULL, PHYSICS_ONLY, CartPole, LinearSystem, RandomCut, Rollout
+from engine import FULL, PHYSICS_ONLY, CartPole, ClipNorm, Held, LinearSystem, RandomCut, Rollout
 from policies import MLP, Linear
 from training import gradient_named
 
@@ -19,6 +19,8 @@ FORMULAS = {
     "step-agreement": lambda direct, a, k, t: direct + a + k * (a * k > 0),
     "keep-size": lambda direct, a, k, t: (direct + a + k) * (direct + a).norm() / (direct + a + k).norm(),
     "clip-value(R, 0.3)": lambda direct, a, k, t: (direct + a + k).clamp(-0.3, 0.3),
+    "decay-rate(R, 20)": lambda direct, a, k, t: direct + math.exp(-0.2) * (a + k),
+    "clip-value(decay-rate(M, 20), 1)": lambda direct, a, k, t: (direct + math.exp(-0.2) * a).clamp(-1, 1),
     "balance(0.5)": lambda direct, a, k, t: direct + a + k * min(1.0, 0.5 * float(a.norm() / k.norm())),
 }
 
@@ -102,3 +104,22 @@ def test_random_cuts_are_unbiased_and_alike_however_the_rollout_is_cut():
         assert (deviation.mean(0).abs() < 3 * error).all()
         assert (deviation.norm(dim=1) > 0.05).double().mean() > 0.5  # they do cut
     assert (found[None][rules[3]] != found[None][rules[4]]).any(1).double().mean() > 0.5
+
+
+def test_random_cuts_differ_from_rollout_to_rollout_and_not_with_a_samples_place(policy):
+    rule, cost = ClipNorm(RandomCut(FULL, 0.5), 1e9), StepCost(running, reference.swing_up_cost)
+    rollout, initial = Rollout(SYSTEM, policy, HORIZON, 64), swing_up_states(0, 64, 2)
+    found = []
+    for turn, order in ((1, slice(None)), (2, slice(None)), (1, list(reversed(range(64))))):
+        rollout.turn = turn - 1
+        rollout.forward(initial[order].contiguous(), cost)
+        found.append(rollout.backward([rule], cost).initial[rule])
+    # Up to the first cut on the way from the start the same was drawn twice for 1/4 + 1/16 + ... = 1/3 of them.
+    assert 0.1 < torch.isclose(found[0], found[1]).all(1).double().mean() < 0.55
+    torch.testing.assert_close(found[0].flip(0), found[2])
+
+
+def test_a_held_control_takes_the_time_of_all_its_steps():
+    assert SYSTEM.step_time == 0.01
+    assert Held(SYSTEM, 5).step_time == pytest.approx(0.05)
+    assert LinearSystem(torch.eye(2), torch.ones(2, 1)).step_time is None

@@ -1,17 +1,56 @@
 """The contract of a system, for every system that is registered: a newcomer is tested by being listed."""
 
+import math
+from functools import partial
+
 import pytest
+import reference
 import torch
 from conftest import relative_error, uniform
-from contract import ON_A_SAMPLE, RULES, check_buffers, check_sweep, simulated, sweep_buffers
+from contract import ON_A_SAMPLE, RULES, check_buffers, check_oracle, check_sweep, simulated, sweep_buffers
+from test_cart_pendulum import cart_pendulum_step
+from test_fluid import fluid_step
+from test_guidance import guidance_step
+from test_hopper import following
+from test_n_body import n_body_step
+from test_quantum import dense_step
+from test_swarm import swarm_step
 
 import engine
-from engine import SYSTEMS
+from engine import SYSTEMS, CartPendulum, CartPole, Guidance, Hopper, NBody, QuantumBox, Swarm
 from engine.registry import SHIPPED
 
 BATCH = 3
 FUSED = {"ball-wall", "cart-pendulum", "cart-pole", "guidance", "hopper", "integrator", "linear", "quantum", "swarm"}
 """Of those that ship, the ones that sweep a segment in one launch."""
+
+ORACLES = {
+    "cart-pendulum": lambda system: cart_pendulum_step,
+    "cart-pole": lambda system: reference.cart_pole_step,
+    "fluid": lambda system: partial(fluid_step, system=system),
+    "guidance": lambda system: guidance_step,
+    "hopper": lambda system: following,
+    "integrator": lambda system: reference.integrator_step,
+    "linear": lambda system: reference.linear_step(
+        *(torch.tensor(m, dtype=torch.float64) for m in (system.A, system.B))
+    ),
+    "n-body": lambda system: partial(n_body_step, masses=system.masses, thrusters=system.thrusters),
+    "quantum": lambda system: dense_step,
+    "swarm": lambda system: swarm_step,
+}
+"""Of those that ship, another's way to write the step, in torch, of the small instance."""
+OWN_ORACLE = {"kuramoto-sivashinsky"}
+"""Those compared with an independent integrator, their order too, in tests of their own."""
+ORDERS = {
+    "cart-pendulum": [(4, partial(CartPendulum, links), 0.025) for links in (1, 2, 3, 4)],
+    "cart-pole": [(1, partial(CartPole, poles), 0.0125) for poles in (1, 3)],
+    "guidance": [(1, partial(Guidance, 2, 4), 0.002)],
+    "hopper": [(1, partial(Hopper, stiffness=50.0, softness=0.2), 0.0002)],
+    "n-body": [(2, partial(NBody, (1.0, 0.3, 0.2), (0, 2), dim, softening=0.3), 0.01) for dim in (2, 3)],
+    "quantum": [(2, partial(QuantumBox, 5), 0.005)],
+    "swarm": [(1, partial(Swarm, 2, 12, radius=1.5, flocking=0.02, mean_centre=True), 0.002)],
+}
+"""Of those that state an order of convergence, it, what builds the system with a time step, and a time step."""
 
 
 @pytest.fixture(scope="module", params=SYSTEMS)
@@ -20,6 +59,10 @@ def case(request):
     system = SYSTEMS[request.param]()
     state = system.sample(BATCH, torch.Generator().manual_seed(0))
     return request.param, system, state, 0.5 * uniform(1, BATCH, *system.control_shape), uniform(2, *state.shape)
+
+
+def accuracy():
+    return 1e-12 if engine.current().precision == "float64" else 1e-5
 
 
 @pytest.mark.vulkan
@@ -48,11 +91,10 @@ def test_samples_are_apart(case):
     _, system, state, control, adjoint = case
     whole, pulled = system.step(state, control), system.pull_back(state, control, adjoint)
     one = slice(1, 2)
-    accuracy = 1e-12 if engine.current().precision == "float64" else 1e-5
-    assert relative_error(system.step(state[one].clone(), control[one].clone()), whole[one]) < accuracy
+    assert relative_error(system.step(state[one].clone(), control[one].clone()), whole[one]) < accuracy()
     alone = system.pull_back(state[one].clone(), control[one].clone(), adjoint[one].clone())
     for found, wanted in zip(alone, pulled, strict=True):
-        assert relative_error(found, wanted[one]) < accuracy
+        assert relative_error(found, wanted[one]) < accuracy()
 
 
 @pytest.mark.float64
@@ -65,11 +107,36 @@ def test_the_pull_back_equals_central_differences(case):
 def test_a_sweep_in_one_launch_equals_the_rule_applied_step_by_step(case):
     name, system, state, control, _ = case
     controls = control.expand(4, *control.shape).contiguous()
-    states, accuracy = simulated(system, state, controls), 1e-12 if state.dtype == torch.float64 else 1e-4
+    states, bound = simulated(system, state, controls), 1e-12 if state.dtype == torch.float64 else 1e-4
     found = {
-        check_sweep(system, sweep_buffers(system, states, controls), samples, rule, accuracy)
+        check_sweep(system, sweep_buffers(system, states, controls), samples, rule, bound)
         for rule in (*RULES, ON_A_SAMPLE)
         for samples in (slice(0, BATCH), slice(1, 3))
     }
     if SYSTEMS.origin(name) == SHIPPED:
         assert found == {name in FUSED}
+
+
+@pytest.mark.vulkan
+@pytest.mark.cuda
+def test_step_and_pull_back_equal_the_oracle_on_every_backend_in_every_precision(case):
+    name, system, state, control, next_adjoint = case
+    if name in ORACLES:
+        check_oracle(system, ORACLES[name](system), state, control, next_adjoint, 10 * accuracy())
+    else:
+        assert name in OWN_ORACLE or SYSTEMS.origin(name) != SHIPPED
+
+
+@pytest.mark.float64
+@pytest.mark.parametrize("name", ORDERS)
+def test_a_system_converges_with_its_stated_order(name):
+    steps = 20
+    for order, build, dt in ORDERS[name]:
+        ends = []
+        for finer in (1, 2, 32):
+            system = build(dt=dt / finer)
+            state = system.sample(BATCH, torch.Generator().manual_seed(0))
+            control = 0.5 * uniform(1, BATCH, *system.control_shape)
+            ends.append(simulated(system, state, control.expand(steps * finer, *control.shape).contiguous())[-1])
+        errors = [relative_error(end, ends[2]) for end in ends[:2]]
+        assert abs(math.log2(errors[0] / errors[1]) - order) < 0.25

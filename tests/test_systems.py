@@ -103,19 +103,6 @@ def test_fused_sweep_equals_the_rule_applied_step_by_step(case, rule, samples):
     assert check_sweep(system, buffers, samples, rule, 1e-12 if state.dtype == torch.float64 else 1e-5)
 
 
-@pytest.mark.float64
-@pytest.mark.parametrize("poles", [1, 3])
-def test_cart_pole_converges_with_its_stated_order(poles):
-    state, duration, steps = swing_up_states(0, BATCH, poles), 0.5, 40
-    force = uniform(1, BATCH, 1)
-    exact = simulate(CartPole(poles, duration / (32 * steps)), state, 32 * steps, force)[-1]
-    errors = [
-        relative_error(simulate(CartPole(poles, duration / count), state, count, force)[-1], exact)
-        for count in (steps, 2 * steps)
-    ]
-    assert math.log2(errors[0] / errors[1]) > 1 - 0.25
-
-
 def energy(states):
     """½Mẋ² + ml ẋθ̇ cosθ + ⅔ml²θ̇² + mgl cosθ, which one free pole on its cart conserves."""
     _, velocity, angle, rate = states.unbind(-1)

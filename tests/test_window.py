@@ -9,7 +9,7 @@ import time
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import HANGS, ROOT
 
 from engine import available_backends
 from engine.start import NEEDS
@@ -54,7 +54,7 @@ class Screen:
         return np.asarray(ImageGrab.grab(xdisplay=os.environ["DISPLAY"]))[..., :3].astype(int)
 
 
-def settled(screen, condition, seconds=20):
+def settled(screen, condition, seconds=HANGS):
     """The first picture of the screen that meets a condition."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -117,6 +117,6 @@ def test_a_window_moves_pauses_steps_restarts_and_closes(task, is_driver, fewest
             settled(screen, lambda picture: changed(picture, start) == 0)
 
             press("q")
-            assert process.wait(timeout=20) == 0
+            assert process.wait(timeout=HANGS) == 0
         finally:
             process.kill()

@@ -86,7 +86,7 @@ class _Sweep(torch.autograd.Function):
         ctx.rollout, ctx.rule, ctx.cost = rollout, rule, cost
         ctx.save_for_backward(initial, theta, *(() if parameters is None else (parameters,)))
         losses = _run(rollout, initial, parameters, objective)
-        ctx.run = rollout.runs
+        ctx.run = rollout.turn
         if losses is not None:
             return losses
         return rollout.states.detach().clone(), rollout.controls.detach().clone()
@@ -100,9 +100,9 @@ class _Sweep(torch.autograd.Function):
             )
         rollout, cost = ctx.rollout, ctx.cost
         initial, theta, *rows = ctx.saved_tensors
-        if rollout.runs != ctx.run:
+        if rollout.turn != ctx.run:
             _run(rollout, initial, rows[0] if rows else None, None)
-            ctx.run = rollout.runs
+            ctx.run = rollout.turn
         if isinstance(cost, _Weighted):
             cost.weights = arriving[0].contiguous()
         else:

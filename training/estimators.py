@@ -6,7 +6,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 
-from engine import FULL, AdjointRule, SettingError
+from engine import FULL, AdjointRule, PerSample, SettingError
 from engine.contracts import check_rule, check_tensor, described
 
 
@@ -15,13 +15,16 @@ class GradientEstimator(Protocol):
     """Asks for sweeps with some adjoint rules and combines their parameter gradients.
 
     One that also has a method `adjust_step(displacement, gradient)` replaces the optimiser's displacement [P, n], made
-    from its gradient [P, n] at learning rate 1, by what that returns.
+    from its gradient [P, n] at learning rate 1, by what that returns. One with `memory(members, like)`, tensors by name
+    that checkpoints keep, and `remember(gradient, memory)` replaces what it combined by what that returns.
     """
 
     @property
-    def rules(self) -> tuple[AdjointRule, ...]: ...
+    def rules(self) -> tuple[Any, ...]:
+        """Adjoint rules, and estimators whose gradients come from rollouts of their own, such as `Score`."""
+        ...
 
-    def combine(self, gradients: Mapping[AdjointRule, torch.Tensor]) -> torch.Tensor:
+    def combine(self, gradients: Mapping[Any, torch.Tensor]) -> torch.Tensor:
         """The estimate [members, parameters] from the mini-batch mean gradient [members, parameters] of each rule."""
         ...
 
@@ -31,8 +34,9 @@ def check_estimator(estimator: Any) -> None:
     if isinstance(estimator, type):
         hint = f"; make one: {estimator.__name__}(...)"
     elif callable(getattr(estimator, "combine", None)) and isinstance(getattr(estimator, "rules", None), tuple):
-        for rule in estimator.rules:
-            check_rule(rule)
+        for source in estimator.rules:
+            if is_sweep(source):
+                check_rule(source)
         if not estimator.rules:
             raise SettingError(f"Expected an estimator with at least one rule, got {described(estimator)} with none.")
         return
@@ -50,13 +54,23 @@ def check_estimator(estimator: Any) -> None:
 
 
 def check_part(estimator: Any) -> None:
-    """As `check_estimator`, for one that another combines: such a one cannot act on the optimiser's step."""
+    """As `check_estimator`, for one that another combines: such a one cannot follow a whole training."""
     check_estimator(estimator)
-    if hasattr(estimator, "adjust_step"):
-        raise SettingError(
-            f"Expected a gradient to combine, got {described(estimator)}, which acts on the optimiser's step; put it "
-            "outside."
-        )
+    for method, what in (("adjust_step", "acts on the optimiser's step"), ("memory", "remembers earlier updates")):
+        if hasattr(estimator, method):
+            raise SettingError(
+                f"Expected a gradient to combine, got {described(estimator)}, which {what}; put it outside."
+            )
+
+
+def is_sweep(source: Any) -> bool:
+    """Whether what an estimator asks for is an adjoint rule; else it is itself an estimator, made of other rollouts."""
+    return not hasattr(source.of if isinstance(source, PerSample) else source, "combine")
+
+
+def of_sweeps(estimator: GradientEstimator) -> bool:
+    """Whether all that it asks for are adjoint rules over whole batches, whose adjoints can be combined too."""
+    return all(is_sweep(source) and not isinstance(source, PerSample) for source in estimator.rules)
 
 
 def combined(estimator: GradientEstimator, gradients: Mapping[AdjointRule, torch.Tensor]) -> torch.Tensor:
@@ -64,7 +78,8 @@ def combined(estimator: GradientEstimator, gradients: Mapping[AdjointRule, torch
     versions = [gradient._version for gradient in gradients.values()]
     result = estimator.combine(gradients)
     given = next(iter(gradients.values()))
-    check_tensor(f"{described(estimator)} to combine gradients to one row for each member", result, given.shape, given)
+    shape = (given.shape[0], given.shape[-1])
+    check_tensor(f"{described(estimator)} to combine gradients to one row for each member", result, shape, given)
     if versions != [gradient._version for gradient in gradients.values()]:
         raise SettingError(
             f"Expected an estimator that leaves the gradients as they are, got {described(estimator)}, which changes "

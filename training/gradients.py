@@ -21,6 +21,7 @@ from engine import (
     ClipNorm,
     ClipValue,
     Decay,
+    DecayRate,
     KeepSize,
     PathRule,
     RandomCut,
@@ -42,6 +43,8 @@ from training.combinations import (
 )
 from training.estimators import Backpropagation, GradientEstimator, SignAgreement, check_part
 from training.grammar import Call, parse
+from training.samples import AdaptiveClip, AndMask, Mix
+from training.scores import PhysicsScore, Score
 
 _KINDS = {AdjointRule: "a rule", GradientEstimator: "a gradient", float: "a number", int: "a whole number"}
 
@@ -251,7 +254,7 @@ def _constant(made: Any) -> str | None:
 
 
 def _unknown(name: str) -> str:
-    known = ", ".join(entry.usage for entry in GRADIENTS.values())
+    known = ", ".join(f"{entry.name}(...)" if entry.parameters else entry.name for entry in GRADIENTS.values())
     names = [alias for entry in GRADIENTS.values() for alias in (entry.name, *entry.aliases)]
     return f"Expected a gradient among {known}, got {name!r}{perhaps(name, names)}."
 
@@ -286,6 +289,7 @@ with registering(SHIPPED):
         "clip-norm", ClipNorm, "each sample's adjoint scaled to a norm of at most the limit at every step"
     )
     register_gradient("decay", Decay, "what arrives from later steps times the factor at every step")
+    register_gradient("decay-rate", DecayRate, "what arrives from later steps times exp(-rate Δt) at every step of Δt")
     register_gradient("truncate", Truncate, "nothing passes from one window of steps to the one before")
     register_gradient("agree", SignAgreement, "the base where its sign agrees with the reference's, else 0")
     register_gradient("unit", Unit, "a gradient's direction at length 1")
@@ -307,3 +311,10 @@ with registering(SHIPPED):
         "balance", Balance, "the policy path at most `ratio` times the size of the physics path, at every step"
     )
     register_gradient("random-cut", RandomCut, "cut at random, what passes divided by its probability: R in the mean")
+    register_gradient("and-mask", AndMask, "the mean where samples agree in sign, divided by the share of parameters")
+    register_gradient("adaptive-clip", AdaptiveClip, "clipped where its norm stands out from those of earlier updates")
+    register_gradient("score", Score, "of zeroth order, from copies with noise on their controls; R in the mean")
+    register_gradient(
+        "score-physics", PhysicsScore, "as score, the policy shown the states without noise; M in the mean"
+    )
+    register_gradient("mix", Mix, "a sweep and a score, weighted by the inverse of their variances over samples")

@@ -94,7 +94,7 @@ class Task:
         return (low + (high - low) * draws).to(dtype)
 
     def initial_states(self, count: int, seed: int, stream: str, dtype: torch.dtype) -> torch.Tensor:
-        """`count` initial states of a seed; the streams "train" and "test" are independent."""
+        """`count` initial states of a seed; the streams "train", "validation" and "test" are independent."""
         count, seed = whole("at least 1 initial state", count), whole("a seed of at least 0", seed, least=0)
         states = self.sample(count, generator(seed, stream))
         expected = (count, *self.system.state_shape)
@@ -105,13 +105,14 @@ class Task:
         return states.to(dtype)
 
 
-_STREAMS = {"policy": 0, "train": 1, "test": 2, "order": 3}
+_STREAMS = {"policy": 0, "train": 1, "test": 2, "order": 3, "noise": 4, "validation": 5}
 
 
 def generator(seed: int, stream: str, of: str = "states") -> torch.Generator:
     """An independent random generator for each seed and purpose, and for what is drawn besides states."""
-    # Torch's Mersenne Twister spreads nearby seeds poorly; a multiplier of SplitMix64 sets them apart.
-    mixed = (seed * len(_STREAMS) + _STREAMS[stream] + 1) * 0x9E3779B97F4A7C15 % 2**63
+    # Torch's Mersenne Twister spreads nearby seeds poorly; multipliers as of SplitMix64 set them apart.
+    turn, place = divmod(_STREAMS[stream], 4)  # four at a time, so that a new stream changes no number of the others
+    mixed = ((seed * 4 + place + 1) * 0x9E3779B97F4A7C15 + turn * 0xD1B54A32D192ED03) % 2**63
     if of != "states":
         mixed = (mixed + 1) * 0xBF58476D1CE4E5B9 % 2**63
     return torch.Generator().manual_seed(mixed)

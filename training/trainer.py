@@ -13,12 +13,12 @@ from engine.checks import positive, real, whole
 from engine.contracts import described
 from engine.held import Held
 from engine.modes import plain_torch
-from engine.rules import AdjointRule
 from policies import Policy, PolicyError
 from training.clipping import Clipping
-from training.estimators import Backpropagation, GradientEstimator, check_estimator, combined
+from training.estimators import Backpropagation, GradientEstimator, check_estimator
 from training.optimisers import EnsembleOptimiser
 from training.settings import TrainingSettings
+from training.sources import Sources, grouped
 from training.starts import starts_of
 from training.task import PolicyFactory, Task, generator
 
@@ -117,10 +117,11 @@ class Trainer:
         )
         self._active = torch.ones(count, dtype=torch.bool, device=runtime.device)
         self._orders = [generator(member.seed, "order") for member in self.members]
-        self._rules = self._rules_with_samples()
-        self._estimators = _grouped([member.estimator for member in self.members], runtime.device)
-        self._adjusting = [(one, rows) for one, rows in self._estimators if hasattr(one, "adjust_step")]
-        self._clippings = _grouped([member.clipping for member in self.members], runtime.device)
+        self._sources = Sources(
+            task, [member.estimator for member in self.members], [member.seed for member in self.members], batch,
+            lambda count: (policy or task.policy)(members=count, dtype=runtime.dtype, device=runtime.device),
+        )  # fmt: skip
+        self._clippings = grouped([member.clipping for member in self.members], runtime.device)
         self.epoch = self.updates = 0
         self.divergences: dict[int, Divergence] = {}
 
@@ -185,13 +186,13 @@ class Trainer:
         theta, frozen = self.policy.theta.detach(), self._frozen()
         self._optimiser.theta = theta
         held = None if frozen is None else theta[:, frozen]
-        self._optimiser.step(gradient, self._active, self._adjust if self._adjusting else None)
+        self._optimiser.step(gradient, self._active, self._adjust if self._sources.acting else None)
         if frozen is not None and held is not None:
             theta[:, frozen] = held
 
     def _adjust(self, displacement: torch.Tensor, gradient: torch.Tensor) -> None:
         """Let the estimators that act on the optimiser's step do so."""
-        for estimator, rows in self._adjusting:
+        for estimator, rows in self._sources.acting:
             displacement[rows] = estimator.adjust_step(displacement[rows], gradient[rows])
 
     def _frozen(self) -> torch.Tensor | None:
@@ -209,20 +210,30 @@ class Trainer:
         self, initial: torch.Tensor, parameters: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Losses [P] and the members' estimated, clipped gradients [P, n] from initial states [P·b, ...]."""
-        self._seed_noise(self.rollout, self.epoch * self.updates_per_epoch + self.updates)
-        with RolloutTape(*self._rules, samples=self._rules) as tape:
-            self.rollout(initial, self.task.objective, parameters)
-        result = tape.gradients(self.rollout)
-        gradient = torch.empty_like(self.policy.theta, requires_grad=False)
-        for estimator, rows in self._estimators:
-            gradient[rows] = combined(estimator, {rule: result.parameters[rule][rows] for rule in estimator.rules})
+        draw = self.epoch * self.updates_per_epoch + self.updates
+        self._seed_noise(self.rollout, draw)
+        rules = self._sources.rules
+        if rules:
+            with RolloutTape(*rules, samples=rules) as tape:
+                self.rollout(initial, self.task.objective, parameters)
+            result = tape.gradients(self.rollout)
+            losses, swept = result.losses, result.parameters
+        else:
+            losses, swept = self.rollout.forward(initial, self.task.objective, parameters), {}
+            assert losses is not None
+        gradient = self._sources.gradients(swept, initial, self.policy.theta.detach(), parameters, draw)
         frozen = self._frozen()
         if frozen is not None:
             gradient.masked_fill_(frozen, 0.0)
         for clipping, rows in self._clippings:
             if clipping.kind != "none":
                 gradient[rows] = clipping(gradient[rows])
-        return result.losses.view(len(self.members), -1).mean(1), gradient
+        return losses.view(len(self.members), -1).mean(1), gradient
+
+    @property
+    def planned_bytes(self) -> int:
+        """Bytes of all buffers of its training rollouts."""
+        return self.rollout.plan.predicted + self._sources.planned_bytes
 
     def test(self) -> torch.Tensor:
         """Mean loss [P] on the test states."""
@@ -235,6 +246,7 @@ class Trainer:
         """Everything that training continues from, by name."""
         tensors = {"theta": self.policy.theta.detach(), "active": self._active}
         tensors |= {f"optimiser.{name}": value for name, value in self._optimiser.tensors().items()}
+        tensors |= self._sources.tensors()
         return tensors | {f"order.{index}": order.get_state() for index, order in enumerate(self._orders)}
 
     def load(self, epoch: int, tensors: dict[str, torch.Tensor], divergences: dict[int, Divergence]) -> None:
@@ -242,9 +254,11 @@ class Trainer:
         for index, order in enumerate(self._orders):
             order.set_state(tensors[f"order.{index}"].cpu())
         self.epoch, self.updates, self.divergences = epoch, 0, dict(divergences)
+        self.rollout.turn = epoch * self.updates_per_epoch
         with torch.no_grad():
             self.policy.theta.copy_(tensors["theta"])
         self._active.copy_(tensors["active"])
+        self._sources.load(tensors)
         prefix = "optimiser."
         self._optimiser.load({name[len(prefix) :]: value for name, value in tensors.items() if name.startswith(prefix)})
 
@@ -265,15 +279,6 @@ class Trainer:
             arrays = [torch.stack([rows[order] for rows, order in zip(array, orders, strict=True)]) for array in arrays]
         for first in range(0, self.updates_per_epoch * size, size):
             yield tuple(array[:, first : first + size].flatten(0, 1).contiguous() for array in arrays)
-
-    def _rules_with_samples(self) -> dict[AdjointRule, slice]:
-        """For each rule the smallest run of samples that holds every member who needs it."""
-        batch, found = self.settings.batch_size, {}
-        for index, member in enumerate(self.members):
-            for rule in member.estimator.rules:
-                first = found[rule].start if rule in found else index * batch
-                found[rule] = slice(first, (index + 1) * batch)
-        return found
 
     def _freeze(self, bad: torch.Tensor, update: int, losses: torch.Tensor, gradient: torch.Tensor) -> None:
         batch = self.settings.batch_size
@@ -310,19 +315,6 @@ def _check(task: Any, members: Any, settings: Any) -> None:
         raise SettingError(f"Expected a list of members such as [Member()], got {came}.")
     if settings is not None and not isinstance(settings, TrainingSettings):
         raise SettingError(f"Expected settings as TrainingSettings(...), got {described(settings)}.")
-
-
-def _grouped(values: list, device: torch.device) -> list[tuple]:
-    """Equal values with the indices at which they stand; a slice where those are consecutive, to avoid copies."""
-    groups: dict = {}
-    for index, value in enumerate(values):
-        groups.setdefault(value, []).append(index)
-    result = []
-    for value, rows in groups.items():
-        consecutive = rows == list(range(rows[0], rows[-1] + 1))
-        chosen = slice(rows[0], rows[-1] + 1) if consecutive else torch.tensor(rows, device=device)
-        result.append((value, chosen))
-    return result
 
 
 def _show_typical(system: System, states: torch.Tensor) -> None:

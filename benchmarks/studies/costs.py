@@ -35,7 +35,7 @@ def measure_costs(study: Study, rounds: int = 8) -> dict[str, dict[str, Any]]:
             letter: {
                 "ms": statistics.median(times[letter]),
                 "phases": phases(trainer, initial, rounds),
-                "bytes": trainer.rollout.plan.predicted,
+                "bytes": trainer.planned_bytes,
             }
             for letter, (trainer, initial) in trainers.items()
         }

@@ -2,6 +2,7 @@
 
 At a study's milestones (start, a tenth, a half and the end of training) the weights of one training of R, or of the
 first gradient there is, are taken, its test states rolled out once, and every variant's sweep made over that rollout.
+Variants that take more than whole sweeps of one rollout are left out.
 """
 
 import json
@@ -19,7 +20,7 @@ from benchmarks.studies.study import Study
 from engine import FULL, PHYSICS_ONLY, AdjointRule, Rollout, SettingError, current
 from engine.norms import norm
 from training import Backpropagation, Gradient, SignAgreement, gradient_named
-from training.estimators import combined
+from training.estimators import combined, of_sweeps
 from training.files import write_ours
 from training.gradients import lettered, rank_of, text_of
 from training.style import legend_below, panel_figure, plain_log, save_ours
@@ -76,7 +77,8 @@ def diagnose(study: Study, out: Path, samples: int = 64) -> list[Diagnosis]:
     """Diagnose every difficulty at every milestone whose weights are finite."""
     found = []
     directory = StudyDirectory(out)
-    gradients = list(dict.fromkeys(gradient_named(text) for text in (*lettered(), *study.gradients)))
+    named = dict.fromkeys(gradient_named(text) for text in (*lettered(), *study.gradients))
+    gradients = [gradient for gradient in named if of_sweeps(gradient.estimator)]
     for difficulty in study.difficulties:
         here = [result for result in directory.reported if result.difficulty == difficulty]
         if not here:
@@ -168,7 +170,8 @@ def _draw(found: list[Diagnosis], study: Study, path: Path) -> Path:
     """|λ_t| against the step: a panel for each difficulty at the last milestone, a line for each rule."""
     last = {entry.difficulty: entry for entry in found}
     figure, panels = panel_figure(len(last), "size of the adjoint |λ|")
-    shown = rules_of(gradient_named(text) for text in study.gradients)
+    trained = [gradient_named(text) for text in study.gradients]
+    shown = rules_of(gradient for gradient in trained if of_sweeps(gradient.estimator))
     styles = styles_of(found[0].adjoint_norms)
     for axes, entry in zip(panels, last.values(), strict=True):
         for text, profile in entry.adjoint_norms.items():

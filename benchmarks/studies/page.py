@@ -15,13 +15,15 @@ from typing import Any
 import numpy as np
 import yaml
 
+from benchmarks.studies.comparisons import AGAINST, better, conclusions, significance, table
 from benchmarks.studies.costs import load_costs
 from benchmarks.studies.directory import Result, StudyDirectory
-from benchmarks.studies.report import AXES, loss_panels, table
+from benchmarks.studies.report import AXES, loss_panels, memory_panels, profile_panels
 from engine.norms import norm_of_array
 from training import Experiment, RunDirectory, gradient_named, task_options
 from training.curves import loss_figure
 from training.errors import RunError
+from training.estimators import of_sweeps
 from training.files import is_ours, reason, write_ours, write_whole
 from training.gradients import lettered, rank_of
 from training.optimisers import settings_from_file, settings_to_file
@@ -117,17 +119,21 @@ def _study_parts(path: Path) -> tuple[str, list[tuple[str, str]]]:
     kind = task_options(config["task"])
     costs = load_costs(path)
     name, success = difficulty_of(kind)[0], kind(**results[0].options).build().success
+    found = table(study, success, costs)
     rows = [
         [row.difficulty, row.name, f"{row.learning_rate:g}", row.seeds, f"{row.loss:.3g}",
-         f"{row.loss_low:.3g} to {row.loss_high:.3g}", "" if row.success is None else f"{row.success:.0%}",
-         f"{row.diverged:.0%}", "" if row.better_than_full is None else f"{row.better_than_full:.2f}",
+         f"{row.loss_low:.3g} to {row.loss_high:.3g}", f"{row.percentiles[2]:.3g}, {row.percentiles[4]:.3g}",
+         "" if row.success is None else f"{row.success:.0%}", f"{row.diverged:.0%}", better(row), significance(row),
          "" if row.update_ms is None else f"{row.update_ms:.2f}"]
-        for row in table(study, success, costs)
+        for row in found
     ]  # fmt: skip
-    heads = [name, "variant", "rate", "seeds", "loss (IQM)", "95%", "success", "diverged", "better than R", "ms/update"]
+    heads = [name, "variant", "rate", "seeds", "loss (IQM)", "95%", "median, 90% below", "success", "diverged",
+             f"better than {AGAINST} (95%)", "p (Holm)", "ms/update"]  # fmt: skip
+    told = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in conclusions(found))
     controllers = _of_hardest(study)
     return f"{config['task']}: {path.name}", [
         (f"Test loss over {config['seeds']} paired seeds", _table(heads, rows)),
+        ("What that says, and what it cannot say", f"<ul>{told}</ul>"),
         *((head, draw(study)) for head, draw in STUDY_PLOTS.items()),
         ("Last frames", _last_frames(controllers)),
         ("Adjoint profile", _adjoint_profile(controllers, config["gradients"])),
@@ -178,7 +184,8 @@ def _last_frames(controllers: Sequence[Watched]) -> str:
 def _adjoint_profile(controllers: Sequence[Watched], trained: Sequence[str]) -> str:
     """|λ_t| of what ships and was trained, along the last controller's rollouts: median and 5 to 95% over starts."""
     controller = controllers[-1]
-    gradients = list(dict.fromkeys(gradient_named(text) for text in (*lettered(), *trained)))
+    named = dict.fromkeys(gradient_named(text) for text in (*lettered(), *trained))
+    gradients = [gradient for gradient in named if of_sweeps(gradient.estimator)]
     simulation = Simulation(controller, gradients)
     last = max(len(controller.checkpoints) - 1, 0)
     swept = [simulation.run(simulation.initial(seed), last).adjoints for seed in range(_SAMPLES)]
@@ -219,12 +226,24 @@ def _study_curves(study: StudyDirectory) -> str:
             caption = f"Interquartile mean against {against}, with its 95% interval."
             draw = partial(loss_panels, study, axis, costs=costs)
             figures.append(drawn(lambda file, draw=draw: draw(path=file), caption))
+    if costs:
+        rows = table(study, None, costs)
+        caption = "Interquartile mean after the last epoch, with its 95% interval, against planned memory."
+        figures.append(drawn(lambda file: memory_panels(study, rows, file), caption))
     return "".join(figures)
+
+
+def _study_profiles(study: StudyDirectory) -> str:
+    caption = "Performance profiles: how many seeds end at most at a loss; a training that diverged never does."
+    return drawn(lambda file: profile_panels(study, path=file), caption)
 
 
 RUN_PLOTS: dict[str, Callable[[RunDirectory], str]] = {"Curves": _run_curves}
 """Plots on the page of a run, by the heading of their section: another is a function and a line here."""
-STUDY_PLOTS: dict[str, Callable[[StudyDirectory], str]] = {"Curves": _study_curves}
+STUDY_PLOTS: dict[str, Callable[[StudyDirectory], str]] = {
+    "Curves": _study_curves,
+    "Performance profiles": _study_profiles,
+}
 """The same for the page of a study."""
 
 

@@ -3,25 +3,28 @@
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 
+from benchmarks.studies.comparisons import AGAINST, Row, conclusions, grouped, markdown, table
 from benchmarks.studies.directory import Result, StudyDirectory
-from benchmarks.studies.statistics import interquartile_mean, interval, probability_better, success_interval
+from benchmarks.studies.statistics import interquartile_mean, interval, profile
 from benchmarks.studies.study import STUDY_FORMAT
-from engine import FULL, SettingError
+from engine import SettingError
 from training.errors import RunError
 from training.files import write_ours
-from training.gradients import rank_of, text_of
-from training.optimisers import optimiser_named, settings_to_file
+from training.gradients import gradient_named
+from training.optimisers import settings_to_file
+from training.sources import passes
 from training.style import (
     epochs_and_log,
     legend_below,
     panel_figure,
+    plain_log,
     plain_number,
     save,
     save_ours,
@@ -29,89 +32,30 @@ from training.style import (
 from training.variant import Variant
 from training.viewing.palette import Style, styles_of
 
-AXES = {"epochs": "epoch", "steps": "simulator steps", "time": "seconds of one training"}
+AXES = {
+    "epochs": "epoch",
+    "updates": "update",
+    "steps": "simulator steps, forward and backward",
+    "time": "seconds of one training",
+}
 SPREADS = ("interval", "std")
-_FULL = text_of(FULL)
 
 
-@dataclass(frozen=True)
-class Row:
-    """One variant at one difficulty, over its seeds.
-
-    Losses are interquartile means of final test losses with a 95% bootstrap interval; a training that diverged counts
-    as an infinite loss, and as no success. `better_than_full` is the share of paired seeds on which the variant ends
-    below R with the same clipping.
-    """
-
-    difficulty: Any
-    gradient: str
-    clipping: str
-    learning_rate: float
-    seeds: int
-    loss: float
-    loss_low: float
-    loss_high: float
-    success: float | None
-    success_low: float | None
-    success_high: float | None
-    diverged: float
-    better_than_full: float | None
-    update_ms: float | None
-    cost_of_full: float | None
-    memory_bytes: int | None
-
-    @property
-    def name(self) -> str:
-        return Variant(self.gradient, self.clipping).short
-
-
-def table(out: Path | StudyDirectory, threshold: float | None, costs: dict[str, dict[str, Any]]) -> list[Row]:
-    """One row for each difficulty and variant; `costs` as `measure_costs` finds them, by difficulty and gradient."""
-    groups, rows = _grouped(StudyDirectory.at(out).reported), []
-    for key, group in groups.items():
-        difficulty, letter, clipping = key
-        losses = [result.final_loss for result in group]
-        low, high = interval(losses)
-        wins = sum(loss < threshold for loss in losses) if threshold is not None else None
-        rate = None if wins is None else success_interval(wins, len(losses))
-        full = {result.label.seed: result.final_loss for result in groups.get((difficulty, _FULL, clipping), [])}
-        pairs = [(result.final_loss, full[result.label.seed]) for result in group if result.label.seed in full]
-        cost = costs.get(str(difficulty), {})
-        mine, cost_of_full = cost.get(letter), cost.get(_FULL)
-        rows.append(
-            Row(
-                difficulty,
-                letter,
-                clipping,
-                group[0].variant.learning_rate,
-                len(losses),
-                float(interquartile_mean(losses)),
-                float(low),
-                float(high),
-                None if wins is None else wins / len(losses),
-                rate[0] if rate else None,
-                rate[1] if rate else None,
-                sum(math.isinf(loss) for loss in losses) / len(losses),
-                probability_better(*zip(*pairs, strict=True)) if pairs and letter != _FULL else None,
-                mine["ms"] if mine else None,
-                mine["ms"] / cost_of_full["ms"] if mine and cost_of_full else None,
-                mine["bytes"] if mine else None,
-            )
-        )
-    return rows
-
-
-def write_report(out: Path | StudyDirectory, threshold: float | None, costs: dict[str, dict[str, Any]]) -> list[Path]:
+def write_report(
+    out: Path | StudyDirectory, threshold: float | None, costs: dict[str, dict[str, Any]], against: str = AGAINST
+) -> list[Path]:
     """Write report.md, report.json and the figures of a study; returns their paths. What is not ours there stays."""
     directory = StudyDirectory.at(out)
-    rows, study, path = table(directory, threshold, costs), directory.config, directory.path
+    rows, study, path = table(directory, threshold, costs, against), directory.config, directory.path
     told = {**study, "settings": settings_to_file(study["settings"])}
     plain = {"format": STUDY_FORMAT, "study": told, "threshold": threshold, "rows": [asdict(row) for row in rows]}
+    plain["conclusions"] = conclusions(rows)
     written = [
-        write_ours(path / "report.md", _markdown(rows, study, threshold)),
+        write_ours(path / "report.md", markdown(rows, study, threshold)),
         write_ours(path / "report.json", json.dumps(_finite(plain), indent=1) + "\n"),
     ]
     figures = [loss_panels(directory, axis, costs=costs) for axis in ("epochs", "time") if axis != "time" or costs]
+    figures += [profile_panels(directory, threshold), *([memory_panels(directory, rows)] if costs else [])]
     return [*written, *figures, paper_panels(directory)]
 
 
@@ -126,7 +70,7 @@ def loss_panels(
     """Test loss of every variant, one panel for each difficulty, on a log axis.
 
     Args:
-        axis: "epochs", "steps" (of the simulator, forward) or "time" (epochs at the measured cost of an update).
+        axis: "epochs", "updates", "steps" (of the simulator, those of its sweeps too) or "time" (at the measured cost).
         spread: "interval", interquartile mean with its 95% bootstrap interval, or "std", mean with one deviation.
         smooth: epochs of a moving average.
     """
@@ -135,7 +79,7 @@ def loss_panels(
     if spread not in SPREADS:
         raise SettingError(f"Expected a spread among {', '.join(SPREADS)}, got {spread!r}.")
     directory = StudyDirectory.at(out)
-    groups = _grouped(directory.reported)
+    groups = grouped(directory.reported)
     difficulties = list(dict.fromkeys(key[0] for key in groups))
     styles = styles_of(Variant(letter, clipping).short for _, letter, clipping in groups)
     shown = "interquartile mean, 95%" if spread == "interval" else "mean and deviation"
@@ -152,10 +96,53 @@ def loss_panels(
     return save(figure, path) if path is not None else save_ours(figure, directory.path / f"losses-{axis}.png")
 
 
+def profile_panels(out: Path | StudyDirectory, threshold: float | None = None, path: Path | None = None) -> Path:
+    """Performance profiles: the share of seeds whose final loss is at most τ, against τ, one panel a difficulty."""
+    directory = StudyDirectory.at(out)
+    groups = grouped(directory.reported)
+    difficulties = list(dict.fromkeys(key[0] for key in groups))
+    styles = styles_of(Variant(letter, clipping).short for _, letter, clipping in groups)
+    figure, panels = panel_figure(len(difficulties), "share of seeds with a final loss of at most τ")
+    for axes, difficulty in zip(panels, difficulties, strict=True):
+        here = {key: [one.final_loss for one in group] for key, group in groups.items() if key[0] == difficulty}
+        known = sorted(loss for losses in here.values() for loss in losses if math.isfinite(loss) and loss > 0)
+        at = np.geomspace(0.9 * known[0], 1.1 * known[-1], 200) if known else np.ones(1)
+        for (_, letter, clipping), losses in here.items():
+            name = Variant(letter, clipping).short
+            axes.plot(at, profile(losses, at), **styles[name].line(len(at)), label=name)
+        if threshold is not None and known:
+            axes.axvline(threshold, color="0.5", linewidth=0.8)
+        axes.set(title=f"{directory.difficulty} {difficulty}", xlabel="τ", xscale="log", ylim=(-0.03, 1.03))
+        plain_log(axes.xaxis)
+        axes.grid(alpha=0.25)
+    legend_below(figure, panels)
+    return save(figure, path) if path is not None else save_ours(figure, directory.path / "profiles.png")
+
+
+def memory_panels(out: Path | StudyDirectory, rows: Sequence[Row], path: Path | None = None) -> Path:
+    """Final loss with its interval against the planned memory of one training, one panel for each difficulty."""
+    directory = StudyDirectory.at(out)
+    difficulties = list(dict.fromkeys(row.difficulty for row in rows))
+    styles = styles_of(row.name for row in rows)
+    figure, panels = panel_figure(len(difficulties), "final test loss (interquartile mean, 95%)")
+    for axes, difficulty in zip(panels, difficulties, strict=True):
+        for row in rows:
+            if row.difficulty != difficulty or row.memory_bytes is None or not math.isfinite(row.loss_high):
+                continue
+            spread = [[row.loss - row.loss_low], [row.loss_high - row.loss]]
+            style = styles[row.name]
+            axes.errorbar(row.memory_bytes / 2**20, row.loss, spread, color=style.colour, fmt="o", label=row.name)
+        axes.set(title=f"{directory.difficulty} {difficulty}", xlabel="planned memory, MiB", yscale="log")
+        plain_log(axes.yaxis)
+        axes.grid(alpha=0.25)
+    legend_below(figure, panels)
+    return save(figure, path) if path is not None else save_ours(figure, directory.path / "losses-memory.png")
+
+
 def paper_panels(out: Path | StudyDirectory, smooth: int = 30) -> Path:
     """As in the paper: every training a thin line in its gradient's style, the mean of the last `smooth` epochs."""
     directory = StudyDirectory.at(out)
-    groups = _grouped(directory.reported)
+    groups = grouped(directory.reported)
     styles = styles_of(Variant(letter, clipping).short for _, letter, clipping in groups)
     difficulties = list(dict.fromkeys(key[0] for key in groups))
     figure, panels = panel_figure(len(difficulties), _averaged("test loss of each seed", smooth))
@@ -212,22 +199,16 @@ def _averaged(label: str, epochs: int) -> str:
 def _per_epoch(axis: str, study: dict[str, Any], result: Result, cost: dict[str, Any] | None) -> float:
     settings = study["settings"]
     updates = settings["train_samples"] // settings["batch_size"]
+    if axis == "updates":
+        return float(updates)
     if axis == "steps":
-        return float(updates * settings["batch_size"] * result.options["horizon"])
+        passed = passes(gradient_named(result.variant.gradient).estimator)
+        return float(updates * passed * settings["batch_size"] * result.options["horizon"])
     if axis == "time":
         if cost is None:
             raise RunError("Expected measured costs of every gradient for an axis of time, got none.")
         return updates * cost["ms"] / 1e3
     return 1.0
-
-
-def _grouped(results: Sequence[Result]) -> dict[tuple[Any, str, str], list[Result]]:
-    """Results by (difficulty, gradient, clipping), seeds in order, gradients in the order of their registration."""
-    found: dict[tuple[Any, str, str], list[Result]] = {}
-    for result in sorted(results, key=lambda entry: entry.label.seed):
-        found.setdefault((result.difficulty, result.variant.gradient, result.variant.clipping), []).append(result)
-    order = list(dict.fromkeys(result.difficulty for result in results))
-    return dict(sorted(found.items(), key=lambda item: (order.index(item[0][0]), rank_of(item[0][1]))))
 
 
 def _losses(group: list[Result]) -> np.ndarray:
@@ -241,46 +222,6 @@ def _smoothed(losses: np.ndarray, epochs: int) -> np.ndarray:
     sums[epochs:] -= sums[:-epochs].copy()
     counts = np.minimum(np.arange(1, len(losses) + 1), epochs)
     return sums / counts[:, None]
-
-
-def _markdown(rows: list[Row], study: dict[str, Any], threshold: float | None) -> str:
-    success = f"below {threshold:g}" if threshold is not None else "success"
-    head = ["difficulty", "variant", "rate", "seeds", "loss (IQM, 95%)", success, "diverged", "better than R",
-            "ms an update", "cost / R", "memory"]  # fmt: skip
-    lines = [f"# {study['task']}: {study['epochs']} epochs, {study['seeds']} paired seeds", "", _line(head)]
-    lines.append(_line(["---"] * len(head)))
-    for row in rows:
-        rate = "" if row.success is None else f"{row.success:.0%} ({row.success_low:.0%} to {row.success_high:.0%})"
-        lines.append(
-            _line(
-                [
-                    str(row.difficulty),
-                    row.name,
-                    f"{row.learning_rate:g}",
-                    str(row.seeds),
-                    f"{row.loss:.3g} ({row.loss_low:.3g} to {row.loss_high:.3g})",
-                    rate,
-                    f"{row.diverged:.0%}",
-                    "" if row.better_than_full is None else f"{row.better_than_full:.2f}",
-                    "" if row.update_ms is None else f"{row.update_ms:.2f}",
-                    "" if row.cost_of_full is None else f"{row.cost_of_full:.2f}",
-                    "" if row.memory_bytes is None else f"{row.memory_bytes / 2**20:.1f} MiB",
-                ]
-            )
-        )
-    note = (
-        "Losses are interquartile means of the final test loss over seeds with a 95% bootstrap interval; a training "
-        "that diverged counts as infinite loss and as no success. `better than R`: share of paired seeds on which the "
-        "variant ends below R, ties counted half. Cost and memory: one training alone, the update's median and the "
-        "planned buffers."
-    )
-    name = study["settings"]["optimiser"]
-    note += f" Optimiser: {name}, {optimiser_named(name).description}."
-    return "\n".join([*lines, "", note, ""])
-
-
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
 
 
 def _finite(value: Any) -> Any:

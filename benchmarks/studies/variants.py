@@ -6,18 +6,19 @@ from typing import Any
 
 from rich.console import Console
 
+from benchmarks.studies.comparisons import AGAINST, conclusions, table
 from benchmarks.studies.costs import load_costs, measure_costs
 from benchmarks.studies.diagnostics import diagnose, write_diagnostics
 from benchmarks.studies.directory import StudyDirectory, check_same
 from benchmarks.studies.packs import Pack, run_study
-from benchmarks.studies.report import table, write_report
+from benchmarks.studies.report import write_report
 from benchmarks.studies.study import Study
 from training.display import TrainingProgress
 from training.files import write_ours
 from training.stopping import CLOSED_PIPE, Stopped
 
 
-def compare(study: Study, out: Path, console: Console, train: bool = True) -> list[Path]:
+def compare(study: Study, out: Path, console: Console, train: bool = True, against: str = AGAINST) -> list[Path]:
     """Train what is left of a study if asked to, and write the report; returns the paths of what was written."""
     if train:
         watch = _Watch(study, console)
@@ -32,15 +33,18 @@ def compare(study: Study, out: Path, console: Console, train: bool = True) -> li
     check_same(study.to_config(), directory.config, out)
     threshold = study.experiment(directory.reported[0].difficulty, (0,)).task_options.build().success
     costs = _costs(study, out, console)
-    written = write_report(directory, threshold, costs)
+    written = write_report(directory, threshold, costs, against)
     with console.status("diagnosing gradients"):
         written += write_diagnostics(diagnose(study, out), study, out)
-    for row in table(directory, threshold, costs):
+    rows = table(directory, threshold, costs, against)
+    for row in rows:
         console.print(
             f"{study.difficulty} {row.difficulty}  {row.name:8}  {row.loss:.3g}  ({row.loss_low:.3g} to "
             f"{row.loss_high:.3g})  diverged {row.diverged:.0%}",
             highlight=False,
         )
+    for sentence in conclusions(rows):
+        console.print(sentence, highlight=False)
     return written
 
 

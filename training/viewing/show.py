@@ -6,6 +6,7 @@ import numpy as np
 
 from engine import SettingError
 from training.errors import RunError
+from training.estimators import of_sweeps
 from training.gradients import gradient_named
 from training.viewing.drawings import Camera, Drawing, Frame, Moment, Scene, Solid, drawing_of
 from training.viewing.palette import BLACK, DARK, GREY, VERMILION
@@ -39,6 +40,11 @@ class Show:
     ):
         first, *others = controllers
         variants = list(dict.fromkeys(gradient_named(text) for text in gradients))
+        for variant in variants:
+            if not of_sweeps(variant.estimator):
+                raise SettingError(
+                    f"Expected gradients of whole sweeps to watch, got {variant.text}; watch what it is made of."
+                )
         if others and variants:
             raise SettingError(
                 "Expected gradients of one controller, got two to compare; drop --gradient or --compare."

@@ -1,0 +1,236 @@
+"""What a study compared: a row for each variant at each difficulty, tests against one, and what cannot be concluded."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks.studies.directory import Result, StudyDirectory
+from benchmarks.studies.statistics import (
+    holm,
+    interquartile_mean,
+    interval,
+    least_p,
+    percentiles,
+    probability_better,
+    seeds_needed,
+    sign_flip_test,
+    success_interval,
+)
+from engine import FULL
+from training.gradients import rank_of, text_of
+from training.optimisers import optimiser_named
+from training.variant import Variant
+
+LEVEL = 0.05
+"""Of the tests, after correction for all that one report makes."""
+PERCENTILES = (10, 25, 50, 75, 90)
+AGAINST = text_of(FULL)
+"""The gradient that others are compared with, unless another is wanted."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One variant at one difficulty, over its seeds.
+
+    Losses are interquartile means of final test losses with a 95% bootstrap interval; a training that diverged counts
+    as an infinite loss, and as no success. `better` is the share of paired seeds on which the variant ends below
+    `against` with the same clipping, with its 95% interval; p of the exact sign-flip test of those pairs, as it is and
+    corrected by Holm over all comparisons of the report. `percentiles` are runs at 10, 25, 50, 75 and 90%.
+    """
+
+    difficulty: Any
+    gradient: str
+    clipping: str
+    learning_rate: float
+    seeds: int
+    loss: float
+    loss_low: float
+    loss_high: float
+    success: float | None
+    success_low: float | None
+    success_high: float | None
+    diverged: float
+    against: str
+    better: float | None
+    better_low: float | None
+    better_high: float | None
+    p: float | None
+    p_corrected: float | None
+    percentiles: list[float]
+    update_ms: float | None
+    cost_of_against: float | None
+    memory_bytes: int | None
+
+    @property
+    def verdict(self) -> str:
+        """Whether it is told from what it is compared with: better, worse, or nothing."""
+        if self.p_corrected is None or self.better is None or self.p_corrected > LEVEL:
+            return ""
+        return "better" if self.better > 0.5 else "worse"
+
+    @property
+    def name(self) -> str:
+        return Variant(self.gradient, self.clipping).short
+
+
+def table(
+    out: Path | StudyDirectory, threshold: float | None, costs: dict[str, dict[str, Any]], against: str = AGAINST
+) -> list[Row]:
+    """One row for each difficulty and variant.
+
+    Args:
+        out: the study.
+        threshold: a loss below it is a success.
+        costs: as `measure_costs` finds them, by difficulty and gradient.
+        against: the gradient that others are compared with.
+    """
+    groups, rows = grouped(StudyDirectory.at(out).reported), []
+    for (difficulty, letter, clipping), group in groups.items():
+        other = groups.get((difficulty, against, clipping), []) if letter != against else []
+        rows.append(_row(group, other, against, threshold, costs.get(str(difficulty), {})))
+    compared = [index for index, row in enumerate(rows) if row.p is not None]
+    for index, corrected in zip(compared, holm([rows[index].p or 0.0 for index in compared]), strict=True):
+        rows[index] = replace(rows[index], p_corrected=corrected)
+    return rows
+
+
+def _row(group: list[Result], other: list[Result], against: str, threshold: float | None, cost: dict[str, Any]) -> Row:
+    """A variant's row, beside the results that it is compared with; `cost` by gradient."""
+    losses = [result.final_loss for result in group]
+    low, high = interval(losses)
+    wins = None if threshold is None else sum(loss < threshold for loss in losses)
+    rate = (None, None) if wins is None else success_interval(wins, len(losses))
+    theirs_by_seed = {result.label.seed: result.final_loss for result in other}
+    paired = [result for result in group if result.label.seed in theirs_by_seed]
+    ours, theirs = (
+        [result.final_loss for result in paired],
+        [theirs_by_seed[result.label.seed] for result in paired],
+    )
+    better = probability_better(ours, theirs) if paired else None
+    bounds = (None, None) if better is None else success_interval(better * len(paired), len(paired))
+    variant, mine, cost_of_against = group[0].variant, cost.get(group[0].variant.gradient), cost.get(against)
+    return Row(
+        group[0].difficulty,
+        variant.gradient,
+        variant.clipping,
+        variant.learning_rate,
+        len(losses),
+        float(interquartile_mean(losses)),
+        float(low),
+        float(high),
+        None if wins is None else wins / len(losses),
+        rate[0],
+        rate[1],
+        sum(math.isinf(loss) for loss in losses) / len(losses),
+        against,
+        better,
+        bounds[0],
+        bounds[1],
+        sign_flip_test(ours, theirs) if paired else None,
+        None,
+        percentiles(losses, PERCENTILES),
+        mine["ms"] if mine else None,
+        mine["ms"] / cost_of_against["ms"] if mine and cost_of_against else None,
+        mine["bytes"] if mine else None,
+    )
+
+
+def conclusions(rows: Sequence[Row]) -> list[str]:
+    """What the comparisons say, and what so few seeds cannot say, in sentences."""
+    compared = [row for row in rows if row.p is not None]
+    if not compared:
+        return ["Nothing is compared here: what others are compared with was not trained beside them."]
+    against = compared[0].against
+    found = [
+        f"{len(compared)} comparisons with {against} by exact sign-flip tests over paired seeds, corrected for their "
+        f"number by Holm's method at {LEVEL:.0%}."
+    ]
+    for verdict in ("better", "worse"):
+        names = [f"{row.name} at {row.difficulty}" for row in compared if row.verdict == verdict]
+        found.append(f"{verdict.capitalize()} than {against}: {', '.join(names) if names else 'none'}.")
+    return [*found, *limits(len(compared), min(row.seeds for row in compared))]
+
+
+def limits(comparisons: int, seeds: int) -> list[str]:
+    """What so many comparisons over so few paired seeds cannot conclude, in sentences."""
+    needed, alone = seeds_needed(comparisons), seeds_needed(1)
+    if seeds < needed:
+        one = "not even one alone could" if seeds < alone else "one that was chosen beforehand could"
+        return [
+            f"With {seeds} paired seeds none of {comparisons} comparisons can tell two variants apart, even if one "
+            f"wins on every seed (p is at least {least_p(seeds):.2g}): that takes {needed} seeds; {one}."
+        ]
+    found = [
+        f"With {seeds} paired seeds a variant that wins on all of them can be told from another; those that are not "
+        "told apart may differ all the same."
+    ]
+    if seeds < 20:
+        found.append(f"{seeds} seeds are few for a claim that stands by itself; 20 are meant for one.")
+    return found
+
+
+def grouped(results: Sequence[Result]) -> dict[tuple[Any, str, str], list[Result]]:
+    """Results by (difficulty, gradient, clipping), seeds in order, gradients in the order of their registration."""
+    found: dict[tuple[Any, str, str], list[Result]] = {}
+    for result in sorted(results, key=lambda entry: entry.label.seed):
+        found.setdefault((result.difficulty, result.variant.gradient, result.variant.clipping), []).append(result)
+    order = list(dict.fromkeys(result.difficulty for result in results))
+    return dict(sorted(found.items(), key=lambda item: (order.index(item[0][0]), rank_of(item[0][1]))))
+
+
+def markdown(rows: list[Row], study: dict[str, Any], threshold: float | None) -> str:
+    against = rows[0].against if rows else AGAINST
+    success = f"below {threshold:g}" if threshold is not None else "success"
+    head = ["difficulty", "variant", "rate", "seeds", "loss (IQM, 95%)", "median, 90% below", success, "diverged",
+            f"better than {against} (95%)", "p (Holm)", "ms an update", f"cost / {against}", "memory"]  # fmt: skip
+    lines = [f"# {study['task']}: {study['epochs']} epochs, {study['seeds']} paired seeds", "", _line(head)]
+    lines.append(_line(["---"] * len(head)))
+    for row in rows:
+        rate = "" if row.success is None else f"{row.success:.0%} ({row.success_low:.0%} to {row.success_high:.0%})"
+        lines.append(
+            _line(
+                [
+                    str(row.difficulty),
+                    row.name,
+                    f"{row.learning_rate:g}",
+                    str(row.seeds),
+                    f"{row.loss:.3g} ({row.loss_low:.3g} to {row.loss_high:.3g})",
+                    f"{row.percentiles[2]:.3g}, {row.percentiles[4]:.3g}",
+                    rate,
+                    f"{row.diverged:.0%}",
+                    better(row),
+                    significance(row),
+                    "" if row.update_ms is None else f"{row.update_ms:.2f}",
+                    "" if row.cost_of_against is None else f"{row.cost_of_against:.2f}",
+                    "" if row.memory_bytes is None else f"{row.memory_bytes / 2**20:.1f} MiB",
+                ]
+            )
+        )
+    note = (
+        "Losses are interquartile means of the final test loss over seeds with a 95% bootstrap interval (expanded "
+        "percentiles); a training that diverged counts as infinite loss and as no success. `better`: share of paired "
+        "seeds on which the variant ends below the other, ties counted half. `p (Holm)`: of the exact sign-flip test, "
+        "corrected for all comparisons here. Cost and memory: one training alone, the update's median and the planned "
+        "buffers."
+    )
+    name = study["settings"]["optimiser"]
+    note += f" Optimiser: {name}, {optimiser_named(name).description}."
+    return "\n".join([*lines, "", *(f"- {sentence}" for sentence in conclusions(rows)), "", note, ""])
+
+
+def better(row: Row) -> str:
+    """The share of seeds on which a row is below R, with its interval."""
+    if row.better is None:
+        return ""
+    return f"{row.better:.2f} ({row.better_low:.2f} to {row.better_high:.2f})"
+
+
+def significance(row: Row) -> str:
+    """The corrected p of a row with what it says."""
+    return "" if row.p_corrected is None else f"{row.p_corrected:.2g} {row.verdict}".rstrip()
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"

@@ -1,0 +1,111 @@
+"""What a study's report says of its comparisons: intervals, corrected tests, and what cannot be concluded."""
+
+import json
+import math
+import re
+
+import pytest
+import yaml
+
+from benchmarks.studies.comparisons import conclusions, limits, markdown, table
+from benchmarks.studies.report import memory_panels, profile_panels
+from benchmarks.studies.statistics import holm, sign_flip_test
+from benchmarks.studies.study import Study
+from training import TrainingSettings, gradient_named
+from training.optimisers import settings_to_file
+from training.sources import passes
+
+pytestmark = pytest.mark.float64
+
+SETTINGS = TrainingSettings(train_samples=16, test_samples=8)
+
+
+def study_of(tmp_path, losses, seeds):
+    """A study with final losses [gradient][difficulty][seed], as if they had been trained."""
+    study = Study(
+        "cart-pole", {"horizon": 10}, (1, 2), gradients=tuple(losses), seed_count=seeds, epochs=1, settings=SETTINGS
+    )
+    config = study.to_config()
+    told = {**config, "settings": settings_to_file(config["settings"])}
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(told, sort_keys=False))
+    lines = []
+    for gradient, by_difficulty in losses.items():
+        for difficulty, finals in zip((1, 2), by_difficulty, strict=True):
+            options = {"poles": difficulty, "horizon": 10}
+            for seed, final in enumerate(finals):
+                value = None if math.isinf(final) else final
+                lines.append({
+                    "format": 1, "task": "cart-pole", "phase": "report", "options": options, "difficulty": difficulty,
+                    "gradient": gradient, "clipping": "none", "learning_rate": 1e-3, "seed": seed, "epochs": 1,
+                    "settings": settings_to_file(config["settings"]), "run": "report-0", "member": seed,
+                    "train_loss": [value], "test_loss": [value],
+                })  # fmt: skip
+    (tmp_path / "results.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return tmp_path
+
+
+SEEDS = 8
+LOSSES = {
+    "R": [[1.0 + 0.01 * seed for seed in range(SEEDS)], [2.0] * SEEDS],
+    "M": [[0.5 + 0.01 * seed for seed in range(SEEDS)], [1.9 if seed % 2 else 2.1 for seed in range(SEEDS)]],
+    "C": [[math.inf] * SEEDS, [2.0 - 0.1 * seed for seed in range(SEEDS)]],
+}
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    return study_of(tmp_path_factory.mktemp("study"), LOSSES, SEEDS)
+
+
+def test_every_comparison_is_tested_by_pairs_and_corrected_for_all_of_them(done):
+    rows = {(row.difficulty, row.gradient): row for row in table(done, None, {})}
+    expected = [sign_flip_test(LOSSES[letter][place], LOSSES["R"][place]) for place in (0, 1) for letter in ("M", "C")]
+    compared = [rows[difficulty, letter] for difficulty in (1, 2) for letter in ("M", "C")]
+    assert [row.p for row in compared] == expected
+    assert [row.p_corrected for row in compared] == pytest.approx(holm(expected))
+    assert [row.verdict for row in compared] == ["better", "worse", "", "better"]
+    assert rows[1, "R"].p is rows[1, "R"].better is rows[1, "R"].p_corrected is None
+    assert (rows[2, "C"].better, rows[1, "C"].diverged) == ((7 + 0.5) / 8, 1.0)
+    assert rows[2, "C"].better_low < rows[2, "C"].better < rows[2, "C"].better_high
+    assert rows[1, "M"].percentiles == pytest.approx([0.5, 0.51, 0.53, 0.55, 0.56], abs=0.011)
+
+
+def test_another_gradient_may_be_what_is_compared_with(done):
+    rows = {(row.difficulty, row.gradient): row for row in table(done, None, {}, "M")}
+    assert rows[1, "M"].p is None
+    assert (rows[1, "R"].better, rows[1, "R"].verdict, rows[1, "R"].against) == (0.0, "worse", "M")
+
+
+def test_the_report_says_what_it_found_and_what_it_cannot(done):
+    rows = table(done, None, {})
+    told = conclusions(rows)
+    assert told[0].startswith("4 comparisons with R by exact sign-flip tests")
+    assert told[1:3] == ["Better than R: M at 1, C at 2.", "Worse than R: C at 1."]
+    text = markdown(rows, {"task": "cart-pole", "epochs": 1, "seeds": SEEDS, "settings": {"optimiser": "adam"}}, None)
+    assert all(f"- {sentence}" in text for sentence in told)
+    assert re.search(r"\| 1 \| M \|.*\| 1\.00 \(0\.68 to 1\.00\) \| 0\.031 better \|", text)
+
+
+def test_few_seeds_are_said_to_conclude_nothing():
+    assert "none of 18 comparisons can tell two variants apart" in limits(18, 5)[0]
+    assert "that takes 10 seeds; not even one alone could" in limits(18, 5)[0]
+    assert "one that was chosen beforehand could" in limits(18, 7)[0]
+    assert limits(18, 10)[0].startswith("With 10 paired seeds a variant that wins on all of them can be told")
+    assert "20 are meant" in limits(18, 10)[1]
+    assert len(limits(18, 20)) == 1
+
+
+def test_profiles_and_memory_are_drawn(done, tmp_path):
+    costs = {str(poles): {letter: {"ms": 2.0, "bytes": 2**20} for letter in LOSSES} for poles in (1, 2)}
+    for path in (
+        profile_panels(done, 0.8, tmp_path / "profiles.png"),
+        memory_panels(done, table(done, None, costs), tmp_path / "memory.png"),
+    ):
+        assert path.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("R", 2), ("C", 3), ("where-agree(M, R, bisect(M, S))", 4), ("score(0.1, 4)", 11)]
+)
+def test_updates_are_counted_in_steps_of_the_simulator_forward_and_backward(text, expected):
+    assert passes(gradient_named(text).estimator) == expected

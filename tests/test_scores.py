@@ -1,0 +1,196 @@
+"""Score estimators: their formula by torch, and that their means are R and M; mixtures with sweeps."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import reference
+import torch
+from conftest import StepCost, relative_error, swing_up_states, tensor_options, uniform
+
+from engine import FULL, PHYSICS_ONLY, CartPole, LinearSystem, Rollout, SettingError
+from policies import MLP, Linear
+from training import Member, Objective, Trainer, TrainingSettings, build_task
+from training.gradients import gradient_named, text_of
+from training.samples import Mix
+from training.scores import Copies, PhysicsScore, Score
+
+pytestmark = pytest.mark.float64
+
+A, B = torch.tensor([[1.0, 0.1], [-0.2, 0.97]]), torch.tensor([[0.0], [0.1]])
+CART_POLE, LINEAR = CartPole(1), LinearSystem(A, B)
+LIMITS = {Score: FULL, PhysicsScore: PHYSICS_ONLY}
+
+
+def running(state, control, t):
+    return (0.5 + 0.01 * t) * state.square().sum(1) + 0.2 * control.square().sum(1)
+
+
+class Judged(StepCost, Objective):
+    """The oracle's costs as an objective."""
+
+
+def task_of(system, horizon):
+    final = reference.swing_up_cost if system is CART_POLE else (lambda state: state.square().sum(1))
+    like = build_task("integrator")
+    return replace(like, system=system, objective=Judged(running, final), horizon=horizon)
+
+
+def policy_of(system, members=1):
+    if system is LINEAR:
+        policy = Linear((2,), (1,), members=members, **tensor_options())
+        policy.theta.data.copy_(torch.tensor([[-1.0, 0.5, 0.1]]).expand(members, -1))
+    else:
+        policy = MLP((4,), (1,), hidden=(3,), members=members, **tensor_options())
+        policy.theta.data.copy_(uniform(0, *policy.theta.shape, low=-0.3, high=0.3))
+        policy.theta.data[:, 15:] *= 60.0  # not saturated, and with forces that make R another than M
+    return policy
+
+
+def swept(system, policy, horizon, initial, rule):
+    """The gradient of a sweep [n]."""
+    rollout = Rollout(system, policy, horizon, len(initial))
+    task = task_of(system, horizon)
+    rollout.forward(initial, task.objective)
+    return rollout.backward([rule], task.objective).parameters[rule][0]
+
+
+@pytest.mark.parametrize("kind", LIMITS)
+def test_scores_equal_their_formula(kind):
+    """Every copy stepped by the reference; Πᵀ by autograd through a policy that sees states cut from the graph."""
+    sigma, copies, horizon, starts, members = 0.3, 6, 5, 3, 2
+    policy = policy_of(CART_POLE, members)
+    initial, noise = swing_up_states(1, members * starts, 1), uniform(2, members * starts, copies // 2, horizon, 1)
+    found = Copies(task_of(CART_POLE, horizon), policy, kind(sigma, copies), starts)
+    mean, each = found.gradients(initial, noise), found.gradients(initial, noise, each=True)
+    for member in range(members):
+        theta = policy.theta.detach()[member].clone().requires_grad_()
+        layers = [theta[: 5 * 3].view(5, 3), theta[5 * 3 :].view(4, 1)]
+
+        def act(state, layers=layers):
+            return reference.mlp([layer[:-1] for layer in layers], [layer[-1] for layer in layers], state)
+
+        for start in range(starts):
+            row = member * starts + start
+            losses, scores = [], []
+            for w in (*noise[row], *-noise[row]):
+                x = shown = initial[row : row + 1]
+                loss, score = 0.0, torch.zeros(())
+                for t in range(horizon):
+                    mean_control = act(shown.detach())
+                    control = mean_control.detach() + sigma * w[t]
+                    loss = loss + float(running(x, control, t))
+                    score = score + (mean_control * w[t]).sum()
+                    x = reference.cart_pole_step(x, control)
+                    calm = reference.cart_pole_step(shown, act(shown).detach())
+                    shown = x if kind is Score else calm
+                losses.append(loss + float(reference.swing_up_cost(x)))
+                scores.append(score)
+            weights = [(loss - sum(losses) / copies) / sigma / copies for loss in losses]
+            total = torch.stack([weight * score for weight, score in zip(weights, scores, strict=True)]).sum()
+            (expected,) = torch.autograd.grad(total, theta, retain_graph=True)
+            assert relative_error(each[member, start], expected) < 1e-10
+        assert relative_error(mean[member], each[member].mean(0)) < 1e-12
+
+
+@pytest.mark.parametrize("kind", LIMITS)
+@pytest.mark.parametrize("system", [LINEAR, CART_POLE], ids=["linear", "cart-pole"])
+def test_the_mean_of_a_hundred_thousand_copies_is_the_gradient_of_a_sweep(system, kind):
+    horizon, sigma, copies, repeats = 15, 1e-3, 2000, 50
+    policy, initial = policy_of(system), uniform(3, 1, 2) if system is LINEAR else swing_up_states(3, 1, 1)
+    found = Copies(task_of(system, horizon), policy, kind(sigma, copies), 1)
+    draw = torch.Generator().manual_seed(0)
+    noise = [torch.randn(1, copies // 2, horizon, 1, generator=draw, dtype=torch.float64) for _ in range(repeats)]
+    drawn = torch.stack([found.gradients(initial, w)[0] for w in noise])
+    error = drawn.std(0) / math.sqrt(repeats)
+    expected = swept(system, policy, horizon, initial, LIMITS[kind])
+    other = swept(system, policy, horizon, initial, LIMITS[PhysicsScore if kind is Score else Score])
+    assert ((drawn.mean(0) - expected).abs() < 3 * error).all()
+    assert error.norm() < 0.05 * expected.norm()
+    assert ((drawn.mean(0) - other).abs() > 5 * error).any()  # the two limits are told apart
+
+
+@pytest.mark.parametrize("kind", LIMITS)
+def test_a_score_tends_to_its_sweep_as_the_noise_goes_to_zero(kind):
+    """With one and the same noise what is left is the error of its finite number, which falls no more."""
+    policy, initial, horizon = policy_of(CART_POLE), swing_up_states(4, 1, 1), 10
+    noise = torch.randn(1, 1000, horizon, 1, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    found = [Copies(task_of(CART_POLE, horizon), policy, kind(s, 2000), 1).gradients(initial, noise) for s in SIGMAS]
+    steps = [relative_error(one, found[-1]) for one in found[:-1]]
+    assert steps[0] > 10 * steps[1] > 100 * steps[2]  # second order in σ
+    expected = swept(CART_POLE, policy, horizon, initial, LIMITS[kind])
+    assert relative_error(found[-1][0], expected) < 0.2
+
+
+SIGMAS = (3.0, 0.3, 0.03, 1e-4)
+
+
+def members(*texts):
+    return [Member(gradient_named(text).estimator, seed) for seed, text in enumerate(texts)]
+
+
+SETTINGS = TrainingSettings(train_samples=16, test_samples=8)
+
+
+def small_task():
+    return build_task("cart-pole", poles=1, horizon=20)
+
+
+@pytest.mark.parametrize("index", range(4))
+def test_members_with_scores_train_as_if_alone(index):
+    together = members("R", "score(0.1, 4)", "mix(R, score(0.1, 4))", "score-physics(0.1, 6)")
+    trainers = [Trainer(small_task(), chosen, SETTINGS) for chosen in (together, [together[index]])]
+    records = [list(trainer.fit(2)) for trainer in trainers]
+    for whole, alone in zip(*records, strict=True):
+        assert whole.test_loss[index] == pytest.approx(alone.test_loss[0], rel=1e-9)
+
+
+def test_members_of_one_seed_draw_alike():
+    trainer = Trainer(small_task(), [Member(Score(0.1, 4), 3), Member(gradient_named("R").estimator, 3),
+                                     Member(Score(0.1, 4), 3), Member(Score(0.1, 4), 4)], SETTINGS)  # fmt: skip
+    _, gradient = trainer.gradient(next(trainer.batches()))
+    assert torch.equal(gradient[0], gradient[2])
+    assert not torch.equal(gradient[0], gradient[3])
+    _, again = trainer.gradient(next(trainer.batches()))
+    assert not torch.equal(gradient[0], again[0])
+
+
+def test_a_training_with_scores_goes_on_from_its_state():
+    chosen = members("score(0.1, 4)", "mix(R, score-physics(0.1, 4))")
+    whole, first, second = (Trainer(small_task(), chosen, SETTINGS) for _ in range(3))
+    expected = list(whole.fit(3))[2]
+    list(first.fit(2))
+    second.load(2, {name: value.clone() for name, value in first.state().items()}, {})
+    assert list(second.fit(3)) == [expected]
+
+
+def test_a_mixture_weighs_by_the_inverse_of_the_variances():
+    mix = Mix(FULL, Score(0.1, 4))
+    sweeps, scores = 0.3 * uniform(0, 2, 5, 7) + 1.0, 2.0 * uniform(1, 2, 5, 7)
+    found = mix.combine(dict(zip(mix.rules, (sweeps, scores), strict=True)))
+    for member in range(2):
+        one, other = (rows[member].var(0, correction=0).sum() for rows in (sweeps, scores))
+        alpha = other / (one + other)
+        expected = alpha * sweeps[member].mean(0) + (1 - alpha) * scores[member].mean(0)
+        torch.testing.assert_close(found[member], expected)
+        assert alpha > 0.9
+    sweeps[0, 2, 3] = math.inf
+    exploded = mix.combine(dict(zip(mix.rules, (sweeps, scores), strict=True)))
+    torch.testing.assert_close(exploded[0], scores[0].mean(0))
+    assert torch.equal(exploded[1], found[1])
+
+
+def test_scores_have_names_and_refuse_nonsense():
+    assert gradient_named("score").estimator == Score(0.1, 16)
+    assert text_of(Mix(PHYSICS_ONLY, PhysicsScore(0.2, 8))) == "mix(M, score-physics(0.2, 8))"
+    for text, message in {
+        "score(0, 4)": "sigma above 0",
+        "score(0.1, 5)": "in pairs",
+        "score(0.1, 0)": "at least 2 copies",
+        "mix(R, M)": "a score estimator to mix with",
+        "mix(C, score)": "a rule as of",
+        "clip-norm(score, 1)": "which combines whole sweeps",
+    }.items():
+        with pytest.raises(SettingError, match=message):
+            gradient_named(text)
+    assert gradient_named("unit(score(0.1, 4))").estimator.rules == (Score(0.1, 4),)

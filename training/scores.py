@@ -1,0 +1,158 @@
+"""Score estimators: gradients of zeroth order, from losses of copies whose controls are disturbed.
+
+Each of the b initial states of a batch is rolled out once as it is and n times with u_t = π(x_t) + σ w_t, w standard
+normal, in antithetic pairs w, -w. With J the losses of its copies and J̄ their mean, an initial state's gradient is
+
+    z = 1/n Σ_copies (J - J̄)/σ Σ_t Πᵀ w_t
+
+an estimate of the gradient of the mean loss under such noise, which for σ → 0 is that of R; where the policy is shown
+the states x̄_t of the rollout without noise instead, it is that of M. One pull-back to the parameters, no sweep.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+
+from engine import ONE_STEP, Rollout, SettingError
+from engine.checks import finite, whole
+from policies import Policy
+from training.objectives import Objective
+from training.task import Task
+
+
+@dataclass(frozen=True)
+class Score:
+    """The mean of z over a batch, with the policy in the loop of every copy: R in the limit of small σ."""
+
+    sigma: float = 0.1
+    copies: int = 16
+    closed: ClassVar[bool] = True
+
+    def __post_init__(self):
+        sigma = finite("a finite sigma above 0", self.sigma, lambda number: number > 0)
+        copies = whole("at least 2 copies", self.copies, least=2)
+        if copies % 2:
+            raise SettingError(f"Expected copies in pairs, got {copies}.")
+        object.__setattr__(self, "sigma", sigma)
+        object.__setattr__(self, "copies", copies)
+
+    @property
+    def rules(self) -> tuple["Score"]:
+        return (self,)
+
+    def combine(self, gradients: Mapping[Any, torch.Tensor]) -> torch.Tensor:
+        return gradients[self]
+
+
+@dataclass(frozen=True)
+class PhysicsScore(Score):
+    """The mean of z over a batch, with the policy shown the states without noise: M in the limit of small σ."""
+
+    closed: ClassVar[bool] = False
+
+
+class Copies:
+    """The disturbed copies of some members' initial states, in one rollout; everything of it is stored.
+
+    Args:
+        task: what is judged.
+        policy: of these members alone; the caller keeps its parameters as they should be.
+        score: σ, n, and what the policy is shown.
+        batch: b, initial states of a member.
+    """
+
+    def __init__(self, task: Task, policy: Policy, score: Score, batch: int):
+        self.policy, self.score = policy, score
+        self._objective, self._starts = task.objective, policy.members * batch
+        self._disturbed = _Disturbed(policy, score.copies + 1, score.closed)
+        self.rollout = Rollout(
+            task.system, self._disturbed, task.horizon, self._starts * (score.copies + 1), **task.parts
+        )
+
+    def gradients(
+        self, initial: torch.Tensor, noise: torch.Tensor, each: bool = False, parameters: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """z of every member [P, n] or, for `each` of its b starts, [P, b, n].
+
+        Args:
+            initial: states [P·b, *state_shape].
+            noise: w of the first of each pair, [P·b, n/2, T, *control_shape].
+            each: whether starts are told apart, at a pull-back for each.
+            parameters: those that the task randomises [P·b, q].
+        """
+        score, members = self.score, self.policy.members
+        rows, starts = score.copies + 1, self._starts // members
+        self._disturbed.noise = self._at_rows(noise) * score.sigma
+        given = None if parameters is None else parameters.repeat_interleave(rows, 0)
+        losses = self.rollout.forward(initial.repeat_interleave(rows, 0), self._objective, given)
+        assert losses is not None
+        copies = losses.view(-1, rows)[:, 1:]
+        weights = torch.zeros(self._starts, rows, dtype=losses.dtype, device=losses.device)
+        weights[:, 1:] = (copies - copies.mean(1, keepdim=True)) / score.sigma * (rows / score.copies)
+        shape = self._disturbed.noise.shape
+        cotangents = self._at_rows(noise).view(shape[0], self._starts, rows, -1) * weights.unsqueeze(2)
+        if not score.closed:
+            cotangents = torch.cat([cotangents.sum(2, keepdim=True), torch.zeros_like(cotangents[:, :, 1:])], 2)
+        if not each:
+            return self._pulled_back(cotangents.view(shape))
+        found = []
+        for start in range(starts):
+            alone = torch.zeros_like(cotangents)
+            alone[:, start::starts] = cotangents[:, start::starts] * starts
+            found.append(self._pulled_back(alone.view(shape)))
+        return torch.stack(found, 1)
+
+    def _pulled_back(self, cotangents: torch.Tensor) -> torch.Tensor:
+        """Mean over a member's rows of Σ_t Πᵀ c_t [P, n], for c [T, P·b·(n+1), *control_shape]."""
+        return self.rollout.backward([ONE_STEP], _Linear(cotangents)).parameters[ONE_STEP]
+
+    def _at_rows(self, noise: torch.Tensor) -> torch.Tensor:
+        """w [T, P·b·(n+1), *control_shape] of all rows: none for the first of a start, then w and -w."""
+        pairs = torch.cat([torch.zeros_like(noise[:, :1]), noise, -noise], 1)
+        return pairs.flatten(0, 1).transpose(0, 1).contiguous()
+
+
+class _Linear(Objective):
+    """Σ_t c_t · u_t, whose derivative by the controls is c."""
+
+    def __init__(self, weights: torch.Tensor):
+        self.weights = weights
+
+    def running(self, states, controls, steps):
+        return (controls * self.weights[steps]).flatten(2).sum(2)
+
+
+class _Disturbed:
+    """A policy with noise on its controls, as the engine's controller; every `rows`-th sample has none.
+
+    Attributes:
+        noise: σ w [T, B, *control_shape], for the next rollout.
+    """
+
+    def __init__(self, policy: Policy, rows: int, closed: bool):
+        self.policy, self.noise = policy, torch.zeros(0)
+        self._rows, self._closed = rows, closed
+        self.members, self.parameter_count = policy.members, policy.parameter_count
+        self.dtype, self.device = policy.dtype, policy.device
+        self.check, self.watch = policy.check, policy.watch
+        self.trace_bytes, self.scratch_bytes = policy.trace_bytes, policy.scratch_bytes
+
+    def trace(self, slots: int, batch: int, state_shape: tuple[int, ...], control_shape: tuple[int, ...]) -> Any:
+        trace = self.policy.trace(slots, batch, state_shape, control_shape)
+        act_alone = trace.prepare_act
+
+        def prepare_act(slot: int, state: torch.Tensor, control: torch.Tensor) -> Callable[[], None]:
+            act, starts = act_alone(slot, state, control), control.unflatten(0, (-1, self._rows))
+
+            def act_disturbed() -> None:
+                act()
+                if not self._closed:
+                    starts[:, 1:] = starts[:, :1]
+                control.add_(self.noise[slot])
+
+            return act_disturbed
+
+        trace.prepare_act = prepare_act
+        return trace

@@ -1,0 +1,156 @@
+"""What an ensemble's estimators are combined from: sweeps, rollouts of copies, and what they remember of updates.
+
+Members that need one rule are swept together; score estimators roll out copies of their members' states besides.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from engine import AdjointRule, PerSample, current
+from policies import Policy
+from training.estimators import GradientEstimator, combined, is_sweep
+from training.scores import Copies
+from training.task import Task, generator
+
+
+class Sources:
+    """Gradients [P, n] of members with estimators of their own, from one rollout.
+
+    Args:
+        task: what is trained for.
+        estimators, seeds: of each member.
+        batch: initial states of a member.
+        policy: `policy(members)` builds policies like the one that is trained.
+
+    Attributes:
+        rules: for each rule that is swept the smallest run of samples that holds every member who needs it.
+        acting: (estimator, members) of those that act on the optimiser's step.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        estimators: Sequence[GradientEstimator],
+        seeds: Sequence[int],
+        batch: int,
+        policy: Callable[[int], Policy],
+    ):
+        device = current().device
+        spans: dict[Any, slice] = {}
+        for index, estimator in enumerate(estimators):
+            for source in estimator.rules:
+                first = spans[source].start if source in spans else index
+                spans[source] = slice(first, index + 1)
+        self.rules: dict[AdjointRule, slice] = {
+            source: slice(span.start * batch, span.stop * batch) for source, span in spans.items() if is_sweep(source)
+        }
+        self._batch, self._horizon, self._control_shape = batch, task.horizon, task.system.control_shape
+        self._copies = {
+            source: (span, Copies(task, policy(span.stop - span.start), _score(source), batch))
+            for source, span in spans.items()
+            if not is_sweep(source)
+        }
+        self._seeds = list(seeds)
+        self._draws = [generator(seed, "noise") for seed in seeds] if self._copies else []
+        self._estimators = grouped(list(estimators), device)
+        self.acting = [(one, rows) for one, rows in self._estimators if hasattr(one, "adjust_step")]
+        like = torch.zeros(len(estimators), 1, device=device)
+        self._memories = {
+            index: one.memory(len(like[rows]), like)
+            for index, (one, rows) in enumerate(self._estimators)
+            if hasattr(one, "memory")
+        }
+
+    def gradients(
+        self,
+        swept: Mapping[AdjointRule, torch.Tensor],
+        initial: torch.Tensor,
+        theta: torch.Tensor,
+        parameters: torch.Tensor | None = None,
+        draw: int = 0,
+    ) -> torch.Tensor:
+        """The members' gradients [P, n] from those of each rule and, where they need more, from `initial` states.
+
+        `parameters` [P·b, q] are those that the task randomises; `draw` is that of its noise.
+        """
+        found = {**swept, **self._scores(initial, theta, parameters, draw)}
+        gradient = torch.empty_like(theta, requires_grad=False)
+        for index, (estimator, rows) in enumerate(self._estimators):
+            rows_found = combined(estimator, {source: found[source][rows] for source in estimator.rules})
+            if index in self._memories:
+                rows_found = estimator.remember(rows_found, self._memories[index])  # type: ignore[attr-defined]
+            gradient[rows] = rows_found
+        return gradient
+
+    @property
+    def planned_bytes(self) -> int:
+        """Bytes of the rollouts of copies."""
+        return sum(copies.rollout.plan.predicted for _, copies in self._copies.values())
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """What goes on from update to update, by name, for a checkpoint."""
+        draws = {f"noise.{index}": draw.get_state() for index, draw in enumerate(self._draws)}
+        memories = {
+            f"memory.{index}.{name}": value
+            for index, memory in self._memories.items()
+            for name, value in memory.items()
+        }
+        return draws | memories
+
+    def load(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Continue from `tensors()`."""
+        for index, draw in enumerate(self._draws):
+            draw.set_state(tensors[f"noise.{index}"].cpu())
+        for index, memory in self._memories.items():
+            for name, value in memory.items():
+                value.copy_(tensors[f"memory.{index}.{name}"])
+
+    def _scores(
+        self, initial: torch.Tensor, theta: torch.Tensor, parameters: torch.Tensor | None, draw: int
+    ) -> dict[Any, torch.Tensor]:
+        """z of every score that is wanted, [P, n] or [P, b, n]; 0 for members who do not want it."""
+        found, grouped_states = {}, initial.unflatten(0, (-1, self._batch))
+        for source, (span, copies) in self._copies.items():
+            copies.policy.theta.data.copy_(theta[span])
+            each = isinstance(source, PerSample)
+            copies.rollout.seed_noise(self._seeds[span], draw)
+            drawn = copies.gradients(
+                grouped_states[span].flatten(0, 1),
+                self._noise(span, copies, theta),
+                each,
+                None if parameters is None else parameters.unflatten(0, (-1, self._batch))[span].flatten(0, 1),
+            )
+            found[source] = torch.zeros(len(theta), *drawn.shape[1:], dtype=theta.dtype, device=theta.device)
+            found[source][span] = drawn
+        return found
+
+    def _noise(self, span: slice, copies: Copies, like: torch.Tensor) -> torch.Tensor:
+        """w of the first of each pair, from the members' own generators: one seed draws alike for every estimator."""
+        shape = (self._batch, copies.score.copies // 2, self._horizon, *self._control_shape)
+        drawn = [torch.randn(shape, generator=draw, dtype=torch.float64) for draw in self._draws[span]]
+        return torch.cat(drawn).to(like)
+
+
+def passes(estimator: GradientEstimator) -> int:
+    """How many times an update steps a batch through its horizon: forward, back for each sweep, and all copies both."""
+    copies = [2 * (_score(source).copies + 1) for source in estimator.rules if not is_sweep(source)]
+    return 1 + sum(map(is_sweep, estimator.rules)) + sum(copies)
+
+
+def _score(source: Any) -> Any:
+    return source.of if isinstance(source, PerSample) else source
+
+
+def grouped(values: list, device: torch.device) -> list[tuple]:
+    """Equal values with the indices at which they stand; a slice where those are consecutive, to avoid copies."""
+    groups: dict = {}
+    for index, value in enumerate(values):
+        groups.setdefault(value, []).append(index)
+    result = []
+    for value, rows in groups.items():
+        consecutive = rows == list(range(rows[0], rows[-1] + 1))
+        chosen = slice(rows[0], rows[-1] + 1) if consecutive else torch.tensor(rows, device=device)
+        result.append((value, chosen))
+    return result
