@@ -12,7 +12,7 @@ torch.manual_seed(0)
 horizon, batch = 100, 16
 forces = ef.OpenLoop((1,), horizon, members=batch, dtype=torch.float64)  # known, another for each trajectory
 forces.theta.requires_grad_(False).copy_(5.0 * torch.randn(batch, horizon, dtype=torch.float64))
-rollout = ef.Rollout(ef.CartPendulum(2), forces, horizon, batch, observation=ef.clock(),
+rollout = ef.Rollout(ef.CartPendulum(2), forces, horizon, batch, observation=ef.Observation.clock(),
                      parameters=("link_mass", "half_length"))  # fmt: skip
 simulate = ef.differentiable(rollout)  # (initial states, parameters) -> states, controls, as an operation of torch
 initial, true = torch.randn(batch, 6, dtype=torch.float64), torch.tensor([0.13, 0.42], dtype=torch.float64)

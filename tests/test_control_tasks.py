@@ -71,7 +71,7 @@ def test_the_gradient_of_a_ball_that_the_wall_stops_is_empty_and_over_noise_it_i
     task = build_task("ball-wall", noise=1.0)
     loop = OpenLoop((2,), 1, **tensor_options())
     count = 20000
-    rollout = Rollout(task.system, loop, task.horizon, count, observation=engine.clock(), noise=task.noise)
+    rollout = Rollout(task.system, loop, task.horizon, count, observation=engine.Observation.clock(), noise=task.noise)
     initial = torch.zeros(count, 5, **tensor_options())
 
     def mean_loss(change=0.0):
@@ -86,7 +86,7 @@ def test_the_gradient_of_a_ball_that_the_wall_stops_is_empty_and_over_noise_it_i
     assert 0.3 < stopped.double().mean() < 0.9
     # What a stopped ball says of its launch is nothing at all.
     loop.theta.data.fill_(0.0)
-    alone = Rollout(task.system, loop, task.horizon, 1, observation=engine.clock())
+    alone = Rollout(task.system, loop, task.horizon, 1, observation=engine.Observation.clock())
     alone(initial[:1])
     with pytest.warns(engine.EvenflowWarning, match="gradient is exactly zero"):
         empty = alone.backward([FULL], task.objective)
