@@ -25,7 +25,7 @@ from engine.errors import (
 from engine.gradcheck import gradcheck
 from engine.memory import PeakMemory, format_bytes
 from engine.noise import Noise
-from engine.observation import Observation, clock, components
+from engine.observation import Observation
 from engine.plan import MemoryPlan, Segment
 from engine.rollout import Rollout
 from engine.rules import (
@@ -130,8 +130,6 @@ __all__ = [
     "Truncate",
     "VectorSystem",
     "available_backends",
-    "clock",
-    "components",
     "current",
     "format_bytes",
     "gradcheck",

@@ -35,20 +35,20 @@ class Observation:
         check_tensor("observations", seen, (*states.shape[:2], *self.shape), states)
         return seen
 
+    @classmethod
+    def components(cls, indices: Sequence[int]) -> "Observation":
+        """Some components of a state [n]."""
+        chosen = list(indices)
+        return cls(lambda states, steps, parameters: states[..., chosen], (len(chosen),))
 
-def components(indices: Sequence[int]) -> Observation:
-    """An observation of some components of a state [n]."""
-    chosen = list(indices)
-    return Observation(lambda states, steps, parameters: states[..., chosen], (len(chosen),))
+    @classmethod
+    def clock(cls) -> "Observation":
+        """The time alone, o = t, in steps; for open loop."""
+        return cls(lambda states, steps, parameters: _time_like(states, steps), (1,))
 
 
-def clock() -> Observation:
-    """An observation of the time alone: o = t, in steps; for open loop."""
-
-    def time(states: torch.Tensor, steps: torch.Tensor, parameters: Any) -> torch.Tensor:
-        return steps.to(states.dtype).view(-1, 1, 1).expand(*states.shape[:2], 1)
-
-    return Observation(time, (1,))
+def _time_like(states: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
+    return steps.to(states.dtype).view(-1, 1, 1).expand(*states.shape[:2], 1)
 
 
 def check_observation(observation: Any) -> None:

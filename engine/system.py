@@ -101,6 +101,10 @@ class System(abc.ABC):
                 self._buffers[key] = torch.zeros(shape, dtype=runtime.current().dtype, device=runtime.current().device)
         return self._buffers[key]
 
+    def rows_or_none(self, parameters: torch.Tensor | None) -> torch.Tensor:
+        """The parameters of the samples, or without any an array that stands for them in a kernel's arguments."""
+        return self.scratch("no parameters", 1, 1) if parameters is None else parameters
+
     def scratch_bytes(self, batch: int) -> int:
         """Bytes of `scratch` that launches on `batch` samples use, for planning; a system that has any says so."""
         return 0

@@ -45,7 +45,7 @@ class VectorSystem(System):
 
     def prepare_step(self, state, control, next_state, parameters=None):
         self.check_size()
-        rows = _rows(parameters, state)
+        rows = self.rows_or_none(parameters)
         return prepare(
             self._step, state, control, next_state, rows, serial_loop(state.shape[0]), parameters is not None
         )
@@ -55,11 +55,11 @@ class VectorSystem(System):
     ):
         self.check_size()
         arrays = state, control, next_adjoint, adjoint, cotangent
-        rows = _rows(parameters, state), _rows(parameter_adjoint, state)
+        rows = self.rows_or_none(parameters), self.rows_or_none(parameter_adjoint)
         return prepare(self._pull_back, *arrays, *rows, serial_loop(state.shape[0]), parameters is not None)
 
     def prepare_sweep(self, arrays):
-        rows = _rows(arrays.parameters, arrays.states), _rows(arrays.parameter_adjoint, arrays.states)
+        rows = self.rows_or_none(arrays.parameters), self.rows_or_none(arrays.parameter_adjoint)
         return arrays.prepare(self._sweep, *rows, arrays.parameters is not None)
 
     def launch_bytes(self):
@@ -206,8 +206,3 @@ class VectorSystem(System):
             if ti.static(varied):
                 for i in ti.static(range(len(self.constants))):
                     parameter_adjoint[b, i] = total[i]
-
-
-def _rows(parameters, state):
-    """The parameters of the samples, or an array to stand for them."""
-    return state.new_zeros(1, 1) if parameters is None else parameters

@@ -12,8 +12,8 @@ from policies.policy import Policy
 class OpenLoop(Policy):
     """u_t = θ_t for t = 0..T-1, the same for every sample of a member; starts at 0.
 
-    It acts on an observation of the time alone: `Rollout(..., observation=clock())`. What is not a step of the horizon
-    has the controls of the step nearest to it.
+    It acts on an observation of the time alone: `Rollout(..., observation=Observation.clock())`. What is not a step of
+    the horizon has the controls of the step nearest to it.
 
     Args:
         control_shape: shape of one sample's control.

@@ -19,7 +19,7 @@ from test_parts import (
 )
 
 import engine
-from engine import FULL, PHYSICS_ONLY, AdjointError, CartPole, Rollout, ShapeError, clock
+from engine import FULL, PHYSICS_ONLY, AdjointError, CartPole, Observation, Rollout, ShapeError
 from policies import OpenLoop
 from training import differentiable
 
@@ -142,7 +142,7 @@ def test_an_open_loop_is_trained_to_the_same_controls_as_by_torch():
 
     horizon = 6
     loop = OpenLoop((1,), horizon, members=2, dtype=torch.float64)
-    rollout = Rollout(SYSTEM, loop, horizon, 4, observation=clock())
+    rollout = Rollout(SYSTEM, loop, horizon, 4, observation=Observation.clock())
     theta = torch.zeros(2, horizon, dtype=torch.float64, requires_grad=True)
     mine, other = torch.optim.Adam([loop.theta], 0.1), torch.optim.Adam([theta], 0.1)
     initial = swing_up_states(3, 4, 1)

@@ -9,7 +9,7 @@ from conftest import tensor_options
 from test_randomised import full_task
 
 import engine
-from engine import LibraryError, Noise, Rollout, SettingError, clock
+from engine import LibraryError, Noise, Observation, Rollout, SettingError
 from policies import OpenLoop
 from training import build_task
 from training.environments import to_gymnasium
@@ -55,7 +55,7 @@ def test_returns_are_minus_the_losses_of_rollouts_with_the_same_controls(task):
     initial = environment.episodes.states.clone()
     loop = OpenLoop(task.system.control_shape, task.horizon, members=COUNT, **tensor_options())
     loop.theta.data = torch.tensor(np.stack(actions, 1)).flatten(1).to(**tensor_options())
-    rollout = Rollout(task.system, loop, task.horizon, COUNT, observation=clock(), end=task.end)
+    rollout = Rollout(task.system, loop, task.horizon, COUNT, observation=Observation.clock(), end=task.end)
     losses = rollout.forward(initial, task.objective).cpu().double().numpy()
     accuracy = 1e-9 if engine.current().precision == "float64" else 2e-2
     np.testing.assert_allclose(returns, -losses, rtol=accuracy)

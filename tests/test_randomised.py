@@ -12,6 +12,7 @@ from engine import FULL, CartPole, Noise, Rollout, SettingError
 from engine.noise import CONTROL, STATE, NoiseSource
 from training import Experiment, Member, RunDirectory, Task, Trainer, TrainingSettings, resume, train
 from training.ranges import range_of
+from training.scores import Copies, Score
 from training.starts import policy_for, uniform_states
 
 pytestmark = pytest.mark.float64
@@ -135,3 +136,16 @@ def test_a_task_of_which_nothing_varies_says_so(capsys):
     assert status == 2
     told = capsys.readouterr().err
     assert told == "evenflow: Expected none, since nothing of this task varies, got 'mass'.\n"
+
+
+def test_score_estimators_see_the_same_task_and_tend_to_its_gradient():
+    task = full_task(noise=None, horizon=4, end=None)
+    initial, drawn = task.starts(2, 0, "train", torch.float64)
+    policy = task.policy(1, torch.float64, torch.device("cpu"))
+    policy.initialise(0, torch.Generator().manual_seed(0))
+    rollout = Rollout(SYSTEM, policy, task.horizon, 2, **task.parts)
+    rollout(initial, parameters=drawn)
+    expected = rollout.backward([FULL], task.objective).parameters[FULL]
+    copies = Copies(task, policy, Score(1e-3, 4000), 2)
+    noise = torch.randn(2, 2000, task.horizon, 1, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    assert relative_error(copies.gradients(initial, noise, parameters=drawn), expected) < 0.1

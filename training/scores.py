@@ -64,30 +64,29 @@ class Copies:
     """
 
     def __init__(self, task: Task, policy: Policy, score: Score, batch: int):
-        if task.noise is not None or task.randomise:
-            raise SettingError(
-                f"Expected a task without noise and without randomised parameters for a score, got {task.name}; take a "
-                "gradient that is swept."
-            )
         self.policy, self.score = policy, score
         self._objective, self._starts = task.objective, policy.members * batch
         self._disturbed = _Disturbed(policy, score.copies + 1, score.closed)
-        samples = self._starts * (score.copies + 1)
-        given = {"observation": task.observation, "end": task.end}
-        self.rollout = Rollout(task.system, self._disturbed, task.horizon, samples, **given)
+        self.rollout = Rollout(
+            task.system, self._disturbed, task.horizon, self._starts * (score.copies + 1), **task.parts
+        )
 
-    def gradients(self, initial: torch.Tensor, noise: torch.Tensor, each: bool = False) -> torch.Tensor:
+    def gradients(
+        self, initial: torch.Tensor, noise: torch.Tensor, each: bool = False, parameters: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """z of every member [P, n] or, for `each` of its b starts, [P, b, n].
 
         Args:
             initial: states [P·b, *state_shape].
             noise: w of the first of each pair, [P·b, n/2, T, *control_shape].
             each: whether starts are told apart, at a pull-back for each.
+            parameters: those that the task randomises [P·b, q].
         """
         score, members = self.score, self.policy.members
         rows, starts = score.copies + 1, self._starts // members
         self._disturbed.noise = self._at_rows(noise) * score.sigma
-        losses = self.rollout.forward(initial.repeat_interleave(rows, 0), self._objective)
+        given = None if parameters is None else parameters.repeat_interleave(rows, 0)
+        losses = self.rollout.forward(initial.repeat_interleave(rows, 0), self._objective, given)
         assert losses is not None
         copies = losses.view(-1, rows)[:, 1:]
         weights = torch.zeros(self._starts, rows, dtype=losses.dtype, device=losses.device)

@@ -52,6 +52,7 @@ class Sources:
             for source, span in spans.items()
             if not is_sweep(source)
         }
+        self._seeds = list(seeds)
         self._draws = [generator(seed, "noise") for seed in seeds] if self._copies else []
         self._estimators = grouped(list(estimators), device)
         self.acting = [(one, rows) for one, rows in self._estimators if hasattr(one, "adjust_step")]
@@ -63,10 +64,18 @@ class Sources:
         }
 
     def gradients(
-        self, swept: Mapping[AdjointRule, torch.Tensor], initial: torch.Tensor, theta: torch.Tensor
+        self,
+        swept: Mapping[AdjointRule, torch.Tensor],
+        initial: torch.Tensor,
+        theta: torch.Tensor,
+        parameters: torch.Tensor | None = None,
+        draw: int = 0,
     ) -> torch.Tensor:
-        """The members' gradients [P, n] from those of each rule and, where they need more, from `initial` states."""
-        found = {**swept, **self._scores(initial, theta)}
+        """The members' gradients [P, n] from those of each rule and, where they need more, from `initial` states.
+
+        `parameters` [P·b, q] are those that the task randomises; `draw` is that of its noise.
+        """
+        found = {**swept, **self._scores(initial, theta, parameters, draw)}
         gradient = torch.empty_like(theta, requires_grad=False)
         for index, (estimator, rows) in enumerate(self._estimators):
             rows_found = combined(estimator, {source: found[source][rows] for source in estimator.rules})
@@ -98,13 +107,21 @@ class Sources:
             for name, value in memory.items():
                 value.copy_(tensors[f"memory.{index}.{name}"])
 
-    def _scores(self, initial: torch.Tensor, theta: torch.Tensor) -> dict[Any, torch.Tensor]:
+    def _scores(
+        self, initial: torch.Tensor, theta: torch.Tensor, parameters: torch.Tensor | None, draw: int
+    ) -> dict[Any, torch.Tensor]:
         """z of every score that is wanted, [P, n] or [P, b, n]; 0 for members who do not want it."""
         found, grouped_states = {}, initial.unflatten(0, (-1, self._batch))
         for source, (span, copies) in self._copies.items():
             copies.policy.theta.data.copy_(theta[span])
             each = isinstance(source, PerSample)
-            drawn = copies.gradients(grouped_states[span].flatten(0, 1), self._noise(span, copies, theta), each)
+            copies.rollout.seed_noise(self._seeds[span], draw)
+            drawn = copies.gradients(
+                grouped_states[span].flatten(0, 1),
+                self._noise(span, copies, theta),
+                each,
+                None if parameters is None else parameters.unflatten(0, (-1, self._batch))[span].flatten(0, 1),
+            )
             found[source] = torch.zeros(len(theta), *drawn.shape[1:], dtype=theta.dtype, device=theta.device)
             found[source][span] = drawn
         return found

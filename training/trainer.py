@@ -210,7 +210,8 @@ class Trainer:
         self, initial: torch.Tensor, parameters: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Losses [P] and the members' estimated, clipped gradients [P, n] from initial states [P·b, ...]."""
-        self._seed_noise(self.rollout, self.epoch * self.updates_per_epoch + self.updates)
+        draw = self.epoch * self.updates_per_epoch + self.updates
+        self._seed_noise(self.rollout, draw)
         rules = self._sources.rules
         if rules:
             with RolloutTape(*rules, samples=rules) as tape:
@@ -220,7 +221,7 @@ class Trainer:
         else:
             losses, swept = self.rollout.forward(initial, self.task.objective, parameters), {}
             assert losses is not None
-        gradient = self._sources.gradients(swept, initial, self.policy.theta.detach())
+        gradient = self._sources.gradients(swept, initial, self.policy.theta.detach(), parameters, draw)
         frozen = self._frozen()
         if frozen is not None:
             gradient.masked_fill_(frozen, 0.0)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import taichi as ti
 import torch
@@ -9,6 +10,7 @@ import torch
 from engine import runtime
 from engine.checks import finite, flag, not_negative, positive, real, whole
 from engine.errors import SettingError
+from engine.gain import Gain
 from engine.launch import Launch, prepare
 from engine.loops import LANES, serial_loop
 from engine.particles.cells import Cells
@@ -20,6 +22,12 @@ from engine.system import System
 
 # A steered jet's velocity decays at this rate.
 JET_DAMPING = 1.0
+
+
+class FluidParameters(NamedTuple):
+    """The physical parameter, one value or one for each sample."""
+
+    jet_strength: float
 
 
 @ti.data_oriented
@@ -117,6 +125,7 @@ class Fluid(Smoothing, Jets, System):
         self.jet_radius, self.jet_strength = jet_radius, jet_strength
         self.state_shape = (2 * self.dim, jets + particles)
         self.control_shape = ((2 if steered else 1) * self.dim, jets)
+        self.constants, self.gain = FluidParameters(jet_strength), Gain(jet_strength, rows=self.dim)
         scale = lattice_sum(self.dim)
         # z = Σ w⁴ (1 + 4 s) / scale, and -V ∇W = slope w³ r.
         self.weight = 1.0 / scale
@@ -139,7 +148,9 @@ class Fluid(Smoothing, Jets, System):
         state[:, : self.dim, self.jets :] = places[:, : self.particles] + moved
         return self._as_here(state)
 
-    def prepare_step(self, state, control, next_state):
+    def prepare_step(self, state, control, next_state, parameters=None):
+        if parameters is not None:
+            return self.gain.prepare_step(self, state, control, next_state, parameters)
         cells, half, ordered, _ = self._buffers_for(state)
         sort = self._prepare_sort(state, None)
         loops = self._loops(state)
@@ -154,7 +165,12 @@ class Fluid(Smoothing, Jets, System):
 
         return launch
 
-    def prepare_pull_back(self, state, control, next_adjoint, adjoint, cotangent):
+    def prepare_pull_back(
+        self, state, control, next_adjoint, adjoint, cotangent, parameters=None, parameter_adjoint=None
+    ):
+        if parameters is not None:
+            arrays = state, control, next_adjoint, adjoint, cotangent
+            return self.gain.prepare_pull_back(self, *arrays, parameters, parameter_adjoint)
         cells, half, ordered, sums = self._buffers_for(state)
         kick = self.scratch("kick", len(state), self.dim, self.jets + self.particles)
         turned = self.scratch("turned", len(state), self.dim, self.particles)

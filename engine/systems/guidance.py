@@ -1,5 +1,8 @@
 """Guidance by repulsion: a few drivers steer a herd that flees from them."""
 
+import math
+from typing import NamedTuple
+
 import taichi as ti
 import torch
 
@@ -21,6 +24,14 @@ SPACING = 0.5
 _FUSED_PARTICLES = 64
 
 
+class GuidanceParameters(NamedTuple):
+    """Physical parameters, one value or one for each sample."""
+
+    separation: float = SEPARATION
+    flight: float = FLIGHT
+    flocking: float = FLOCKING
+
+
 @ti.data_oriented
 class Guidance(System):
     """D drivers steer E evaders in the plane; every pair of particles interacts.
@@ -36,7 +47,8 @@ class Guidance(System):
 
     Explicit Euler: positions and velocities move with the old velocities and forces; first order.
 
-    State [4, D + E]: rows x, y, vx, vy; drivers first. Control [2, D]: rows c₁, c₂.
+    State [4, D + E]: rows x, y, vx, vy; drivers first. Control [2, D]: rows c₁, c₂. Parameters: α, β and σ, as
+    `separation`, `flight` and `flocking`.
 
     All pairs are summed for each particle, in the step and in the adjoint alike, without atomics: with the force
     w(|r|) r and its symmetric Jacobian J, particle i gathers Σ_k J_ik (ḡ_i - ḡ_k) from its own kind.
@@ -71,25 +83,46 @@ class Guidance(System):
         self.particles = drivers + evaders
         self.state_shape, self.control_shape = (4, self.particles), (2, drivers)
         self.centre_scale = 1.0 / evaders if mean_centre else 1.0
-        self._separation = CentralForce(SEPARATION, 0.0, SOFTENING)
-        self._flight = CentralForce(FLIGHT, 0.0, SOFTENING)
+        self.constants = GuidanceParameters()
+        self._set_forces(-1.0 if reversed_flocking else 1.0, math.inf)
+
+    def _set_forces(self, sign: float, radius: float) -> None:
+        """The three forces with their constants, and with 1 in their stead for those that vary between samples."""
+        separation, flight, flocking = self.constants
         # σ φ(d) (x_k - x_j) = (σ/d - σ s/d²) (x_j - x_k)
-        flocking = -FLOCKING if reversed_flocking else FLOCKING
-        self._flock = CentralForce(-SPACING * flocking, flocking, SOFTENING)
+        self._separation, self._flight = (CentralForce(near, 0.0, SOFTENING) for near in (separation, flight))
+        self._flock = CentralForce(-SPACING * (sign * flocking), sign * flocking, SOFTENING, radius)
+        self._forces = self._separation, self._flight, self._flock
+        unit = CentralForce(1.0, 0.0, SOFTENING)
+        self._units = unit, unit, CentralForce(-SPACING * sign, sign, SOFTENING, radius)
 
     def sample(self, count, generator):
         return 4.0 * super().sample(count, generator)
 
-    def prepare_step(self, state, control, next_state):
+    def prepare_step(self, state, control, next_state, parameters=None):
         arrays = (tensor.unsqueeze(0) for tensor in (state, control, next_state))
-        return prepare(self._step, *arrays, *self._loops(state))
+        rows = self.rows_or_none(parameters)
+        return prepare(self._step, *arrays, rows, *self._loops(state), parameters is not None)
 
-    def prepare_pull_back(self, state, control, next_adjoint, adjoint, cotangent):
-        arrays = (tensor.unsqueeze(0) for tensor in (state, control, next_adjoint, adjoint, cotangent))
-        return prepare(self._pull_back, *arrays, *self._loops(state))
+    def prepare_pull_back(
+        self, state, control, next_adjoint, adjoint, cotangent, parameters=None, parameter_adjoint=None
+    ):
+        whole, after = state.unsqueeze(0), next_adjoint.unsqueeze(0)
+        arrays = whole, control.unsqueeze(0), after, adjoint.unsqueeze(0), cotangent.unsqueeze(0)
+        rows, loops = self.rows_or_none(parameters), self._loops(state)
+        pull_back = prepare(self._pull_back, *arrays, rows, *loops, parameters is not None)
+        if parameters is None:
+            return pull_back
+        of_parameters = prepare(self._pull_back_parameters, whole, after, parameter_adjoint, loops[1])
+
+        def launch() -> None:
+            pull_back()
+            of_parameters()
+
+        return launch
 
     def prepare_sweep(self, arrays):
-        if self.particles > _FUSED_PARTICLES:
+        if self.particles > _FUSED_PARTICLES or arrays.parameters is not None:
             return None
         return arrays.prepare(self._sweep, lanes_pay(self.evaders))
 
@@ -106,12 +139,14 @@ class Guidance(System):
         state: ti.types.ndarray(ndim=4),
         control: ti.types.ndarray(ndim=4),
         next_state: ti.types.ndarray(ndim=4),
+        parameters: ti.types.ndarray(ndim=2),
         serial: ti.template(),
         in_lanes: ti.template(),
+        varied: ti.template(),
     ):
         ti.loop_config(serialize=serial)
         for b, i in ti.ndrange(state.shape[1], self.particles):
-            acceleration = self._acceleration(state, control, b, i, in_lanes)
+            acceleration = self._acceleration(state, control, b, i, in_lanes, parameters, varied)
             for axis in ti.static(range(2)):
                 velocity = state[0, b, 2 + axis, i]
                 next_state[0, b, axis, i] = state[0, b, axis, i] + self.dt * velocity
@@ -125,12 +160,14 @@ class Guidance(System):
         next_adjoint: ti.types.ndarray(ndim=4),
         adjoint: ti.types.ndarray(ndim=4),
         cotangent: ti.types.ndarray(ndim=4),
+        parameters: ti.types.ndarray(ndim=2),
         serial: ti.template(),
         in_lanes: ti.template(),
+        varied: ti.template(),
     ):
         ti.loop_config(serialize=serial)
         for b, i in ti.ndrange(state.shape[1], self.particles):
-            physics = self._pull_back_particle(state, control, next_adjoint, 0, 0, b, i, in_lanes)
+            physics = self._pull_back_particle(state, control, next_adjoint, 0, 0, b, i, in_lanes, parameters, varied)
             for row in ti.static(range(4)):
                 adjoint[0, b, row, i] = physics[row]
             if i < self.drivers:
@@ -172,7 +209,7 @@ class Guidance(System):
                         value = ti.Vector([direct[t, b, row, i] for row in range(4)])
                         if ti.static(law.uses_physics):
                             value += physics_weight * self._pull_back_particle(
-                                states, controls, adjoints, t, t + 1, b, i, in_lanes
+                                states, controls, adjoints, t, t + 1, b, i, in_lanes, states, False
                             )
                         if ti.static(law.uses_policy):
                             value += policy_weight * self._pull_back_policy(jacobian, cotangents, t, b, i)
@@ -205,7 +242,7 @@ class Guidance(System):
             for row in ti.static(range(4)):
                 given[row * N + i] = direct[t, b, row, i]
             if ti.static(law.uses_physics):
-                pulled = self._pull_back_particle(states, controls, adjoints, t, t + 1, b, i, in_lanes)
+                pulled = self._pull_back_particle(states, controls, adjoints, t, t + 1, b, i, in_lanes, states, False)
                 for row in ti.static(range(4)):
                     physics[row * N + i] = pulled[row]
             if ti.static(law.uses_policy):
@@ -225,25 +262,85 @@ class Guidance(System):
             y += state[t, b, 1, k]
         return self.centre_scale * ti.Vector([x, y])
 
+    def _force(self, which: int, varied: bool) -> CentralForce:
+        """Separation, flight or flocking (0, 1, 2); with 1 for the coefficient that varies between samples."""
+        return (self._units if varied else self._forces)[which]
+
     @ti.func
-    def _acceleration(self, state: ti.template(), control: ti.template(), b, i, in_lanes: ti.template()):
+    def _weight(self, which: ti.template(), parameters: ti.template(), b, varied: ti.template()):
+        """The coefficient that is missing in `_force`."""
+        result = 1.0
+        if ti.static(varied):
+            result = parameters[b, which]
+        return result
+
+    @ti.kernel
+    def _pull_back_parameters(
+        self,
+        state: ti.types.ndarray(ndim=4),
+        next_adjoint: ti.types.ndarray(ndim=4),
+        parameter_adjoint: ti.types.ndarray(ndim=2),
+        in_lanes: ti.template(),
+    ):
+        for b in range(state.shape[1]):
+            found = ti.Vector.zero(float, 3)
+            for i in range(self.particles):
+                at = ti.Vector([state[0, b, 0, i], state[0, b, 1, i]])
+                push = self.dt * ti.Vector([next_adjoint[0, b, 2, i], next_adjoint[0, b, 3, i]])
+                if i < self.drivers:
+                    found[0] += push.dot(pair_forces(state, 0, b, at, 0, self.drivers, self._units[0], in_lanes))
+                else:
+                    found[1] += push.dot(pair_forces(state, 0, b, at, 0, self.drivers, self._units[1], in_lanes))
+                    first, last = ti.static(self.drivers, self.particles)
+                    found[2] += push.dot(pair_forces(state, 0, b, at, first, last, self._units[2], in_lanes))
+            for which in ti.static(range(3)):
+                parameter_adjoint[b, which] += found[which]
+
+    @ti.func
+    def _acceleration(
+        self,
+        state: ti.template(),
+        control: ti.template(),
+        b,
+        i,
+        in_lanes: ti.template(),
+        parameters: ti.template(),
+        varied: ti.template(),
+    ):
         position = ti.Vector([state[0, b, 0, i], state[0, b, 1, i]])
         velocity = ti.Vector([state[0, b, 2, i], state[0, b, 3, i]])
         result = ti.Vector.zero(float, 2)
         if i < self.drivers:
             r = position - self._centre(state, 0, b)
             steering = control[0, b, 0, i] * r + control[0, b, 1, i] * ti.Vector([-r[1], r[0]])
-            apart = pair_forces(state, 0, b, position, 0, self.drivers, self._separation, in_lanes)
+            apart = self._weight(0, parameters, b, varied) * pair_forces(
+                state, 0, b, position, 0, self.drivers, ti.static(self._force(0, varied)), in_lanes
+            )
             result = steering - DRIVER_DAMPING * velocity + apart
         else:
-            flight = pair_forces(state, 0, b, position, 0, self.drivers, self._flight, in_lanes)
-            flock = pair_forces(state, 0, b, position, self.drivers, self.particles, self._flock, in_lanes)
+            flight = self._weight(1, parameters, b, varied) * pair_forces(
+                state, 0, b, position, 0, self.drivers, ti.static(self._force(1, varied)), in_lanes
+            )
+            first, last = ti.static(self.drivers, self.particles)
+            flock = self._weight(2, parameters, b, varied) * pair_forces(
+                state, 0, b, position, first, last, ti.static(self._force(2, varied)), in_lanes
+            )
             result = flight - EVADER_DAMPING * velocity + flock
         return result
 
     @ti.func
     def _pull_back_particle(
-        self, state: ti.template(), control: ti.template(), adjoint: ti.template(), t, s, b, i, in_lanes: ti.template()
+        self,
+        state: ti.template(),
+        control: ti.template(),
+        adjoint: ti.template(),
+        t,
+        s,
+        b,
+        i,
+        in_lanes: ti.template(),
+        parameters: ti.template(),
+        varied: ti.template(),
     ):
         """Rows of Aᵀλ for particle i, with state and control at t and λ = adjoint[s]."""
         D, N = ti.static(self.drivers, self.particles)
@@ -253,16 +350,23 @@ class Guidance(System):
         gathered, damping = ti.Vector.zero(float, 2), DRIVER_DAMPING
         if i < D:
             gathered = self._pull_back_steering(control, adjoint, t, s, b, i)
-            gathered += pair_adjoints(state, adjoint, t, s, b, at, velocity, 0, D, self._separation, 1.0, in_lanes)
-            gathered += pair_adjoints(
-                state, adjoint, t, s, b, at, ti.Vector.zero(float, 2), D, N, self._flight, 1.0, in_lanes
+            nothing = ti.Vector.zero(float, 2)
+            gathered += self._weight(0, parameters, b, varied) * pair_adjoints(
+                state, adjoint, t, s, b, at, velocity, 0, D, ti.static(self._force(0, varied)), 1.0, in_lanes
+            )
+            gathered += self._weight(1, parameters, b, varied) * pair_adjoints(
+                state, adjoint, t, s, b, at, nothing, D, N, ti.static(self._force(1, varied)), 1.0, in_lanes
             )
         else:
             damping = EVADER_DAMPING
             for d in range(D):
                 gathered -= self.centre_scale * self._pull_back_steering(control, adjoint, t, s, b, d)
-            gathered += pair_adjoints(state, adjoint, t, s, b, at, velocity, 0, D, self._flight, 0.0, in_lanes)
-            gathered += pair_adjoints(state, adjoint, t, s, b, at, velocity, D, N, self._flock, 1.0, in_lanes)
+            gathered += self._weight(1, parameters, b, varied) * pair_adjoints(
+                state, adjoint, t, s, b, at, velocity, 0, D, ti.static(self._force(1, varied)), 0.0, in_lanes
+            )
+            gathered += self._weight(2, parameters, b, varied) * pair_adjoints(
+                state, adjoint, t, s, b, at, velocity, D, N, ti.static(self._force(2, varied)), 1.0, in_lanes
+            )
         to_position = position + self.dt * gathered
         to_velocity = velocity + self.dt * (position - damping * velocity)
         return ti.Vector([to_position[0], to_position[1], to_velocity[0], to_velocity[1]])

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import taichi as ti
 import torch
@@ -12,6 +13,14 @@ from engine.errors import SettingError
 from engine.launch import prepare
 from engine.loops import LANES, lanes_pay, serial_pairs
 from engine.system import System
+
+
+class NBodyParameters(NamedTuple):
+    """Physical parameters, one value or one for each sample; `first_mass` is that of body 0."""
+
+    gravity: float
+    softening: float
+    first_mass: float
 
 
 @ti.data_oriented
@@ -32,6 +41,7 @@ class NBody(System):
     steps below 2 over that; longer ones are refused.
 
     State [2·dim, N]: rows x, y, (z,) vx, vy, (vz). Control [dim, thrusters]: a column for each body in `thrusters`.
+    Parameters: G, ε and the mass of the first body, as `gravity`, `softening` and `first_mass`.
 
     All pairs are summed for each body, in the step and in the adjoint alike, without atomics: with the symmetric
     Jacobian H_ik of (x_k - x_i) / (...)^{3/2} and q̂ the adjoint of v', body i gathers G Σ_k H_ik (m_i q̂_k - m_k q̂_i).
@@ -46,6 +56,8 @@ class NBody(System):
         gravity: G, 0 or more.
         softening: ε, above 0.
     """
+
+    positive_parameters = ("softening",)
 
     def __init__(
         self,
@@ -79,27 +91,31 @@ class NBody(System):
         self.state_shape, self.control_shape = (2 * dim, self.bodies), (dim, len(thrusters))
         device = runtime.current().device
         self._masses = torch.tensor(masses, dtype=runtime.current().dtype, device=device)
+        self.constants = NBodyParameters(gravity, softening, masses[0])
         self._columns = torch.full((self.bodies,), -1, dtype=torch.int32, device=device)
         self._columns[list(thrusters)] = torch.arange(len(thrusters), dtype=torch.int32, device=device)
 
-    def prepare_step(self, state, control, next_state):
+    def prepare_step(self, state, control, next_state, parameters=None):
         half, _ = self._half_and_kick(state)
-        return prepare(self._step, state, control, self._masses, self._columns, half, next_state, *self._loops(state))
+        arrays = state, control, self._masses, self._columns, half, next_state, self.rows_or_none(parameters)
+        return prepare(self._step, *arrays, *self._loops(state), parameters is not None)
 
-    def prepare_pull_back(self, state, control, next_adjoint, adjoint, cotangent):
+    def prepare_pull_back(
+        self, state, control, next_adjoint, adjoint, cotangent, parameters=None, parameter_adjoint=None
+    ):
         half, kick = self._half_and_kick(state)
-        return prepare(
-            self._pull_back,
-            state,
-            next_adjoint,
-            self._masses,
-            self._columns,
-            half,
-            kick,
-            adjoint,
-            cotangent,
-            *self._loops(state),
-        )
+        arrays = state, next_adjoint, self._masses, self._columns, half, kick, adjoint, cotangent
+        rows = self.rows_or_none(parameters)
+        pull_back = prepare(self._pull_back, *arrays, rows, *self._loops(state), parameters is not None)
+        if parameters is None:
+            return pull_back
+        of_parameters = prepare(self._pull_back_parameters, half, kick, self._masses, parameters, parameter_adjoint)
+
+        def launch() -> None:
+            pull_back()
+            of_parameters()
+
+        return launch
 
     def scratch_bytes(self, batch):
         return 2 * batch * self.dim * self.bodies * runtime.current().dtype.itemsize
@@ -125,8 +141,10 @@ class NBody(System):
         columns: ti.types.ndarray(ndim=1),
         half: ti.types.ndarray(ndim=3),
         next_state: ti.types.ndarray(ndim=3),
+        parameters: ti.types.ndarray(ndim=2),
         serial: ti.template(),
         in_lanes: ti.template(),
+        varied: ti.template(),
     ):
         ti.loop_config(serialize=serial)
         for b, i in ti.ndrange(state.shape[0], self.bodies):
@@ -134,7 +152,7 @@ class NBody(System):
                 half[b, axis, i] = state[b, axis, i] + 0.5 * self.dt * state[b, self.dim + axis, i]
         ti.loop_config(serialize=serial)
         for b, i in ti.ndrange(state.shape[0], self.bodies):
-            acceleration = self.gravity * self._pull(half, masses, b, i, in_lanes)
+            acceleration = self._attracted(half, masses, b, i, in_lanes, parameters, varied)
             for axis in ti.static(range(self.dim)):
                 if columns[i] >= 0:
                     acceleration[axis] += control[b, axis, columns[i]]
@@ -153,8 +171,10 @@ class NBody(System):
         kick: ti.types.ndarray(ndim=3),
         adjoint: ti.types.ndarray(ndim=3),
         cotangent: ti.types.ndarray(ndim=3),
+        parameters: ti.types.ndarray(ndim=2),
         serial: ti.template(),
         in_lanes: ti.template(),
+        varied: ti.template(),
     ):
         ti.loop_config(serialize=serial)
         for b, i in ti.ndrange(state.shape[0], self.bodies):
@@ -163,7 +183,7 @@ class NBody(System):
                 kick[b, axis, i] = next_adjoint[b, self.dim + axis, i] + 0.5 * self.dt * next_adjoint[b, axis, i]
         ti.loop_config(serialize=serial)
         for b, i in ti.ndrange(state.shape[0], self.bodies):
-            gathered = self.gravity * self._pull_adjoint(half, kick, masses, b, i, in_lanes)
+            gathered = self._attracted_pull_back(half, kick, masses, b, i, in_lanes, parameters, varied)
             for axis in ti.static(range(self.dim)):
                 to_position = next_adjoint[b, axis, i] + self.dt * gathered[axis]
                 adjoint[b, axis, i] = to_position
@@ -171,9 +191,85 @@ class NBody(System):
                 if columns[i] >= 0:
                     cotangent[b, axis, columns[i]] += self.dt * kick[b, axis, i]
 
+    @ti.kernel
+    def _pull_back_parameters(
+        self,
+        half: ti.types.ndarray(ndim=3),
+        kick: ti.types.ndarray(ndim=3),
+        masses: ti.types.ndarray(ndim=1),
+        parameters: ti.types.ndarray(ndim=2),
+        parameter_adjoint: ti.types.ndarray(ndim=2),
+    ):
+        for b in range(half.shape[0]):
+            gravity, softening, first = parameters[b, 0], parameters[b, 1], parameters[b, 2]
+            found = ti.Vector.zero(float, 3)
+            for i in range(self.bodies):
+                x = ti.Vector([half[b, axis, i] for axis in range(self.dim)])
+                q = self.dt * ti.Vector([kick[b, axis, i] for axis in range(self.dim)])
+                for k in range(self.bodies):
+                    r = ti.Vector([half[b, axis, k] - x[axis] for axis in range(self.dim)])
+                    inverse = 1.0 / ti.sqrt(r.dot(r) + softening * softening)
+                    work = r.dot(q) * inverse * inverse * inverse
+                    mass = first if k == 0 else masses[k]
+                    found[0] += mass * work
+                    found[1] -= 3.0 * gravity * mass * softening * inverse * inverse * work
+                    if k == 0:
+                        found[2] += gravity * work
+            for index in ti.static(range(3)):
+                parameter_adjoint[b, index] += found[index]
+
     @ti.func
-    def _pull(self, half: ti.template(), masses: ti.template(), b, i, in_lanes: ti.template()):
-        """Σ_k m_k (x_k - x_i) / d³."""
+    def _attracted(
+        self,
+        half: ti.template(),
+        masses: ti.template(),
+        b,
+        i,
+        in_lanes: ti.template(),
+        parameters: ti.template(),
+        varied: ti.template(),
+    ):
+        """G Σ_k m_k (x_k - x_i) / d³, with the sample's own parameters if they vary."""
+        result = ti.Vector.zero(float, self.dim)
+        if ti.static(varied):
+            squared = parameters[b, 1] * parameters[b, 1]
+            r = ti.Vector([half[b, axis, 0] - half[b, axis, i] for axis in range(self.dim)])
+            inverse = 1.0 / ti.sqrt(r.dot(r) + squared)
+            more = (parameters[b, 2] - masses[0]) * inverse * inverse * inverse * r  # of the first body
+            result = parameters[b, 0] * (self._pull(half, masses, b, i, in_lanes, squared) + more)
+        else:
+            result = self.gravity * self._pull(half, masses, b, i, in_lanes, self.softening * self.softening)
+        return result
+
+    @ti.func
+    def _attracted_pull_back(
+        self,
+        half: ti.template(),
+        kick: ti.template(),
+        masses: ti.template(),
+        b,
+        i,
+        in_lanes: ti.template(),
+        parameters: ti.template(),
+        varied: ti.template(),
+    ):
+        """G Σ_k H_ik (m_i q̂_k - m_k q̂_i), in the same way."""
+        result = ti.Vector.zero(float, self.dim)
+        if ti.static(varied):
+            squared = parameters[b, 1] * parameters[b, 1]
+            r = ti.Vector([half[b, axis, 0] - half[b, axis, i] for axis in range(self.dim)])
+            h = (masses[0] - parameters[b, 2]) * ti.Vector([kick[b, axis, i] for axis in range(self.dim)])
+            mass = parameters[b, 2] if i == 0 else masses[i]
+            result = self._pull_adjoint(half, kick, masses, b, i, mass, in_lanes, squared) + _bent(r, h, squared)
+            result *= parameters[b, 0]
+        else:
+            squared = self.softening * self.softening
+            result = self.gravity * self._pull_adjoint(half, kick, masses, b, i, masses[i], in_lanes, squared)
+        return result
+
+    @ti.func
+    def _pull(self, half: ti.template(), masses: ti.template(), b, i, in_lanes: ti.template(), squared):
+        """Σ_k m_k (x_k - x_i) / d³ with ε² = `squared`."""
         x = ti.Vector([half[b, axis, i] for axis in range(self.dim)])
         result, rest = ti.Vector.zero(float, self.dim), 0
         if ti.static(in_lanes):
@@ -181,7 +277,7 @@ class NBody(System):
             lanes_z = ti.Vector.zero(float, LANES)
             for block in range(self.bodies // LANES):
                 for lane in range(LANES):
-                    term = self._attraction(half, masses, b, block * LANES + lane, x)
+                    term = self._attraction(half, masses, b, block * LANES + lane, x, squared)
                     lanes_x[lane] += term[0]
                     lanes_y[lane] += term[1]
                     if ti.static(self.dim == 3):
@@ -191,30 +287,30 @@ class NBody(System):
                 result[2] = lanes_z.sum()
             rest = self.bodies // LANES * LANES
         for k in range(rest, self.bodies):
-            result += self._attraction(half, masses, b, k, x)
+            result += self._attraction(half, masses, b, k, x, squared)
         return result
 
     @ti.func
-    def _attraction(self, half: ti.template(), masses: ti.template(), b, k, x):
+    def _attraction(self, half: ti.template(), masses: ti.template(), b, k, x, squared):
         r = ti.Vector([half[b, axis, k] - x[axis] for axis in range(self.dim)])
-        inverse = 1.0 / ti.sqrt(r.dot(r) + self.softening * self.softening)
+        inverse = 1.0 / ti.sqrt(r.dot(r) + squared)
         return masses[k] * inverse * inverse * inverse * r
 
     @ti.func
     def _pull_adjoint(
-        self, half: ti.template(), kick: ti.template(), masses: ti.template(), b, i, in_lanes: ti.template()
-    ):
-        """Σ_k H_ik (m_i q̂_k - m_k q̂_i)."""
+        self, half: ti.template(), kick: ti.template(), masses: ti.template(), b, i, mass, in_lanes: ti.template(),
+        squared,
+    ):  # fmt: skip
+        """Σ_k H_ik (m_i q̂_k - m_k q̂_i) with m_i = `mass` and ε² = `squared`."""
         x = ti.Vector([half[b, axis, i] for axis in range(self.dim)])
         q = ti.Vector([kick[b, axis, i] for axis in range(self.dim)])
-        mass = masses[i]
         result, rest = ti.Vector.zero(float, self.dim), 0
         if ti.static(in_lanes):
             lanes_x, lanes_y = ti.Vector.zero(float, LANES), ti.Vector.zero(float, LANES)
             lanes_z = ti.Vector.zero(float, LANES)
             for block in range(self.bodies // LANES):
                 for lane in range(LANES):
-                    term = self._attraction_pull_back(half, kick, masses, b, block * LANES + lane, x, q, mass)
+                    term = self._attraction_pull_back(half, kick, masses, b, block * LANES + lane, x, q, mass, squared)
                     lanes_x[lane] += term[0]
                     lanes_y[lane] += term[1]
                     if ti.static(self.dim == 3):
@@ -224,16 +320,24 @@ class NBody(System):
                 result[2] = lanes_z.sum()
             rest = self.bodies // LANES * LANES
         for k in range(rest, self.bodies):
-            result += self._attraction_pull_back(half, kick, masses, b, k, x, q, mass)
+            result += self._attraction_pull_back(half, kick, masses, b, k, x, q, mass, squared)
         return result
 
     @ti.func
-    def _attraction_pull_back(self, half: ti.template(), kick: ti.template(), masses: ti.template(), b, k, x, q, mass):
+    def _attraction_pull_back(
+        self, half: ti.template(), kick: ti.template(), masses: ti.template(), b, k, x, q, mass, squared
+    ):
         r = ti.Vector([half[b, axis, k] - x[axis] for axis in range(self.dim)])
         h = ti.Vector([mass * kick[b, axis, k] - masses[k] * q[axis] for axis in range(self.dim)])
-        inverse = 1.0 / ti.sqrt(r.dot(r) + self.softening * self.softening)
-        squared = inverse * inverse
-        return squared * inverse * (h - 3.0 * squared * r.dot(h) * r)
+        return _bent(r, h, squared)
+
+
+@ti.func
+def _bent(r, h, softening_squared):
+    """H h, with H the Jacobian of r/d³."""
+    inverse = 1.0 / ti.sqrt(r.dot(r) + softening_squared)
+    squared = inverse * inverse
+    return squared * inverse * (h - 3.0 * squared * r.dot(h) * r)
 
 
 def longest_dt(masses: Sequence[float], gravity: float, softening: float) -> float:

@@ -1,12 +1,14 @@
 """A quantum particle in a box, steered by a field."""
 
 import math
+from typing import NamedTuple
 
 import taichi as ti
 import torch
 
 from engine import runtime
 from engine.checks import positive, whole
+from engine.gain import Gain
 from engine.launch import prepare
 from engine.loops import serial_loop
 from engine.system import STEP_LAUNCH_BYTES, System
@@ -17,9 +19,15 @@ LENGTH = 2.0
 _ROWS = 6
 
 
+class QuantumParameters(NamedTuple):
+    """The physical parameter, one value or one for each sample."""
+
+    slope: float = 1.0
+
+
 @ti.data_oriented
 class QuantumBox(System):
-    """i ∂ψ/∂t = H ψ,  H = -∂²/∂x² + u x,  on [0, 2] with ψ = 0 at the walls.
+    """i ∂ψ/∂t = H ψ,  H = -∂²/∂x² + u x,  on [0, 2] with ψ = 0 at the walls; u x is u s x with a slope s other than 1.
 
     N interior points x_j = j dx, dx = 2/(N + 1); the Laplacian by central differences, so that H is tridiagonal with
     2/dx² + u x_j on its diagonal and -1/dx² beside it. Crank-Nicolson, second order in dt and unitary:
@@ -37,7 +45,8 @@ class QuantumBox(System):
     resonances lie elsewhere. In a field of 3 cos((E_3 - E_2) t), for one, the sum of infidelity over 128 steps is 124
     where it is 93 by exact propagation; `evenflow check` computes both. A smaller dt comes nearer, by its square.
 
-    State [2, N]: rows Re ψ, Im ψ. Control [1]: u, the strength of the field. Units with ħ = 1 and mass ½.
+    State [2, N]: rows Re ψ, Im ψ. Control [1]: u, the strength of the field. Parameter: s, as `slope`.
+    Units with ħ = 1 and mass ½.
 
     Source: Schnell and Thuerey (ICLR 2024), Sec. 3.3.
 
@@ -51,6 +60,7 @@ class QuantumBox(System):
         self.name = "quantum"
         self.points, self.dt = points, dt
         self.state_shape, self.control_shape = (2, points), (1,)
+        self.constants, self.gain = QuantumParameters(), Gain(1.0)
         self.dx = LENGTH / (points + 1)
         self._half = 0.5 * dt
         self._centre, self._beside = 2.0 / self.dx**2, -1.0 / self.dx**2
@@ -62,14 +72,22 @@ class QuantumBox(System):
         values = torch.sin(math.pi * n * torch.arange(1, self.points + 1, dtype=torch.float64) / (self.points + 1))
         return values / values.norm()
 
-    def prepare_step(self, state, control, next_state):
+    def prepare_step(self, state, control, next_state, parameters=None):
+        if parameters is not None:
+            return self.gain.prepare_step(self, state, control, next_state, parameters)
         return prepare(self._step, state, control, next_state, self._scratch(state), serial_loop(len(state)))
 
-    def prepare_pull_back(self, state, control, next_adjoint, adjoint, cotangent):
-        arrays = state, control, next_adjoint, adjoint, cotangent, self._scratch(state)
-        return prepare(self._pull_back, *arrays, serial_loop(len(state)))
+    def prepare_pull_back(
+        self, state, control, next_adjoint, adjoint, cotangent, parameters=None, parameter_adjoint=None
+    ):
+        arrays = state, control, next_adjoint, adjoint, cotangent
+        if parameters is not None:
+            return self.gain.prepare_pull_back(self, *arrays, parameters, parameter_adjoint)
+        return prepare(self._pull_back, *arrays, self._scratch(state), serial_loop(len(state)))
 
     def prepare_sweep(self, arrays):
+        if arrays.parameters is not None:
+            return None
         return arrays.prepare(self._sweep, self._scratch(arrays.states[0]))
 
     def scratch_bytes(self, batch):

@@ -11,8 +11,8 @@ from engine.launch import prepare
 from engine.loops import serial_loop
 from engine.particles.cells import Cells
 from engine.particles.neighbours import Neighbours, neighbour_run
-from engine.particles.pairs import CentralForce, pair_adjoints, pair_forces
-from engine.systems.guidance import DRIVER_DAMPING, EVADER_DAMPING, FLIGHT, FLOCKING, SOFTENING, SPACING, Guidance
+from engine.particles.pairs import pair_adjoints, pair_forces
+from engine.systems.guidance import DRIVER_DAMPING, EVADER_DAMPING, FLIGHT, FLOCKING, Guidance, GuidanceParameters
 
 # Explicit Euler lets damped velocities decay for time steps below this.
 LONGEST_DT = 2.0 / max(DRIVER_DAMPING, EVADER_DAMPING)
@@ -39,6 +39,8 @@ class Swarm(Guidance):
     gathers from those around it (`engine.particles.neighbours`): E times the evaders near one. Either way there are no
     atomics. The plane has no end and no place is outside; coincident particles exert no force on each other. A state
     that is not finite makes its sample so, which trainers report.
+
+    Where `separation`, `flight` or `flocking` vary between samples all pairs are looked at, cells or not.
 
     Source: Schnell and Thuerey (ICLR 2024), Sec. 3.2, after Ko and Zuazua (2020); the cut-off is ours.
 
@@ -73,17 +75,14 @@ class Swarm(Guidance):
         super().__init__(drivers, evaders, dt, mean_centre, reversed_flocking)
         self.name = "swarm"
         self.radius, self.flocking = radius, flocking
-        self._flight = CentralForce(flight, 0.0, SOFTENING)
-        attraction = -flocking if reversed_flocking else flocking
-        self._flock = CentralForce(
-            -SPACING * attraction, attraction, SOFTENING, math.inf if radius is None else float(radius)
-        )
+        self.constants = GuidanceParameters(flight=flight, flocking=flocking)
+        self._set_forces(-1.0 if reversed_flocking else 1.0, math.inf if radius is None else float(radius))
         self._neighbours = Neighbours(2, evaders, radius) if radius is not None and cells else None
         self._grid = None if self._neighbours is None else self._neighbours.grid
 
-    def prepare_step(self, state, control, next_state):
-        if self._neighbours is None:
-            return super().prepare_step(state, control, next_state)
+    def prepare_step(self, state, control, next_state, parameters=None):
+        if self._neighbours is None or parameters is not None:
+            return super().prepare_step(state, control, next_state, parameters)
         cells, ordered = self._sorted(len(state))
         positions = state.detach()[:, :2, self.drivers :]
         rows = ordered[0, :, :2]
@@ -104,9 +103,13 @@ class Swarm(Guidance):
 
         return launch
 
-    def prepare_pull_back(self, state, control, next_adjoint, adjoint, cotangent):
-        if self._neighbours is None:
-            return super().prepare_pull_back(state, control, next_adjoint, adjoint, cotangent)
+    def prepare_pull_back(
+        self, state, control, next_adjoint, adjoint, cotangent, parameters=None, parameter_adjoint=None
+    ):
+        if self._neighbours is None or parameters is not None:
+            return super().prepare_pull_back(
+                state, control, next_adjoint, adjoint, cotangent, parameters, parameter_adjoint
+            )
         cells, ordered = self._sorted(len(state))
         positions, velocities = (
             state.detach()[:, :2, self.drivers :],
@@ -176,7 +179,7 @@ class Swarm(Guidance):
             if place < self.drivers:
                 position = ti.Vector([state[0, b, 0, i], state[0, b, 1, i]])
                 velocity = ti.Vector([state[0, b, 2, i], state[0, b, 3, i]])
-                acceleration = self._acceleration(state, control, b, i, in_lanes)
+                acceleration = self._acceleration(state, control, b, i, in_lanes, state, False)
             else:
                 # What is sorted already is read where it is sorted: elsewhere each row misses the cache.
                 s = place - self.drivers
@@ -212,7 +215,7 @@ class Swarm(Guidance):
         for b, place in ti.ndrange(state.shape[1], self.particles):
             i, physics = place, ti.Vector.zero(float, 4)
             if place < self.drivers:
-                physics = self._pull_back_particle(state, control, next_adjoint, 0, 0, b, i, in_lanes)
+                physics = self._pull_back_particle(state, control, next_adjoint, 0, 0, b, i, in_lanes, state, False)
                 steering = self._pull_back_control(state, next_adjoint, self._centre(state, 0, b), 0, 0, b, i)
                 cotangent[0, b, 0, i] += steering[0]
                 cotangent[0, b, 1, i] += steering[1]

@@ -15,10 +15,10 @@ from training.starts import policy_for, uniform_states
 from training.task import Task
 
 # A body lower than this, in metres, or turned by more, in radians, has fallen.
-_LOWEST, _TURNED = 0.25, 1.0
+_LOWEST, _TURNED = 0.25, 2.0
 # Where it begins to cost how near to a fall the last state is, and how much: where the body has fallen at least 2, more
 # than standing still to the end would, so that it never pays to fall.
-_LOW, _TURNING, _FALL = 0.35, 0.5, 2.0
+_LOW, _TURNING, _FALL = 0.35, 1.0, 2.0
 # Where a standing hopper's body is, and how far from there and how fast it starts.
 _STANDING, _AROUND, _SPEED = 0.4755, 0.02, 0.1
 
@@ -26,8 +26,8 @@ _STANDING, _AROUND, _SPEED = 0.4755, 0.02, 0.1
 class Forward(Objective):
     """The body's departure from a speed v, from upright and from its height, and what it takes; more where it falls.
 
-        ℓ_t = ((ẋ/v - 1)² + φ² + 10 (y - 0.5)² + rc mean(u²)) / T,
-        ℓ_T = 2 max(0, (0.35 - y)/0.1)² + 2 max(0, (|φ| - 0.5)/0.5)²
+        ℓ_t = ((ẋ/v - 1)² + 0.1 φ² + 10 (y - 0.5)² + rc mean(u²)) / T,
+        ℓ_T = 2 max(0, (0.35 - y)/0.1)² + 2 max(0, |φ| - 1)²
 
     Args:
         speed: v, m/s; horizon: T; regularisation: rc.
@@ -37,7 +37,7 @@ class Forward(Objective):
         self.speed, self.horizon, self.regularisation = speed, horizon, regularisation
 
     def running(self, states, controls, steps):
-        away = (states[..., 5] / self.speed - 1.0).square() + states[..., 2].square()
+        away = (states[..., 5] / self.speed - 1.0).square() + 0.1 * states[..., 2].square()
         away = away + 10.0 * (states[..., 1] - 0.5).square()
         return (away + self.regularisation * controls.square().mean(-1)) / self.horizon
 
@@ -66,7 +66,7 @@ class HopperOptions:
 
     horizon: int = 50
     """Steps of the controller, each of 0.02 s: ten of physics."""
-    speed: float = 1.0
+    speed: float = 0.5
     """How fast to go, m/s."""
     stiffness: float = 1000.0
     """Of the ground, N/m: a standing hopper sinks 10 mm; contact is blurred over as much."""

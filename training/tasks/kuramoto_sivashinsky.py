@@ -8,7 +8,7 @@ import torch
 
 from engine.checks import not_negative, whole
 from engine.held import Held
-from engine.observation import components
+from engine.observation import Observation
 from engine.systems.kuramoto_sivashinsky import KuramotoSivashinsky
 from policies import MLP
 from training.objectives import Objective
@@ -64,7 +64,7 @@ class KuramotoSivashinskyOptions:
         not_negative("a regularisation of at least 0", self.regularisation)
         flow = KuramotoSivashinsky()
         objective = Hold(flow.equilibrium(self.target), self.horizon, self.regularisation)
-        observation = components(range(0, flow.points, flow.points // _SENSORS))
+        observation = Observation.components(range(0, flow.points, flow.points // _SENSORS))
         system = Held(flow, _HELD)
         make = policy_for(system, MLP, observation, hidden=(64, 64), zero_last=True)
         return Task("kuramoto-sivashinsky", system, objective, flow.attractor, self.horizon, make,

@@ -35,10 +35,18 @@ class Orbit(Objective):
         regularisation: rc.
     """
 
-    def __init__(self, dim: int, radius: float, speed: float, horizon: int, regularisation: float):
+    def __init__(self, dim: int, radius: Any, speed: Any, horizon: int, regularisation: float):
         self.dim, self.radius, self.speed = dim, radius, speed
         self.horizon, self.regularisation = horizon, regularisation
         self.goal = radius
+        self.parameters = {"target_radius": radius}
+
+    def given(self, parameters):
+        """Orbits of the samples' own radii, with R and V as [..., 1]."""
+        if "target_radius" not in parameters:
+            return self
+        radius = parameters["target_radius"].unsqueeze(-1)
+        return Orbit(self.dim, radius, _circular_speed(radius), self.horizon, self.regularisation)
 
     def running(self, states, controls, steps):
         return self.regularisation / self.horizon * controls.flatten(2).square().mean(2)
@@ -49,7 +57,8 @@ class Orbit(Objective):
         distance = (position.square().sum(-2, keepdim=True) + _TINY).sqrt()
         along = torch.stack([-position[..., 1, :], position[..., 0, :]], dim=-2) / distance
         cost = (distance.squeeze(-2) / self.radius - 1.0).square()
-        cost = cost + (velocity / self.speed - along).square().sum(-2)
+        speed = self.speed.unsqueeze(-2) if isinstance(self.speed, torch.Tensor) else self.speed
+        cost = cost + (velocity / speed - along).square().sum(-2)
         if self.dim == 3:
             cost = cost + (seen[..., 2, :] / self.radius).square() + (seen[..., 5, :] / self.speed).square()
         return cost.mean(-1)
