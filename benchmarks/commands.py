@@ -6,6 +6,7 @@ from typing import Annotated, Generic, TypeVar
 
 import tyro
 
+from benchmarks.doctor.command import Doctor, DoctorTask
 from benchmarks.scale.settings import ScaleSettings
 from training.gradients import gradient_named
 from training.machine import Machine, console
@@ -69,6 +70,10 @@ class Variants(Generic[Options]):
     """How many paired seeds are reported."""
     tuning_seed_count: Annotated[int, tyro.conf.arg(name="tuning-seeds")] = 3
     """How many seeds learning rates are chosen on."""
+    tune_knobs: bool = False
+    """Of gradients that differ in one number alone, report only the one that is best on the tuning seeds."""
+    hours: float | None = None
+    """Take as many paired seeds as fit into so many hours on this machine, instead of --seeds."""
     report_only: bool = False
     """Write the report of what is done, and train nothing."""
     against: str = "R"
@@ -76,6 +81,7 @@ class Variants(Generic[Options]):
     machine: tyro.conf.OmitArgPrefixes[Machine] = field(default_factory=Machine)
 
     def run(self) -> None:
+        from benchmarks.studies.sizing import sized
         from benchmarks.studies.study import Study
         from benchmarks.studies.variants import compare
 
@@ -87,8 +93,13 @@ class Variants(Generic[Options]):
             self.difficulties,
             seed_count=self.seed_count,
             tuning_seed_count=self.tuning_seed_count,
+            tune_knobs=self.tune_knobs,
             **self.comparison.shared(),
         )
+        if self.hours is not None:
+            study, told = sized(study, self.hours, self.out)
+            for sentence in told:
+                console.print(sentence, highlight=False)
         for path in compare(study, self.out, console, not self.report_only, against):
             console.print(f"written: {path}", highlight=False, soft_wrap=True)
 
@@ -222,8 +233,9 @@ BENCHMARKS = {
     "transfer": Transfer,
 }
 PLAIN = {
+    ("doctor",): Doctor,
     ("report",): ReportPage,
     ("check",): Check,
     **{("bench", name): kind for name, kind in BENCHMARKS.items() if kind is not Variants},
 }
-WITH_TASK = {("bench", "variants"): Variants}
+WITH_TASK = {("bench", "variants"): Variants, ("doctor",): DoctorTask}

@@ -85,7 +85,7 @@ def _fault(record: Any, number: int, members: int | None) -> str:
         return f"epoch {record.get('epoch')!r} where epoch {number} is due"
     if not is_number(record.get("seconds")):
         return f"{record.get('seconds')!r} as seconds"
-    for name in ("train_loss", "test_loss"):
+    for name in ("train_loss", "test_loss", *(["validation_loss"] if "validation_loss" in record else [])):
         values = record.get(name)
         if not isinstance(values, list) or not are_losses(values):
             return f"{name} that is no list of numbers"

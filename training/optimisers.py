@@ -167,13 +167,19 @@ _FROM_FILES = {"adam": "adam-torch", **{written: name for name, written in _IN_F
 def settings_to_file(settings: dict[str, Any]) -> dict[str, Any]:
     """Training settings as files hold them, from which it is plain which Adam is meant."""
     name = settings.get("optimiser")
-    return {**settings, "optimiser": _IN_FILES.get(name, name)} if isinstance(name, str) else settings
+    if not isinstance(name, str):
+        return settings
+    # Without a set for validation they are as before there could be one.
+    kept = {key: value for key, value in settings.items() if key != "validation_samples" or value}
+    return {**kept, "optimiser": _IN_FILES.get(name, name)}
 
 
 def settings_from_file(settings: Any) -> Any:
     """Training settings as this version names them, from those of a file of any version; other values pass."""
     name = settings.get("optimiser") if isinstance(settings, dict) else None
-    return {**settings, "optimiser": _FROM_FILES.get(name, name)} if isinstance(name, str) else settings
+    if not isinstance(name, str):
+        return settings
+    return {"validation_samples": 0, **settings, "optimiser": _FROM_FILES.get(name, name)}
 
 
 def made_before(settings: Any) -> str | None:

@@ -114,6 +114,8 @@ class RunDirectory:
             "test_loss": [_finite(value) for value in record.test_loss],
             "diverged": sorted(divergences),
         }
+        if record.validation_loss is not None:
+            line["validation_loss"] = [_finite(value) for value in record.validation_loss]
         with self.writing(), open(self.path / _METRICS, "a") as handle:
             handle.write(json.dumps(line) + "\n")
 

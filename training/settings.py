@@ -25,6 +25,8 @@ class TrainingSettings:
     """Initial states to train on, whole mini-batches of them."""
     test_samples: int = 256
     """Initial states to test on."""
+    validation_samples: int = 0
+    """Initial states of a third set; where there are any, a study reports of each training its best epoch on them."""
     optimiser: str = "adam"
     """adam (as Keras has it, as the paper used it), adam-torch, sgd, momentum, adagrad, adadelta or rmsprop."""
     momentum: float = 0.9
@@ -37,6 +39,8 @@ class TrainingSettings:
     def __post_init__(self):
         for name in ("batch_size", "train_samples", "test_samples"):
             object.__setattr__(self, name, whole(f"{name} of at least 1", getattr(self, name)))
+        count = whole("validation_samples of at least 0", self.validation_samples, least=0)
+        object.__setattr__(self, "validation_samples", count)
         if self.batch_size > self.train_samples:
             raise SettingError(
                 f"Expected a batch no larger than the {self.train_samples} training states, got {self.batch_size}."

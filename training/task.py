@@ -78,9 +78,9 @@ class Task:
     def starts(
         self, count: int, seed: int, stream: str, dtype: torch.dtype
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """`initial_states` and what is randomised [count, q]: drawn for "train", with its usual values for "test"."""
+        """`initial_states` and what is randomised [count, q]: drawn for "train", else with its usual values."""
         states = self.initial_states(count, seed, stream, dtype)
-        if self.randomise and stream == "test":
+        if self.randomise and stream != "train":
             usual = torch.tensor([self.parameters[name] for name, *_ in self.randomise], dtype=torch.float64)
             return states, usual.expand(count, -1).to(dtype)
         return states, self.drawn_parameters(count, generator(seed, stream, "parameters"), dtype)

@@ -16,6 +16,7 @@ from engine.modes import plain_torch
 from policies import Policy, PolicyError
 from training.clipping import Clipping
 from training.estimators import Backpropagation, GradientEstimator, check_estimator
+from training.evaluation import Evaluation
 from training.optimisers import EnsembleOptimiser
 from training.settings import TrainingSettings
 from training.sources import Sources, grouped
@@ -53,15 +54,16 @@ class Divergence:
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """Losses [P] of one epoch: mean over the epoch's updates, and on the test states after it. NaN once frozen."""
+    """Losses [P] of one epoch: mean over the epoch's updates, and on the other sets after it. NaN once frozen."""
 
     epoch: int
     train_loss: list[float]
     test_loss: list[float]
+    validation_loss: list[float] | None = None
 
 
 # Of noise: no update comes so far.
-_TEST_DRAW = 2**32 - 1
+_TEST_DRAW, _VALIDATION_DRAW = 2**32 - 1, 2**32 - 2
 
 
 class Trainer:
@@ -103,13 +105,15 @@ class Trainer:
             self.policy.initialise(index, generator(member.seed, "policy"))
         seeds = [member.seed for member in self.members]
         self._train, self._train_parameters = starts_of(task, seeds, "train", settings.train_samples)
-        test, parameters = starts_of(task, seeds, "test", settings.test_samples)
-        self._test = test.flatten(0, 1).contiguous()
-        self._test_parameters = None if parameters is None else parameters.flatten(0, 1).contiguous()
         _show_typical(task.system, self._train.flatten(0, 1))
         setting = task.system, self.policy, task.horizon
         self.rollout = Rollout(*setting, count * batch, memory=settings.memory, **task.parts)
-        self.evaluation = Trajectory(*setting, count * settings.test_samples, forward_only=True, **task.parts)
+        self._tests = Evaluation(task, self.policy, seeds, "test", settings.test_samples, _TEST_DRAW)
+        self.evaluation = self._tests.trajectory
+        validated = settings.validation_samples
+        self._validation = (
+            Evaluation(task, self.policy, seeds, "validation", validated, _VALIDATION_DRAW) if validated else None
+        )
         self._frozen()
         rates = torch.tensor([member.learning_rate for member in self.members], dtype=runtime.dtype)
         self._optimiser = EnsembleOptimiser(
@@ -129,7 +133,8 @@ class Trainer:
         """SettingError or BudgetError for a system or for states that are too large, before any are made."""
         system, settings, count = self.task.system, self.settings, len(self.members)
         system.check_size()
-        runtime, samples = current(), settings.train_samples + settings.test_samples
+        runtime = current()
+        samples = settings.train_samples + settings.test_samples + settings.validation_samples
         needed = count * samples * math.prod(system.state_shape) * runtime.dtype.itemsize
         what = f"{samples} initial states for each of {count} members"
         check_available(needed, what, runtime.device)
@@ -165,8 +170,12 @@ class Trainer:
             self.updates = update + 1
         train = torch.where(self._active, total / self.updates_per_epoch, torch.nan)
         test = torch.where(self._active, self.test().to(torch.float64), torch.nan)
+        validation = None
+        if self._validation is not None:
+            losses = self._validation.losses().to(torch.float64)
+            validation = torch.where(self._active, losses, torch.nan).tolist()
         self.epoch, self.updates = self.epoch + 1, 0
-        return EpochRecord(self.epoch, train.tolist(), test.tolist())
+        return EpochRecord(self.epoch, train.tolist(), test.tolist(), validation)
 
     @plain_torch
     def update(self, initial: torch.Tensor, update: int = 0, parameters: torch.Tensor | None = None) -> torch.Tensor:
@@ -237,10 +246,7 @@ class Trainer:
 
     def test(self) -> torch.Tensor:
         """Mean loss [P] on the test states."""
-        self._seed_noise(self.evaluation, _TEST_DRAW)
-        losses = self.evaluation.forward(self._test, self.task.objective, self._test_parameters)
-        assert losses is not None
-        return losses.view(len(self.members), -1).mean(1)
+        return self._tests.losses()
 
     def state(self) -> dict[str, torch.Tensor]:
         """Everything that training continues from, by name."""

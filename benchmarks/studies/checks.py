@@ -5,7 +5,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from benchmarks.studies.study import COUNTS, Study
+from benchmarks.studies.study import COUNTS, LATER, Study
 from engine import SettingError
 from training import TrainingSettings, clipping_named, gradient_named, task_options
 from training.checks import check_types
@@ -17,7 +17,8 @@ from training.tasks import difficulty_of
 def check_study(config: Mapping[str, Any], file: Path) -> None:
     """RunError unless the configuration has everything that a `Study` has, with values that make sense."""
     try:
-        values = {entry.name: _tuples(config[COUNTS.get(entry.name, entry.name)]) for entry in fields(Study)}
+        names = {entry.name: COUNTS.get(entry.name, entry.name) for entry in fields(Study)}
+        values = {name: _tuples({**LATER, **config}[written]) for name, written in names.items()}
         settings = values.pop("settings")
         check_types(Study, values)
         check_types(TrainingSettings, settings)
@@ -46,7 +47,8 @@ def is_result(value: dict[str, Any]) -> bool:
              "options": dict, "run": str, "member": int}  # fmt: skip
     if any(not isinstance(value.get(name), kind) or isinstance(value[name], bool) for name, kind in kinds.items()):
         return False
-    losses = [value.get(name) for name in ("train_loss", "test_loss")]
+    names = ("train_loss", "test_loss", *(["validation_loss"] if "validation_loss" in value else []))
+    losses = [value.get(name) for name in names]
     return "difficulty" in value and all(
         isinstance(of, list) and len(of) == value["epochs"] and are_losses(of) for of in losses
     )

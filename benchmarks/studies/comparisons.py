@@ -180,7 +180,8 @@ def grouped(results: Sequence[Result]) -> dict[tuple[Any, str, str], list[Result
     return dict(sorted(found.items(), key=lambda item: (order.index(item[0][0]), rank_of(item[0][1]))))
 
 
-def markdown(rows: list[Row], study: dict[str, Any], threshold: float | None) -> str:
+def markdown(rows: list[Row], study: dict[str, Any], threshold: float | None, before: Sequence[str] = ()) -> str:
+    """The table with what it says in sentences, after those that come `before`."""
     against = rows[0].against if rows else AGAINST
     success = f"below {threshold:g}" if threshold is not None else "success"
     head = ["difficulty", "variant", "rate", "seeds", "loss (IQM, 95%)", "median, 90% below", success, "diverged",
@@ -215,9 +216,12 @@ def markdown(rows: list[Row], study: dict[str, Any], threshold: float | None) ->
         "corrected for all comparisons here. Cost and memory: one training alone, the update's median and the planned "
         "buffers."
     )
+    validated = study["settings"].get("validation_samples")
+    if validated:
+        note += f" Of each training the epoch is reported that is best on {validated} starts for validation."
     name = study["settings"]["optimiser"]
     note += f" Optimiser: {name}, {optimiser_named(name).description}."
-    return "\n".join([*lines, "", *(f"- {sentence}" for sentence in conclusions(rows)), "", note, ""])
+    return "\n".join([*lines, "", *(f"- {sentence}" for sentence in (*before, *conclusions(rows))), "", note, ""])
 
 
 def better(row: Row) -> str:

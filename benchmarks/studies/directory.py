@@ -11,7 +11,7 @@ import torch
 import yaml
 
 from benchmarks.studies.checks import check_result, check_study, is_result
-from benchmarks.studies.study import KIND, STUDY_FORMAT
+from benchmarks.studies.study import KIND, LATER, STUDY_FORMAT
 from training import RunDirectory, read_checkpoint, task_options
 from training.errors import RunError
 from training.metrics import json_lines
@@ -32,6 +32,7 @@ class Result:
         options: of the task, with the difficulty.
         run, member: its run directory, within that of the difficulty, and its place in the ensemble.
         test_loss: after each epoch; NaN once diverged.
+        validation_loss: the same on the validation states; empty where there are none.
     """
 
     phase: str
@@ -41,13 +42,17 @@ class Result:
     run: str
     member: int
     test_loss: tuple[float, ...]
+    validation_loss: tuple[float, ...] = ()
 
     @classmethod
     def of(cls, line: Mapping[str, Any]) -> "Result":
         """What a line of results.jsonl says."""
-        losses = tuple(math.nan if loss is None else float(loss) for loss in line["test_loss"])
-        label = Label.from_file(line)
-        return cls(line["phase"], line["difficulty"], label, line["options"], line["run"], line["member"], losses)
+        tested, validated = (
+            tuple(math.nan if loss is None else float(loss) for loss in line.get(name, ()))
+            for name in ("test_loss", "validation_loss")
+        )
+        where = line["options"], line["run"], line["member"]
+        return cls(line["phase"], line["difficulty"], Label.from_file(line), *where, tested, validated)
 
     @property
     def variant(self) -> Variant:
@@ -55,8 +60,14 @@ class Result:
 
     @property
     def final_loss(self) -> float:
-        """Test loss after the last epoch; infinite for a training that diverged."""
-        return math.inf if math.isnan(self.test_loss[-1]) else self.test_loss[-1]
+        """Test loss after the epoch that is reported; infinite for a training that diverged."""
+        return math.inf if math.isnan(self.test_loss[-1]) else self.test_loss[self.chosen_epoch - 1]
+
+    @property
+    def chosen_epoch(self) -> int:
+        """The epoch that is reported: the last, or the first with the lowest loss on the validation states."""
+        known = [(math.inf if math.isnan(loss) else loss, epoch) for epoch, loss in enumerate(self.validation_loss, 1)]
+        return min(known)[1] if known else len(self.test_loss)
 
 
 class StudyDirectory:
@@ -159,7 +170,8 @@ class StudyDirectory:
 
 def check_same(config: dict[str, Any], there: dict[str, Any], out: Path) -> None:
     """RunError unless a study's configuration is that of the study `there`, in the directory `out`."""
-    different = [name for name in config if name != PLUGINS and there.get(name) != config[name]]
+    asked, begun = {**LATER, **config}, {**LATER, **there}
+    different = [name for name, value in asked.items() if name != PLUGINS and begun.get(name) != value]
     ours, theirs = ((values.get("settings") or {}).get("optimiser") for values in (config, there))
     if "settings" in different and ours != theirs:
         raise RunError(

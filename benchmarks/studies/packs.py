@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 
 from benchmarks.studies.directory import StudyDirectory, check_same
+from benchmarks.studies.knobs import family_of
 from benchmarks.studies.statistics import interquartile_mean
 from benchmarks.studies.study import STUDY_FORMAT, Study
 from engine import current
@@ -85,10 +86,10 @@ def run_study(
                 _train_all(packs_of(study, out, difficulty, stage), out, progress, stop)
                 continue
             chosen: tuple[Variant, ...] = ()
-            if len(study.learning_rates) > 1:
+            if study.tunes:
                 tuning = _packs(study, out, "tuning", difficulty, study.tuning_seeds, ())
                 _train_all(tuning, out, progress, stop)
-                chosen = _best_rates(out, study, difficulty)
+                chosen = _best_tuned(out, study, difficulty)
             _train_all(_packs(study, out, "report", difficulty, study.seeds, chosen), out, progress, stop)
 
 
@@ -119,6 +120,12 @@ def _check_place(study: Study, out: Path) -> None:
     if not (out / "study.yaml").exists():
         raise RunError(f"Expected a new directory or a study's, got {out}, which holds something else.")
     check_same(study.to_config(), StudyDirectory(out).config, out)
+
+
+def packed_seeds(study: Study, difficulty: Any) -> tuple[int, ...]:
+    """Seeds of a full pack of this difficulty, every combination of each."""
+    one = study.experiment(difficulty, (0,))
+    return tuple(range(max(1, min(_MEMBERS, _members_that_fit(one)) // len(one.labels()))))
 
 
 def packs_of(study: Study, out: Path, difficulty: Any, stage: Stage) -> list[Pack]:
@@ -221,9 +228,16 @@ def _lines(
                 "member": member,
                 "train_loss": [record["train_loss"][member] for record in records],
                 "test_loss": [record["test_loss"][member] for record in records],
+                **_validation(records, member),
                 "diverged": None if divergence is None else asdict(divergence),
             }
         yield line
+
+
+def _validation(records: list[dict[str, Any]], member: int) -> dict[str, Any]:
+    """The losses on the validation states, where there are any."""
+    losses = [record["validation_loss"][member] for record in records if "validation_loss" in record]
+    return {"validation_loss": losses} if len(losses) == len(records) else {}
 
 
 def _key(line: dict[str, Any]) -> tuple:
@@ -231,15 +245,17 @@ def _key(line: dict[str, Any]) -> tuple:
     return tuple(line[name] for name in names)
 
 
-def _best_rates(out: Path, study: Study, difficulty: Any) -> tuple[Variant, ...]:
-    """For each gradient and clipping the learning rate with the lowest interquartile mean of final tuning losses."""
+def _best_tuned(out: Path, study: Study, difficulty: Any) -> tuple[Variant, ...]:
+    """For each gradient, or family of them, and clipping the variant with the lowest mean of final tuning losses."""
     finals: dict[Variant, list[float]] = {}
     for result in StudyDirectory(out).results:
         if result.phase == "tuning" and result.difficulty == difficulty:
             finals.setdefault(result.variant, []).append(result.final_loss)
     best: dict[tuple[str, str], Variant] = {}
-    for variant, losses in finals.items():
-        key = (variant.gradient, variant.clipping)
-        if key not in best or interquartile_mean(losses) < interquartile_mean(finals[best[key]]):
-            best[key] = variant
-    return tuple(best[letter, clipping] for letter in study.gradients for clipping in study.clippings)
+    for letter in study.gradients:
+        for variant, losses in finals.items():
+            key = (family_of(letter) if study.tune_knobs else letter, variant.clipping)
+            better = key not in best or interquartile_mean(losses) < interquartile_mean(finals[best[key]])
+            if variant.gradient == letter and better:
+                best[key] = variant
+    return tuple(best.values())

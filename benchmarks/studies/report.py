@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 
 from benchmarks.studies.comparisons import AGAINST, Row, conclusions, grouped, markdown, table
 from benchmarks.studies.directory import Result, StudyDirectory
+from benchmarks.studies.knobs import knob_panels, tuning_budgets
 from benchmarks.studies.statistics import interquartile_mean, interval, profile
 from benchmarks.studies.study import STUDY_FORMAT
 from engine import SettingError
@@ -49,12 +50,14 @@ def write_report(
     rows, study, path = table(directory, threshold, costs, against), directory.config, directory.path
     told = {**study, "settings": settings_to_file(study["settings"])}
     plain = {"format": STUDY_FORMAT, "study": told, "threshold": threshold, "rows": [asdict(row) for row in rows]}
-    plain["conclusions"] = conclusions(rows)
+    plain["conclusions"] = [*tuning_budgets(directory.results), *conclusions(rows)]
     written = [
-        write_ours(path / "report.md", markdown(rows, study, threshold)),
+        write_ours(path / "report.md", markdown(rows, study, threshold, tuning_budgets(directory.results))),
         write_ours(path / "report.json", json.dumps(_finite(plain), indent=1) + "\n"),
     ]
     figures = [loss_panels(directory, axis, costs=costs) for axis in ("epochs", "time") if axis != "time" or costs]
+    knobs = knob_panels(directory)
+    figures += [] if knobs is None else [knobs]
     figures += [profile_panels(directory, threshold), *([memory_panels(directory, rows)] if costs else [])]
     return [*written, *figures, paper_panels(directory)]
 

@@ -30,6 +30,9 @@ KIND = "evenflow study"
 COUNTS = {"seed_count": "seeds", "tuning_seed_count": "tuning_seeds"}
 """What study.yaml calls the counts of a study."""
 
+LATER = {"tune_knobs": False}
+"""Settings that study.yaml says only where they are not these, as studies from before there were any do."""
+
 
 @dataclass(frozen=True)
 class Study(Comparison):
@@ -38,6 +41,8 @@ class Study(Comparison):
     Attributes:
         task: name; options: all but the difficulty.
         difficulties: values of the option that makes the task harder; the task's own by default.
+        tune_knobs: whether of gradients that differ in one number alone, as clip-norm(R, 1) and clip-norm(R, 10), only
+            the one that is best on the tuning seeds is trained on the reported ones.
         seed_count: how many seeds are reported; tuning_seed_count: on how many others learning rates are chosen, where
             there are several.
     """
@@ -49,6 +54,7 @@ class Study(Comparison):
     gradients: tuple[str, ...] = COMPARED
     seed_count: int = 10
     tuning_seed_count: int = 3
+    tune_knobs: bool = False
 
     def __post_init__(self):
         super().__post_init__()
@@ -99,6 +105,11 @@ class Study(Comparison):
         return tuple(range(TUNING_SEED, TUNING_SEED + self.tuning_seed_count))
 
     @property
+    def tunes(self) -> bool:
+        """Whether anything is chosen on the tuning seeds."""
+        return len(self.learning_rates) > 1 or self.tune_knobs
+
+    @property
     def milestones(self) -> tuple[int, ...]:
         """Epochs whose weights are kept for diagnostics: the start, a tenth, a half, the end."""
         return tuple(sorted({0, max(1, self.epochs // 10), max(1, self.epochs // 2), self.epochs}))
@@ -120,6 +131,7 @@ class Study(Comparison):
         runtime = current()
         plain_values: dict[str, Any] = json.loads(json.dumps(asdict(self)))
         values = {COUNTS.get(name, name): value for name, value in plain_values.items()}
+        values = {name: value for name, value in values.items() if LATER.get(name, ...) != value}
         first = {name: values[name] for name in ("task", "options", "difficulties")}
         where = {"backend": runtime.backend, "precision": runtime.precision}
         return with_plugins({"kind": KIND, "format": STUDY_FORMAT, "runtime": where, **first, **values})

@@ -1,0 +1,216 @@
+"""What a rollout and its sweeps show: growth of the adjoint by path, agreement, variances, and what float32 loses."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.apart import DONE, run_module
+from benchmarks.doctor.patient import Patient, Probe
+from engine import FULL, ONE_STEP, PHYSICS_ONLY, POLICY_ONLY, AdjointRule, PerSample
+from engine.norms import norm
+from training import Backpropagation, SignAgreement
+from training.plugins import to_load_again
+from training.scores import Copies, Score
+
+LETTERS: dict[str, AdjointRule] = {"R": FULL, "M": PHYSICS_ONLY, "S": ONE_STEP, "N": POLICY_ONLY}
+PATHS: dict[str, AdjointRule] = {"both": FULL, "physics": PHYSICS_ONLY, "policy": POLICY_ONLY}
+FAR = 1e3
+"""How many times larger or smaller an adjoint has exploded or died."""
+QUANTILES = (0.05, 0.5, 0.95)
+_COMBINED = SignAgreement(Backpropagation(PHYSICS_ONLY), Backpropagation(FULL))
+_MOST_NUMBERS = 10**8  # of states of all copies, beyond which scores are not tried
+
+
+@dataclass(frozen=True)
+class Growth:
+    """|λ_t| of a unit adjoint at the end that travels back by some paths alone.
+
+    Attributes:
+        factor: by which it grows at each step, the median over samples of the slope of log |λ_t|; None where it is 0.
+        profile: quantiles over samples at each step [T+1][3].
+        explodes_at, dies_at: the latest step at which its median has grown or shrunk a thousandfold, or None.
+    """
+
+    factor: float | None
+    profile: list[list[float]]
+    explodes_at: int | None
+    dies_at: int | None
+
+
+@dataclass(frozen=True)
+class Variance:
+    """Relative variance of one start's gradient, E|g - ḡ|² / |ḡ|², over a shorter horizon."""
+
+    horizon: int
+    full: float
+    physics: float
+    score: float | None
+
+
+@dataclass(frozen=True)
+class Examination:
+    """What `evenflow doctor` writes as JSON.
+
+    Attributes:
+        task, name, horizon, samples: what was examined.
+        step_time: of a step, in the system's unit, or None.
+        loss: mean over the starts.
+        final_adjoint: median |∂ℓ_T/∂x_T|, or the largest median of R's adjoints where the last step costs nothing.
+        growth: by path.
+        norms: |g| of R, M, S, N and C; cosines: of their pairs.
+        agreeing: share of parameters on which M and R agree in sign.
+        policy_share: |g_R - g_M| / (|g_M| + |g_R - g_M|).
+        variances: for some horizons up to the whole.
+        copies, sigma: of the score estimates among them.
+        single: for R and M the relative error of float32 and the share of its wrong signs; None where not found out.
+    """
+
+    task: str
+    name: str
+    horizon: int
+    samples: int
+    step_time: float | None
+    loss: float
+    final_adjoint: float
+    growth: Mapping[str, Growth]
+    norms: Mapping[str, float]
+    cosines: Mapping[str, float]
+    agreeing: float
+    policy_share: float
+    variances: list[Variance]
+    copies: int
+    sigma: float
+    single: Mapping[str, Mapping[str, float]] | None
+
+
+def examine(patient: Patient, copies: int, sigma: float, asked: Mapping[str, Any] | None) -> Examination:
+    """Examine a patient in float64.
+
+    Args:
+        copies: of each start, for the score estimates; 0 for none.
+        sigma: the noise on their controls.
+        asked: how a process in float32 finds the same patient, or None to leave that out.
+    """
+    task = patient.task
+    gradients = patient.gradients(LETTERS)
+    whole, physics = gradients["R"], gradients["M"]
+    rows = {rule: gradients[name].unsqueeze(0) for name, rule in LETTERS.items()}
+    gradients["C"] = _COMBINED.combine(rows)[0]
+    norms = {name: float(norm(gradient)) for name, gradient in gradients.items()}
+    beside = float(norm(whole - physics))
+    names = list(gradients)
+    cosines = {
+        f"{one} {other}": _cosine(gradients[one], gradients[other])
+        for place, one in enumerate(names)
+        for other in names[place + 1 :]
+    }
+    loss, final = _last_adjoint(patient)
+    total = norms["M"] + beside
+    return Examination(
+        task.name, patient.name, task.horizon, patient.samples, task.system.step_time, loss, final, grown(patient),
+        norms, cosines, float((torch.sign(whole) == torch.sign(physics)).double().mean()),
+        beside / total if total > 0 else 0.0, variances(patient, copies, sigma), copies, sigma,
+        None if asked is None else single_precision(gradients, asked),
+    )  # fmt: skip
+
+
+def grown(patient: Patient) -> dict[str, Growth]:
+    """How a unit adjoint at the end grows by each path, and by both."""
+    rollout, probe = patient.rollout(), Probe(patient.task.system.state_shape, patient.samples)
+    sizes: dict[AdjointRule, torch.Tensor] = {}
+
+    def note(rule, part, adjoints, cotangents) -> None:
+        found = norm(adjoints.flatten(2)).double().cpu()
+        sizes.setdefault(rule, torch.zeros(rollout.horizon + 1, found.shape[1], dtype=torch.float64))
+        sizes[rule][part.start : part.stop + 1] = found
+
+    patient.run(rollout)
+    rollout.backward(list(PATHS.values()), probe, inspect=note)
+    return {name: _growth(sizes[rule].numpy()) for name, rule in PATHS.items()}
+
+
+def variances(patient: Patient, copies: int, sigma: float) -> list[Variance]:
+    """Of first and zeroth order, over an eighth, a quarter, a half and the whole of the horizon."""
+    whole, found = patient.task.horizon, []
+    for horizon in sorted({max(1, whole // part) for part in (8, 4, 2, 1)}):
+        rollout = patient.rollout(horizon)
+        patient.run(rollout)
+        rules = [PerSample(FULL), PerSample(PHYSICS_ONLY)]
+        of_rules = rollout.backward(rules, patient.task.objective).parameters
+        full, physics = (_relative(of_rules[rule][0]) for rule in rules)
+        found.append(Variance(horizon, full, physics, _score_variance(patient, horizon, copies, sigma)))
+    return found
+
+
+def single_precision(gradients: Mapping[str, torch.Tensor], asked: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What R and M lose in float32, found out in a process of its own; None where that does not end well."""
+    ended = run_module("benchmarks.doctor.worker", [json.dumps(asked), *to_load_again()], seconds=600)
+    if ended.status != DONE:
+        return None
+    found = {}
+    for name, values in ended.result.items():
+        exact, single = gradients[name].double().cpu(), torch.tensor(values, dtype=torch.float64)
+        size = norm(exact).clamp_min(torch.finfo(torch.float64).tiny)
+        wrong = (torch.sign(exact) != torch.sign(single)).double().mean()
+        found[name] = {"error": float(norm(single - exact) / size), "wrong_signs": float(wrong)}
+    return found
+
+
+def _score_variance(patient: Patient, horizon: int, copies: int, sigma: float) -> float | None:
+    task, samples = patient.task, patient.samples
+    numbers = samples * (copies + 1) * horizon * patient.initial[0].numel()
+    if not copies or numbers > _MOST_NUMBERS:
+        return None
+    score = Copies(replace(task, horizon=horizon), patient.policy, Score(sigma, copies), samples)
+    if task.noise is not None:
+        score.rollout.seed_noise([0], 0)
+    shape = (samples, copies // 2, horizon, *task.system.control_shape)
+    noise = torch.randn(shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(patient.initial)
+    return _relative(score.gradients(patient.initial, noise, each=True, parameters=patient.parameters)[0])
+
+
+def _last_adjoint(patient: Patient) -> tuple[float, float]:
+    """(mean loss, median |λ_T|), of R's largest where nothing is left at the end."""
+    rollout, medians = patient.rollout(), []
+
+    def note(rule, part, adjoints, cotangents) -> None:
+        medians.extend(norm(adjoints.flatten(2)).double().median(1).values.flip(0).tolist())
+
+    losses = patient.run(rollout)
+    rollout.backward([FULL], patient.task.objective, inspect=note)
+    last = next((value for value in medians if value > 0), 0.0)
+    return float(losses.mean()), float(last)
+
+
+def _growth(sizes: np.ndarray) -> Growth:
+    """Of |λ_t| [T+1, B]; the slope is that of a line through all steps."""
+    profile = np.quantile(sizes, QUANTILES, axis=1).T
+    steps, slopes = np.arange(len(sizes)), []
+    for column in sizes.T:
+        known = (column > 0) & np.isfinite(column)
+        if known.sum() > 1:
+            slopes.append(-np.polyfit(steps[known], np.log(column[known]), 1)[0])
+    factor = float(np.exp(np.median(slopes))) if slopes else None
+    middle = profile[:, 1] / max(profile[-1, 1], np.finfo(float).tiny)
+    large, small = (np.flatnonzero(found) for found in (~(middle < FAR), middle <= 1.0 / FAR))
+    ends = [int(where.max()) if len(where) else None for where in (large, small)]
+    return Growth(factor, profile.tolist(), *ends)
+
+
+def _relative(rows: torch.Tensor) -> float:
+    """E|g - ḡ|² / |ḡ|² of rows [B, n]."""
+    rows = rows.double()
+    largest = rows.abs().max().clamp_min(torch.finfo(torch.float64).tiny)
+    rows = rows / largest  # so that squares neither overflow nor vanish
+    mean = rows.mean(0)
+    spread, size = float((rows - mean).square().sum(1).mean()), float(mean.square().sum())
+    return spread / size if size > 0 else float("inf")
+
+
+def _cosine(one: torch.Tensor, other: torch.Tensor) -> float:
+    tiny = torch.finfo(one.dtype).tiny
+    return float((one / norm(one).clamp_min(tiny) * (other / norm(other).clamp_min(tiny))).sum())

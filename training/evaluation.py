@@ -1,0 +1,35 @@
+"""Tests of an ensemble on starts of their own, which no training sees."""
+
+import torch
+
+from engine import Trajectory
+from policies import Policy
+from training.starts import starts_of
+from training.task import Task
+
+
+class Evaluation:
+    """The mean loss of every member on `count` starts of a stream, each member's from its seed.
+
+    Args:
+        draw: numbers the noise that the task has, if any, among that of trainings and of other tests.
+
+    Attributes:
+        trajectory: the rollouts.
+    """
+
+    def __init__(self, task: Task, policy: Policy, seeds: list[int], stream: str, count: int, draw: int):
+        self._task, self._seeds, self._draw = task, seeds, draw
+        states, parameters = starts_of(task, seeds, stream, count)
+        self._states = states.flatten(0, 1).contiguous()
+        self._parameters = None if parameters is None else parameters.flatten(0, 1).contiguous()
+        setting = task.system, policy, task.horizon, len(self._states)
+        self.trajectory = Trajectory(*setting, forward_only=True, **task.parts)
+
+    def losses(self) -> torch.Tensor:
+        """[P]."""
+        if self._task.noise is not None:
+            self.trajectory.seed_noise(self._seeds, self._draw)
+        losses = self.trajectory.forward(self._states, self._task.objective, self._parameters)
+        assert losses is not None
+        return losses.view(len(self._seeds), -1).mean(1)
