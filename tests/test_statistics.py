@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -36,7 +37,7 @@ def test_few_failures_do_not_reach_the_middle_and_many_do():
 def test_the_interval_is_scipys_percentile_bootstrap_at_an_expanded_level():
     values = np.random.default_rng(0).lognormal(size=12)
     low, high = interval(values)
-    level = 1.0 - 2.0 * stats.norm.cdf(-stats.t.ppf(0.975, 11) * math.sqrt(12 / 11))
+    level = float(1.0 - 2.0 * stats.norm.cdf(-stats.t.ppf(0.975, 11) * math.sqrt(12 / 11)))
     assert level == pytest.approx(0.9785, abs=1e-3)
     expected = stats.bootstrap(
         (values,), interquartile_mean, method="percentile", n_resamples=20000, confidence_level=level,
@@ -113,7 +114,8 @@ def flips(differences):
 def test_paired_tests_are_exact(seed):
     chance = np.random.default_rng(seed)
     ours, theirs = chance.normal(size=9), chance.normal(0.6, 1.0, size=9)
-    assert sign_flip_test(ours, theirs) == pytest.approx(stats.wilcoxon(ours, theirs, method="exact").pvalue)
+    wilcoxon: Any = stats.wilcoxon(ours, theirs, method="exact")
+    assert sign_flip_test(ours, theirs) == pytest.approx(wilcoxon.pvalue)
     assert sign_flip_test(ours, theirs) == pytest.approx(flips(ours - theirs))
     assert sign_test(ours, theirs) == pytest.approx(stats.binomtest(int((ours < theirs).sum()), 9).pvalue)
     rounded = np.round(ours), np.round(theirs)

@@ -169,6 +169,7 @@ class Fluid(Smoothing, Jets, System):
         self, state, control, next_adjoint, adjoint, cotangent, parameters=None, parameter_adjoint=None
     ):
         if parameters is not None:
+            assert parameter_adjoint is not None
             arrays = state, control, next_adjoint, adjoint, cotangent
             return self.gain.prepare_pull_back(self, *arrays, parameters, parameter_adjoint)
         cells, half, ordered, sums = self._buffers_for(state)
