@@ -54,13 +54,6 @@ def probability_better(ours: Values, theirs: Values) -> float:
     return sum(1.0 if one < other else 0.5 if one == other else 0.0 for one, other in pairs) / len(pairs)
 
 
-def sign_test(ours: Values, theirs: Values) -> float:
-    """Two-sided p of paired values by the signs of their differences, exact; ties say nothing."""
-    wins = sum(one < other for one, other in zip(ours, theirs, strict=True))
-    losses = sum(one > other for one, other in zip(ours, theirs, strict=True))
-    return float(stats.binomtest(wins, wins + losses).pvalue) if wins + losses else 1.0
-
-
 def sign_flip_test(ours: Values, theirs: Values) -> float:
     """Two-sided p of paired values by the sum of their signed ranks over all flips of signs, exact with ties.
 
