@@ -8,7 +8,7 @@ from conftest import relative_error, tensor_options, uniform
 
 import engine
 from engine import FULL, Rollout
-from engine.systems import BallWall, KuramotoSivashinsky
+from engine.systems import BallWall, Held, KuramotoSivashinsky
 from policies import OpenLoop
 from training import Member, Trainer, TrainingSettings, build_task
 from training.tasks.hopper import fallen
@@ -108,6 +108,7 @@ def test_a_hopper_ends_where_it_falls_and_feels_everything_but_its_place():
     state[:, 1] = torch.tensor([0.5, 0.2, 0.5])
     state[2, 2] = -2.1
     assert fallen(state).tolist() == [False, True, True]
+    assert task.observation is not None
     here = task.observation(states[None], torch.zeros(1), {})
     states[:, [0, 3]] += 7.0
     assert relative_error(task.observation(states[None], torch.zeros(1), {}), here) < 1e-12
@@ -131,9 +132,11 @@ def test_a_hopper_ends_where_it_falls_and_feels_everything_but_its_place():
 def test_the_flow_is_seen_at_eight_places_and_costs_its_distance_from_the_target():
     task = build_task("kuramoto-sivashinsky", horizon=3, target=2)
     flow = KuramotoSivashinsky()
+    assert isinstance(task.system, Held)
     assert task.system.steps * flow.dt == pytest.approx(0.5)
     assert relative_error(task.objective.goal, flow.equilibrium(2)) == 0
     states = 2.0 * uniform(0, 4, 2, 64)
+    assert task.observation is not None
     seen = task.observation(states, torch.arange(4), {})
     assert torch.equal(seen, states[..., ::8])
     controls = uniform(1, 3, 2, 4)

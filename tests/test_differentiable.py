@@ -20,7 +20,7 @@ from test_parts import (
 
 import engine
 from engine import FULL, PHYSICS_ONLY, AdjointError, CartPole, Observation, Rollout, ShapeError
-from policies import OpenLoop
+from policies import MLP, OpenLoop
 from training import differentiable
 
 pytestmark = pytest.mark.float64
@@ -32,6 +32,16 @@ def small(**options):
     return Rollout(SYSTEM, made, 3, 2 * MEMBERS, parameters=("pole_mass", "friction"), **options)
 
 
+def weights(rollout):
+    assert isinstance(rollout.controller, MLP)
+    return rollout.controller.theta
+
+
+def gradient(leaf):
+    assert leaf.grad is not None
+    return leaf.grad
+
+
 def given():
     masses = torch.stack([uniform(1, 2 * MEMBERS, low=0.08, high=0.12), uniform(2, 2 * MEMBERS, low=0.1, high=0.2)], 1)
     return swing_up_states(4, 2 * MEMBERS, 1).requires_grad_(), masses.requires_grad_()
@@ -41,14 +51,14 @@ def given():
 def test_gradcheck_of_losses_passes(segment):
     rollout = small(segment=segment)
     call = differentiable(rollout, FULL, Approach())
-    theta, (initial, masses) = rollout.controller.theta, given()
+    theta, (initial, masses) = weights(rollout), given()
     assert torch.autograd.gradcheck(lambda x, p, _: call(x, p), (initial, masses, theta), eps=1e-6, atol=1e-7)
 
 
 def test_gradcheck_of_states_and_controls_passes():
     rollout = small()
     call = differentiable(rollout)
-    theta, (initial, masses) = rollout.controller.theta, given()
+    theta, (initial, masses) = weights(rollout), given()
     assert torch.autograd.gradcheck(lambda x, p, _: call(x, p), (initial, masses, theta), eps=1e-6, atol=1e-7)
 
 
@@ -61,15 +71,15 @@ def test_gradients_reach_what_comes_before_and_after(with_objective):
     )  # fmt: skip
     rollout.seed_noise(SEEDS, 4)
     scale, shift = torch.tensor(1.1).double().requires_grad_(), torch.tensor(0.01).double().requires_grad_()
-    weights = uniform(9, BATCH)
+    shares = uniform(9, BATCH)
     call = differentiable(rollout, FULL, Approach() if with_objective else None)
 
     def loss(scale, shift):
         found = call(scale * start(), rows() + shift)
         if with_objective:
-            return (weights * found).sum().sin()
+            return (shares * found).sum().sin()
         states, controls = found
-        return (weights * states[:, :, 0].square().mean(0)).sum().sin() + controls.square().sum()
+        return (shares * states[:, :, 0].square().mean(0)).sum().sin() + controls.square().sum()
 
     loss(scale, shift).backward()
 
@@ -84,9 +94,9 @@ def test_gradients_reach_what_comes_before_and_after(with_objective):
         return (values[0] - values[1]) / (2 * eps)
 
     for leaf in (scale, shift):
-        assert relative_error(leaf.grad, differences(leaf)) < 1e-6
+        assert relative_error(gradient(leaf), differences(leaf)) < 1e-6
     direction = uniform(12, *made.theta.shape)
-    found = (made.theta.grad * direction).sum()
+    found = (gradient(made.theta) * direction).sum()
     with torch.no_grad():
         ahead, behind = made.theta + 1e-6 * direction, made.theta - 1e-6 * direction
         values = []
@@ -102,9 +112,9 @@ def test_another_rule_gives_its_own_gradient():
     differentiable(rollout, PHYSICS_ONLY, Approach())(initial, masses).sum().backward()
     rollout.forward(initial.detach(), parameters=masses.detach())
     expected = rollout.backward([PHYSICS_ONLY], Approach())
-    assert torch.equal(initial.grad, expected.initial[PHYSICS_ONLY])
-    assert torch.equal(masses.grad, expected.physical[PHYSICS_ONLY])
-    assert torch.equal(rollout.controller.theta.grad, 2 * expected.parameters[PHYSICS_ONLY])
+    assert torch.equal(gradient(initial), expected.initial[PHYSICS_ONLY])
+    assert torch.equal(gradient(masses), expected.physical[PHYSICS_ONLY])
+    assert torch.equal(gradient(weights(rollout)), 2 * expected.parameters[PHYSICS_ONLY])
 
 
 def test_a_rollout_that_ran_again_is_computed_anew():
@@ -114,9 +124,9 @@ def test_a_rollout_that_ran_again_is_computed_anew():
     first = call(initial, masses)
     call(2 * initial.detach(), masses)
     first.sum().backward()
-    found, initial.grad = initial.grad, None
+    found, initial.grad = gradient(initial), None
     call(initial, masses).sum().backward()
-    assert torch.equal(found, initial.grad)
+    assert torch.equal(found, gradient(initial))
 
 
 def test_a_second_derivative_is_refused_in_a_sentence():
@@ -131,7 +141,7 @@ def test_a_second_derivative_is_refused_in_a_sentence():
 
 def test_what_cannot_be_differentiated_is_refused():
     with pytest.raises(ShapeError, match=r"^Expected a Rollout to differentiate, got a CartPole\.$"):
-        differentiable(SYSTEM)
+        differentiable(SYSTEM)  # pyright: ignore[reportArgumentType]
     with pytest.raises(AdjointError, match=r"^Expected an objective for a rollout cut into segments, got none, .*\.$"):
         differentiable(small(segment=1))
 

@@ -85,10 +85,13 @@ def test_an_episode_that_is_over_starts_anew_at_the_next_step():
     environment = to_gymnasium(TASK, COUNT)
     environment.reset(seed=0)
     action = environment.action_space.sample()
-    for step in range(1, 14):
-        observations, rewards, terminated, truncated, _ = environment.step(action)
+    for step in range(1, 13):
+        _, _, terminated, truncated, _ = environment.step(action)
         assert (truncated == (step == 12)).all()
         assert not terminated.any()
+    observations, rewards, terminated, truncated, _ = environment.step(action)
+    assert not truncated.any()
+    assert not terminated.any()
     assert not rewards.any()
     assert (environment.episodes.steps == 0).all()
     assert (np.abs(observations[:, 2] - np.pi) <= np.pi / 6).all()
@@ -111,7 +114,7 @@ def test_what_cannot_be_an_environment_is_refused(monkeypatch):
     with pytest.raises(SettingError, match=r"^Expected at least 1 environment, got 0\.$"):
         to_gymnasium(TASK, 0)
     with pytest.raises(SettingError, match=r"^Expected a task such as build_task\('cart-pole'\), got 'cart-pole'\.$"):
-        to_gymnasium("cart-pole")
+        to_gymnasium("cart-pole")  # pyright: ignore[reportArgumentType, reportCallIssue]
     monkeypatch.setitem(__import__("sys").modules, "training.gymnasium_environments", None)
     with pytest.raises(LibraryError, match=r"^Expected the package gymnasium, got none \(.*\); install it with .*\.$"):
         to_gymnasium(TASK)

@@ -286,7 +286,7 @@ class Guidance(System):
             found = ti.Vector.zero(float, 3)
             for i in range(self.particles):
                 at = ti.Vector([state[0, b, 0, i], state[0, b, 1, i]])
-                push = self.dt * ti.Vector([next_adjoint[0, b, 2, i], next_adjoint[0, b, 3, i]])
+                push = ti.Vector([self.dt * next_adjoint[0, b, 2, i], self.dt * next_adjoint[0, b, 3, i]])
                 if i < self.drivers:
                     found[0] += push.dot(pair_forces(state, 0, b, at, 0, self.drivers, self._units[0], in_lanes))
                 else:
