@@ -71,7 +71,7 @@ class Held(System):
         chain = self._chain(len(state), parameters is not None)
 
         def launch() -> None:
-            if parameters is not None:
+            if parameters is not None and parameter_adjoint is not None:
                 chain.parameters.copy_(parameters)
                 chain.parameter_adjoint.copy_(parameter_adjoint)
             chain.states[0].copy_(state)

@@ -31,6 +31,11 @@ class Observed:
         clock: tells the step of a slot.
     """
 
+    members: int
+    parameter_count: int
+    dtype: torch.dtype
+    device: torch.device
+
     def __init__(
         self, controller: Controller, observation: Observation, parameters: SampleParameters | None, clock: Clock
     ):
@@ -48,7 +53,7 @@ class Observed:
     ) -> "ObservedTrace":
         return ObservedTrace(self, slots, batch, control_shape)
 
-    def watch(self, trace: "ObservedTrace", differentiated: bool) -> ControllerWatch:
+    def watch(self, trace: Any, differentiated: bool) -> ControllerWatch:
         return self.controller.watch(trace.of_controller, differentiated)
 
     def trace_bytes(self, batch: int, state_shape: tuple[int, ...], control_shape: tuple[int, ...]) -> int:

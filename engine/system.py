@@ -50,16 +50,10 @@ class System(abc.ABC):
         return float(found) if isinstance(found, (int, float)) else None
 
     @abc.abstractmethod
-    def prepare_step(
-        self,
-        state: torch.Tensor,
-        control: torch.Tensor,
-        next_state: torch.Tensor,
-        parameters: torch.Tensor | None = None,
-    ) -> Launch:
+    def prepare_step(self, state: torch.Tensor, control: torch.Tensor, next_state: torch.Tensor) -> Launch:
         """A launch that writes `next_state` = S(state, control).
 
-        `parameters` [B, q], a row for each sample in place of `constants`, are given only to systems that have any.
+        A system with `constants` takes `parameters=None` besides: [B, q], a row for each sample in place of them.
         """
 
     @abc.abstractmethod
@@ -70,13 +64,12 @@ class System(abc.ABC):
         next_adjoint: torch.Tensor,
         adjoint: torch.Tensor,
         cotangent: torch.Tensor,
-        parameters: torch.Tensor | None = None,
-        parameter_adjoint: torch.Tensor | None = None,
     ) -> Launch:
         """A launch that writes `adjoint` = Aᵀ next_adjoint and adds Bᵀ next_adjoint to `cotangent`.
 
-        A = ∂S/∂x and B = ∂S/∂u at (state, control); `next_adjoint` is left as it is. With `parameters` [B, q] of the
-        step, (∂S/∂p)ᵀ next_adjoint is added to `parameter_adjoint` [B, q].
+        A = ∂S/∂x and B = ∂S/∂u at (state, control); `next_adjoint` is left as it is. A system with `constants` takes
+        `parameters=None, parameter_adjoint=None` besides: of the step, and [B, q], to which (∂S/∂p)ᵀ next_adjoint is
+        added.
         """
 
     def prepare_sweep(self, arrays: SweepArrays) -> Launch | None:

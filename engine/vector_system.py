@@ -75,9 +75,10 @@ class VectorSystem(System):
         result = state
         if ti.static(varied):
             row = ti.static(range(len(self.constants)))
-            result = self.advance(state, control, ti.static(self.parameters_of([parameters[b, i] for i in row])))
+            p = ti.static(self.parameters_of([parameters[b, i] for i in row]))
+            result = self.advance(state, control, p)  # type: ignore[call-arg]
         elif ti.static(len(self.constants) > 0):
-            result = self.advance(state, control, self.constants)
+            result = self.advance(state, control, self.constants)  # type: ignore[call-arg]
         else:
             result = self.advance(state, control)
         return result
@@ -89,9 +90,9 @@ class VectorSystem(System):
         if ti.static(varied):
             row = ti.static(range(len(self.constants)))
             p = ti.static(self.parameters_of([parameters[b, i] for i in row]))
-            physics, pulled, given = self.pull_back_sample(state, control, next_adjoint, p)
+            physics, pulled, given = self.pull_back_sample(state, control, next_adjoint, p)  # type: ignore[call-arg]
         elif ti.static(len(self.constants) > 0):
-            physics, pulled, given = self.pull_back_sample(state, control, next_adjoint, self.constants)
+            physics, pulled, given = self.pull_back_sample(state, control, next_adjoint, self.constants)  # type: ignore
         else:
             physics, pulled = self.pull_back_sample(state, control, next_adjoint)
         return physics, pulled, given

@@ -40,7 +40,7 @@ def only(tensor, *index):
     return result
 
 
-def assert_record_equals_autograd(policy, controls, members, first=1, last=SLOTS):
+def assert_trace_equals_autograd(policy, controls, members, first=1, last=SLOTS):
     """Compare what a trace computes for the slots [first, last) and a slice of members with torch autograd."""
     batch, rows = policy.members * ROWS, slice(first, last)
     samples = slice(members.start * ROWS, members.stop * ROWS)
@@ -74,18 +74,18 @@ def assert_record_equals_autograd(policy, controls, members, first=1, last=SLOTS
 @pytest.mark.parametrize("members", [1, 2, 3])
 @pytest.mark.parametrize("hidden", [(), (7,), (7, 6), (7, 6, 5)], ids=lambda hidden: f"hidden {list(hidden)}")
 @pytest.mark.parametrize("controls", [1, 2, 3, 4, 5])
-def test_mlp_record_equals_autograd(controls, hidden, members):
-    assert_record_equals_autograd(random_mlp(controls, hidden, members), controls, slice(0, members))
+def test_mlp_trace_equals_autograd(controls, hidden, members):
+    assert_trace_equals_autograd(random_mlp(controls, hidden, members), controls, slice(0, members))
 
 
 @pytest.mark.parametrize("members", [slice(0, 1), slice(1, 2), slice(1, 3)], ids=lambda s: f"{s.start} to {s.stop}")
 @pytest.mark.parametrize("hidden", [(), (7, 6)], ids=lambda hidden: f"hidden {list(hidden)}")
 @pytest.mark.parametrize("controls", [1, 2, 5])
-def test_mlp_record_of_some_members_equals_autograd(controls, hidden, members):
-    assert_record_equals_autograd(random_mlp(controls, hidden, 3), controls, members)
+def test_mlp_trace_of_some_members_equals_autograd(controls, hidden, members):
+    assert_trace_equals_autograd(random_mlp(controls, hidden, 3), controls, members)
 
 
-def test_mlp_record_pulls_back_members_that_it_did_not_linearise():
+def test_mlp_trace_pulls_back_members_that_it_did_not_linearise():
     policy, states = random_mlp(2, (7, 6), 3), uniform(1, SLOTS, 3 * ROWS, STATES)
     cotangents, everyone = uniform(2, SLOTS, 3 * ROWS, 2), slice(0, 3 * ROWS)
     trace, given = policy.trace(SLOTS, 3 * ROWS, (STATES,), (2,)), torch.zeros_like(cotangents)
@@ -251,7 +251,7 @@ def test_policies_that_do_not_fit_are_refused(build, message):
 
 
 @pytest.mark.float64
-def test_predicted_bytes_of_a_record_are_those_of_its_buffers():
+def test_predicted_bytes_of_a_trace_are_those_of_its_buffers():
     policy, batch = random_mlp(2, (7, 6), 2), 2 * ROWS
     trace = policy.trace(SLOTS, batch, (STATES,), (2,))
     kept = [*trace.augmented, *(slope for slopes in trace.slopes for slope in slopes)]
@@ -264,7 +264,7 @@ def test_predicted_bytes_of_a_record_are_those_of_its_buffers():
 @pytest.mark.float64
 @pytest.mark.parametrize("members", [1, 2])
 @pytest.mark.parametrize("controls", [1, 3, 6])
-def test_predicted_scratch_of_an_mlp_covers_what_its_record_uses(controls, members):
+def test_predicted_scratch_of_an_mlp_covers_what_its_trace_uses(controls, members):
     policy, batch = random_mlp(controls, (7, 16, 9), members), members * ROWS
     trace, everyone = policy.trace(SLOTS, batch, (STATES,), (controls,)), slice(0, batch)
     states, cotangents = uniform(1, SLOTS, batch, STATES), uniform(2, SLOTS, batch, controls)

@@ -114,7 +114,7 @@ def test_a_step_is_the_same_to_the_bit_in_every_slot(kind, controls, members):
 
 @pytest.mark.parametrize("members", [1, 3])
 @pytest.mark.parametrize("kind", ["1 hidden", "2 hidden", "convolutional"])
-def test_every_slot_of_a_record_begins_at_a_whole_alignment(kind, members):
+def test_every_slot_of_a_trace_begins_at_a_whole_alignment(kind, members):
     policy = build(kind, members, 1)
     for buffer in buffers(policy.trace(SLOTS, members * ROWS, (CHANNELS, POINTS), (1,))):
         starts = {buffer[p, slot].data_ptr() % ALIGNMENT for p in range(members) for slot in range(SLOTS)}
