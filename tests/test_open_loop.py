@@ -55,7 +55,7 @@ def test_segments_change_no_bit_and_members_are_as_they_would_be_alone():
     assert torch.equal(whole.controls, cut.controls)
     assert torch.equal(found.initial[FULL], expected.initial[FULL])
     alone = OpenLoop((1,), HORIZON, 1, **tensor_options())
-    alone.theta.data.copy_(whole.controller.theta.data[1:2])
+    alone.theta.data.copy_(loop().theta.data[1:2])
     rollout = Rollout(SYSTEM, alone, HORIZON, 2, observation=Observation.clock())
     rollout(swing_up_states(2, 2 * MEMBERS, 1)[2:4].contiguous())
     own = rollout.backward([FULL], build_task("cart-pole").objective).parameters[FULL]
