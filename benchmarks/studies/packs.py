@@ -34,6 +34,20 @@ _MEMBERS = 48  # more fill neither cache nor cores better
 
 
 @dataclass(frozen=True)
+class Stage:
+    """A part of a study that is trained before the rest: some variants on some seeds, at every difficulty.
+
+    Attributes:
+        name: part of the names of its run directories.
+        variants: what is trained; seeds: on which of the study's.
+    """
+
+    name: str
+    variants: tuple[Variant, ...]
+    seeds: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Pack:
     """Trainings that share one ensemble and its run directory."""
 
@@ -48,6 +62,7 @@ def run_study(
     out: Path,
     progress: Callable[[Pack, int], Progress | None] = lambda pack, left: None,
     stopping: Stopping | None = None,
+    stage: Stage | None = None,
 ) -> None:
     """Train whatever of the study is not trained yet. KeyboardInterrupt where a signal stops it.
 
@@ -56,6 +71,7 @@ def run_study(
         out: a new directory, or that of this very study.
         progress: called before each pack with the number of packs left; what it returns sees every epoch.
         stopping: who listens to signals, if the caller does.
+        stage: the part to train; by default everything, with learning rates chosen where there are several.
 
     Raises:
         RunError: a directory of something else, one in which another process trains, or that cannot be written.
@@ -65,6 +81,9 @@ def run_study(
             study.experiment(difficulty, (0,)).trainer()
     with _claimed(study, out), Stopping() if stopping is None else nullcontext(stopping) as stop:
         for difficulty in study.difficulties:
+            if stage is not None:
+                _train_all(packs_of(study, out, difficulty, stage), out, progress, stop)
+                continue
             chosen: tuple[Variant, ...] = ()
             if len(study.learning_rates) > 1:
                 tuning = _packs(study, out, "tuning", difficulty, study.tuning_seeds, ())
@@ -102,8 +121,19 @@ def _check_place(study: Study, out: Path) -> None:
     check_same(study.to_config(), StudyDirectory(out).config, out)
 
 
+def packs_of(study: Study, out: Path, difficulty: Any, stage: Stage) -> list[Pack]:
+    """The packs of one stage at one difficulty."""
+    return _packs(study, out, "report", difficulty, stage.seeds, stage.variants, f"{stage.name}-")
+
+
 def _packs(
-    study: Study, out: Path, phase: str, difficulty: Any, seeds: tuple[int, ...], variants: tuple[Variant, ...]
+    study: Study,
+    out: Path,
+    phase: str,
+    difficulty: Any,
+    seeds: tuple[int, ...],
+    variants: tuple[Variant, ...],
+    prefix: str = "",
 ) -> list[Pack]:
     """Seeds in as few packs as memory and cache allow, of nearly equal size; a seed's variants stay together."""
     per_seed = len(study.experiment(difficulty, seeds[:1], variants).labels())
@@ -113,7 +143,7 @@ def _packs(
     root = out / f"{study.difficulty}-{difficulty}"
     return [
         Pack(
-            root / f"{phase}-{bounds[index]}",
+            root / f"{phase}-{prefix}{seeds[bounds[index]]}" if prefix else root / f"{phase}-{bounds[index]}",
             phase,
             difficulty,
             study.experiment(difficulty, seeds[bounds[index] : bounds[index + 1]], variants),

@@ -21,7 +21,7 @@ from training.stopping import CLOSED_PIPE, Stopped
 def compare(study: Study, out: Path, console: Console, train: bool = True, against: str = AGAINST) -> list[Path]:
     """Train what is left of a study if asked to, and write the report; returns the paths of what was written."""
     if train:
-        watch = _Watch(study, console)
+        watch = PackProgress(study, console)
         try:
             run_study(study, out, watch)
         except BrokenPipeError as error:
@@ -29,6 +29,11 @@ def compare(study: Study, out: Path, console: Console, train: bool = True, again
             raise Stopped(CLOSED_PIPE, "give the same command again to go on") from error
         finally:
             watch.close()
+    return write_comparison(study, out, console, against)
+
+
+def write_comparison(study: Study, out: Path, console: Console, against: str = AGAINST) -> list[Path]:
+    """Write the report of what is done of a study, with its costs and diagnostics; returns the paths."""
     directory = StudyDirectory(out)
     check_same(study.to_config(), directory.config, out)
     threshold = study.experiment(directory.reported[0].difficulty, (0,)).task_options.build().success
@@ -59,7 +64,7 @@ def _costs(study: Study, out: Path, console: Console) -> dict[str, Any]:
     return costs
 
 
-class _Watch:
+class PackProgress:
     """Names each pack as it starts and shows its progress."""
 
     def __init__(self, study: Study, console: Console):
