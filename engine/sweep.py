@@ -11,7 +11,7 @@ from engine import ended, first_use
 from engine.alignment import aligned
 from engine.buffers import SweepBuffers
 from engine.contracts import check_tensor, described
-from engine.direct import DirectTerms
+from engine.cost_gradients import final_gradient, write_running_gradients
 from engine.draws import keys_of
 from engine.errors import AdjointError, EvenflowWarning
 from engine.fused import MOST_COMPONENTS, Law, SweepArrays
@@ -64,8 +64,6 @@ class Sweeper(SweepBuffers):
         self._fused: dict[tuple, Launch | None] = {}
         self._pull_backs: dict[tuple, list[Launch]] = {}
         self._of_parameters = ParameterSweep(rollout) if rollout.parts.parameters is not None else None
-        of_parameters = None if self._of_parameters is None else self._of_parameters.direct
-        self._direct = DirectTerms(rollout, self, of_parameters)
         self._trusted: set[AdjointRule] = set()
         self._compiled: set[AdjointRule] = set()
         self._costs: list[Cost] = []
@@ -104,14 +102,13 @@ class Sweeper(SweepBuffers):
             result.parameters[rule] = states.new_zeros(*rows, count)
         carried = {rule: torch.zeros_like(states[0], requires_grad=False) for rule in rules}
         varied, ends = self._of_parameters, rollout.parts.ends
-        if varied is not None:
-            varied.begin(rules)
-        final = self._direct.final(cost, result.losses)
+        direct_rows = None if varied is None else varied.begin(rules)
+        final = final_gradient(rollout, cost, result.losses, direct_rows)
         for rule in rules:
             carried[rule].copy_(final if ends is None else ends.reaching(final))
         for part in reversed(rollout.plan.segments):
             rollout.restore(part)
-            self._direct.running(cost, part, result.losses)
+            write_running_gradients(rollout, cost, part, self, result.losses, direct_rows)
             if ends is not None:
                 steps = torch.arange(len(self.direct_states), device=states.device) + part.base
                 ends.settle(steps, self.direct_states, self.direct_controls, final)

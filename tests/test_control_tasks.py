@@ -1,6 +1,7 @@
 """The tasks hopper, kuramoto-sivashinsky and ball-wall: what they see, cost and end at, and what gradients say."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -101,7 +102,7 @@ def test_the_gradient_of_a_ball_that_the_wall_stops_is_empty_and_over_noise_it_i
 
 @pytest.mark.float64
 def test_a_hopper_ends_where_it_falls_and_feels_everything_but_its_place():
-    task = build_task("hopper", horizon=100)
+    task: Any = build_task("hopper", horizon=100)
     states = task.initial_states(16, 0, "train", torch.float64)
     assert not fallen(states).any()
     state = torch.zeros(3, 10, **tensor_options())
@@ -130,7 +131,7 @@ def test_a_hopper_ends_where_it_falls_and_feels_everything_but_its_place():
 
 @pytest.mark.float64
 def test_the_flow_is_seen_at_eight_places_and_costs_its_distance_from_the_target():
-    task = build_task("kuramoto-sivashinsky", horizon=3, target=2)
+    task: Any = build_task("kuramoto-sivashinsky", horizon=3, target=2)
     flow = KuramotoSivashinsky()
     assert isinstance(task.system, Held)
     assert task.system.steps * flow.dt == pytest.approx(0.5)

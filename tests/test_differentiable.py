@@ -1,5 +1,7 @@
 """Rollouts inside torch's graphs: gradcheck to weights, start and parameters, what comes before and after, bad use."""
 
+from typing import Any
+
 import pytest
 import torch
 from conftest import relative_error, swing_up_states, uniform
@@ -20,29 +22,19 @@ from test_parts import (
 
 import engine
 from engine import FULL, PHYSICS_ONLY, AdjointError, CartPole, Observation, Rollout, ShapeError
-from policies import MLP, OpenLoop
+from policies import OpenLoop
 from training import differentiable
 
 pytestmark = pytest.mark.float64
 SYSTEM = CartPole(1)
 
 
-def small(**options):
+def small(**options) -> Any:
     made = policy(4)
     return Rollout(SYSTEM, made, 3, 2 * MEMBERS, parameters=("pole_mass", "friction"), **options)
 
 
-def weights(rollout):
-    assert isinstance(rollout.controller, MLP)
-    return rollout.controller.theta
-
-
-def gradient(leaf):
-    assert leaf.grad is not None
-    return leaf.grad
-
-
-def given():
+def given() -> Any:
     masses = torch.stack([uniform(1, 2 * MEMBERS, low=0.08, high=0.12), uniform(2, 2 * MEMBERS, low=0.1, high=0.2)], 1)
     return swing_up_states(4, 2 * MEMBERS, 1).requires_grad_(), masses.requires_grad_()
 
@@ -51,35 +43,35 @@ def given():
 def test_gradcheck_of_losses_passes(segment):
     rollout = small(segment=segment)
     call = differentiable(rollout, FULL, Approach())
-    theta, (initial, masses) = weights(rollout), given()
+    theta, (initial, masses) = rollout.controller.theta, given()
     assert torch.autograd.gradcheck(lambda x, p, _: call(x, p), (initial, masses, theta), eps=1e-6, atol=1e-7)
 
 
 def test_gradcheck_of_states_and_controls_passes():
     rollout = small()
     call = differentiable(rollout)
-    theta, (initial, masses) = weights(rollout), given()
+    theta, (initial, masses) = rollout.controller.theta, given()
     assert torch.autograd.gradcheck(lambda x, p, _: call(x, p), (initial, masses, theta), eps=1e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize("with_objective", [True, False])
 def test_gradients_reach_what_comes_before_and_after(with_objective):
-    made = policy(6)
+    made: Any = policy(6)
     rollout = Rollout(
         CartPole(2), made, HORIZON, BATCH, observation=SIGHT, parameters=NAMES, noise=NOISE,
         end=beyond if with_objective else None,
     )  # fmt: skip
     rollout.seed_noise(SEEDS, 4)
     scale, shift = torch.tensor(1.1).double().requires_grad_(), torch.tensor(0.01).double().requires_grad_()
-    shares = uniform(9, BATCH)
+    weights = uniform(9, BATCH)
     call = differentiable(rollout, FULL, Approach() if with_objective else None)
 
     def loss(scale, shift):
         found = call(scale * start(), rows() + shift)
         if with_objective:
-            return (shares * found).sum().sin()
+            return (weights * found).sum().sin()
         states, controls = found
-        return (shares * states[:, :, 0].square().mean(0)).sum().sin() + controls.square().sum()
+        return (weights * states[:, :, 0].square().mean(0)).sum().sin() + controls.square().sum()
 
     loss(scale, shift).backward()
 
@@ -94,9 +86,9 @@ def test_gradients_reach_what_comes_before_and_after(with_objective):
         return (values[0] - values[1]) / (2 * eps)
 
     for leaf in (scale, shift):
-        assert relative_error(gradient(leaf), differences(leaf)) < 1e-6
+        assert relative_error(leaf.grad, differences(leaf)) < 1e-6
     direction = uniform(12, *made.theta.shape)
-    found = (gradient(made.theta) * direction).sum()
+    found = (made.theta.grad * direction).sum()
     with torch.no_grad():
         ahead, behind = made.theta + 1e-6 * direction, made.theta - 1e-6 * direction
         values = []
@@ -112,9 +104,9 @@ def test_another_rule_gives_its_own_gradient():
     differentiable(rollout, PHYSICS_ONLY, Approach())(initial, masses).sum().backward()
     rollout.forward(initial.detach(), parameters=masses.detach())
     expected = rollout.backward([PHYSICS_ONLY], Approach())
-    assert torch.equal(gradient(initial), expected.initial[PHYSICS_ONLY])
-    assert torch.equal(gradient(masses), expected.physical[PHYSICS_ONLY])
-    assert torch.equal(gradient(weights(rollout)), 2 * expected.parameters[PHYSICS_ONLY])
+    assert torch.equal(initial.grad, expected.initial[PHYSICS_ONLY])
+    assert torch.equal(masses.grad, expected.physical[PHYSICS_ONLY])
+    assert torch.equal(rollout.controller.theta.grad, 2 * expected.parameters[PHYSICS_ONLY])
 
 
 def test_a_rollout_that_ran_again_is_computed_anew():
@@ -124,9 +116,10 @@ def test_a_rollout_that_ran_again_is_computed_anew():
     first = call(initial, masses)
     call(2 * initial.detach(), masses)
     first.sum().backward()
-    found, initial.grad = gradient(initial), None
+    found: Any = initial.grad
+    initial.grad = None
     call(initial, masses).sum().backward()
-    assert torch.equal(found, gradient(initial))
+    assert torch.equal(found, initial.grad)
 
 
 def test_a_second_derivative_is_refused_in_a_sentence():
@@ -141,7 +134,7 @@ def test_a_second_derivative_is_refused_in_a_sentence():
 
 def test_what_cannot_be_differentiated_is_refused():
     with pytest.raises(ShapeError, match=r"^Expected a Rollout to differentiate, got a CartPole\.$"):
-        differentiable(SYSTEM)  # pyright: ignore[reportArgumentType]
+        differentiable(SYSTEM)  # type: ignore[arg-type]
     with pytest.raises(AdjointError, match=r"^Expected an objective for a rollout cut into segments, got none, .*\.$"):
         differentiable(small(segment=1))
 
