@@ -6,15 +6,11 @@ process of its own with every core: `python -m benchmarks.speed '["alone", ROUND
 `'["ensemble", ROUNDS, "TASK", MEMBERS]'` print their results as JSON.
 """
 
-import importlib.util
 import json
-import os
-import platform
 import statistics
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +22,7 @@ from rich.table import Table
 from benchmarks.apart import DONE, run_module
 from benchmarks.peers.peer import Update, parts_of, use_one_core
 from benchmarks.peers.table import peers_of_task
-from benchmarks.timing import PHASES, in_turns, phases
+from benchmarks.timing import PHASES, in_turns, phases, this_machine
 from engine import EvenflowError, init
 from engine.checks import whole
 from engine.norms import norm
@@ -52,7 +48,7 @@ def speed(
         alone = _apart("alone", rounds, task)
     with console.status(f"timing {members} controllers together"):
         ensemble = _apart("ensemble", rounds, task, members)
-    result = {"machine": _machine(), "task": task, "alone": alone, "ensemble": ensemble}
+    result = {"machine": this_machine(), "task": task, "alone": alone, "ensemble": ensemble}
     _print_updates(console, alone)
     _print_phases(console, alone)
     _print_ensemble(console, ensemble)
@@ -138,11 +134,6 @@ def _apart(*arguments: object) -> dict[str, Any]:
         said = ended.output.rstrip(".") or ended.status
         raise RunError(f"Expected the measurement to finish, got: {said}.")
     return ended.result
-
-
-def _machine() -> dict[str, Any]:
-    packages = {name: version(name) for name in ("taichi", "torch", "jax") if importlib.util.find_spec(name)}
-    return {"cores": os.cpu_count(), "platform": platform.platform(), "python": platform.python_version(), **packages}
 
 
 def _print_updates(console: Console, alone: dict[str, Any]) -> None:

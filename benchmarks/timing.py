@@ -1,10 +1,14 @@
-"""How updates are timed: in turns, so that every side sees the same machine, and phase by phase."""
+"""How updates are timed: in turns, so that every side sees the same machine, and by phase; and on what machine."""
 
 import cProfile
+import importlib.util
 import inspect
+import os
+import platform
 import statistics
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from typing import Any
 
 import torch
@@ -45,3 +49,9 @@ def phases(trainer: Trainer, initial: torch.Tensor, rounds: int) -> dict[str, fl
         for phase in PHASES:
             samples[phase].append(spent[phase])
     return {phase: statistics.median(values) for phase, values in samples.items()}
+
+
+def this_machine() -> dict[str, Any]:
+    """The cores, platform and versions that a measurement is taken with."""
+    packages = {name: version(name) for name in ("taichi", "torch", "jax") if importlib.util.find_spec(name)}
+    return {"cores": os.cpu_count(), "platform": platform.platform(), "python": platform.python_version(), **packages}

@@ -28,22 +28,17 @@ from engine.noise import Noise
 from engine.observation import Observation
 from engine.plan import MemoryPlan, Segment
 from engine.rollout import Rollout
+from engine.rule_variants import Balance, ClipValue, DecayRate, KeepSize, RandomCut, StepAgreement
 from engine.rules import (
     FULL,
     ONE_STEP,
     PHYSICS_ONLY,
     POLICY_ONLY,
     AdjointRule,
-    Balance,
     ClipNorm,
-    ClipValue,
     Decay,
-    DecayRate,
-    KeepSize,
     PathRule,
     PerSample,
-    RandomCut,
-    StepAgreement,
     Truncate,
 )
 from engine.runtime import Runtime, available_backends, current, init

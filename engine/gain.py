@@ -47,9 +47,10 @@ class Gain:
         adjoint: torch.Tensor,
         cotangent: torch.Tensor,
         parameters: torch.Tensor,
-        parameter_adjoint: torch.Tensor,
+        parameter_adjoint: torch.Tensor | None,
     ) -> Launch:
         """As `System.prepare_pull_back`, for parameters [B, 1]: p̄ = Σ u ū/p₀ with ū the cotangent of what acts."""
+        assert parameter_adjoint is not None
         scaled, pulled = (system.scratch(name, *control.shape) for name in ("scaled control", "its cotangent"))
         pull_back = system.prepare_pull_back(state, scaled, next_adjoint, adjoint, pulled)
 

@@ -31,10 +31,11 @@ class ParameterSweep:
         self.of_system = torch.zeros_like(parameters.rows if given is None else given)
         self._totals: dict[AdjointRule, torch.Tensor] = {}
 
-    def begin(self, rules: Iterable[AdjointRule]) -> None:
-        """Before the first segment."""
+    def begin(self, rules: Iterable[AdjointRule]) -> torch.Tensor:
+        """Before the first segment; returns `direct`, to which ∂ℓ_t/∂p are to be added."""
         self.direct.zero_()
         self._totals = {rule: torch.zeros_like(self.direct) for rule in rules}
+        return self.direct
 
     def arguments(self, samples: slice = slice(None)) -> dict[str, Any]:
         """What the system's launches are prepared with besides."""

@@ -62,15 +62,7 @@ class Rollout(Trajectory):
         if cost is not None:
             check_cost(cost)
         self.check_stored()
-        if self.states.grad is not None and len(self.plan.segments) > 1:
-            raise AdjointError(
-                "Expected every state in memory where kernels add to states.grad, got a rollout cut into segments; "
-                "drop its memory budget."
-            )
-        if self.states.grad is not None and self.parts.ends is not None:
-            raise AdjointError(
-                "Expected an objective where samples end before the horizon, got kernels that add to states.grad."
-            )
+        self._check_added_gradients()
         if self._sweeper is None:
             self._sweeper = Sweeper(self)
         chosen = {rule: self._whole_members(part) for rule, part in (samples or {}).items()}
@@ -91,6 +83,20 @@ class Rollout(Trajectory):
             for gradient in result.parameters.values():
                 gradient.masked_fill_(frozen, 0.0)
         return result
+
+    def _check_added_gradients(self) -> None:
+        """AdjointError where kernels add to `states.grad` and a sweep could not use it."""
+        if self.states.grad is None:
+            return
+        if len(self.plan.segments) > 1:
+            raise AdjointError(
+                "Expected every state in memory where kernels add to states.grad, got a rollout cut into segments; "
+                "drop its memory budget."
+            )
+        if self.parts.ends is not None:
+            raise AdjointError(
+                "Expected an objective where samples end before the horizon, got kernels that add to states.grad."
+            )
 
     def _whole_members(self, samples: slice) -> slice:
         rows = self.batch // self.controller.members

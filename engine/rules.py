@@ -13,18 +13,16 @@ That is all that a rule must be. One that besides says what it does to a single 
 `PathSum`, lets systems sweep a whole segment in one launch.
 """
 
-import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 import taichi as ti
 import torch
 
 from engine.checks import above_zero, finite, whole
-from engine.draws import uniform
 from engine.errors import SettingError
-from engine.norms import limited, limited_vector, norm, vector_norm
+from engine.norms import limited, limited_vector
 
 
 @runtime_checkable
@@ -142,8 +140,8 @@ POLICY_ONLY = PathRule(0.0, 1.0)
 
 
 @dataclass(frozen=True)
-class _Wrapped:
-    """A rule that changes what another rule receives or returns."""
+class WrappedRule:
+    """A rule that changes what another rule, `of`, receives or returns."""
 
     of: AdjointRule = FULL
 
@@ -169,7 +167,7 @@ class _Wrapped:
 
 
 @dataclass(frozen=True)
-class ClipNorm(_Wrapped):
+class ClipNorm(WrappedRule):
     """Scale each sample's λ_t to Euclidean norm at most `limit`; a λ_t that is not finite stays as it is."""
 
     limit: float = 1.0
@@ -187,7 +185,7 @@ class ClipNorm(_Wrapped):
 
 
 @dataclass(frozen=True)
-class Decay(_Wrapped):
+class Decay(WrappedRule):
     """Multiply what arrives from later steps by `factor` in [0, 1] at every step."""
 
     factor: float = 0.99
@@ -206,7 +204,7 @@ class Decay(_Wrapped):
 
 
 @dataclass(frozen=True)
-class Truncate(_Wrapped):
+class Truncate(WrappedRule):
     """Cut the recursion before every step whose index is a multiple of `window`: λ_t = ∂ℓ_t/∂x there."""
 
     window: int = 10
@@ -227,148 +225,7 @@ class Truncate(_Wrapped):
 
 
 @dataclass(frozen=True)
-class StepAgreement:
-    """λ_t = ∂ℓ_t/∂x + Aᵀλ + Kᵀμ where sign(Kᵀμ) = sign(Aᵀλ), component by component; elsewhere without Kᵀμ."""
-
-    uses_physics = uses_policy = True
-
-    def __call__(self, direct, physics, policy, t):
-        agreeing = torch.sign(physics) == torch.sign(policy)
-        return direct + physics + torch.where(agreeing, policy, torch.zeros_like(policy))
-
-    @ti.func
-    def on_sample(self, direct, physics, policy, t):
-        agreeing = (physics > 0.0) & (policy > 0.0) | (physics < 0.0) & (policy < 0.0)
-        return direct + physics + ti.select(agreeing, policy, 0.0)
-
-
-@dataclass(frozen=True)
-class KeepSize:
-    """Each sample's λ_t along ∂ℓ_t/∂x + Aᵀλ + Kᵀμ, at the norm of ∂ℓ_t/∂x + Aᵀλ; 0 where the sum of all three is."""
-
-    uses_physics = uses_policy = True
-
-    def __call__(self, direct, physics, policy, t):
-        short = (direct + physics).flatten(1)
-        whole = short + policy.flatten(1)
-        length = norm(whole, keepdim=True).clamp_min(torch.finfo(whole.dtype).tiny)
-        return (whole / length * norm(short, keepdim=True)).view_as(direct)
-
-    @ti.func
-    def on_sample(self, direct, physics, policy, t):
-        short = direct + physics
-        whole, length = short + policy, vector_norm(short + policy)
-        if length > 0.0:
-            whole = whole / length * vector_norm(short)
-        return whole
-
-
-@dataclass(frozen=True)
-class ClipValue(_Wrapped):
-    """Limit each component of λ_t to [-limit, limit]; a sample's λ_t that is not finite stays as it is."""
-
-    limit: float = 1.0
-
-    def __post_init__(self):
-        limit = finite("ClipValue with a finite limit above 0", self.limit, lambda number: number > 0)
-        object.__setattr__(self, "limit", limit)
-
-    def __call__(self, direct, physics, policy, t):
-        adjoint = self.of(direct, physics, policy, t)
-        known = torch.isfinite(adjoint.flatten(1)).all(1).view(-1, *[1] * (adjoint.dim() - 1))
-        return torch.where(known, adjoint.clamp(-self.limit, self.limit), adjoint)
-
-    @ti.func
-    def on_sample(self, direct, physics, policy, t):
-        adjoint = self.inner(direct, physics, policy, t)
-        if vector_norm(adjoint) < ti.math.inf:
-            adjoint = ti.math.clamp(adjoint, -self.limit, self.limit)
-        return adjoint
-
-
-@dataclass(frozen=True)
-class Balance:
-    """λ_t = ∂ℓ_t/∂x + Aᵀλ + Kᵀμ with each sample's Kᵀμ scaled to a norm of at most `ratio` times that of Aᵀλ."""
-
-    ratio: float = 1.0
-    uses_physics = uses_policy = True
-
-    def __post_init__(self):
-        ratio = finite("Balance with a finite ratio of at least 0", self.ratio, lambda number: number >= 0)
-        object.__setattr__(self, "ratio", ratio)
-
-    def __call__(self, direct, physics, policy, t):
-        most = self.ratio * norm(physics.flatten(1), keepdim=True)
-        length = norm(policy.flatten(1), keepdim=True)
-        scaled = policy.flatten(1) / length.clamp_min(torch.finfo(length.dtype).tiny) * torch.minimum(length, most)
-        return direct + physics + torch.where(length > most, scaled, policy.flatten(1)).view_as(direct)
-
-    @ti.func
-    def on_sample(self, direct, physics, policy, t):
-        most, length = self.ratio * vector_norm(physics), vector_norm(policy)
-        scaled = policy
-        if length > most:
-            scaled = policy / length * most
-        return direct + physics + scaled
-
-
-@dataclass(frozen=True)
-class DecayRate(_Wrapped):
-    """Multiply what arrives from later steps by e^{-α Δt} at every step, Δt being the time that a step takes."""
-
-    rate: float = 1.0
-
-    def __post_init__(self):
-        rate = finite("DecayRate with a finite rate of at least 0", self.rate, lambda number: number >= 0)
-        object.__setattr__(self, "rate", rate)
-
-    def placed(self, place):
-        if place.step_time is None:
-            raise SettingError("Expected a system with a time step dt for a decay by time, got one without; use Decay.")
-        return Decay(placed(self.of, place), math.exp(-self.rate * place.step_time))
-
-
-@dataclass(frozen=True)
-class RandomCut(_Wrapped):
-    """Cut what arrives from later steps with a probability p, else divide it by 1 - p: a path rule, in the mean.
-
-    Draws are hashes of the sample's key, the step and `seed`: segments, ensembles and resumed trainings draw alike.
-
-    Source: Tallec and Ollivier, "Unbiasing Truncated Backpropagation Through Time" (2017).
-    """
-
-    probability: float = 0.1
-    seed: int = 0
-
-    def __post_init__(self):
-        given = finite("RandomCut with a probability in [0, 1)", self.probability, lambda number: 0 <= number < 1)
-        object.__setattr__(self, "probability", given)
-        object.__setattr__(self, "seed", whole("RandomCut with a seed of at least 0", self.seed, least=0))
-
-    def placed(self, place):
-        return _PlacedCut(placed(self.of, place), self.probability, self.seed, place.keys())
-
-
-@dataclass(frozen=True, eq=False)
-class _PlacedCut(_Wrapped):
-    """A random cut for samples with these keys."""
-
-    probability: float = 0.1
-    seed: int = 0
-    keys: torch.Tensor = field(default_factory=lambda: torch.zeros(0))
-
-    def placed(self, place):
-        return self
-
-    def __call__(self, direct, physics, policy, t):
-        passes = uniform(self.keys, t, self.seed) >= self.probability
-        arriving = (self.of(direct, physics, policy, t) - direct) / (1.0 - self.probability)
-        passes = passes.view(-1, *[1] * (direct.dim() - 1))
-        return direct + torch.where(passes, arriving, torch.zeros_like(arriving))
-
-
-@dataclass(frozen=True)
-class PerSample(_Wrapped):
+class PerSample(WrappedRule):
     """Another rule, whose parameter gradients are wanted for each sample by itself: [members, samples, parameters]."""
 
     def placed(self, place):

@@ -108,31 +108,37 @@ def init(
         return _as_running(_current, backend, precision, asked)
     chosen, note = _choose(backend)
     threads = cores if threads is None else threads
-    torch_dtype, taichi_dtype = _DTYPES[precision]
     with contextlib.redirect_stdout(io.StringIO()), _thread_stacks(threads) as thread_stack:
-        ti.init(
-            arch=_ARCHITECTURES[chosen],
-            default_fp=taichi_dtype,
-            fast_math=bool(fast_math),
-            debug=bool(debug),
-            ad_stack_size=ad_stack_size or 0,
-            cpu_max_num_threads=threads,
-            # What this pass removes LLVM removes too, to the same bits, in a fraction of the time.
-            cfg_optimization=chosen != "cpu",
-            unrolling_limit=0,  # no warning of long loops: what is unrolled here is so on purpose
-            log_level=ti.ERROR,
-            enable_fallback=False,
-        )
-    started = _backend_name(ti.cfg.arch)
-    if started != chosen:
-        ti.reset()
-        raise BackendError(f"Expected Taichi to start on {chosen}, but it started on {started}.")
+        _start_taichi(chosen, precision, threads, bool(fast_math), bool(debug), ad_stack_size)
     torch.set_num_threads(threads)
     device = torch.device("cuda" if chosen == "cuda" else "cpu")
     _current = Runtime(
-        chosen, precision, threads, device, torch_dtype, note, bool(fast_math), bool(debug), ad_stack_size, thread_stack
-    )
+        chosen, precision, threads, device, _DTYPES[precision][0], note, bool(fast_math), bool(debug), ad_stack_size,
+        thread_stack,
+    )  # fmt: skip
     return _current
+
+
+def _start_taichi(
+    backend: str, precision: str, threads: int, fast_math: bool, debug: bool, ad_stack_size: int | None
+) -> None:
+    ti.init(
+        arch=_ARCHITECTURES[backend],
+        default_fp=_DTYPES[precision][1],
+        fast_math=fast_math,
+        debug=debug,
+        ad_stack_size=ad_stack_size or 0,
+        cpu_max_num_threads=threads,
+        # What this pass removes LLVM removes too, to the same bits, in a fraction of the time.
+        cfg_optimization=backend != "cpu",
+        unrolling_limit=0,  # no warning of long loops: what is unrolled here is so on purpose
+        log_level=ti.ERROR,
+        enable_fallback=False,
+    )
+    started = _backend_name(ti.cfg.arch)
+    if started != backend:
+        ti.reset()
+        raise BackendError(f"Expected Taichi to start on {backend}, but it started on {started}.")
 
 
 def _check_asked(backend: str, precision: str, asked: dict, cores: int) -> None:

@@ -10,7 +10,8 @@ import torch
 from engine import ended, first_use
 from engine.alignment import aligned
 from engine.buffers import SweepBuffers
-from engine.contracts import check_tensor, described, differentiating, modified
+from engine.contracts import check_tensor, described
+from engine.cost_gradients import final_gradient, write_running_gradients
 from engine.draws import keys_of
 from engine.errors import AdjointError, EvenflowWarning
 from engine.fused import MOST_COMPONENTS, Law, SweepArrays
@@ -101,14 +102,13 @@ class Sweeper(SweepBuffers):
             result.parameters[rule] = states.new_zeros(*rows, count)
         carried = {rule: torch.zeros_like(states[0], requires_grad=False) for rule in rules}
         varied, ends = self._of_parameters, rollout.parts.ends
-        if varied is not None:
-            varied.begin(rules)
-        final = self._final(cost, result)
+        direct_rows = None if varied is None else varied.begin(rules)
+        final = final_gradient(rollout, cost, result.losses, direct_rows)
         for rule in rules:
             carried[rule].copy_(final if ends is None else ends.reaching(final))
         for part in reversed(rollout.plan.segments):
             rollout.restore(part)
-            self._direct(cost, part, result)
+            write_running_gradients(rollout, cost, part, self, result.losses, direct_rows)
             if ends is not None:
                 steps = torch.arange(len(self.direct_states), device=states.device) + part.base
                 ends.settle(steps, self.direct_states, self.direct_controls, final)
@@ -134,65 +134,6 @@ class Sweeper(SweepBuffers):
         if varied is not None:
             result.physical = varied.found()
         return result
-
-    def _final(self, cost: Cost | None, result: Gradients) -> torch.Tensor:
-        """∂ℓ_T/∂x_T, and the final cost added to the losses."""
-        rollout = self.rollout
-        rollout.restore(rollout.plan.segments[-1])
-        gradient = torch.zeros_like(rollout.states[0], requires_grad=False)
-        if cost is not None:
-            with differentiating(cost):
-                state, version = aligned(rollout.final_state.detach()).requires_grad_(), rollout.states._version
-                rows = rollout.parts.leaves()
-                value = rollout.parts.priced(cost, *rows or (None,)).final(state)
-                if rollout.states._version != version:
-                    raise modified(cost)
-                if value is not None:
-                    check_tensor("a final cost for each sample", value, (rollout.batch,), state)
-                    if value.requires_grad:
-                        gradient, *of_rows = _gradients(value, state, *rows)
-                        if self._of_parameters is not None:
-                            self._of_parameters.direct += of_rows[0]
-                        if not ended.is_finite(gradient):
-                            gradient = ended.without_unused(value, gradient, state, "the final state")
-                    result.losses += value.detach()
-        if rollout.states.grad is not None:
-            gradient = gradient + rollout.states.grad[rollout.plan.segments[-1].last]
-        return gradient
-
-    def _direct(self, cost: Cost | None, part: Segment, result: Gradients) -> None:
-        """∂ℓ_t/∂x_t and ∂ℓ_t/∂u_t of a segment, block by block, and the running costs added to the losses."""
-        rollout = self.rollout
-        self.direct_states.zero_()
-        self.direct_controls.zero_()
-        blocks = part.blocks(rollout.block, rollout.horizon) if cost is not None else []
-        for first, last in blocks:
-            times = slice(part.base + first, part.base + last)
-            with differentiating(cost):
-                states = aligned(rollout.states[first:last].detach()).requires_grad_()
-                controls = aligned(rollout.controls[times].detach()).requires_grad_()
-                version = rollout.states._version, rollout.controls._version
-                steps = torch.arange(times.start, times.stop, device=states.device)
-                rows = rollout.parts.leaves(len(states))
-                values = rollout.parts.priced(cost, *rows or (None,)).running(states, controls, steps)
-                if (rollout.states._version, rollout.controls._version) != version:
-                    raise modified(cost)
-                if values is None:
-                    break
-                rollout.check_running(cost, values, states, controls, times.start)  # type: ignore[arg-type]
-                values = rollout.parts.masked(values, steps)
-                found = _gradients(values, states, controls, *rows) if values.requires_grad else ()
-            buffers = (self.direct_states, "states"), (self.direct_controls, "controls")
-            for (buffer, name), gradient, at in zip(buffers, found, (states, controls), strict=False):
-                if not ended.is_finite(gradient):
-                    gradient = ended.without_unused(values, gradient, at, f"{name} of steps {times.start} on")
-                buffer[first:last].copy_(gradient)
-            inside = slice(max(first, part.first) - first, min(last, part.last) - first)
-            if self._of_parameters is not None and found:
-                self._of_parameters.direct += found[2][inside].sum(0)
-            result.losses += values.detach()[inside].sum(0)
-        if rollout.states.grad is not None:
-            self.direct_states.add_(rollout.states.grad[: len(self.direct_states)])
 
     def _linearise(self, swept: dict[AdjointRule, slice], part: Segment) -> None:
         """Linearise the controller for every sample that some rule needs, with K where a rule uses it."""
@@ -373,7 +314,3 @@ class Sweeper(SweepBuffers):
                 EvenflowWarning,
                 stacklevel=6,
             )
-
-
-def _gradients(values: torch.Tensor, *leaves: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    return torch.autograd.grad(values.sum(), leaves, allow_unused=True, materialize_grads=True)

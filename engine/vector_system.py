@@ -97,6 +97,37 @@ class VectorSystem(System):
             physics, pulled = self.pull_back_sample(state, control, next_adjoint)
         return physics, pulled, given
 
+    @ti.func
+    def _by_law(
+        self,
+        law: ti.template(),
+        physics_weight,
+        policy_weight,
+        direct: ti.template(),
+        jacobian: ti.template(),
+        physics,
+        cotangent,
+        idle,
+        start,
+        t,
+        b,
+    ):
+        """λ_t of sample b from `physics` = Aᵀλ_{t+1} and `cotangent` = μ_t, which is 0 where `idle` and passes on 0."""
+        result, policy = ti.Vector.zero(float, self.state_shape[0]), ti.Vector.zero(float, self.state_shape[0])
+        for i in ti.static(range(self.state_shape[0])):
+            result[i] = direct[t, b, i]
+            if ti.static(law.sums_paths and law.uses_physics):
+                result[i] += physics_weight * physics[i]
+            if ti.static(law.uses_policy):
+                for j in ti.static(range(self.control_shape[0])):
+                    if ti.static(law.sums_paths):
+                        result[i] += ti.select(idle, 0.0, policy_weight * jacobian[t, b, j, i] * cotangent[j])
+                    else:
+                        policy[i] += ti.select(idle, 0.0, jacobian[t, b, j, i] * cotangent[j])
+        if ti.static(not law.sums_paths):
+            result = law.rule.on_sample(result, physics, policy, start + t)
+        return result
+
     @ti.kernel
     def _step(
         self,
@@ -187,20 +218,11 @@ class VectorSystem(System):
                 if ti.static(varied):
                     for i in ti.static(range(len(self.constants))):
                         total[i] += ti.select(over, 0.0, given[i])
-                policy = ti.Vector.zero(float, self.state_shape[0])
                 for i in ti.static(range(self.state_shape[0])):
                     physics[i] = ti.select(over, 0.0, physics[i])
-                    costate[i] = direct[t, b, i]
-                    if ti.static(law.sums_paths and law.uses_physics):
-                        costate[i] += physics_weight * physics[i]
-                    if ti.static(law.uses_policy):
-                        for j in ti.static(range(self.control_shape[0])):
-                            if ti.static(law.sums_paths):
-                                costate[i] += ti.select(idle, 0.0, policy_weight * jacobian[t, b, j, i] * pulled[j])
-                            else:
-                                policy[i] += ti.select(idle, 0.0, jacobian[t, b, j, i] * pulled[j])
-                if ti.static(not law.sums_paths):
-                    costate = law.rule.on_sample(costate, physics, policy, start + t)
+                costate = self._by_law(
+                    law, physics_weight, policy_weight, direct, jacobian, physics, pulled, idle, start, t, b
+                )
                 for i in ti.static(range(self.state_shape[0])):
                     adjoints[t, b, i] = costate[i]
             if ti.static(varied):

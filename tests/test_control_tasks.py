@@ -1,6 +1,7 @@
 """The tasks hopper, kuramoto-sivashinsky and ball-wall: what they see, cost and end at, and what gradients say."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from conftest import relative_error, tensor_options, uniform
 
 import engine
 from engine import FULL, Rollout
-from engine.systems import BallWall, KuramotoSivashinsky
+from engine.systems import BallWall, Held, KuramotoSivashinsky
 from policies import OpenLoop
 from training import Member, Trainer, TrainingSettings, build_task
 from training.tasks.hopper import fallen
@@ -101,13 +102,14 @@ def test_the_gradient_of_a_ball_that_the_wall_stops_is_empty_and_over_noise_it_i
 
 @pytest.mark.float64
 def test_a_hopper_ends_where_it_falls_and_feels_everything_but_its_place():
-    task = build_task("hopper", horizon=100)
+    task: Any = build_task("hopper", horizon=100)
     states = task.initial_states(16, 0, "train", torch.float64)
     assert not fallen(states).any()
     state = torch.zeros(3, 10, **tensor_options())
     state[:, 1] = torch.tensor([0.5, 0.2, 0.5])
     state[2, 2] = -2.1
     assert fallen(state).tolist() == [False, True, True]
+    assert task.observation is not None
     here = task.observation(states[None], torch.zeros(1), {})
     states[:, [0, 3]] += 7.0
     assert relative_error(task.observation(states[None], torch.zeros(1), {}), here) < 1e-12
@@ -129,11 +131,13 @@ def test_a_hopper_ends_where_it_falls_and_feels_everything_but_its_place():
 
 @pytest.mark.float64
 def test_the_flow_is_seen_at_eight_places_and_costs_its_distance_from_the_target():
-    task = build_task("kuramoto-sivashinsky", horizon=3, target=2)
+    task: Any = build_task("kuramoto-sivashinsky", horizon=3, target=2)
     flow = KuramotoSivashinsky()
+    assert isinstance(task.system, Held)
     assert task.system.steps * flow.dt == pytest.approx(0.5)
     assert relative_error(task.objective.goal, flow.equilibrium(2)) == 0
     states = 2.0 * uniform(0, 4, 2, 64)
+    assert task.observation is not None
     seen = task.observation(states, torch.arange(4), {})
     assert torch.equal(seen, states[..., ::8])
     controls = uniform(1, 3, 2, 4)

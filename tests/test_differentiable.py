@@ -1,5 +1,7 @@
 """Rollouts inside torch's graphs: gradcheck to weights, start and parameters, what comes before and after, bad use."""
 
+from typing import Any
+
 import pytest
 import torch
 from conftest import relative_error, swing_up_states, uniform
@@ -27,12 +29,12 @@ pytestmark = pytest.mark.float64
 SYSTEM = CartPole(1)
 
 
-def small(**options):
+def small(**options) -> Any:
     made = policy(4)
     return Rollout(SYSTEM, made, 3, 2 * MEMBERS, parameters=("pole_mass", "friction"), **options)
 
 
-def given():
+def given() -> Any:
     masses = torch.stack([uniform(1, 2 * MEMBERS, low=0.08, high=0.12), uniform(2, 2 * MEMBERS, low=0.1, high=0.2)], 1)
     return swing_up_states(4, 2 * MEMBERS, 1).requires_grad_(), masses.requires_grad_()
 
@@ -54,7 +56,7 @@ def test_gradcheck_of_states_and_controls_passes():
 
 @pytest.mark.parametrize("with_objective", [True, False])
 def test_gradients_reach_what_comes_before_and_after(with_objective):
-    made = policy(6)
+    made: Any = policy(6)
     rollout = Rollout(
         CartPole(2), made, HORIZON, BATCH, observation=SIGHT, parameters=NAMES, noise=NOISE,
         end=beyond if with_objective else None,
@@ -114,7 +116,8 @@ def test_a_rollout_that_ran_again_is_computed_anew():
     first = call(initial, masses)
     call(2 * initial.detach(), masses)
     first.sum().backward()
-    found, initial.grad = initial.grad, None
+    found: Any = initial.grad
+    initial.grad = None
     call(initial, masses).sum().backward()
     assert torch.equal(found, initial.grad)
 
@@ -131,7 +134,7 @@ def test_a_second_derivative_is_refused_in_a_sentence():
 
 def test_what_cannot_be_differentiated_is_refused():
     with pytest.raises(ShapeError, match=r"^Expected a Rollout to differentiate, got a CartPole\.$"):
-        differentiable(SYSTEM)
+        differentiable(SYSTEM)  # type: ignore[arg-type]
     with pytest.raises(AdjointError, match=r"^Expected an objective for a rollout cut into segments, got none, .*\.$"):
         differentiable(small(segment=1))
 

@@ -1,6 +1,7 @@
 """Tasks as environments of Gymnasium: its own checks, returns beside rollouts' losses, starts anew, bad use."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,12 +12,12 @@ from test_randomised import full_task
 import engine
 from engine import LibraryError, Noise, Observation, Rollout, SettingError
 from policies import OpenLoop
-from training import build_task
-from training.environments import to_gymnasium
+from training import build_task, environments
 
 gymnasium = pytest.importorskip("gymnasium", reason="needs the package gymnasium")
 
 COUNT = 6
+to_gymnasium: Any = environments.to_gymnasium
 TASK = build_task("cart-pole", horizon=12)
 HOPPER = build_task("hopper", horizon=90)
 
@@ -84,7 +85,7 @@ def test_a_seed_settles_everything_and_one_environment_is_the_first_of_many():
 def test_an_episode_that_is_over_starts_anew_at_the_next_step():
     environment = to_gymnasium(TASK, COUNT)
     environment.reset(seed=0)
-    action = environment.action_space.sample()
+    action, observations, rewards = environment.action_space.sample(), np.zeros(0), np.zeros(0)
     for step in range(1, 14):
         observations, rewards, terminated, truncated, _ = environment.step(action)
         assert (truncated == (step == 12)).all()

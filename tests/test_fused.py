@@ -51,9 +51,9 @@ class Watched(LinearSystem):
         super().__init__(0.9 * torch.eye(3), torch.ones(3, 1))
         self.prepared = []
 
-    def prepare_pull_back(self, state, control, next_adjoint, adjoint, cotangent):
+    def prepare_pull_back(self, *arrays, **parameters):
         self.prepared.append("pull-back")
-        return super().prepare_pull_back(state, control, next_adjoint, adjoint, cotangent)
+        return super().prepare_pull_back(*arrays, **parameters)
 
     def prepare_sweep(self, arrays):
         self.prepared.append("sweep")

@@ -1,5 +1,7 @@
 """Observations, parameters, noise and ends of a rollout: gradients beside torch, segments, ensembles, bad input."""
 
+from typing import Any
+
 import pytest
 import reference
 import torch
@@ -39,7 +41,7 @@ SIGHT = Observation(sight, (6,))
 class Approach(Objective):
     """Bring the cart to a goal of the sample's own, at some expense."""
 
-    def __init__(self, goal=0.0):
+    def __init__(self, goal: Any = 0.0):
         self.goal = goal
 
     def given(self, parameters):
@@ -201,7 +203,8 @@ def test_the_gradient_with_ends_is_that_of_shorter_rollouts():
 
         class Own(Approach):
             def given(self, parameters, ended=ended):
-                cost, own = super().given(parameters), Approach()
+                cost: Any = super().given(parameters)
+                own: Any = Approach()
                 own.running = lambda *of: torch.where(ended, cost.running(*of), 0.0)
                 own.final = lambda state: torch.where(ended, cost.final(state), 0.0)
                 return own
@@ -222,7 +225,9 @@ class Spoilt(engine.System):
     def prepare_step(self, *arrays, **parameters):
         return self.of.prepare_step(*arrays, **parameters)
 
-    def prepare_pull_back(self, state, control, next_adjoint, adjoint, cotangent, parameters, parameter_adjoint):
+    def prepare_pull_back(
+        self, state, control, next_adjoint, adjoint, cotangent, parameters=None, parameter_adjoint: Any = None
+    ):
         launch = self.of.prepare_pull_back(
             state, control, next_adjoint, adjoint, cotangent, parameters, parameter_adjoint
         )
@@ -260,7 +265,7 @@ def wrong_end(states):
             r"observations as .* of shape \[1, 8, 5\] on .*, got shape \[1, 8, 6\]",
         ),
         (
-            lambda: Rollout(SYSTEM, policy(6), 2, BATCH, observation=sight),
+            lambda: Rollout(SYSTEM, policy(6), 2, BATCH, observation=sight),  # type: ignore[arg-type]
             SettingError,
             r"an Observation\(function, shape\) or None, got .*",
         ),

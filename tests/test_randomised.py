@@ -1,6 +1,7 @@
 """Trainings with randomised parameters, noise, observations and ends: what is drawn, resumption, the command line."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -37,14 +38,15 @@ def members(*seeds):
 
 def test_training_states_draw_their_parameters_and_test_states_have_the_usual_ones():
     task = full_task()
-    states, drawn = task.starts(400, 3, "train", torch.float64)
+    starts: Any = task.starts
+    states, drawn = starts(400, 3, "train", torch.float64)
     assert torch.equal(states, task.initial_states(400, 3, "train", torch.float64))
     low, high = (torch.tensor([entry[side] for entry in RANGES], dtype=torch.float64) for side in (1, 2))
     assert ((low <= drawn) & (drawn <= high)).all()
     assert ((drawn.mean(0) - (low + high) / 2).abs() < 5 * (high - low) / (12 * 400) ** 0.5).all()
-    assert torch.equal(drawn, task.starts(400, 3, "train", torch.float64)[1])
-    assert not torch.equal(drawn, task.starts(400, 4, "train", torch.float64)[1])
-    assert task.starts(2, 3, "test", torch.float64)[1].tolist() == [[0.1, 0.5]] * 2
+    assert torch.equal(drawn, starts(400, 3, "train", torch.float64)[1])
+    assert not torch.equal(drawn, starts(400, 4, "train", torch.float64)[1])
+    assert starts(2, 3, "test", torch.float64)[1].tolist() == [[0.1, 0.5]] * 2
     assert full_task(randomise=()).starts(2, 3, "train", torch.float64)[1] is None
 
 

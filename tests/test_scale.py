@@ -132,7 +132,7 @@ def workers(monkeypatch):
     stand_in = Workers()
     monkeypatch.setattr(apart, "run_module", stand_in)
     monkeypatch.setattr(Peer, "installed", True)
-    monkeypatch.setattr(study, "_machine", lambda: {"cores": 2})
+    monkeypatch.setattr(study, "this_machine", lambda: {"cores": 2})
     return stand_in
 
 
@@ -198,7 +198,7 @@ def test_directories_of_others_and_of_other_machines_are_refused(workers, tmp_pa
     with pytest.raises(RunError, match="Expected measurements of a scaling study"):
         take_all(tmp_path / "mine")
     take_all(tmp_path / "study")
-    monkeypatch.setattr(study, "_machine", lambda: {"cores": 64})
+    monkeypatch.setattr(study, "this_machine", lambda: {"cores": 64})
     with pytest.raises(RunError, match="Expected the machine and the versions"):
         take_all(tmp_path / "study")
 

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,6 @@ from benchmarks.studies.statistics import (
     profile,
     seeds_needed,
     sign_flip_test,
-    sign_test,
     success_interval,
 )  # fmt: skip
 
@@ -36,7 +36,7 @@ def test_few_failures_do_not_reach_the_middle_and_many_do():
 def test_the_interval_is_scipys_percentile_bootstrap_at_an_expanded_level():
     values = np.random.default_rng(0).lognormal(size=12)
     low, high = interval(values)
-    level = 1.0 - 2.0 * stats.norm.cdf(-stats.t.ppf(0.975, 11) * math.sqrt(12 / 11))
+    level = float(1.0 - 2.0 * stats.norm.cdf(-stats.t.ppf(0.975, 11) * math.sqrt(12 / 11)))
     assert level == pytest.approx(0.9785, abs=1e-3)
     expected = stats.bootstrap(
         (values,), interquartile_mean, method="percentile", n_resamples=20000, confidence_level=level,
@@ -113,9 +113,9 @@ def flips(differences):
 def test_paired_tests_are_exact(seed):
     chance = np.random.default_rng(seed)
     ours, theirs = chance.normal(size=9), chance.normal(0.6, 1.0, size=9)
-    assert sign_flip_test(ours, theirs) == pytest.approx(stats.wilcoxon(ours, theirs, method="exact").pvalue)
+    wilcoxon: Any = stats.wilcoxon(ours, theirs, method="exact")
+    assert sign_flip_test(ours, theirs) == pytest.approx(wilcoxon.pvalue)
     assert sign_flip_test(ours, theirs) == pytest.approx(flips(ours - theirs))
-    assert sign_test(ours, theirs) == pytest.approx(stats.binomtest(int((ours < theirs).sum()), 9).pvalue)
     rounded = np.round(ours), np.round(theirs)
     apart = rounded[0] != rounded[1]
     assert sign_flip_test(*rounded) == pytest.approx(flips((rounded[0] - rounded[1])[apart]))
@@ -123,7 +123,7 @@ def test_paired_tests_are_exact(seed):
 
 def test_divergence_is_the_worst_of_all_and_no_difference_from_another():
     assert sign_flip_test([1.0] * 8, [math.inf] * 8) == pytest.approx(2 / 2**8)
-    assert sign_flip_test([math.inf] * 3, [math.inf] * 3) == sign_test([math.inf], [math.inf]) == 1.0
+    assert sign_flip_test([math.inf] * 3, [math.inf] * 3) == 1.0
     mixed = [math.inf, 1.0, 1.0, 1.0], [2.0, 1.1, 1.2, 1.3]
     assert sign_flip_test(*mixed) == pytest.approx(flips(np.array([9.0, -0.1, -0.2, -0.3])))
 

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from training.summary import summaries
+from training.summary import loss_text, summaries
 from training.trainer import EpochRecord, Trainer
 from training.variant import Label
 
@@ -63,7 +63,7 @@ class TrainingProgress:
         if self._unheard is not None:
             raise self._unheard
         rows = summaries(self._labels, record.test_loss, trainer.task.success)
-        text = "  ".join(f"{row.group.name} {_number(row.median)}" for row in rows)
+        text = "  ".join(f"{row.group.name} {loss_text(row.median)}" for row in rows)
         self._progress.update(self._task, completed=record.epoch, description=f"test loss  {text}")
         due = record.epoch % max(1, self._epochs // _LINES) == 0 or record.epoch == self._epochs
         if not self._console.is_terminal and (due or time.monotonic() - self._spoke >= _SILENCE / 2):
@@ -110,10 +110,6 @@ def summary_table(labels: list[Label], test_loss: list[float | None], threshold:
     table.add_column("diverged")
     for row in summaries(labels, test_loss, threshold):
         cells = [row.group.name, str(len(row.group.members))]
-        cells += [_number(value) for value in (row.median, row.lowest, row.highest)]
+        cells += [loss_text(value) for value in (row.median, row.lowest, row.highest)]
         table.add_row(*cells, *([] if row.solved is None else [str(row.solved)]), str(row.diverged))
     return table
-
-
-def _number(value: float | None) -> str:
-    return "diverged" if value is None else f"{value:.3g}"

@@ -1,17 +1,24 @@
 """The way to other people's learning algorithms: a task as an environment of Gymnasium."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, overload
 
 from engine import LibraryError
 from engine.checks import whole
 from training.task import Task
 
 if TYPE_CHECKING:
-    from gymnasium import Env
-    from gymnasium.vector import VectorEnv
+    from training.gymnasium_environments import TaskEnv, TaskVectorEnv
 
 
-def to_gymnasium(task: Task, num_envs: int | None = None) -> "Env[Any, Any] | VectorEnv[Any, Any, Any]":
+@overload
+def to_gymnasium(task: Task, num_envs: None = None) -> "TaskEnv": ...
+
+
+@overload
+def to_gymnasium(task: Task, num_envs: int) -> "TaskVectorEnv": ...
+
+
+def to_gymnasium(task: Task, num_envs: int | None = None) -> "TaskEnv | TaskVectorEnv":
     """A task as a `gymnasium.vector.VectorEnv` of `num_envs` environments, or as one `gymnasium.Env` without a number.
 
     Rewards are minus the task's costs, so that an episode's return is minus its loss; the task's end is termination,

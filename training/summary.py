@@ -67,3 +67,8 @@ def summaries(
         )
         result.append(GroupSummary(group, median, lowest, highest, solved, len(losses) - len(finite)))
     return result
+
+
+def loss_text(value: float | None) -> str:
+    """A loss as people read it; None is that of a divergence."""
+    return "diverged" if value is None else f"{value:.3g}"

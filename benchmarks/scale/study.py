@@ -1,12 +1,9 @@
 """All measurements of a scaling study: each taken once, in a process of its own, and appended to the study's file."""
 
-import importlib.util
 import json
 import os
-import platform
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +14,7 @@ from benchmarks.peers.table import peers_of_particles
 from benchmarks.scale.cases import Case, case_named
 from benchmarks.scale.settings import ScaleSettings
 from benchmarks.scale.worker import OURS, Job, job_text
+from benchmarks.timing import this_machine
 from engine import SettingError
 from engine.memory import parse_bytes
 from training.errors import RunError
@@ -46,7 +44,7 @@ class Records:
     """
 
     def __init__(self, out: Path):
-        self.path, self.machine = out / _NAME, _machine()
+        self.path, self.machine = out / _NAME, this_machine()
         if out.exists() and not out.is_dir():
             raise RunError(f"Expected a directory for the study, got {out}, which is a file; choose another --out.")
         if self.path.exists():
@@ -202,8 +200,3 @@ def _describe(job: Job) -> str:
     if job.kind == "horizon":
         return f"{title}, {job.particles:,} particles x {job.horizon:,} steps in {job.memory}"
     return f"{title}, {job.particles:,} particles, {job.side}"
-
-
-def _machine() -> dict[str, Any]:
-    packages = {name: version(name) for name in ("taichi", "torch", "jax") if importlib.util.find_spec(name)}
-    return {"cores": os.cpu_count(), "platform": platform.platform(), "python": platform.python_version(), **packages}

@@ -29,7 +29,7 @@ from training.gradients import lettered, rank_of
 from training.optimisers import settings_from_file, settings_to_file
 from training.outputs import check_new_file
 from training.style import legend_below, new_figure, plain_log, settle
-from training.summary import groups, summaries
+from training.summary import groups, loss_text, summaries
 from training.tasks import difficulty_of
 from training.viewing import Show, Watched, member_of
 from training.viewing.drawings import GuiCanvas
@@ -97,7 +97,7 @@ def _run_parts(path: Path) -> tuple[str, list[tuple[str, str]]]:
     heads = ["gradient", "seeds", "median", "lowest", "highest", "diverged"]
     heads += [] if success is None else [f"below {success:g}"]
     rows = [
-        [row.group.name, len(row.group.members), *map(_number, (row.median, row.lowest, row.highest)), row.diverged]
+        [row.group.name, len(row.group.members), *map(loss_text, (row.median, row.lowest, row.highest)), row.diverged]
         + ([] if success is None else [row.solved])
         for row in summaries(labels, records[-1]["test_loss"], success)
     ]
@@ -279,10 +279,6 @@ def _page(title: str, sections: Sequence[tuple[str, str]]) -> str:
         f'<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
         f"<style>{_STYLE}</style></head><body><h1>{html.escape(title)}</h1>{body}</body></html>\n"
     )
-
-
-def _number(value: float | None) -> str:
-    return "diverged" if value is None else f"{value:.3g}"
 
 
 def _loss(value: float | None) -> float:

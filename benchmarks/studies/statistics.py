@@ -6,17 +6,19 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import stats
 
+Values = Sequence[float] | np.ndarray
+
 _SEED = 0
 RESAMPLES = 2000
 _BLOCK = 50
 
 
-def interquartile_mean(values: Sequence[float] | np.ndarray, axis: int = 0) -> np.ndarray:
+def interquartile_mean(values: Values, axis: int = 0) -> np.ndarray:
     """Mean of the middle half; infinite values are the largest, and stay infinite where they reach the middle."""
     return stats.trim_mean(np.asarray(values, dtype=float), 0.25, axis=axis)
 
 
-def interval(values: Sequence[float] | np.ndarray, axis: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def interval(values: Values, axis: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """95% interval of the interquartile mean along `axis` by the expanded percentile bootstrap over seeds.
 
     Percentiles are those of a normal distribution as wide as the quantile of Student's t is, times √(n/(n-1)): plain
@@ -46,20 +48,13 @@ def success_interval(successes: float, count: int) -> tuple[float, float]:
     return 0.0 if share == 0 else middle - width, 1.0 if share == 1 else middle + width
 
 
-def probability_better(ours: Sequence[float], theirs: Sequence[float]) -> float:
+def probability_better(ours: Values, theirs: Values) -> float:
     """Share of paired seeds on which ours is lower; ties, as where both diverged, count half."""
     pairs = list(zip(ours, theirs, strict=True))
     return sum(1.0 if one < other else 0.5 if one == other else 0.0 for one, other in pairs) / len(pairs)
 
 
-def sign_test(ours: Sequence[float], theirs: Sequence[float]) -> float:
-    """Two-sided p of paired values by the signs of their differences, exact; ties say nothing."""
-    wins = sum(one < other for one, other in zip(ours, theirs, strict=True))
-    losses = sum(one > other for one, other in zip(ours, theirs, strict=True))
-    return float(stats.binomtest(wins, wins + losses).pvalue) if wins + losses else 1.0
-
-
-def sign_flip_test(ours: Sequence[float], theirs: Sequence[float]) -> float:
+def sign_flip_test(ours: Values, theirs: Values) -> float:
     """Two-sided p of paired values by the sum of their signed ranks over all flips of signs, exact with ties.
 
     Ranks, as in Wilcoxon's test, so that a divergence, which is infinitely worse, is just the worst.
@@ -96,12 +91,12 @@ def seeds_needed(comparisons: int, level: float = 0.05) -> int:
     return max(1, math.ceil(1.0 - math.log2(level / comparisons)))
 
 
-def profile(values: Sequence[float], at: np.ndarray) -> np.ndarray:
+def profile(values: Values, at: np.ndarray) -> np.ndarray:
     """Performance profile: the share of runs whose loss is at most each of `at`."""
     return np.searchsorted(np.sort(np.asarray(values, dtype=float)), at, side="right") / len(values)
 
 
-def percentiles(values: Sequence[float], wanted: Sequence[float]) -> list[float]:
+def percentiles(values: Values, wanted: Sequence[float]) -> list[float]:
     """Percentiles of runs, each a run's own; a divergence is the worst."""
     return np.percentile(np.asarray(values, dtype=float), wanted, method="closest_observation").tolist()
 

@@ -4,6 +4,8 @@ import taichi as ti
 
 # Sums over the particles go over so many at a time, in parallel and always in the same order.
 CHUNK = 512
+# A steered jet's velocity decays at this rate.
+JET_DAMPING = 1.0
 
 
 @ti.data_oriented
@@ -11,13 +13,15 @@ class Jets:
     """The jets of `Fluid`, whose docstring defines the symbols. Derived classes set the attributes.
 
     Attributes:
-        dim, jets, particles, jet_radius, jet_strength: of the fluid.
+        dim, jets, particles, dt, steered, jet_radius, jet_strength: of the fluid.
         chunks: chunks of particles.
     """
 
     dim: int
     jets: int
     particles: int
+    dt: float
+    steered: bool
     jet_radius: float
     jet_strength: float
     chunks: int
@@ -59,3 +63,29 @@ class Jets:
     def _of(self, rows: ti.template(), b, i):
         """What the first rows [dim] hold of body i."""
         return ti.Vector([rows[b, axis, i] for axis in range(self.dim)])
+
+    @ti.func
+    def pull_back_jet(
+        self,
+        next_adjoint: ti.template(),
+        kick: ti.template(),
+        sums: ti.template(),
+        adjoint: ti.template(),
+        cotangent: ti.template(),
+        b,
+        j,
+    ):
+        """The adjoint of jet j and the cotangent of its control, from the sums of `sum_jets` and from q̂ = `kick`."""
+        for axis in ti.static(range(self.dim)):
+            push, moved = 0.0, 0.0
+            for chunk in range(self.chunks):
+                push += sums[b, chunk, j, axis]
+                moved += sums[b, chunk, j, self.dim + axis]
+            q = kick[b, axis, j]
+            to_position = next_adjoint[b, axis, j] + self.dt * moved
+            cotangent[b, axis, j] += self.dt * self.jet_strength * push
+            adjoint[b, axis, j] = to_position
+            adjoint[b, self.dim + axis, j] = q + 0.5 * self.dt * to_position
+            if ti.static(self.steered):
+                cotangent[b, self.dim + axis, j] += self.dt * q
+                adjoint[b, self.dim + axis, j] -= self.dt * JET_DAMPING * q

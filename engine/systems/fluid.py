@@ -14,14 +14,11 @@ from engine.gain import Gain
 from engine.launch import Launch, prepare
 from engine.loops import LANES, serial_loop
 from engine.particles.cells import Cells
-from engine.particles.jets import CHUNK, Jets
+from engine.particles.jets import CHUNK, JET_DAMPING, Jets
 from engine.particles.neighbours import Neighbours
 from engine.particles.smoothing import RADIUS, Smoothing, lattice_sum, longest_dt
 from engine.particles.walls import DEPTH
 from engine.system import System
-
-# A steered jet's velocity decays at this rate.
-JET_DAMPING = 1.0
 
 
 class FluidParameters(NamedTuple):
@@ -110,11 +107,7 @@ class Fluid(Smoothing, Jets, System):
         viscosity = not_negative("a finite viscosity of at least 0", viscosity)
         gravity = not_negative("a finite gravity of at least 0", gravity)
         self.radius = RADIUS * spacing
-        if not all(2 * self.radius <= length < math.inf for length in size):
-            raise SettingError(
-                f"Expected a box of at least 2 kernel radii, {2 * self.radius:.4g}, along each axis, got {size}; "
-                "lower the spacing."
-            )
+        _check_room(size, self.radius)
         longest = longest_dt(spacing, sound_speed, viscosity, gravity)
         dt = longest if dt is None else dt
         dt = finite(f"a time step dt above 0 and at most {longest:.4g}", dt, lambda number: 0 < number <= longest)
@@ -169,6 +162,7 @@ class Fluid(Smoothing, Jets, System):
         self, state, control, next_adjoint, adjoint, cotangent, parameters=None, parameter_adjoint=None
     ):
         if parameters is not None:
+            assert parameter_adjoint is not None
             arrays = state, control, next_adjoint, adjoint, cotangent
             return self.gain.prepare_pull_back(self, *arrays, parameters, parameter_adjoint)
         cells, half, ordered, sums = self._buffers_for(state)
@@ -354,7 +348,7 @@ class Fluid(Smoothing, Jets, System):
         ti.loop_config(serialize=serial)
         for b, place in ti.ndrange(control.shape[0], self.jets + self.particles):
             if place < self.jets:
-                self._pull_back_jet(next_adjoint, kick, sums, adjoint, cotangent, b, place)
+                self.pull_back_jet(next_adjoint, kick, sums, adjoint, cotangent, b, place)
             else:
                 s = place - self.jets
                 to_place = self.slope * self.gather(self.push_back, self.dim, ordered, cell, starts, b, s, lanes)
@@ -382,27 +376,10 @@ class Fluid(Smoothing, Jets, System):
                     adjoint[b, axis, i] = to_position
                     adjoint[b, self.dim + axis, i] = q[axis] + self.dt * (to_velocity[axis] + 0.5 * to_position)
 
-    @ti.func
-    def _pull_back_jet(
-        self,
-        next_adjoint: ti.template(),
-        kick: ti.template(),
-        sums: ti.template(),
-        adjoint: ti.template(),
-        cotangent: ti.template(),
-        b,
-        j,
-    ):
-        for axis in ti.static(range(self.dim)):
-            push, moved = 0.0, 0.0
-            for chunk in range(self.chunks):
-                push += sums[b, chunk, j, axis]
-                moved += sums[b, chunk, j, self.dim + axis]
-            q = kick[b, axis, j]
-            to_position = next_adjoint[b, axis, j] + self.dt * moved
-            cotangent[b, axis, j] += self.dt * self.jet_strength * push
-            adjoint[b, axis, j] = to_position
-            adjoint[b, self.dim + axis, j] = q + 0.5 * self.dt * to_position
-            if ti.static(self.steered):
-                cotangent[b, self.dim + axis, j] += self.dt * q
-                adjoint[b, self.dim + axis, j] -= self.dt * JET_DAMPING * q
+
+def _check_room(size: tuple[float, ...], radius: float) -> None:
+    if not all(2 * radius <= length < math.inf for length in size):
+        raise SettingError(
+            f"Expected a box of at least 2 kernel radii, {2 * radius:.4g}, along each axis, got {size}; "
+            "lower the spacing."
+        )

@@ -286,13 +286,16 @@ class Guidance(System):
             found = ti.Vector.zero(float, 3)
             for i in range(self.particles):
                 at = ti.Vector([state[0, b, 0, i], state[0, b, 1, i]])
-                push = self.dt * ti.Vector([next_adjoint[0, b, 2, i], next_adjoint[0, b, 3, i]])
+                push = ti.Vector([self.dt * next_adjoint[0, b, 2, i], self.dt * next_adjoint[0, b, 3, i]])
                 if i < self.drivers:
-                    found[0] += push.dot(pair_forces(state, 0, b, at, 0, self.drivers, self._units[0], in_lanes))
+                    work = push * pair_forces(state, 0, b, at, 0, self.drivers, self._units[0], in_lanes)
+                    found[0] += work[0] + work[1]
                 else:
-                    found[1] += push.dot(pair_forces(state, 0, b, at, 0, self.drivers, self._units[1], in_lanes))
                     first, last = ti.static(self.drivers, self.particles)
-                    found[2] += push.dot(pair_forces(state, 0, b, at, first, last, self._units[2], in_lanes))
+                    fled = push * pair_forces(state, 0, b, at, 0, first, self._units[1], in_lanes)
+                    flocked = push * pair_forces(state, 0, b, at, first, last, self._units[2], in_lanes)
+                    found[1] += fled[0] + fled[1]
+                    found[2] += flocked[0] + flocked[1]
             for which in ti.static(range(3)):
                 parameter_adjoint[b, which] += found[which]
 

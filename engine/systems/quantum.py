@@ -82,6 +82,7 @@ class QuantumBox(System):
     ):
         arrays = state, control, next_adjoint, adjoint, cotangent
         if parameters is not None:
+            assert parameter_adjoint is not None
             return self.gain.prepare_pull_back(self, *arrays, parameters, parameter_adjoint)
         return prepare(self._pull_back, *arrays, self._scratch(state), serial_loop(len(state)))
 

@@ -10,7 +10,7 @@ import numpy as np
 
 # Okabe and Ito (2008): colours that colour-blind readers can tell apart.
 BLACK, ORANGE, SKY, GREEN = 0x000000, 0xE69F00, 0x56B4E9, 0x009E73
-YELLOW, BLUE, VERMILION, PURPLE = 0xF0E442, 0x0072B2, 0xD55E00, 0xCC79A7
+BLUE, VERMILION, PURPLE = 0x0072B2, 0xD55E00, 0xCC79A7
 WHITE, DARK, GREY, PALE = 0xFFFFFF, 0x555555, 0x767676, 0xE2E2E2
 CYCLE = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, BLACK)
 # Tol's muted colours: for gradients without a letter.

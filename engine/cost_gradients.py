@@ -1,0 +1,82 @@
+"""Derivatives of a rollout's costs by what they are costs of: states, controls, and parameters that vary."""
+
+import torch
+
+from engine import ended
+from engine.alignment import aligned
+from engine.buffers import SweepBuffers
+from engine.contracts import check_tensor, differentiating, modified
+from engine.plan import Segment
+from engine.trajectory import Cost, Trajectory
+
+
+def final_gradient(
+    rollout: Trajectory, cost: Cost | None, losses: torch.Tensor, direct_rows: torch.Tensor | None
+) -> torch.Tensor:
+    """∂ℓ_T/∂x_T; the final cost is added to the losses [B], ∂ℓ_T/∂p to `direct_rows` [B, q] if parameters vary."""
+    rollout.restore(rollout.plan.segments[-1])
+    gradient = torch.zeros_like(rollout.states[0], requires_grad=False)
+    if cost is not None:
+        with differentiating(cost):
+            state, version = aligned(rollout.final_state.detach()).requires_grad_(), rollout.states._version
+            rows = rollout.parts.leaves()
+            value = rollout.parts.priced(cost, *rows or (None,)).final(state)
+            if rollout.states._version != version:
+                raise modified(cost)
+            if value is not None:
+                check_tensor("a final cost for each sample", value, (rollout.batch,), state)
+                if value.requires_grad:
+                    gradient, *of_rows = _gradients(value, state, *rows)
+                    if direct_rows is not None:
+                        direct_rows += of_rows[0]
+                    if not ended.is_finite(gradient):
+                        gradient = ended.without_unused(value, gradient, state, "the final state")
+                losses += value.detach()
+    if rollout.states.grad is not None:
+        gradient = gradient + rollout.states.grad[rollout.plan.segments[-1].last]
+    return gradient
+
+
+def write_running_gradients(
+    rollout: Trajectory,
+    cost: Cost | None,
+    part: Segment,
+    buffers: SweepBuffers,
+    losses: torch.Tensor,
+    direct_rows: torch.Tensor | None,
+) -> None:
+    """∂ℓ_t/∂x_t and ∂ℓ_t/∂u_t of a segment, block by block, into the buffers; sums as in `final_gradient`."""
+    buffers.direct_states.zero_()
+    buffers.direct_controls.zero_()
+    blocks = part.blocks(rollout.block, rollout.horizon) if cost is not None else []
+    for first, last in blocks:
+        times = slice(part.base + first, part.base + last)
+        with differentiating(cost):
+            states = aligned(rollout.states[first:last].detach()).requires_grad_()
+            controls = aligned(rollout.controls[times].detach()).requires_grad_()
+            version = rollout.states._version, rollout.controls._version
+            steps = torch.arange(times.start, times.stop, device=states.device)
+            rows = rollout.parts.leaves(len(states))
+            values = rollout.parts.priced(cost, *rows or (None,)).running(states, controls, steps)
+            if (rollout.states._version, rollout.controls._version) != version:
+                raise modified(cost)
+            if values is None:
+                break
+            rollout.check_running(cost, values, states, controls, times.start)  # type: ignore[arg-type]
+            values = rollout.parts.masked(values, steps)
+            found = _gradients(values, states, controls, *rows) if values.requires_grad else ()
+        into = (buffers.direct_states, "states"), (buffers.direct_controls, "controls")
+        for (buffer, name), gradient, at in zip(into, found, (states, controls), strict=False):
+            if not ended.is_finite(gradient):
+                gradient = ended.without_unused(values, gradient, at, f"{name} of steps {times.start} on")
+            buffer[first:last].copy_(gradient)
+        inside = slice(max(first, part.first) - first, min(last, part.last) - first)
+        if direct_rows is not None and found:
+            direct_rows += found[2][inside].sum(0)
+        losses += values.detach()[inside].sum(0)
+    if rollout.states.grad is not None:
+        buffers.direct_states.add_(rollout.states.grad[: len(buffers.direct_states)])
+
+
+def _gradients(values: torch.Tensor, *leaves: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    return torch.autograd.grad(values.sum(), leaves, allow_unused=True, materialize_grads=True)

@@ -1,0 +1,39 @@
+"""The examples of identification, open loop, randomised masses and environments run, and find what they look for."""
+
+import re
+
+import pytest
+from conftest import ROOT, run_python
+
+pytestmark = pytest.mark.float64
+
+
+def run(name, folder, *words):
+    """What an example prints, with words of its own after its name."""
+    source = f"import os, runpy, sys; os.chdir({str(folder)!r}); sys.argv = {[name, *words]!r}; "
+    return run_python(source + f"runpy.run_path({str(ROOT / 'examples' / name)!r})", timeout=300).stdout
+
+
+@pytest.mark.parametrize("name", ["identify_chain.py", "open_loop_swing_up.py"])
+def test_an_example_finds_what_it_looks_for_and_draws_it(name, tmp_path):
+    printed = run(name, tmp_path, "picture.png")
+    assert (tmp_path / "picture.png").stat().st_size > 5000
+    if name == "open_loop_swing_up.py":
+        ours, reference = map(float, re.findall(r"[\d.]+(?= by)", printed))
+        assert ours == pytest.approx(reference, rel=1e-3)
+    else:
+        assert float(re.findall(r"off by ([\d.]+)%", printed)[0]) < 0.1
+
+
+def test_controllers_are_compared_over_a_range_of_masses(tmp_path):
+    printed = run("randomised_masses.py", tmp_path, "picture.png", "1")
+    assert len(re.findall(r"[\d.]+ trained at", printed)) == 2
+    assert (tmp_path / "picture.png").stat().st_size > 5000
+
+
+def test_environments_are_timed_beside_gymnasium_s_own(tmp_path):
+    pytest.importorskip("gymnasium", reason="needs the package gymnasium")
+    printed = run("gymnasium_speed.py", tmp_path, "20")
+    times = [float(number) for number in re.findall(r"Evenflow ([\d.]+) times", printed)]
+    assert len(times) == 2
+    assert times[0] > 5  # beside one environment after another; far more on a machine that does nothing else
