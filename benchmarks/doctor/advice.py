@@ -30,21 +30,21 @@ def _of_growth(found: Examination) -> list[Advice]:
         return [
             Advice(
                 f"decay(R, {_short(1 / factor)})",
-                f"the physics alone multiplies an adjoint by {factor:.3g} a step, a thousandfold within {far} steps, "
+                f"the physics alone multiplies an adjoint by {factor:.3g} a step, a hundredfold within {far} steps, "
                 "which neither M nor C can help; this takes as much away",
             ),
             Advice(
                 f"clip-norm(R, {_short(found.final_adjoint)})",
                 f"no adjoint then is larger than those that the last step sends back, {_short(found.final_adjoint)}",
             ),
-            Advice(f"truncate(R, {far})", f"what comes from more than {far} steps later has grown a thousandfold"),
+            Advice(f"truncate(R, {far})", f"what comes from more than {far} steps later has grown a hundredfold"),
         ]
     if both.explodes_at is not None:
         ratio = "" if both.factor is None else f", by {both.factor:.3g} a step,"
         return [
             Advice(
                 "bisect(M, R)",
-                f"with the policy's path an adjoint grows a thousandfold{ratio} and not by the physics alone: M keeps "
+                f"with the policy's path an adjoint grows a hundredfold{ratio} and not by the physics alone: M keeps "
                 "its size, and this adds R's direction at that size",
             ),
             Advice("C", "the same, kept where M and R agree in sign"),
@@ -55,7 +55,7 @@ def _of_growth(found: Examination) -> list[Advice]:
         return [
             Advice(
                 f"truncate(R, {window})",
-                f"an adjoint shrinks to a thousandth within {window} steps, so early steps are told nothing of later "
+                f"an adjoint shrinks to a hundredth within {window} steps, so early steps are told nothing of later "
                 "ones: longer sweeps add nothing, and a cost at every step tells more than one at the end",
             )
         ]
@@ -65,9 +65,8 @@ def _of_growth(found: Examination) -> list[Advice]:
 def _of_agreement(found: Examination) -> list[Advice]:
     cosine = found.cosines.get("R M", 1.0)
     if found.policy_share == 0.0:
-        return [
-            Advice("R", "the policy's path carries nothing, as where its last layer is still zero: R and M are one")
-        ]
+        why = "the policy's path carries nothing, as where its last layer is still zero: R and M are one"
+        return [Advice("R", f"{why}; examine a run that has trained a little")]
     if cosine > _ALIKE and found.growth["physics"].explodes_at is None:
         return [Advice("M", f"it points where R does (cosine {cosine:.3f}) and needs no derivative of the policy")]
     if found.agreeing < 0.8 and found.growth["both"].explodes_at is None:

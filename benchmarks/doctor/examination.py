@@ -18,7 +18,7 @@ from training.scores import Copies, Score
 
 LETTERS: dict[str, AdjointRule] = {"R": FULL, "M": PHYSICS_ONLY, "S": ONE_STEP, "N": POLICY_ONLY}
 PATHS: dict[str, AdjointRule] = {"both": FULL, "physics": PHYSICS_ONLY, "policy": POLICY_ONLY}
-FAR = 1e3
+FAR = 1e2
 """How many times larger or smaller an adjoint has exploded or died."""
 QUANTILES = (0.05, 0.5, 0.95)
 _COMBINED = SignAgreement(Backpropagation(PHYSICS_ONLY), Backpropagation(FULL))
@@ -32,7 +32,7 @@ class Growth:
     Attributes:
         factor: by which it grows at each step, the median over samples of the slope of log |λ_t|; None where it is 0.
         profile: quantiles over samples at each step [T+1][3].
-        explodes_at, dies_at: the latest step at which its median has grown or shrunk a thousandfold, or None.
+        explodes_at, dies_at: the latest step at which its median has grown or shrunk a hundredfold, or None.
     """
 
     factor: float | None
