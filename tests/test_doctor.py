@@ -28,12 +28,16 @@ def linear(radius, feedback=0.0, horizon=HORIZON, samples=8):
     """x' = radius · (a rotation) x + B u under u = feedback · x₁."""
     c, s = math.cos(0.3), math.sin(0.3)
     system = LinearSystem(radius * torch.tensor([[c, -s], [s, c]], dtype=torch.float64), torch.tensor([[0.0], [1.0]]))
-    policy = Linear((2,), (1,), bias=False, **tensor_options())
-    policy.theta.data.copy_(torch.tensor([[feedback, 0.0]]))
+
+    def build(members=1, dtype=None, device=None):
+        policy = Linear((2,), (1,), bias=False, members=members, **tensor_options())
+        policy.theta.data.copy_(torch.tensor([[feedback, 0.0]]).expand(members, -1))
+        return policy
+
     sample = lambda count, draw: torch.randn(count, 2, generator=draw, dtype=torch.float64)  # noqa: E731
-    task = Task("linear", system, Quadratic((1.0, 1.0), 0.1), sample, horizon, lambda *_, **__: policy)
+    task = Task("linear", system, Quadratic((1.0, 1.0), 0.1), sample, horizon, build)
     states, parameters = task.starts(samples, 0, "test", torch.float64)
-    return Patient("test", task, policy, states, parameters)
+    return Patient("test", task, build(), states, parameters)
 
 
 def radius_of(patient):

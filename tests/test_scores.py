@@ -62,7 +62,10 @@ def test_scores_equal_their_formula(kind):
     policy = policy_of(CART_POLE, members)
     initial, noise = swing_up_states(1, members * starts, 1), uniform(2, members * starts, copies // 2, horizon, 1)
     found = Copies(task_of(CART_POLE, horizon), policy, kind(sigma, copies), starts)
-    mean, each = found.gradients(initial, noise), found.gradients(initial, noise, each=True)
+    mean, apart = found.gradients(initial, noise), policy_of(CART_POLE, members * starts)
+    apart.theta.data.copy_(policy.theta.data.repeat_interleave(starts, 0))
+    each = Copies(task_of(CART_POLE, horizon), apart, kind(sigma, copies), 1).gradients(initial, noise)
+    each = each.view(members, starts, -1)
     for member in range(members):
         theta = policy.theta.detach()[member].clone().requires_grad_()
         layers = [theta[: 5 * 3].view(5, 3), theta[5 * 3 :].view(4, 1)]

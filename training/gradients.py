@@ -254,7 +254,7 @@ def _constant(made: Any) -> str | None:
 
 
 def _unknown(name: str) -> str:
-    known = ", ".join(f"{entry.name}(...)" if entry.parameters else entry.name for entry in GRADIENTS.values())
+    known = ", ".join(entry.name for entry in GRADIENTS.values())
     names = [alias for entry in GRADIENTS.values() for alias in (entry.name, *entry.aliases)]
     return f"Expected a gradient among {known}, got {name!r}{perhaps(name, names)}."
 

@@ -72,18 +72,16 @@ class Copies:
         )
 
     def gradients(
-        self, initial: torch.Tensor, noise: torch.Tensor, each: bool = False, parameters: torch.Tensor | None = None
+        self, initial: torch.Tensor, noise: torch.Tensor, parameters: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """z of every member [P, n] or, for `each` of its b starts, [P, b, n].
+        """z of every member [P, n]; where starts are to be told apart, each is a member of its own.
 
         Args:
             initial: states [P·b, *state_shape].
             noise: w of the first of each pair, [P·b, n/2, T, *control_shape].
-            each: whether starts are told apart, at a pull-back for each.
             parameters: those that the task randomises [P·b, q].
         """
-        score, members = self.score, self.policy.members
-        rows, starts = score.copies + 1, self._starts // members
+        score, rows = self.score, self.score.copies + 1
         self._disturbed.noise = self._at_rows(noise) * score.sigma
         given = None if parameters is None else parameters.repeat_interleave(rows, 0)
         losses = self.rollout.forward(initial.repeat_interleave(rows, 0), self._objective, given)
@@ -95,18 +93,8 @@ class Copies:
         cotangents = self._at_rows(noise).view(shape[0], self._starts, rows, -1) * weights.unsqueeze(2)
         if not score.closed:
             cotangents = torch.cat([cotangents.sum(2, keepdim=True), torch.zeros_like(cotangents[:, :, 1:])], 2)
-        if not each:
-            return self._pulled_back(cotangents.view(shape))
-        found = []
-        for start in range(starts):
-            alone = torch.zeros_like(cotangents)
-            alone[:, start::starts] = cotangents[:, start::starts] * starts
-            found.append(self._pulled_back(alone.view(shape)))
-        return torch.stack(found, 1)
-
-    def _pulled_back(self, cotangents: torch.Tensor) -> torch.Tensor:
-        """Mean over a member's rows of Σ_t Πᵀ c_t [P, n], for c [T, P·b·(n+1), *control_shape]."""
-        return self.rollout.backward([ONE_STEP], _Linear(cotangents)).parameters[ONE_STEP]
+        # The mean over a member's rows of Σ_t Πᵀ c_t.
+        return self.rollout.backward([ONE_STEP], _Linear(cotangents.view(shape))).parameters[ONE_STEP]
 
     def _at_rows(self, noise: torch.Tensor) -> torch.Tensor:
         """w [T, P·b·(n+1), *control_shape] of all rows: none for the first of a start, then w and -w."""

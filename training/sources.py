@@ -14,6 +14,8 @@ from training.estimators import GradientEstimator, combined, is_sweep
 from training.scores import Copies
 from training.task import Task, generator
 
+_APART = 2**20  # between the seeds of starts that are told apart, where the task has noise
+
 
 class Sources:
     """Gradients [P, n] of members with estimators of their own, from one rollout.
@@ -48,7 +50,7 @@ class Sources:
         }
         self._batch, self._horizon, self._control_shape = batch, task.horizon, task.system.control_shape
         self._copies = {
-            source: (span, Copies(task, policy(span.stop - span.start), _score(source), batch))
+            source: (span, _copies(task, policy, span.stop - span.start, source, batch))
             for source, span in spans.items()
             if not is_sweep(source)
         }
@@ -111,19 +113,18 @@ class Sources:
         self, initial: torch.Tensor, theta: torch.Tensor, parameters: torch.Tensor | None, draw: int
     ) -> dict[Any, torch.Tensor]:
         """z of every score that is wanted, [P, n] or [P, b, n]; 0 for members who do not want it."""
-        found, grouped_states = {}, initial.unflatten(0, (-1, self._batch))
+        found = {}
         for source, (span, copies) in self._copies.items():
-            copies.policy.theta.data.copy_(theta[span])
-            each = isinstance(source, PerSample)
-            copies.rollout.seed_noise(self._seeds[span], draw)
-            drawn = copies.gradients(
-                grouped_states[span].flatten(0, 1),
-                self._noise(span, copies, theta),
-                each,
-                None if parameters is None else parameters.unflatten(0, (-1, self._batch))[span].flatten(0, 1),
-            )
-            found[source] = torch.zeros(len(theta), *drawn.shape[1:], dtype=theta.dtype, device=theta.device)
-            found[source][span] = drawn
+            rows = theta[span]
+            each = copies.policy.members // len(rows)  # 1, or the starts of a member, each of them a member there
+            copies.policy.theta.data.copy_(rows.repeat_interleave(each, 0))
+            copies.rollout.seed_noise([seed + _APART * k for seed in self._seeds[span] for k in range(each)], draw)
+            part = slice(span.start * self._batch, span.stop * self._batch)
+            given = None if parameters is None else parameters[part]
+            drawn = copies.gradients(initial[part], self._noise(span, copies, theta), given)
+            shape = (len(rows), each) if isinstance(source, PerSample) else (len(rows),)
+            found[source] = torch.zeros(len(theta), *shape[1:], theta.shape[1], dtype=theta.dtype, device=theta.device)
+            found[source][span] = drawn.view(*shape, -1)
         return found
 
     def _noise(self, span: slice, copies: Copies, like: torch.Tensor) -> torch.Tensor:
@@ -137,6 +138,13 @@ def passes(estimator: GradientEstimator) -> int:
     """How many times an update steps a batch through its horizon: forward, back for each sweep, and all copies both."""
     copies = [2 * (_score(source).copies + 1) for source in estimator.rules if not is_sweep(source)]
     return 1 + sum(map(is_sweep, estimator.rules)) + sum(copies)
+
+
+def _copies(task: Task, policy: Callable[[int], Policy], members: int, source: Any, batch: int) -> Copies:
+    """Copies of so many members' starts; where starts are told apart, each is a member of its own."""
+    if isinstance(source, PerSample):
+        return Copies(task, policy(members * batch), _score(source), 1)
+    return Copies(task, policy(members), source, batch)
 
 
 def _score(source: Any) -> Any:

@@ -165,12 +165,14 @@ def _score_variance(patient: Patient, horizon: int, copies: int, sigma: float) -
     numbers = samples * (copies + 1) * horizon * patient.initial[0].numel()
     if not copies or numbers > _MOST_NUMBERS:
         return None
-    score = Copies(replace(task, horizon=horizon), patient.policy, Score(sigma, copies), samples)
+    policy = task.policy(members=samples, dtype=patient.policy.dtype, device=patient.policy.device)
+    policy.theta.data.copy_(patient.policy.theta.data.expand(samples, -1))  # every start a member, to tell them apart
+    score = Copies(replace(task, horizon=horizon), policy, Score(sigma, copies), 1)
     if task.noise is not None:
-        score.rollout.seed_noise([0], 0)
+        score.rollout.seed_noise(list(range(samples)), 0)
     shape = (samples, copies // 2, horizon, *task.system.control_shape)
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(patient.initial)
-    return _relative(score.gradients(patient.initial, noise, each=True, parameters=patient.parameters)[0])
+    return _relative(score.gradients(patient.initial, noise, patient.parameters))
 
 
 def _last_adjoint(patient: Patient) -> tuple[float, float]:
