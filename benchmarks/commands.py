@@ -186,13 +186,16 @@ class Transfer:
     """Directory of the run."""
     difficulties: tuple[float, ...]
     """Values of that option."""
+    parameter: str | None = None
+    """A physical parameter that has these values instead, such as pole_mass."""
     machine: tyro.conf.OmitArgPrefixes[Machine] = field(default_factory=Machine)
 
     def run(self) -> None:
         from benchmarks.studies.transfer import transfer_table, transferred
 
         self.machine.start()
-        console.print(transfer_table(self.run_directory, transferred(self.run_directory, self.difficulties)))
+        found = transferred(self.run_directory, self.difficulties, self.parameter)
+        console.print(transfer_table(self.run_directory, found, self.parameter))
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,8 @@ class Observed:
         self.parameters, self.clock = parameters, clock
 
     def __getattr__(self, name: str) -> Any:
+        if name == "controller":  # of a copy that is still empty
+            raise AttributeError(name)
         return getattr(self.controller, name)
 
     def check(self, state_shape: tuple[int, ...], control_shape: tuple[int, ...], differentiated: bool) -> None:

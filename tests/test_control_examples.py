@@ -11,7 +11,7 @@ pytestmark = pytest.mark.float64
 def run(name, folder, *words):
     """What an example prints, with words of its own after its name."""
     source = f"import os, runpy, sys; os.chdir({str(folder)!r}); sys.argv = {[name, *words]!r}; "
-    return run_python(source + f"runpy.run_path({str(ROOT / 'examples' / name)!r})", timeout=300).stdout
+    return run_python(source + f"runpy.run_path({str(ROOT / 'examples' / name)!r})").stdout
 
 
 @pytest.mark.parametrize("name", ["identify_chain.py", "open_loop_swing_up.py"])

@@ -9,9 +9,10 @@ from conftest import relative_error
 from test_parts import SIGHT, Approach, beyond
 
 import evenflow
-from engine import FULL, CartPole, Noise, Rollout, SettingError
+from benchmarks.studies.transfer import transferred
+from engine import FULL, CartPole, Noise, Rollout, SettingError, Trajectory
 from engine.noise import CONTROL, STATE, NoiseSource
-from training import Experiment, Member, RunDirectory, Task, Trainer, TrainingSettings, resume, train
+from training import Experiment, Member, RunDirectory, Task, Trainer, TrainingSettings, build_task, resume, train
 from training.ranges import range_of
 from training.scores import Copies, Score
 from training.starts import policy_for, uniform_states
@@ -103,6 +104,20 @@ def test_a_run_says_what_it_randomised_and_resumes_to_the_same_numbers(tmp_path)
     plain = train(replace(experiment(3), randomise=()), tmp_path / "plain")
     assert "randomise" not in RunDirectory.open(tmp_path / "plain").config
     assert not torch.equal(plain.policy.theta, whole.policy.theta)
+
+
+def test_controllers_are_tested_at_fixed_values_of_a_parameter(tmp_path):
+    trainer = train(experiment(1), tmp_path / "run")
+    found = transferred(tmp_path / "run", (0.1, 0.3), "pole_mass")
+    assert found[0.1] == trainer.test().tolist()
+    system = CartPole(1, pole_mass=0.3)
+    task = build_task("cart-pole", horizon=5)
+    other = Trajectory(system, trainer.policy, 5, 12, forward_only=True)
+    losses = other.forward(trainer._test, task.objective)
+    assert losses is not None
+    assert relative_error(torch.tensor(found[0.3], dtype=torch.float64), losses.view(4, 3).mean(1)) < 1e-9
+    with pytest.raises(SettingError, match=r"^Expected pole_mass from a low above 0 to a high bound, got -1:-1\.$"):
+        transferred(tmp_path / "run", (-1.0,), "pole_mass")
 
 
 def test_noise_of_two_kinds_is_told_apart():

@@ -16,14 +16,15 @@ from training.tasks import difficulty_of
 from training.viewing import member_of
 
 
-def transferred(path: Path, values: Sequence[float]) -> dict[Any, list[float]]:
-    """Test losses of all members of a run at its last checkpoint, for each value of the task's difficulty.
+def transferred(path: Path, values: Sequence[float], parameter: str | None = None) -> dict[Any, list[float]]:
+    """Test losses of all members of a run at its last checkpoint, for each value of its task's difficulty or parameter.
 
     Every member is tested on the test states of its own seed, as many as in training; needs a runtime.
 
     Raises:
         RunError: no run there, or one without checkpoints.
-        SettingError: values of the wrong type, or for which the policy has another number of parameters.
+        SettingError: values of the wrong type, or for which the policy has another number of parameters; a physical
+            parameter that the task does not have, or cannot have at such a value.
     """
     if not values or len(set(values)) < len(values):
         raise SettingError(f"Expected different values to test at, got {list(values)}.")
@@ -31,15 +32,19 @@ def transferred(path: Path, values: Sequence[float]) -> dict[Any, list[float]]:
     experiment = Experiment.from_config(run.config)
     labels = experiment.labels()
     controllers = [member_of(run, index) for index in range(len(labels))]
-    options, name = experiment.task_options, difficulty_of(task_options(experiment.task))[0]
-    kind, last = type(getattr(options, name)), len(controllers[0].checkpoints) - 1
+    options, name = experiment.task_options, parameter or difficulty_of(task_options(experiment.task))[0]
+    kind = float if parameter is not None else type(getattr(options, name))
+    last = len(controllers[0].checkpoints) - 1
     dtype, device = current().dtype, current().device
     trained = controllers[0].task.policy(1, dtype, device).parameter_count
     found = {}
     for value in values:
         if not math.isfinite(value) or kind(value) != value:
             raise SettingError(f"Expected {name} as {kind.__name__}, got {value}.")
-        task = replace(options, **{name: kind(value)}).build()
+        if parameter is None:
+            task = replace(options, **{name: kind(value)}).build()
+        else:
+            task = replace(options.build(), randomise=((parameter, value, value),))
         policy = task.policy(len(labels), dtype, device)
         if policy.parameter_count != trained:
             raise SettingError(
@@ -51,18 +56,19 @@ def transferred(path: Path, values: Sequence[float]) -> dict[Any, list[float]]:
                 row.copy_(controller.weights(last, row))
         count = experiment.settings.test_samples
         starts = [task.initial_states(count, label.seed, "test", dtype) for label in labels]
+        rows = None if parameter is None else torch.full((count * len(labels), 1), value, dtype=dtype, device=device)
         rollout = Trajectory(task.system, policy, task.horizon, count * len(labels), forward_only=True, **task.parts)
         rollout.seed_noise([label.seed for label in labels])
-        losses = rollout.forward(torch.cat(starts).to(device), task.objective)
+        losses = rollout.forward(torch.cat(starts).to(device), task.objective, rows)
         assert losses is not None
         found[kind(value)] = losses.view(len(labels), -1).mean(1).tolist()
     return found
 
 
-def transfer_table(path: Path, found: dict[Any, list[float]]) -> Table:
+def transfer_table(path: Path, found: dict[Any, list[float]], parameter: str | None = None) -> Table:
     """A row for each gradient, a column for each value: median test loss over seeds, with lowest and highest."""
     experiment = Experiment.from_config(RunDirectory.open(path).config)
-    name = difficulty_of(task_options(experiment.task))[0]
+    name = parameter or difficulty_of(task_options(experiment.task))[0]
     table = Table("gradient", *(f"{name} {value}" for value in found), title="Test loss where it was not trained")
     columns = [summaries(experiment.labels(), losses, None) for losses in found.values()]
     for rows in zip(*columns, strict=True):
