@@ -113,7 +113,8 @@ def test_controllers_are_tested_at_fixed_values_of_a_parameter(tmp_path):
     system = CartPole(1, pole_mass=0.3)
     task = build_task("cart-pole", horizon=5)
     other = Trajectory(system, trainer.policy, 5, 12, forward_only=True)
-    losses = other.forward(trainer._test, task.objective)
+    starts = [task.initial_states(3, member.seed, "test", torch.float64) for member in trainer.members]
+    losses = other.forward(torch.cat(starts), task.objective)
     assert losses is not None
     assert relative_error(torch.tensor(found[0.3], dtype=torch.float64), losses.view(4, 3).mean(1)) < 1e-9
     with pytest.raises(SettingError, match=r"^Expected pole_mass from a low above 0 to a high bound, got -1:-1\.$"):
