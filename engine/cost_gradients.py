@@ -18,10 +18,11 @@ def final_gradient(
     gradient = torch.zeros_like(rollout.states[0], requires_grad=False)
     if cost is not None:
         with differentiating(cost):
-            state, version = aligned(rollout.final_state.detach()).requires_grad_(), rollout.states._version
+            state = aligned(rollout.final_state.detach()).requires_grad_()
+            version = state._version
             rows = rollout.parts.leaves()
             value = rollout.parts.priced(cost, *rows or (None,)).final(state)
-            if rollout.states._version != version:
+            if state._version != version:
                 raise modified(cost)
             if value is not None:
                 check_tensor("a final cost for each sample", value, (rollout.batch,), state)
@@ -54,11 +55,11 @@ def write_running_gradients(
         with differentiating(cost):
             states = aligned(rollout.states[first:last].detach()).requires_grad_()
             controls = aligned(rollout.controls[times].detach()).requires_grad_()
-            version = rollout.states._version, rollout.controls._version
+            version = states._version, controls._version
             steps = torch.arange(times.start, times.stop, device=states.device)
             rows = rollout.parts.leaves(len(states))
             values = rollout.parts.priced(cost, *rows or (None,)).running(states, controls, steps)
-            if (rollout.states._version, rollout.controls._version) != version:
+            if (states._version, controls._version) != version:
                 raise modified(cost)
             if values is None:
                 break

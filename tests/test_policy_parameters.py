@@ -181,7 +181,7 @@ def test_what_a_rollout_cannot_follow_is_refused(change, message, system):
         (lambda policy: replace_data(policy, policy.theta.data[:, :-1]), "Expected parameters of shape"),
         (lambda policy: replace_data(policy, policy.theta.data.repeat(2, 1)), "Expected parameters of shape"),
         (lambda policy: policy.to("meta"), "on meta"),
-        (lambda policy: policy.register_forward_hook(lambda *parts: 2 * parts[2]), "MLPRecord to act as"),
+        (lambda policy: policy.register_forward_hook(lambda *parts: 2 * parts[2]), "MLPTrace to act as"),
         (lambda policy: prune.random_unstructured(policy, "theta", 0.5), "policy.theta to be an nn.Parameter"),
     ],
     ids=["half", "fewer", "members", "meta", "hook", "pruned"],

@@ -75,9 +75,9 @@ def test_pull_back_passes_gradcheck(case):
 @pytest.mark.parametrize("serial", [True, False], ids=["serial", "parallel"])
 def test_pull_back_equals_taichis_derivative_of_the_step(case, serial):
     system, _, state, control, next_adjoint = case
-    arguments = state, control, torch.zeros_like(state), serial
+    arguments = state, control, torch.zeros_like(state), state.new_zeros(1, 1), serial, False
     adjoint, cotangent = torch.zeros_like(state), torch.zeros_like(control)
-    prepare_adjoint(system._step, arguments, (adjoint, cotangent, next_adjoint.clone(), None))()
+    prepare_adjoint(system._step, arguments, (adjoint, cotangent, next_adjoint.clone(), None, None, None))()
     expected_adjoint, expected_cotangent = system.pull_back(state, control, next_adjoint)
     assert relative_error(adjoint, expected_adjoint) < accuracy()
     assert relative_error(cotangent, expected_cotangent) < accuracy()
