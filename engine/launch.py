@@ -70,10 +70,12 @@ def compile_kernel(compiled, arguments: Sequence, owner: str = "", settings: Map
     """
     program, settings = impl.get_runtime().prog, settings or {}
     config, kernels = program.config(), compiled.compiled_kernels
-    before = {name: getattr(config, name) for name in settings}
+    # What this pass removes LLVM removes too, to the same bits and in a fraction of the time, but derivatives need it.
+    passes = {"cfg_optimization": runtime.current().backend != "cpu" or compiled.autodiff_mode != AutodiffMode.NONE}
+    before = {name: getattr(config, name) for name in (*settings, *passes)}
     _core.set_logging_level("critical")  # what Taichi refuses is said by the error, once
     try:
-        for name, value in settings.items():
+        for name, value in (passes | dict(settings)).items():
             setattr(config, name, value)
         key = compiled.ensure_compiled(*arguments)
         variant = (key, *sorted(settings.items()))

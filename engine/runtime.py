@@ -129,8 +129,6 @@ def _start_taichi(
         debug=debug,
         ad_stack_size=ad_stack_size or 0,
         cpu_max_num_threads=threads,
-        # What this pass removes LLVM removes too, to the same bits, in a fraction of the time.
-        cfg_optimization=backend != "cpu",
         unrolling_limit=0,  # no warning of long loops: what is unrolled here is so on purpose
         log_level=ti.ERROR,
         enable_fallback=False,
