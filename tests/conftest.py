@@ -74,6 +74,14 @@ def pytest_runtest_setup(item):
         (pytest.fail if item.config.getoption("require") else pytest.skip)(f"needs {DISPLAY}")
 
 
+@pytest.fixture(autouse=True)
+def plugins_of_one_test(monkeypatch):
+    """What a test loads is no plug-in of the next, whose child processes would look for its files."""
+    from training import plugins
+
+    monkeypatch.setattr(plugins, "_loaded", dict(plugins._loaded))
+
+
 def tensor_options():
     """Dtype and device that the running backend works in."""
     return {"dtype": engine.current().dtype, "device": engine.current().device}
