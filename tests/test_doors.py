@@ -22,6 +22,8 @@ FAILING = {
     OPTIONS + "ef.register_task('one', Options); ef.register_task('one', Options)": "has registered; choose another",
     OPTIONS + "ef.register_task('Cart-Pole', Options)": "'Cart-Pole', which evenflow has registered",
     OPTIONS + "ef.register_task('a task', Options)": "Expected a name for a task of letters, digits and hyphens",
+    OPTIONS + "Options.difficulty = 'a'; ef.register_task('one', Options)": "Expected the difficulty of task 'one'",
+    OPTIONS + "Options.difficulty = ('b', (1,)); ef.register_task('one', Options)": "Expected a difficulty of task",
     "ef.register_task('one', 5)": "as a dataclass with build() and plain values that have defaults, got 5",
     "ef.register_gradient('full', ef.FULL, 'x')": "'full', which evenflow has registered",
     "ef.register_gradient('mine', 'R', 'x')": "as a rule, an estimator or what makes one, got str",

@@ -153,7 +153,7 @@ def test_a_task_of_which_nothing_varies_says_so(capsys):
     )
     assert status == 2
     told = capsys.readouterr().err
-    assert told == "evenflow: Expected none, since nothing of this task varies, got 'mass'.\n"
+    assert told == "evenflow: Expected a task with parameters that can vary, got one without any and 'mass'.\n"
 
 
 def test_score_estimators_see_the_same_task_and_tend_to_its_gradient():

@@ -22,8 +22,9 @@ def check_ranges(ranges: Sequence[Range], known: Mapping[str, float], positive: 
     """SettingError unless all are finite ranges, low first, of different parameters among `known`."""
     for name, low, high in ranges:
         if name not in known:
-            wanted = f"a parameter among {', '.join(known)}" if known else "none, since nothing of this task varies"
-            raise SettingError(f"Expected {wanted}, got {name!r}{perhaps(name, known)}.")
+            if not known:
+                raise SettingError(f"Expected a task with parameters that can vary, got one without any and {name!r}.")
+            raise SettingError(f"Expected a parameter among {', '.join(known)}, got {name!r}{perhaps(name, known)}.")
         low, high = (finite(f"finite bounds of {name}", bound) for bound in (low, high))
         if low > high or (name in positive and low <= 0):
             least = " above 0" if name in positive else ""

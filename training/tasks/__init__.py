@@ -64,8 +64,16 @@ def register_task(name: str, options: Any) -> None:
         if hints[entry.name] not in _PLAIN:
             raise SettingError(f"{whole}{entry.name} as {inspect.formatannotation(hints[entry.name])}.")
     known = [entry.name for entry in fields(options)]
-    if not known or difficulty_of(options)[0] not in known:
-        raise SettingError(f"{whole}none that its difficulty names; known are {', '.join(known) or 'none'}.")
+    if not known:
+        raise SettingError(f"{whole}one without any value.")
+    difficulty = difficulty_of(options)
+    if not isinstance(difficulty, tuple) or len(difficulty) != 2 or not isinstance(difficulty[1], (tuple, list)):
+        raise SettingError(
+            f"Expected the difficulty of task {name!r} as an option and its values, such as ({known[0]!r}, (1, 2)), "
+            f"got {difficulty!r}."
+        )
+    if difficulty[0] not in known:
+        raise SettingError(f"Expected a difficulty of task {name!r} among {', '.join(known)}, got {difficulty[0]!r}.")
     TASKS.register(name, options)
 
 

@@ -60,7 +60,7 @@ def _felt(states: torch.Tensor, steps: torch.Tensor, parameters: Any) -> torch.T
 
 @dataclass(frozen=True)
 class HopperOptions:
-    """Hop forward on one leg at a speed, for as long as the body does not fall, on stiff ground; see `Hopper`."""
+    """Hop forward on one leg at a speed, for as long as the body does not fall; the ground gives way and rubs."""
 
     difficulty: ClassVar[tuple[str, tuple[Any, ...]]] = ("horizon", (25, 50, 100))
 
