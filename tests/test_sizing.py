@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from benchmarks.studies import packs
 from benchmarks.studies.directory import StudyDirectory, check_same
 from benchmarks.studies.knobs import families, family_of, knob_panels, tuning_budgets
 from benchmarks.studies.packs import run_study
@@ -55,6 +56,15 @@ def test_a_seed_is_measured_in_seconds():
     assert 0.0 < found < 60.0
     more = seconds_of_a_seed(study_of(gradients=("R",), epochs=200), 1)
     assert more > 10.0 * found
+
+
+def test_copies_of_a_score_gradient_count_in_what_fits_into_memory(monkeypatch):
+    monkeypatch.setattr(packs.os, "sysconf", {"SC_AVPHYS_PAGES": 150 * 10**6, "SC_PAGE_SIZE": 1}.__getitem__)
+
+    def fitting(*gradients):
+        return len(packs.packed_seeds(study_of(gradients=gradients), 1)) * len(gradients)
+
+    assert fitting("R", "M") > 4 * fitting("R", "score(0.1, 64)")
 
 
 def test_families_differ_in_their_last_number():
