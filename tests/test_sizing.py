@@ -67,9 +67,10 @@ def test_copies_of_a_score_gradient_count_in_what_fits_into_memory(monkeypatch):
     assert fitting("R", "M") > 4 * fitting("R", "score(0.1, 64)")
 
 
-def test_families_differ_in_their_last_number():
+def test_families_differ_in_the_last_number_of_their_outermost_part():
     assert family_of("clip-norm(decay(R, 0.9), 1)") == "clip-norm(decay(R, 0.9), ·)"
     assert family_of("agree(M, R)") == "agree(M, R)"
+    assert family_of("agree(M, decay(R, 0.9))") == "agree(M, decay(R, 0.9))"  # none of its own
     assert families([*CLIPPED, "decay(R, 0.9)"]) == {
         "clip-norm(R, ·)": {0.1: "clip-norm(R, 0.1)", 1.0: "clip-norm(R, 1)", 10.0: "clip-norm(R, 10)"}
     }
