@@ -51,9 +51,9 @@ def write_report(
     rows, study, path = table(directory, threshold, costs, against), directory.config, directory.path
     told = {**study, "settings": settings_to_file(study["settings"])}
     plain = {"format": STUDY_FORMAT, "study": told, "threshold": threshold, "rows": [asdict(row) for row in rows]}
-    plain["conclusions"] = [*tuning_budgets(directory.results), *conclusions(rows)]
+    plain["conclusions"] = said = [*tuning_budgets(directory.results), *conclusions(rows)]
     written = [
-        write_ours(path / "report.md", markdown(rows, study, threshold, tuning_budgets(directory.results))),
+        write_ours(path / "report.md", markdown(rows, study, threshold, said)),
         write_ours(path / "report.json", json.dumps(for_json(plain), indent=1) + "\n"),
     ]
     figures = [loss_panels(directory, axis, costs=costs) for axis in ("epochs", "time") if axis != "time" or costs]
