@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks.studies import packs
+from benchmarks.studies import packs, sizing
 from benchmarks.studies.directory import StudyDirectory, check_same
 from benchmarks.studies.knobs import families, family_of, knob_panels, tuning_budgets
 from benchmarks.studies.packs import run_study
-from benchmarks.studies.sizing import seconds_of_a_seed, sized
+from benchmarks.studies.sizing import seconds_of_a_seed, seconds_of_an_epoch, sized
 from benchmarks.studies.study import TUNING_SEED, Study
 from engine import SettingError
 from training import TrainingSettings
@@ -56,6 +56,13 @@ def test_a_seed_is_measured_in_seconds():
     assert 0.0 < found < 60.0
     more = seconds_of_a_seed(study_of(gradients=("R",), epochs=200), 1)
     assert more > 10.0 * found
+
+
+def test_an_epoch_is_its_updates_its_tests_and_its_validation(monkeypatch):
+    monkeypatch.setattr(sizing, "in_turns", lambda calls, rounds: {"update": [250.0], "test": [1000.0]})
+    assert seconds_of_an_epoch(study_of().experiment(1, (0,))) == 2 * 0.25 + 1.0
+    validated = study_of(settings=replace(SETTINGS, validation_samples=24)).experiment(1, (0,))
+    assert seconds_of_an_epoch(validated) == 2 * 0.25 + 1.0 + 3.0  # three times as many starts as for tests
 
 
 def test_copies_of_a_score_gradient_count_in_what_fits_into_memory(monkeypatch):
