@@ -71,7 +71,8 @@ class Variants(Generic[Options]):
     tuning_seed_count: Annotated[int, tyro.conf.arg(name="tuning-seeds")] = 3
     """How many seeds learning rates are chosen on."""
     tune_knobs: bool = False
-    """Of gradients that differ in one number alone, report only the one that is best on the tuning seeds."""
+    """Of gradients that differ in the last number of their outermost part alone, report only the one that is best on
+    the tuning seeds."""
     hours: float | None = None
     """Take as many paired seeds as fit into so many hours on this machine, instead of --seeds."""
     report_only: bool = False

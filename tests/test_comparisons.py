@@ -81,9 +81,17 @@ def test_the_report_says_what_it_found_and_what_it_cannot(done):
     told = conclusions(rows)
     assert told[0].startswith("4 comparisons with R by exact sign-flip tests")
     assert told[1:3] == ["Better than R: M at 1, C at 2.", "Worse than R: C at 1."]
-    text = markdown(rows, {"task": "cart-pole", "epochs": 1, "seeds": SEEDS, "settings": {"optimiser": "adam"}}, None)
+    text = markdown(
+        rows, {"task": "cart-pole", "epochs": 1, "seeds": SEEDS, "settings": {"optimiser": "adam"}}, None, told
+    )
     assert all(f"- {sentence}" in text for sentence in told)
     assert re.search(r"\| 1 \| M \|.*\| 1\.00 \(0\.68 to 1\.00\) \| 0\.031 better \|", text)
+
+
+def test_pairs_are_counted_where_seeds_are_without_a_counterpart(tmp_path):
+    rows = table(study_of(tmp_path, LOSSES | {"R": [finals[:3] for finals in LOSSES["R"]]}, SEEDS), None, {})
+    assert {(row.gradient, row.seeds, row.pairs) for row in rows} == {("R", 3, 0), ("M", 8, 3), ("C", 8, 3)}
+    assert conclusions(rows)[3].startswith("With 3 paired seeds")
 
 
 def test_few_seeds_are_said_to_conclude_nothing():

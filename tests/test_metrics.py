@@ -8,7 +8,7 @@ import pytest
 import evenflow
 from training import Experiment, RunDirectory, TrainingSettings, resume, train
 from training.errors import RunError
-from training.metrics import first_lines, read_metrics
+from training.metrics import first_lines, for_json, from_json, read_metrics
 from training.viewing import watched
 
 pytestmark = pytest.mark.float64
@@ -107,3 +107,11 @@ def test_every_reader_tells_the_same(run, tmp_path, capsys, monkeypatch):
         error = capsys.readouterr().err
         assert error.endswith(words + "\n")
         assert error.count("\n") == 1
+
+
+def test_numbers_that_json_does_not_have_are_null():
+    told = for_json(
+        {"a": [1.5, float("inf")], "b": (float("nan"), {"c": -float("inf")}), "d": [True, None, "x", 10**400]}
+    )
+    assert told == {"a": [1.5, None], "b": [None, {"c": None}], "d": [True, None, "x", 10**400]}
+    assert from_json(json.dumps(told)) == told

@@ -112,7 +112,7 @@ def test_values_given_to_a_system_are_those_given_to_every_sample(system, step):
     assert relative_error(other.step(state, control), launch_step(system, state, control, rows)) < accuracy() * 1e-2
     adjoint = uniform(3, BATCH, size)
     of_rows = launch_pull_back(system, state, control, adjoint, rows)
-    for found, wanted in zip(other.pull_back(state, control, adjoint), of_rows, strict=False):
+    for found, wanted in zip(other.pull_back(state, control, adjoint), of_rows[:2], strict=True):
         assert relative_error(found, wanted) < accuracy()
 
 

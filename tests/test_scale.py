@@ -287,6 +287,14 @@ def test_the_command_measures_writes_and_continues(tmp_path, capsys, monkeypatch
     assert json.loads((tmp_path / "new" / "study" / "report.json").read_text()) == report
 
 
+def test_a_registered_system_starts_inside_its_own_domain_and_counts_samples():
+    case = case_named("guidance")
+    state, control, _ = case.start(system := case.build(64), 64)
+    assert torch.equal(state, system.sample(64, torch.Generator().manual_seed(0)).to(torch.float32))
+    assert float(state.abs().max()) > 1.0 > 2 * float(control.abs().max())
+    assert (case.counted, case_named("swarm").counted) == ("samples", "particles")
+
+
 @pytest.mark.float64
 def test_a_registered_system_is_measured_against_samples_and_says_that_it_has_no_peer(tmp_path):
     command = ["bench", "scale", "--plugin", str(ROOT / "examples" / "own_system.py"), "--out", "study"]

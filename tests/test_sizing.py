@@ -4,10 +4,11 @@ from dataclasses import replace
 
 import pytest
 
+from benchmarks.studies import packs, sizing
 from benchmarks.studies.directory import StudyDirectory, check_same
 from benchmarks.studies.knobs import families, family_of, knob_panels, tuning_budgets
 from benchmarks.studies.packs import run_study
-from benchmarks.studies.sizing import seconds_of_a_seed, sized
+from benchmarks.studies.sizing import seconds_of_a_seed, seconds_of_an_epoch, sized
 from benchmarks.studies.study import TUNING_SEED, Study
 from engine import SettingError
 from training import TrainingSettings
@@ -57,9 +58,26 @@ def test_a_seed_is_measured_in_seconds():
     assert more > 10.0 * found
 
 
-def test_families_differ_in_their_last_number():
+def test_an_epoch_is_its_updates_its_tests_and_its_validation(monkeypatch):
+    monkeypatch.setattr(sizing, "in_turns", lambda calls, rounds: {"update": [250.0], "test": [1000.0]})
+    assert seconds_of_an_epoch(study_of().experiment(1, (0,))) == 2 * 0.25 + 1.0
+    validated = study_of(settings=replace(SETTINGS, validation_samples=24)).experiment(1, (0,))
+    assert seconds_of_an_epoch(validated) == 2 * 0.25 + 1.0 + 3.0  # three times as many starts as for tests
+
+
+def test_copies_of_a_score_gradient_count_in_what_fits_into_memory(monkeypatch):
+    monkeypatch.setattr(packs.os, "sysconf", {"SC_AVPHYS_PAGES": 150 * 10**6, "SC_PAGE_SIZE": 1}.__getitem__)
+
+    def fitting(*gradients):
+        return len(packs.packed_seeds(study_of(gradients=gradients), 1)) * len(gradients)
+
+    assert fitting("R", "M") > 4 * fitting("R", "score(0.1, 64)")
+
+
+def test_families_differ_in_the_last_number_of_their_outermost_part():
     assert family_of("clip-norm(decay(R, 0.9), 1)") == "clip-norm(decay(R, 0.9), ·)"
     assert family_of("agree(M, R)") == "agree(M, R)"
+    assert family_of("agree(M, decay(R, 0.9))") == "agree(M, decay(R, 0.9))"  # none of its own
     assert families([*CLIPPED, "decay(R, 0.9)"]) == {
         "clip-norm(R, ·)": {0.1: "clip-norm(R, 0.1)", 1.0: "clip-norm(R, 1)", 10.0: "clip-norm(R, 10)"}
     }

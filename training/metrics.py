@@ -51,6 +51,15 @@ def from_json(line: str | bytes) -> Any:
         return None
 
 
+def for_json(value: Any) -> Any:
+    """The same with null for numbers that JSON does not have; tuples are lists there."""
+    if isinstance(value, dict):
+        return {key: for_json(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [for_json(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def json_lines(file: Path, what: str) -> list[tuple[Any, bytes]]:
     """What each complete line of a file says, None where that is not JSON, and how it stands; RunError if unreadable.
 

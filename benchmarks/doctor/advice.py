@@ -29,7 +29,7 @@ def _of_growth(found: Examination) -> list[Advice]:
         factor, far = physics.factor, found.horizon - physics.explodes_at
         return [
             Advice(
-                f"decay(R, {_short(1 / factor)})",
+                f"decay(R, {1 / factor:.4g})",
                 f"the physics alone multiplies an adjoint by {factor:.3g} a step, a hundredfold within {far} steps, "
                 "which neither M nor C can help; this takes as much away",
             ),

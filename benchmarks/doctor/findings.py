@@ -13,6 +13,7 @@ from rich.table import Table
 from benchmarks.doctor.advice import Advice
 from benchmarks.doctor.examination import Examination
 from training.files import write_whole
+from training.metrics import for_json
 from training.style import new_figure, plain_log, save
 from training.viewing.palette import styles_of
 
@@ -63,7 +64,7 @@ def write(found: Examination, advice: Sequence[Advice], out: Path) -> list[Path]
     """Write doctor.json and doctor.png into a directory that has neither; returns their paths."""
     out.mkdir(parents=True, exist_ok=True)
     told = {**asdict(found), "advice": [asdict(one) for one in advice]}
-    text = json.dumps(_finite(told), indent=1) + "\n"
+    text = json.dumps(for_json(told), indent=1) + "\n"
     return [write_whole(out / "doctor.json", text), _draw(found, out / "doctor.png")]
 
 
@@ -97,12 +98,3 @@ def _draw(found: Examination, path: Path) -> Path:
 
 def _step(value: int | None) -> str:
     return "" if value is None else str(value)
-
-
-def _finite(value):
-    """The same with null for numbers that JSON does not have."""
-    if isinstance(value, dict):
-        return {key: _finite(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

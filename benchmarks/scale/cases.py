@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -63,6 +63,8 @@ class Case:
     policy: Callable[[System], Policy]
     ns_per_pair: tuple[float, float] | None = None
     without: tuple[str, ...] = ()
+    counted: ClassVar[str] = "particles"
+    """What its sizes are numbers of."""
 
     def count(self, system: System, state: torch.Tensor) -> int | None:
         """How many pairs interact, where they are counted."""
@@ -78,6 +80,8 @@ class Case:
 
 class SamplesCase(Case):
     """A registered system as `evenflow check` builds it, measured against the number of samples in a batch."""
+
+    counted = "samples"
 
     def start(self, system: System, particles: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """As of a case, with a sample for each of so many "particles"."""
@@ -101,11 +105,9 @@ def case_named(name: str) -> Case:
 
 
 def draw_samples(system: System, generator: torch.Generator, samples: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
-    """Components between -1/2 and 1/2, where registered systems are smooth; float32."""
-    state, control = (
-        torch.rand(samples, *of, generator=generator) for of in (system.state_shape, system.control_shape)
-    )
-    return state - 0.5, control - 0.5
+    """The system's own samples, with controls between -1/2 and 1/2; float32."""
+    state = system.sample(samples, generator).to(torch.float32)
+    return state, torch.rand(samples, *system.control_shape, generator=generator) - 0.5
 
 
 def dense(system: System) -> MLP:

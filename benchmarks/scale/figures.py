@@ -53,7 +53,8 @@ def _by_system(found: Sequence[Record], path: Path, label: str, value: Callable[
                     [record["particles"] for record in records], [value(record, part) for record in records],
                     _LINE_OF[part], **_look(side), label=f"{side}, {part}",
                 )  # fmt: skip
-        _finish(axes, case_named(system).title, "particles")
+        case = case_named(system)
+        _finish(axes, case.title, case.counted)
     legend_below(figure, panels)
     return save_ours(figure, path)
 
@@ -66,7 +67,8 @@ def _memory(found: Sequence[Record], path: Path) -> Path:
             sizes = [record["particles"] for record in records]
             taken = [memory_taken(record) / 2**20 for record in records]
             axes.plot(sizes, taken, **_look(side), label=side)
-        _finish(axes, case_named(system).title, "particles")
+        case = case_named(system)
+        _finish(axes, case.title, case.counted)
     legend_below(figure, panels)
     return save_ours(figure, path)
 
@@ -83,7 +85,8 @@ def _horizon(records: Sequence[Record], path: Path) -> Path:
         label = "measured" if name == "peak" else name
         memory.plot(steps, shown, line, **_look(OURS), label=label)
     memory.axhline(parse_bytes(records[0]["memory"]) / 2**20, color="0.7", linewidth=2.0, label="budget")
-    title = f"{case_named(records[0]['system']).title}, {records[0]['particles']:,} particles"
+    case = case_named(records[0]["system"])
+    title = f"{case.title}, {records[0]['particles']:,} {case.counted}"
     for axes, label in ((times, "s"), (memory, "MiB")):
         _finish(axes, title, "steps")
         axes.set_ylabel(label)

@@ -35,9 +35,9 @@ class Row:
     """One variant at one difficulty, over its seeds.
 
     Losses are interquartile means of final test losses with a 95% bootstrap interval; a training that diverged counts
-    as an infinite loss, and as no success. `better` is the share of paired seeds on which the variant ends below
-    `against` with the same clipping, with its 95% interval; p of the exact sign-flip test of those pairs, as it is and
-    corrected by Holm over all comparisons of the report. `percentiles` are runs at 10, 25, 50, 75 and 90%.
+    as an infinite loss, and as no success. `better` is the share of the `pairs` of seeds on which the variant ends
+    below `against` with the same clipping, with its 95% interval; p of the exact sign-flip test of those pairs, as it
+    is and corrected by Holm over all comparisons of the report. `percentiles` are runs at 10, 25, 50, 75 and 90%.
     """
 
     difficulty: Any
@@ -53,6 +53,7 @@ class Row:
     success_high: float | None
     diverged: float
     against: str
+    pairs: int
     better: float | None
     better_low: float | None
     better_high: float | None
@@ -125,6 +126,7 @@ def _row(group: list[Result], other: list[Result], against: str, threshold: floa
         rate[1],
         sum(math.isinf(loss) for loss in losses) / len(losses),
         against,
+        len(paired),
         better,
         bounds[0],
         bounds[1],
@@ -150,7 +152,7 @@ def conclusions(rows: Sequence[Row]) -> list[str]:
     for verdict in ("better", "worse"):
         names = [f"{row.name} at {row.difficulty}" for row in compared if row.verdict == verdict]
         found.append(f"{verdict.capitalize()} than {against}: {', '.join(names) if names else 'none'}.")
-    return [*found, *limits(len(compared), min(row.seeds for row in compared))]
+    return [*found, *limits(len(compared), min(row.pairs for row in compared))]
 
 
 def limits(comparisons: int, seeds: int) -> list[str]:
@@ -180,8 +182,8 @@ def grouped(results: Sequence[Result]) -> dict[tuple[Any, str, str], list[Result
     return dict(sorted(found.items(), key=lambda item: (order.index(item[0][0]), rank_of(item[0][1]))))
 
 
-def markdown(rows: list[Row], study: dict[str, Any], threshold: float | None, before: Sequence[str] = ()) -> str:
-    """The table with what it says in sentences, after those that come `before`."""
+def markdown(rows: list[Row], study: dict[str, Any], threshold: float | None, said: Sequence[str]) -> str:
+    """The table with what is `said` of it in sentences."""
     against = rows[0].against if rows else AGAINST
     success = f"below {threshold:g}" if threshold is not None else "success"
     head = ["difficulty", "variant", "rate", "seeds", "loss (IQM, 95%)", "median, 90% below", success, "diverged",
@@ -221,11 +223,11 @@ def markdown(rows: list[Row], study: dict[str, Any], threshold: float | None, be
         note += f" Of each training the epoch is reported that is best on {validated} starts for validation."
     name = study["settings"]["optimiser"]
     note += f" Optimiser: {name}, {optimiser_named(name).description}."
-    return "\n".join([*lines, "", *(f"- {sentence}" for sentence in (*before, *conclusions(rows))), "", note, ""])
+    return "\n".join([*lines, "", *(f"- {sentence}" for sentence in said), "", note, ""])
 
 
 def better(row: Row) -> str:
-    """The share of seeds on which a row is below R, with its interval."""
+    """The share of paired seeds on which a row is below `row.against`, with its interval."""
     if row.better is None:
         return ""
     return f"{row.better:.2f} ({row.better_low:.2f} to {row.better_high:.2f})"

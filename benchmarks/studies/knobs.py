@@ -1,4 +1,4 @@
-"""A gradient's own number, such as the limit of clip-norm: families that differ in it alone, and what it does."""
+"""A gradient's own number, the last one of its outermost part: families that differ in it alone, and what it does."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,7 +15,7 @@ _OPEN = "·"
 
 
 def family_of(text: str) -> str:
-    """A gradient's text with its last number left open: clip-norm(R, ·); the text itself where it has none."""
+    """A gradient's text with the last number of its outermost part open: clip-norm(R, ·); itself where it has none."""
     return _split(text)[0]
 
 
@@ -91,7 +91,7 @@ def _best_point(results: Sequence[Result], text: str) -> Iterator[tuple[float, f
 
 
 def _split(text: str) -> tuple[str, float | None]:
-    """A family and the number that is left open in it."""
+    """A family and the number that is left open in it: the last of the outermost part, never one inside another."""
     call = parse(text)
     numbers = [place for place, (_, value) in enumerate(call.arguments) if not isinstance(value, Call)]
     if not numbers:

@@ -160,9 +160,9 @@ def _packs(
 
 
 def _members_that_fit(experiment: Experiment) -> int:
-    """How many members' buffers take half of the memory that is free."""
-    trainer = replace(experiment, variants=(experiment.labels()[0].variant,), seeds=experiment.seeds[:1]).trainer()
-    needed = trainer.rollout.plan.predicted + trainer.evaluation.plan.predicted
+    """How many members' buffers take half of the memory that is free: as many of each variant, with their copies."""
+    trainer = replace(experiment, seeds=experiment.seeds[:1]).trainer()
+    needed = (trainer.planned_bytes + trainer.evaluation.plan.predicted) / len(trainer.members)
     try:
         free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (ValueError, OSError, AttributeError):  # not on this system

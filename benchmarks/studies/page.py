@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from benchmarks.studies.comparisons import AGAINST, better, conclusions, significance, table
+from benchmarks.studies.comparisons import AGAINST, Row, better, conclusions, significance, table
 from benchmarks.studies.costs import load_costs
 from benchmarks.studies.directory import Result, StudyDirectory
 from benchmarks.studies.report import AXES, loss_panels, memory_panels, profile_panels
@@ -135,6 +135,7 @@ def _study_parts(path: Path) -> tuple[str, list[tuple[str, str]]]:
         (f"Test loss over {config['seeds']} paired seeds", _table(heads, rows)),
         ("What that says, and what it cannot say", f"<ul>{told}</ul>"),
         *((head, draw(study)) for head, draw in STUDY_PLOTS.items()),
+        *([("Memory", _study_memory(study, found))] if costs else []),
         ("Last frames", _last_frames(controllers)),
         ("Adjoint profile", _adjoint_profile(controllers, config["gradients"])),
         ("Configuration", _configuration(config)),
@@ -226,11 +227,12 @@ def _study_curves(study: StudyDirectory) -> str:
             caption = f"Interquartile mean against {against}, with its 95% interval."
             draw = partial(loss_panels, study, axis, costs=costs)
             figures.append(drawn(lambda file, draw=draw: draw(path=file), caption))
-    if costs:
-        rows = table(study, None, costs)
-        caption = "Interquartile mean after the last epoch, with its 95% interval, against planned memory."
-        figures.append(drawn(lambda file: memory_panels(study, rows, file), caption))
     return "".join(figures)
+
+
+def _study_memory(study: StudyDirectory, rows: Sequence[Row]) -> str:
+    caption = "Interquartile mean after the last epoch, with its 95% interval, against planned memory."
+    return drawn(lambda file: memory_panels(study, rows, file), caption)
 
 
 def _study_profiles(study: StudyDirectory) -> str:

@@ -4,7 +4,6 @@ Trained in stages, so that a first complete comparison exists early and further 
 stage goes through all tasks and difficulties before the next one begins.
 """
 
-import statistics
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -17,9 +16,9 @@ from rich.table import Table
 
 from benchmarks.studies.directory import StudyDirectory
 from benchmarks.studies.packs import Stage, packs_of, run_study
+from benchmarks.studies.sizing import seconds_of_an_epoch
 from benchmarks.studies.study import Study
 from benchmarks.studies.variants import PackProgress, write_comparison
-from benchmarks.timing import in_turns
 from engine import SettingError
 from training.stopping import CLOSED_PIPE, Stopped, Stopping
 from training.variant import Variant
@@ -85,7 +84,8 @@ def plan(studies: dict[str, Study], out: Path) -> Iterator[Planned]:
             wanted = {(difficulty, variant, seed) for variant in stage.variants for seed in stage.seeds}
             left = len(wanted - done[task])
             if left and (task, difficulty) not in seconds:
-                seconds[task, difficulty] = _seconds_of_an_epoch(study, difficulty)
+                pack = packs_of(study, Path(), difficulty, stages(study)[0])[0].experiment
+                seconds[task, difficulty] = seconds_of_an_epoch(pack) / len(pack.labels())
             yield Planned(
                 stage.name,
                 task,
@@ -147,13 +147,3 @@ def _done(out: Path) -> set[tuple[Any, Variant, int]]:
     if not StudyDirectory.is_at(out):
         return set()
     return {(result.difficulty, result.variant, result.label.seed) for result in StudyDirectory(out).results}
-
-
-def _seconds_of_an_epoch(study: Study, difficulty: Any) -> float:
-    """Of one training of the first stage, together with the others of its pack."""
-    pack = packs_of(study, Path(), difficulty, stages(study)[0])[0]
-    trainer = pack.experiment.trainer()
-    initial = next(trainer.batches())
-    times = in_turns({"update": lambda: trainer.update(initial), "test": trainer.test}, rounds=1)
-    update, test = (statistics.median(times[name]) / 1e3 for name in ("update", "test"))
-    return (trainer.updates_per_epoch * update + test) / len(trainer.members)

@@ -19,6 +19,7 @@ from engine import SettingError
 from training.errors import RunError
 from training.files import write_ours
 from training.gradients import gradient_named
+from training.metrics import for_json
 from training.optimisers import settings_to_file
 from training.sources import passes
 from training.style import (
@@ -50,10 +51,10 @@ def write_report(
     rows, study, path = table(directory, threshold, costs, against), directory.config, directory.path
     told = {**study, "settings": settings_to_file(study["settings"])}
     plain = {"format": STUDY_FORMAT, "study": told, "threshold": threshold, "rows": [asdict(row) for row in rows]}
-    plain["conclusions"] = [*tuning_budgets(directory.results), *conclusions(rows)]
+    plain["conclusions"] = said = [*tuning_budgets(directory.results), *conclusions(rows)]
     written = [
-        write_ours(path / "report.md", markdown(rows, study, threshold, tuning_budgets(directory.results))),
-        write_ours(path / "report.json", json.dumps(_finite(plain), indent=1) + "\n"),
+        write_ours(path / "report.md", markdown(rows, study, threshold, said)),
+        write_ours(path / "report.json", json.dumps(for_json(plain), indent=1) + "\n"),
     ]
     figures = [loss_panels(directory, axis, costs=costs) for axis in ("epochs", "time") if axis != "time" or costs]
     knobs = knob_panels(directory)
@@ -225,12 +226,3 @@ def _smoothed(losses: np.ndarray, epochs: int) -> np.ndarray:
     sums[epochs:] -= sums[:-epochs].copy()
     counts = np.minimum(np.arange(1, len(losses) + 1), epochs)
     return sums / counts[:, None]
-
-
-def _finite(value: Any) -> Any:
-    """The same with null for numbers that JSON does not have."""
-    if isinstance(value, dict):
-        return {key: _finite(entry) for key, entry in value.items()}
-    if isinstance(value, list):
-        return [_finite(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,6 +1,5 @@
 """Studies made to fit into a number of hours: as many paired seeds as that takes, and what so many cannot conclude."""
 
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,27 +10,26 @@ from benchmarks.studies.directory import StudyDirectory
 from benchmarks.studies.knobs import family_of
 from benchmarks.studies.packs import packed_seeds
 from benchmarks.studies.study import TUNING_SEED, Study
+from benchmarks.timing import in_turns
 from engine import SettingError
 from engine.checks import positive, real
+from training import Experiment
 
-_WARM_UP, _TIMED = 2, 4
+
+def seconds_of_an_epoch(experiment: Experiment) -> float:
+    """What an epoch of all its members together takes here; a start for validation is taken to cost one for tests."""
+    trainer, settings = experiment.trainer(), experiment.settings
+    batch = next(trainer.batches())
+    times = in_turns({"update": lambda: trainer.update(batch), "test": trainer.test}, rounds=1)
+    (update,), (test,) = times["update"], times["test"]
+    tests = 1 + settings.validation_samples / settings.test_samples
+    return (trainer.updates_per_epoch * update + tests * test) / 1e3
 
 
 def seconds_of_a_seed(study: Study, difficulty: Any) -> float:
     """What one seed of every combination takes at this difficulty, in a pack as it will be trained."""
     seeds = packed_seeds(study, difficulty)
-    trainer = study.experiment(difficulty, seeds).trainer()
-    batch = next(trainer.batches())
-    for _ in range(_WARM_UP):
-        trainer.update(batch)
-    started = time.perf_counter()
-    for _ in range(_TIMED):
-        trainer.update(batch)
-    update = (time.perf_counter() - started) / _TIMED
-    started = time.perf_counter()
-    trainer.test()
-    tested = time.perf_counter() - started
-    return study.epochs * (trainer.updates_per_epoch * update + tested) / len(seeds)
+    return study.epochs * seconds_of_an_epoch(study.experiment(difficulty, seeds)) / len(seeds)
 
 
 def sized(

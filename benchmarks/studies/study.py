@@ -41,8 +41,9 @@ class Study(Comparison):
     Attributes:
         task: name; options: all but the difficulty.
         difficulties: values of the option that makes the task harder; the task's own by default.
-        tune_knobs: whether of gradients that differ in one number alone, as clip-norm(R, 1) and clip-norm(R, 10), only
-            the one that is best on the tuning seeds is trained on the reported ones.
+        tune_knobs: whether of gradients that differ in the last number of their outermost part alone, as
+            clip-norm(R, 1) and clip-norm(R, 10), only the one that is best on the tuning seeds is trained on the
+            reported ones.
         seed_count: how many seeds are reported; tuning_seed_count: on how many others learning rates are chosen, where
             there are several.
     """
