@@ -215,6 +215,24 @@ def test_the_gradient_with_ends_is_that_of_shorter_rollouts():
     assert relative_error(found.parameters[FULL], total) < 1e-12
 
 
+@pytest.mark.float64
+def test_no_policy_is_pulled_back_for_an_observation_that_parameters_do_not_change(monkeypatch):
+    blind = Observation(lambda states, steps, parameters: 1.0 * states, (6,))
+    rollout = Rollout(SYSTEM, policy(6), HORIZON, BATCH, observation=blind, parameters=NAMES)
+    plain = Rollout(SYSTEM, policy(6), HORIZON, BATCH, parameters=NAMES)
+    monkeypatch.setattr(rollout.trace.of_controller, "pull_back_state", None)
+    found, expected = swept(rollout, [FULL]), swept(plain, [FULL])
+    assert relative_error(found.physical[FULL], expected.physical[FULL]) < 1e-12
+
+
+@pytest.mark.float64
+def test_weights_of_paths_hold_for_what_reaches_parameters_sample_by_sample():
+    rule = engine.PathRule(1.0, 0.5)
+    _, rollout = build(**CASES["observation"])
+    found = swept(rollout, [rule, engine.PerSample(rule)])
+    assert relative_error(found.physical[engine.PerSample(rule)], found.physical[rule]) < 1e-12
+
+
 class Spoilt(engine.System):
     """A system whose Jacobian is not finite where samples end."""
 
