@@ -31,7 +31,7 @@ class Rollout(Trajectory):
         """
         tape = impl.get_runtime().target_tape
         if isinstance(tape, RolloutTape):
-            tape.record_rollout(self, initial, cost)
+            tape.record_rollout(self, initial, cost, parameters)
         elif tape is not None:
             raise AdjointError("Expected rollouts inside a RolloutTape, got a ti.ad.Tape, which cannot replay them.")
         self.forward(initial.detach(), parameters=parameters)
