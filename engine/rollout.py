@@ -62,6 +62,8 @@ class Rollout(Trajectory):
         if cost is not None:
             check_cost(cost)
         self.check_stored()
+        if cost is not None:
+            self.parts.check_names(cost, self.initial_state.detach())
         self._check_added_gradients()
         if self._sweeper is None:
             self._sweeper = Sweeper(self)

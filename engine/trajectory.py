@@ -159,6 +159,8 @@ class Trajectory:
         self.turn += 1
         with torch.inference_mode():
             self.parts.begin(initial, parameters)
+            if cost is not None:
+                self.parts.check_names(cost, initial)
             self._forward(initial, cost, losses)
         return losses
 
