@@ -148,7 +148,8 @@ class ObservedTrace:
         ])  # fmt: skip
         with torch.inference_mode(False), torch.enable_grad():
             (gradient,) = pulled_back(found, (rows,), weights.clone().view_as(found))
-        return gradient.sum(0)
+        silent = (cotangents[: last - first, samples] == 0).flatten(2).all(2)
+        return gradient.masked_fill(silent.unsqueeze(2), 0.0).sum(0)
 
     def _see(
         self,

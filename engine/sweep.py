@@ -159,9 +159,10 @@ class Sweeper(SweepBuffers):
         else:
             self._sweep_by_steps(rule, part, samples)
         adjoints, cotangents = self.adjoints[first : last + 1, samples], self.cotangents[first:last, samples]
-        if ended.is_finite(adjoints, cotangents):
+        rows = () if self._of_parameters is None else (self._of_parameters.of_system[samples],)
+        if ended.is_finite(adjoints, cotangents, *rows):
             return
-        again = ended.spoilt(adjoints, cotangents)
+        again = ended.spoilt(adjoints, cotangents, *rows)
         if bool(again.any()):
             kept = adjoints[:, ~again].clone(), cotangents[:, ~again].clone()
             cotangents.copy_(self.direct_controls[first:last, samples])

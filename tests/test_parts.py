@@ -236,7 +236,8 @@ def test_weights_of_paths_hold_for_what_reaches_parameters_sample_by_sample():
 class Spoilt(engine.System):
     """A system whose Jacobian is not finite where samples end."""
 
-    def __init__(self, of):
+    def __init__(self, of, alone):
+        self.alone = alone
         self.of, self.name, self.state_shape, self.control_shape = of, "spoilt", of.state_shape, of.control_shape
         self.constants, self.positive_parameters = of.constants, of.positive_parameters
 
@@ -252,7 +253,7 @@ class Spoilt(engine.System):
 
         def spoilt():
             launch()
-            for values in (adjoint, cotangent, parameter_adjoint):
+            for values in (parameter_adjoint,) if self.alone else (adjoint, cotangent, parameter_adjoint):
                 values[beyond(state)] = torch.nan
 
         return spoilt
@@ -260,10 +261,11 @@ class Spoilt(engine.System):
 
 @pytest.mark.float64
 @pytest.mark.parametrize("segment", [None, 5])
-def test_the_jacobian_where_a_sample_has_ended_does_not_matter(segment):
+@pytest.mark.parametrize("alone", [False, True], ids=["all", "of parameters"])
+def test_the_jacobian_where_a_sample_has_ended_does_not_matter(segment, alone):
     made, rollout = build(**CASES["ends"])
     expected = swept(rollout, list(RULES.values()))
-    other = Rollout(Spoilt(SYSTEM), made, HORIZON, BATCH, parameters=NAMES, end=beyond, segment=segment)
+    other = Rollout(Spoilt(SYSTEM, alone), made, HORIZON, BATCH, parameters=NAMES, end=beyond, segment=segment)
     found = swept(other, list(RULES.values()))
     for rule in RULES.values():
         for kind in ("parameters", "initial", "physical"):
