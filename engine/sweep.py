@@ -208,7 +208,7 @@ class Sweeper(SweepBuffers):
         if law is None or (rule.uses_policy and self.jacobian is None):
             return None
         first, last, rollout = part.first, part.last, self.rollout
-        return rollout.system.prepare_sweep(
+        launch = rollout.system.prepare_sweep(
             SweepArrays(
                 rollout.states[first : last + 1].detach(),
                 rollout.slot_controls[first:last],
@@ -223,6 +223,10 @@ class Sweeper(SweepBuffers):
                 **({} if self._of_parameters is None else self._of_parameters.arguments()),
             )
         )
+        if launch is not None and not law.sums_paths and rule not in self._compiled:
+            check_agreement(rule, rollout.system.state_shape)
+            self._compiled.add(rule)
+        return launch
 
     def _law(self, rule: AdjointRule) -> Law | None:
         """What a kernel that sweeps by this rule is compiled for; None where it must be called between the steps."""
@@ -230,11 +234,8 @@ class Sweeper(SweepBuffers):
             return Law(rule.uses_physics, rule.uses_policy)
         if self._physics[0].numel() > MOST_COMPONENTS or not says_itself_on_a_sample(rule):
             return None
-        if rule not in self._compiled:
-            if len(self._compiled) >= _MOST_COMPILED:
-                return None
-            check_agreement(rule, self.rollout.system.state_shape)
-            self._compiled.add(rule)
+        if rule not in self._compiled and len(self._compiled) >= _MOST_COMPILED:
+            return None
         return Law(rule.uses_physics, rule.uses_policy, rule)
 
     def _sweep_by_steps(self, rule: AdjointRule, part: Segment, samples: slice, careful: bool = False) -> None:

@@ -110,6 +110,14 @@ def test_a_rule_that_says_another_thing_of_a_sample_is_refused():
 
 
 @pytest.mark.float64
+def test_a_rule_is_not_compiled_for_a_system_without_sweeps(monkeypatch):
+    rollout, prepared = rolled_out()
+    monkeypatch.setattr(rollout.system, "prepare_sweep", lambda arrays: None)
+    rollout.backward([Broken()], COST)
+    assert prepared == ["pull-back"] * HORIZON
+
+
+@pytest.mark.float64
 def test_a_rule_that_taichi_cannot_compile_is_refused_in_a_sentence():
     with pytest.raises(KernelError, match=r"^Expected kernel .* by Broken\.on_sample to compile, got .*nothing.*\.$"):
         rolled_out()[0].backward([Broken()], COST)
