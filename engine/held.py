@@ -94,7 +94,7 @@ class Held(System):
         numbers += 2 * len(self.constants)
         return batch * numbers * runtime.current().dtype.itemsize + self.system.scratch_bytes(batch)
 
-    def launch_bytes(self):
+    def launch_bytes(self, varied=False):
         return 5400  # two closures with their views; the chain is shared
 
     def _chain(self, batch: int, varied: bool) -> _Chain:

@@ -87,6 +87,11 @@ class Parts:
             step = self.ends.prepare_step(step, state, next_state, lambda: self.clock.base + slot)
         return step
 
+    def launch_bytes(self) -> int:
+        """Bytes of the system's launches for every step."""
+        varied = self.parameters is not None and self.parameters.of_system is not None
+        return self.system.launch_bytes(varied=True) if varied else self.system.launch_bytes()
+
     def seed(self, seeds: int | Sequence[int], draw: int) -> None:
         """Settle the noise of the rollouts that follow."""
         for source in self._sources.values():

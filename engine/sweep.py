@@ -307,7 +307,7 @@ class Sweeper(SweepBuffers):
     def _tell_of_more_launches(self) -> None:
         """Warn where launches that plans do not count, since path rules do without, may exceed the budget."""
         rollout, count = self.rollout, len(self._pull_backs) + 1
-        counted = rollout.system.launch_bytes() >= PULL_BACK_LAUNCH_BYTES
+        counted = rollout.parts.launch_bytes() >= PULL_BACK_LAUNCH_BYTES
         more = rollout.plan.slots * PULL_BACK_LAUNCH_BYTES * (count - counted)
         if rollout.budget is not None and rollout.plan.predicted + more > rollout.budget:
             warnings.warn(

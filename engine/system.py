@@ -109,10 +109,11 @@ class System(abc.ABC):
         """Bytes of `scratch` that launches on `batch` samples use, for planning; a system that has any says so."""
         return 0
 
-    def launch_bytes(self) -> int:
+    def launch_bytes(self, varied: bool = False) -> int:
         """Bytes of the launches that a rollout keeps for every step, for planning: its step's and its pull-back's.
 
-        A system that sweeps path rules in one launch says what its step takes alone.
+        A system that sweeps path rules in one launch says what its step takes alone, unless it does so only without
+        parameters that vary between samples and these are `varied`.
         """
         return STEP_LAUNCH_BYTES + PULL_BACK_LAUNCH_BYTES
 

@@ -120,8 +120,8 @@ class NBody(System):
     def scratch_bytes(self, batch):
         return 2 * batch * self.dim * self.bodies * runtime.current().dtype.itemsize
 
-    def launch_bytes(self):
-        return super().launch_bytes() + 2200
+    def launch_bytes(self, varied=False):
+        return super().launch_bytes(varied) + 2200
 
     def _half_and_kick(self, state: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Where launches put x½ and q̂ [B, dim, N]."""
