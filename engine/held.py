@@ -48,6 +48,9 @@ class Held(System):
         inner = self.system.step_time
         return None if inner is None else inner * self.steps
 
+    def sample(self, count, generator):
+        return self.system.sample(count, generator)
+
     def check_size(self):
         self.system.check_size()
 
@@ -84,7 +87,7 @@ class Held(System):
                 pull_back()
             adjoint.copy_(chain.adjoints[0])
             cotangent.copy_(chain.cotangent)
-            if parameters is not None:
+            if parameters is not None and parameter_adjoint is not None:
                 parameter_adjoint.copy_(chain.parameter_adjoint)
 
         return launch

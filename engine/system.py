@@ -82,9 +82,9 @@ class System(abc.ABC):
         return dict(zip(getattr(self.constants, "_fields", ()), self.constants, strict=True))
 
     def sample(self, count: int, generator: torch.Generator) -> torch.Tensor:
-        """States [count, *state_shape] inside its domain, at which it is smooth: those that checks try it on.
+        """States [count, *state_shape] inside its domain, at which it is smooth, for those who try it without a task.
 
-        By default every component is uniform between -1/2 and 1/2.
+        By default every component is uniform between -1/2 and 1/2; a system of another domain says its own.
         """
         return self._as_here(torch.rand(count, *self.state_shape, generator=generator, dtype=torch.float64) - 0.5)
 

@@ -220,7 +220,8 @@ def test_no_policy_is_pulled_back_for_an_observation_that_parameters_do_not_chan
     blind = Observation(lambda states, steps, parameters: 1.0 * states, (6,))
     rollout = Rollout(SYSTEM, policy(6), HORIZON, BATCH, observation=blind, parameters=NAMES)
     plain = Rollout(SYSTEM, policy(6), HORIZON, BATCH, parameters=NAMES)
-    monkeypatch.setattr(rollout.trace.of_controller, "pull_back_state", None)
+    trace: Any = rollout.trace
+    monkeypatch.setattr(trace.of_controller, "pull_back_state", None)
     found, expected = swept(rollout, [FULL]), swept(plain, [FULL])
     assert relative_error(found.physical[FULL], expected.physical[FULL]) < 1e-12
 
