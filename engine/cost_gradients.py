@@ -29,7 +29,7 @@ def final_gradient(
                 if value.requires_grad:
                     gradient, *of_rows = _gradients(value, state, *rows)
                     if direct_rows is not None:
-                        direct_rows += of_rows[0]
+                        direct_rows += _of_used_rows(value, of_rows[0], rows[0], state)
                     if not ended.is_finite(gradient):
                         gradient = ended.without_unused(value, gradient, state, "the final state")
                 losses += value.detach()
@@ -73,7 +73,7 @@ def write_running_gradients(
             buffer[first:last].copy_(gradient)
         inside = slice(max(first, part.first) - first, min(last, part.last) - first)
         if direct_rows is not None and found:
-            direct_rows += found[2][inside].sum(0)
+            direct_rows += _of_used_rows(values, found[2], rows[0], states, controls)[inside].sum(0)
         losses += values.detach()[inside].sum(0)
     if rollout.states.grad is not None:
         buffers.direct_states.add_(rollout.states.grad[: len(buffers.direct_states)])
@@ -81,3 +81,13 @@ def write_running_gradients(
 
 def _gradients(values: torch.Tensor, *leaves: torch.Tensor) -> tuple[torch.Tensor, ...]:
     return torch.autograd.grad(values.sum(), leaves, allow_unused=True, materialize_grads=True)
+
+
+def _of_used_rows(values: torch.Tensor, gradient: torch.Tensor, rows: torch.Tensor, *at: torch.Tensor) -> torch.Tensor:
+    """∂ℓ/∂p [..., q] at `rows`, without those of costs [...] that are masked where `at` [..., *shape] is not finite."""
+    if ended.is_finite(gradient):
+        return gradient
+    masked = values.detach() == 0
+    masked &= ~torch.stack([torch.isfinite(one).flatten(values.dim()).all(-1) for one in at]).all(0)
+    unused = rows.detach().masked_fill(masked.unsqueeze(-1), torch.inf)
+    return ended.without_unused(values, gradient, unused, "physical parameters")

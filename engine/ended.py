@@ -4,9 +4,10 @@ An objective that ends a sample early (a mask on its costs) leaves λ = 0 after 
 blow up. In real arithmetic Aᵀ0 = Bᵀ0 = Kᵀ0 = Πᵀ0 = 0 whatever the Jacobian; in floating point 0·∞ is NaN. So, sample
 by sample and step by step:
 
-    λ_{t+1} = 0  ⟹  physics term 0 and μ_t = ∂ℓ_t/∂u_t
-    μ_t = 0      ⟹  policy term 0, and no part in the parameter gradient
+    λ_{t+1} = 0  ⟹  physics term 0, μ_t = ∂ℓ_t/∂u_t, and no part in the gradient of physical parameters
+    μ_t = 0      ⟹  policy term 0, and no part in the parameter gradient, nor in that of what an observation reads
     ℓ_t finite at a component of x_t or u_t that is not  ⟹  ∂ℓ_t/∂(that component) = 0: it was not used
+    ℓ_t = 0 where a component of x_t or u_t is not finite, and ∂ℓ_t/∂p is NaN  ⟹  ∂ℓ_t/∂p = 0: it was masked
 
 The gradient then is that of the rollout that stops at the end. Nothing else is mended: what a nonzero adjoint meets
 stays as it is. Sweeps fused by `VectorSystem` do this in the kernel. All others, and pull-backs to the parameters, run
@@ -52,11 +53,16 @@ def zero_rows(rows: torch.Tensor) -> torch.Tensor:
     return (rows == 0).flatten(1).all(1)
 
 
-def spoilt(adjoints: torch.Tensor, cotangents: torch.Tensor) -> torch.Tensor:
-    """Samples [b] where a zero of adjoints [S+1, b, ...] or of cotangents [S, b, ...] met something not finite."""
-    after = (adjoints[1:] == 0).flatten(2).all(2) | (cotangents == 0).flatten(2).all(2)
+def spoilt(adjoints: torch.Tensor, cotangents: torch.Tensor, rows: torch.Tensor | None = None) -> torch.Tensor:
+    """Samples [b] where a zero of adjoints [S+1, b, ...] or of cotangents [S, b, ...] met something not finite.
+
+    So may a zero adjoint where `rows` [b, q], gradients with respect to physical parameters, are not finite.
+    """
+    still = (adjoints[1:] == 0).flatten(2).all(2)
+    after = still | (cotangents == 0).flatten(2).all(2)
     bad = ~(torch.isfinite(adjoints[:-1]).flatten(2).all(2) & torch.isfinite(cotangents).flatten(2).all(2))
-    return (after & bad).any(0)
+    found = (after & bad).any(0)
+    return found if rows is None else found | (still.any(0) & ~torch.isfinite(rows).all(1))
 
 
 def pull_back_parameters(

@@ -17,7 +17,8 @@ class Ends:
 
     A sample ends at the first step τ ≥ 1 at which `end(x_τ)` holds. It stays in x_τ and pays the final cost there: its
     loss is Σ_{t<τ} ℓ_t(x_t, u_t) + ℓ_T(x_τ), and λ_t = 0 for t > τ, μ_t = 0 for t ≥ τ, whatever the Jacobians are.
-    The gradient is that of a rollout of τ steps; how θ moves τ itself has no derivative.
+    The gradient is that of a rollout of τ steps; how θ moves τ itself has no derivative. A rule that limits λ limits
+    λ_τ too, which it makes of ∂ℓ_T/∂x.
 
     Attributes:
         at: [B] τ of each sample; the horizon T where it does not end before.

@@ -48,6 +48,9 @@ class Held(System):
         inner = self.system.step_time
         return None if inner is None else inner * self.steps
 
+    def sample(self, count, generator):
+        return self.system.sample(count, generator)
+
     def check_size(self):
         self.system.check_size()
 
@@ -84,7 +87,7 @@ class Held(System):
                 pull_back()
             adjoint.copy_(chain.adjoints[0])
             cotangent.copy_(chain.cotangent)
-            if parameters is not None:
+            if parameters is not None and parameter_adjoint is not None:
                 parameter_adjoint.copy_(chain.parameter_adjoint)
 
         return launch
@@ -94,7 +97,7 @@ class Held(System):
         numbers += 2 * len(self.constants)
         return batch * numbers * runtime.current().dtype.itemsize + self.system.scratch_bytes(batch)
 
-    def launch_bytes(self):
+    def launch_bytes(self, varied=False):
         return 5400  # two closures with their views; the chain is shared
 
     def _chain(self, batch: int, varied: bool) -> _Chain:

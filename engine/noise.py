@@ -1,7 +1,7 @@
 """Noise that is computed from what it belongs to, so that it is the same whenever it is asked for, and never stored."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import taichi as ti
@@ -68,7 +68,7 @@ class NoiseSource:
 
     def seed(self, seeds: int | Sequence[int], draw: int) -> None:
         """Settle what follows: a seed for all members or one for each, and which of a seed's draws; below 2³² each."""
-        several = [seeds] * self._members if isinstance(seeds, int) else list(seeds)
+        several = list(seeds) if isinstance(seeds, Iterable) else [seeds] * self._members
         if len(several) != self._members:
             raise SettingError(f"Expected a seed of noise for each of {self._members} members, got {len(several)}.")
         numbers = [whole("a seed of noise of at least 0 and below 2³²", seed, 0, _MOST - 1) for seed in several]

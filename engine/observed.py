@@ -136,16 +136,20 @@ class ObservedTrace:
     ) -> torch.Tensor:
         """Σ_t (∂O/∂p)ᵀ (∂π/∂o)ᵀ μ_t over the slots [first, last): [b, q] for the parameters that vary."""
         assert self.of.parameters is not None
+        with torch.inference_mode(False), torch.enable_grad():
+            rows = self.of.parameters.rows[samples].expand(last - first, -1, -1).clone().requires_grad_()
+            found = self._see(first, last, states[:, samples].detach().clone(), samples, rows)
+        if not found.requires_grad:
+            return torch.zeros_like(rows[0], requires_grad=False)
         seen, pull_back = self.seen[:, samples], self.of_controller.pull_back_state
         weights = torch.stack([
             pull_back(slot, seen[slot], cotangents[slot - first, samples], samples).clone()
             for slot in range(first, last)
         ])  # fmt: skip
         with torch.inference_mode(False), torch.enable_grad():
-            rows = self.of.parameters.rows[samples].expand(last - first, -1, -1).clone().requires_grad_()
-            found = self._see(first, last, states[:, samples].detach().clone(), samples, rows)
             (gradient,) = pulled_back(found, (rows,), weights.clone().view_as(found))
-        return gradient.sum(0)
+        silent = (cotangents[: last - first, samples] == 0).flatten(2).all(2)
+        return gradient.masked_fill(silent.unsqueeze(2), 0.0).sum(0)
 
     def _see(
         self,

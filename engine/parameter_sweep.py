@@ -8,7 +8,7 @@ import torch
 
 from engine.observed import ObservedTrace
 from engine.plan import Segment
-from engine.rules import AdjointRule, PathSum
+from engine.rules import AdjointRule, PathSum, PerSample
 from engine.trajectory import Trajectory
 
 
@@ -59,7 +59,8 @@ class ParameterSweep:
         trace, rollout = self.rollout.trace, self.rollout
         if not rule.uses_policy or not isinstance(trace, ObservedTrace):
             return
-        weight = rule.path_weights[1] if isinstance(rule, PathSum) else 1.0
+        source = rule.of if isinstance(rule, PerSample) else rule
+        weight = source.path_weights[1] if isinstance(source, PathSum) else 1.0
         for first, last in part.own_blocks(rollout.block, rollout.horizon):
             seen = trace.pull_back_rows(first, last, rollout.states[first:last], cotangents[first:last], samples)
             total[samples] += weight * seen

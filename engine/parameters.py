@@ -1,6 +1,6 @@
 """Physical parameters: constants of a system that may differ from sample to sample, and be differentiated."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -36,6 +36,24 @@ def with_values(system: "System", constants: Constants, given: Mapping[str, floa
         wanted = f"{name} of {system.name}"
         positive(f"{wanted} above 0", value) if name in system.positive_parameters else finite(wanted, value)
     return constants._replace(**{name: float(value) for name, value in given.items()})  # type: ignore[attr-defined]
+
+
+class Asked(Mapping[str, torch.Tensor]):
+    """Values by name that note in `names` which were asked for; going through them asks for all."""
+
+    def __init__(self, values: Mapping[str, torch.Tensor]):
+        self._values, self.names = values, set[str]()
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        self.names.add(name)
+        return self._values[name]
+
+    def __iter__(self) -> Iterator[str]:
+        self.names.update(self._values)
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
 
 
 class SampleParameters:

@@ -1,12 +1,13 @@
 """The optional parts of a rollout: an observation, parameters that vary between samples, noise, ends."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
 from engine import runtime
+from engine.checks import perhaps
 from engine.controller import Controller
 from engine.ends import End, Ends
 from engine.errors import SettingError
@@ -14,7 +15,7 @@ from engine.launch import Launch
 from engine.noise import CONTROL, STATE, Noise, NoiseSource
 from engine.observation import Observation, check_observation
 from engine.observed import Clock, Observed
-from engine.parameters import SampleParameters
+from engine.parameters import Asked, SampleParameters
 from engine.plan import Segment
 from engine.system import System
 
@@ -86,6 +87,11 @@ class Parts:
             step = self.ends.prepare_step(step, state, next_state, lambda: self.clock.base + slot)
         return step
 
+    def launch_bytes(self) -> int:
+        """Bytes of the system's launches for every step."""
+        varied = self.parameters is not None and self.parameters.of_system is not None
+        return self.system.launch_bytes(varied=True) if varied else self.system.launch_bytes()
+
     def seed(self, seeds: int | Sequence[int], draw: int) -> None:
         """Settle the noise of the rollouts that follow."""
         for source in self._sources.values():
@@ -121,6 +127,35 @@ class Parts:
         if self.parameters is None or rows is None or given is None:
             return cost
         return given(self.parameters.named(rows))
+
+    def check_names(self, cost: Any, states: torch.Tensor) -> None:
+        """SettingError for a parameter that is nearly one of the system or the cost, and that neither this nor the
+        observation of `states` reads.
+
+        Where the cost lists `parameters` of its own it reads these alone. Other names may be for what comes after.
+        """
+        if self.parameters is None:
+            return
+        listed = getattr(cost, "parameters", None)
+        listed = tuple(listed) if isinstance(listed, Mapping) else ()
+        known = (*self.parameters.known, *listed)
+        unknown = set(self.parameters.names) - set(known)
+        if not unknown:
+            return
+        rows = self.parameters.rows
+        given, by_cost = getattr(cost, "given", None), Asked(self.parameters.named(rows))
+        if given is not None and not listed:
+            given(by_cost)
+        by_policy = Asked(self.parameters.named(rows[None]))
+        if self._observation is not None:
+            self._observation(states[None], torch.zeros(1, dtype=torch.int64, device=states.device), by_policy)
+        for name in self.parameters.names:
+            meant = perhaps(name, known)
+            if meant and name in unknown - by_cost.names - by_policy.names:
+                raise SettingError(
+                    "Expected parameters that the system has or that the objective or the observation reads, got "
+                    f"{name!r}{meant}."
+                )
 
     def masked(self, values: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
         """Running costs [S, B] without those of samples that had ended."""

@@ -31,7 +31,7 @@ class Rollout(Trajectory):
         """
         tape = impl.get_runtime().target_tape
         if isinstance(tape, RolloutTape):
-            tape.record_rollout(self, initial, cost)
+            tape.record_rollout(self, initial, cost, parameters)
         elif tape is not None:
             raise AdjointError("Expected rollouts inside a RolloutTape, got a ti.ad.Tape, which cannot replay them.")
         self.forward(initial.detach(), parameters=parameters)
@@ -62,6 +62,8 @@ class Rollout(Trajectory):
         if cost is not None:
             check_cost(cost)
         self.check_stored()
+        if cost is not None:
+            self.parts.check_names(cost, self.initial_state.detach())
         self._check_added_gradients()
         if self._sweeper is None:
             self._sweeper = Sweeper(self)

@@ -68,7 +68,8 @@ class ClipValue(WrappedRule):
     @ti.func
     def on_sample(self, direct, physics, policy, t):
         adjoint = self.inner(direct, physics, policy, t)
-        if vector_norm(adjoint) < ti.math.inf:
+        # The norm itself may overflow. Of 0, and of what is not finite, this is NaN, which is not below.
+        if (adjoint / abs(adjoint).max()).norm() < ti.math.inf:
             adjoint = ti.math.clamp(adjoint, -self.limit, self.limit)
         return adjoint
 

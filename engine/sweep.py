@@ -159,9 +159,10 @@ class Sweeper(SweepBuffers):
         else:
             self._sweep_by_steps(rule, part, samples)
         adjoints, cotangents = self.adjoints[first : last + 1, samples], self.cotangents[first:last, samples]
-        if ended.is_finite(adjoints, cotangents):
+        rows = () if self._of_parameters is None else (self._of_parameters.of_system[samples],)
+        if ended.is_finite(adjoints, cotangents, *rows):
             return
-        again = ended.spoilt(adjoints, cotangents)
+        again = ended.spoilt(adjoints, cotangents, *rows)
         if bool(again.any()):
             kept = adjoints[:, ~again].clone(), cotangents[:, ~again].clone()
             cotangents.copy_(self.direct_controls[first:last, samples])
@@ -207,7 +208,7 @@ class Sweeper(SweepBuffers):
         if law is None or (rule.uses_policy and self.jacobian is None):
             return None
         first, last, rollout = part.first, part.last, self.rollout
-        return rollout.system.prepare_sweep(
+        launch = rollout.system.prepare_sweep(
             SweepArrays(
                 rollout.states[first : last + 1].detach(),
                 rollout.slot_controls[first:last],
@@ -222,6 +223,10 @@ class Sweeper(SweepBuffers):
                 **({} if self._of_parameters is None else self._of_parameters.arguments()),
             )
         )
+        if launch is not None and not law.sums_paths and rule not in self._compiled:
+            check_agreement(rule, rollout.system.state_shape)
+            self._compiled.add(rule)
+        return launch
 
     def _law(self, rule: AdjointRule) -> Law | None:
         """What a kernel that sweeps by this rule is compiled for; None where it must be called between the steps."""
@@ -229,11 +234,8 @@ class Sweeper(SweepBuffers):
             return Law(rule.uses_physics, rule.uses_policy)
         if self._physics[0].numel() > MOST_COMPONENTS or not says_itself_on_a_sample(rule):
             return None
-        if rule not in self._compiled:
-            if len(self._compiled) >= _MOST_COMPILED:
-                return None
-            check_agreement(rule, self.rollout.system.state_shape)
-            self._compiled.add(rule)
+        if rule not in self._compiled and len(self._compiled) >= _MOST_COMPILED:
+            return None
         return Law(rule.uses_physics, rule.uses_policy, rule)
 
     def _sweep_by_steps(self, rule: AdjointRule, part: Segment, samples: slice, careful: bool = False) -> None:
@@ -305,7 +307,7 @@ class Sweeper(SweepBuffers):
     def _tell_of_more_launches(self) -> None:
         """Warn where launches that plans do not count, since path rules do without, may exceed the budget."""
         rollout, count = self.rollout, len(self._pull_backs) + 1
-        counted = rollout.system.launch_bytes() >= PULL_BACK_LAUNCH_BYTES
+        counted = rollout.parts.launch_bytes() >= PULL_BACK_LAUNCH_BYTES
         more = rollout.plan.slots * PULL_BACK_LAUNCH_BYTES * (count - counted)
         if rollout.budget is not None and rollout.plan.predicted + more > rollout.budget:
             warnings.warn(

@@ -82,9 +82,9 @@ class System(abc.ABC):
         return dict(zip(getattr(self.constants, "_fields", ()), self.constants, strict=True))
 
     def sample(self, count: int, generator: torch.Generator) -> torch.Tensor:
-        """States [count, *state_shape] inside its domain, at which it is smooth: those that checks try it on.
+        """States [count, *state_shape] inside its domain, at which it is smooth, for those who try it without a task.
 
-        By default every component is uniform between -1/2 and 1/2.
+        By default every component is uniform between -1/2 and 1/2; a system of another domain says its own.
         """
         return self._as_here(torch.rand(count, *self.state_shape, generator=generator, dtype=torch.float64) - 0.5)
 
@@ -109,10 +109,11 @@ class System(abc.ABC):
         """Bytes of `scratch` that launches on `batch` samples use, for planning; a system that has any says so."""
         return 0
 
-    def launch_bytes(self) -> int:
+    def launch_bytes(self, varied: bool = False) -> int:
         """Bytes of the launches that a rollout keeps for every step, for planning: its step's and its pull-back's.
 
-        A system that sweeps path rules in one launch says what its step takes alone.
+        A system that sweeps path rules in one launch says what its step takes alone, unless it does so only without
+        parameters that vary between samples and these are `varied`.
         """
         return STEP_LAUNCH_BYTES + PULL_BACK_LAUNCH_BYTES
 

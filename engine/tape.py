@@ -45,7 +45,8 @@ class RolloutTape(ti.ad.Tape):
 
     A kernel launched after a rollout may read `rollout.states` after `rollout.states.requires_grad_()` (everything
     must be stored); what it adds to `states.grad` joins ∂ℓ_t/∂x_t. If the initial state requires a gradient, the
-    first rule's λ_0 is added to it and so reaches kernels launched before the rollout. Kernels are differentiated
+    first rule's λ_0 is added to its gradient and so reaches kernels launched before the rollout; so is ∂L/∂p to that of
+    `parameters` that require one. Kernels are differentiated
     by Taichi, on CPU and CUDA; what it cannot differentiate, and a path that ends in an array without a gradient, is
     refused with an AdjointError when the kernel is launched.
 
@@ -100,7 +101,9 @@ class RolloutTape(ti.ad.Tape):
         super().insert(func, args)
 
     @plain_torch
-    def record_rollout(self, rollout: Replayable, initial: torch.Tensor, cost: Cost | None) -> None:
+    def record_rollout(
+        self, rollout: Replayable, initial: torch.Tensor, cost: Cost | None, parameters: torch.Tensor | None = None
+    ) -> None:
         """Record a rollout that is about to run; a rollout calls this itself."""
         if any(isinstance(call, _RecordedRollout) and call.rollout is rollout for call, _ in self.calls):
             raise AdjointError(
@@ -114,7 +117,7 @@ class RolloutTape(ti.ad.Tape):
                     "segments; drop its memory budget."
                 )
             rollout.states.grad = torch.zeros_like(rollout.states)
-        self.insert(_RecordedRollout(self, rollout, initial, cost), ())
+        self.insert(_RecordedRollout(self, rollout, initial, cost, parameters), ())
 
     def gradients(self, rollout: Replayable) -> Gradients:
         """What the replay found for `rollout`."""
@@ -124,21 +127,35 @@ class RolloutTape(ti.ad.Tape):
             )
         return self._results[id(rollout)]
 
-    def _replay(self, rollout: Replayable, initial: torch.Tensor, cost: Cost | None) -> None:
+    def _replay(
+        self, rollout: Replayable, initial: torch.Tensor, cost: Cost | None, parameters: torch.Tensor | None
+    ) -> None:
         result = rollout.backward(self._rules, cost, self._samples)
         self._results[id(rollout)] = result
-        if initial.requires_grad:
-            adjoint = result.initial[self._rules[0]]
-            initial.grad = adjoint.clone() if initial.grad is None else initial.grad + adjoint
+        _add_gradient(initial, result.initial[self._rules[0]])
+        if parameters is not None:
+            _add_gradient(parameters, result.physical[self._rules[0]])
+
+
+def _add_gradient(leaf: torch.Tensor, found: torch.Tensor) -> None:
+    if leaf.requires_grad:
+        leaf.grad = found.clone() if leaf.grad is None else leaf.grad + found
 
 
 class _RecordedRollout:
     """The entry of a rollout in a tape's list of calls."""
 
-    def __init__(self, tape: RolloutTape, rollout: Replayable, initial: torch.Tensor, cost: Cost | None):
+    def __init__(
+        self,
+        tape: RolloutTape,
+        rollout: Replayable,
+        initial: torch.Tensor,
+        cost: Cost | None,
+        parameters: torch.Tensor | None,
+    ):
         self.autodiff_mode = AutodiffMode.NONE
         self.rollout = rollout
-        self._replay = lambda: tape._replay(rollout, initial, cost)
+        self._replay = lambda: tape._replay(rollout, initial, cost, parameters)
 
     def grad(self) -> None:
         self._replay()

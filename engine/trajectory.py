@@ -159,6 +159,8 @@ class Trajectory:
         self.turn += 1
         with torch.inference_mode():
             self.parts.begin(initial, parameters)
+            if cost is not None:
+                self.parts.check_names(cost, initial)
             self._forward(initial, cost, losses)
         return losses
 
@@ -303,7 +305,7 @@ class Trajectory:
         n, m = math.prod(system.state_shape), math.prod(system.control_shape)
         per_slot = batch * (n + m) * item + SweepBuffers.slot_bytes(system, batch, self.holds_jacobian)
         per_slot += controller.trace_bytes(batch, system.state_shape, system.control_shape)
-        per_slot += _LAUNCH_BYTES + system.launch_bytes() + self.parts.slot_bytes()
+        per_slot += _LAUNCH_BYTES + self.parts.launch_bytes() + self.parts.slot_bytes()
         fixed = batch * self.horizon * m * item
         fixed += SweepBuffers.fixed_bytes(system, batch, self.block, controller.members * controller.parameter_count)
         fixed += controller.scratch_bytes(self.block * batch) + system.scratch_bytes(batch)

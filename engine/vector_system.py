@@ -62,7 +62,7 @@ class VectorSystem(System):
         rows = self.rows_or_none(arrays.parameters), self.rows_or_none(arrays.parameter_adjoint)
         return arrays.prepare(self._sweep, *rows, arrays.parameters is not None)
 
-    def launch_bytes(self):
+    def launch_bytes(self, varied=False):
         return STEP_LAUNCH_BYTES
 
     def parameters_of(self, values):

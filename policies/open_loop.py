@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from policies.checks import size
+from policies.checks import shape, size
 from policies.policy import Policy
 
 
@@ -30,7 +30,8 @@ class OpenLoop(Policy):
         device: torch.device | str | None = None,
     ):
         self.horizon = size("an open loop of at least 1 step", horizon)
-        numbers = torch.Size(tuple(control_shape)).numel()
+        control_shape = shape("control shape", control_shape)
+        numbers = torch.Size(control_shape).numel()
         super().__init__((1,), control_shape, self.horizon * numbers, members, dtype, device)
 
     @property

@@ -4,6 +4,7 @@
 
 import math
 import warnings
+from typing import Any
 
 import pytest
 import taichi as ti
@@ -17,7 +18,9 @@ from engine import (
     POLICY_ONLY,
     ClipNorm,
     EvenflowWarning,
+    Integrator,
     KernelSystem,
+    Observation,
     Rollout,
     VectorSystem,
 )
@@ -271,3 +274,33 @@ def test_a_member_whose_loss_and_gradient_are_finite_goes_on():
     assert not trainer.rollout.states[-1].isfinite().all()
     assert not trainer.divergences
     assert all(math.isfinite(loss) for loss in (*record.train_loss, *record.test_loss))
+
+
+class Masked(Objective):
+    """p x² where x is finite."""
+
+    def __init__(self, p: Any = 1.0):
+        self.p = p
+
+    def given(self, parameters):
+        return Masked(parameters["p"])
+
+    def running(self, states, controls, steps):
+        return self.final(states)
+
+    def final(self, state):
+        return torch.where(state[..., 0].isfinite(), self.p * state[..., 0].square(), 0.0)
+
+
+@pytest.mark.parametrize("segment", [None, 2])
+def test_a_masked_sample_has_no_part_in_the_gradient_of_what_cost_and_observation_read(segment):
+    seen = Observation(lambda states, steps, parameters: parameters["p"].unsqueeze(-1) * states, (1,))
+    policy = Linear((1,), (1,), **tensor_options())
+    policy.theta.data.fill_(0.3)
+    rollout = Rollout(Integrator(1), policy, 5, 2, observation=seen, parameters=("p",), segment=segment)
+    rows, found = torch.tensor([[0.7], [0.8]], **tensor_options()), {}
+    for first in (torch.inf, 1.0):
+        rollout(torch.tensor([[first], [0.5]], **tensor_options()), parameters=rows)
+        found[first] = rollout.backward([FULL], Masked()).physical[FULL].flatten().tolist()
+    assert found[torch.inf][0] == 0.0
+    assert found[torch.inf][1] == pytest.approx(found[1.0][1], rel=1e-5)

@@ -6,7 +6,18 @@ import torch
 from conftest import BySteps, StepCost, relative_error, tensor_options, uniform
 
 import engine
-from engine import FULL, AdjointError, ClipNorm, Decay, Integrator, KernelError, LinearSystem, Rollout, Truncate
+from engine import (
+    FULL,
+    AdjointError,
+    ClipNorm,
+    ClipValue,
+    Decay,
+    Integrator,
+    KernelError,
+    LinearSystem,
+    Rollout,
+    Truncate,
+)
 from engine import sweep as sweep_module
 from policies import Linear
 
@@ -99,6 +110,14 @@ def test_a_rule_that_says_another_thing_of_a_sample_is_refused():
 
 
 @pytest.mark.float64
+def test_a_rule_is_not_compiled_for_a_system_without_sweeps(monkeypatch):
+    rollout, prepared = rolled_out()
+    monkeypatch.setattr(rollout.system, "prepare_sweep", lambda arrays: None)
+    rollout.backward([Broken()], COST)
+    assert prepared == ["pull-back"] * HORIZON
+
+
+@pytest.mark.float64
 def test_a_rule_that_taichi_cannot_compile_is_refused_in_a_sentence():
     with pytest.raises(KernelError, match=r"^Expected kernel .* by Broken\.on_sample to compile, got .*nothing.*\.$"):
         rolled_out()[0].backward([Broken()], COST)
@@ -146,3 +165,14 @@ def test_clipping_in_a_kernel_leaves_what_is_not_finite_to_be_found(bad):
     found = rollout.backward([rule], StepCost(None, lambda x: (x * slope).sum(-1))).initial[rule]
     assert not torch.isfinite(found[:, 1]).any()
     torch.testing.assert_close(found[:, 0], torch.ones_like(found[:, 0]))
+
+
+@pytest.mark.vulkan
+def test_components_are_clipped_in_a_kernel_where_their_norm_overflows():
+    rule, system = ClipValue(engine.PHYSICS_ONLY, limit=1.0), Watched()
+    largest = 0.9 * torch.finfo(tensor_options()["dtype"]).max
+    rollout = Rollout(system, Linear((3,), (1,), **tensor_options()), 1, BATCH)
+    rollout.forward(torch.zeros(BATCH, 3, **tensor_options()))
+    found = rollout.backward([rule], StepCost(None, lambda x: (largest * x).sum(-1))).initial[rule]
+    assert torch.equal(found, torch.ones_like(found))
+    assert system.prepared == ["sweep"]

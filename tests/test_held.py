@@ -25,6 +25,12 @@ def by_single_steps(system, steps, state, control, next_adjoint):
     return states[-1], adjoint, cotangent
 
 
+def test_it_is_sampled_where_the_system_is():
+    inner = build_task("guidance").system
+    held, alone = (one.sample(3, torch.Generator().manual_seed(0)) for one in (Held(inner, 2), inner))
+    assert torch.equal(held, alone)
+
+
 @pytest.mark.vulkan
 @pytest.mark.parametrize("steps", [1, 2, 5])
 def test_step_and_pull_back_are_those_of_single_steps_one_after_another(steps):

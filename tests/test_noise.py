@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import taichi as ti
 import torch
@@ -89,6 +90,7 @@ def test_the_same_is_drawn_for_the_same_step_in_another_slot_of_another_batch():
     values = source(seeds=(5, 6))
     assert torch.equal(source(seeds=(5, 6), step=1)[:2], values[1:])
     assert torch.equal(source(batch=2, members=1, seeds=6), values[:, 2:])
+    assert torch.equal(source(batch=2, members=1, seeds=np.int64(6)), values[:, 2:])
     assert not torch.equal(source(draw=1), values)
     assert not torch.equal(source(kind=CONTROL), values)
 

@@ -78,3 +78,8 @@ def test_a_rollout_that_does_not_show_it_the_time_is_refused():
         Rollout(SYSTEM, loop(), HORIZON, 2 * MEMBERS)
     with pytest.raises(PolicyError, match=r"^Expected an open loop of at least 1 step, got 0\.$"):
         OpenLoop((1,), 0)
+
+
+def test_a_control_shape_that_is_none_is_refused():
+    with pytest.raises(PolicyError, match=r"^Expected a control shape of sizes of at least 1, such as .*, got 3\.$"):
+        OpenLoop(3, 100)  # type: ignore[arg-type]

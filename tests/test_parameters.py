@@ -2,11 +2,13 @@
 
 import pytest
 import torch
-from conftest import relative_error, tensor_options, uniform
+from conftest import StepCost, relative_error, tensor_options, uniform
 
 import engine
-from engine import CartPole, SettingError
+from engine import FULL, CartPole, Observation, Rollout, SettingError
 from engine.systems import CartPendulum
+from policies import Linear
+from training.objectives import Quadratic
 
 BATCH = 4
 POLES = {poles: CartPole(poles) for poles in (1, 3)}
@@ -127,3 +129,23 @@ def test_values_given_to_a_system_are_those_given_to_every_sample(system, step):
 def test_parameters_that_a_system_cannot_have_are_refused(make, message):
     with pytest.raises(SettingError, match=rf"^Expected {message}.*\.$"):
         make()
+
+
+@pytest.mark.parametrize("cost", [Quadratic((1.0, 1.0, 1.0, 1.0), 1.0), StepCost(None, None)], ids=["own", "bare"])
+def test_a_misspelt_parameter_that_nothing_reads_is_refused(cost):
+    linear, initial = Linear((4,), (1,), **tensor_options()), uniform(1, BATCH, 4)
+    rollout = Rollout(POLES[1], linear, 3, BATCH, parameters=("pole_mass", "pole_mas"))
+    ways = (lambda: rollout.forward(initial, cost, initial[:, :2].abs()), lambda: rollout.backward([FULL], cost))
+    rollout.forward(initial, parameters=initial[:, :2].abs())
+    for way in ways:
+        with pytest.raises(
+            SettingError, match=r"^Expected parameters that .*, got 'pole_mas' \(perhaps pole_mass\)\.$"
+        ):
+            way()
+
+
+def test_a_parameter_that_an_observation_reads_may_be_called_like_another():
+    seen = Observation(lambda states, steps, parameters: parameters["pole_mas"].unsqueeze(-1), (1,))
+    linear, initial = Linear((1,), (1,), **tensor_options()), uniform(1, BATCH, 4)
+    rollout = Rollout(POLES[1], linear, 3, BATCH, observation=seen, parameters=("pole_mas",))
+    assert rollout.forward(initial, Quadratic((1.0,) * 4, 1.0), initial[:, :1]).isfinite().all()

@@ -8,6 +8,7 @@ from test_quantum import dense_step
 
 import engine
 from engine import FULL, Guidance, NBody, QuantumBox, Rollout, Swarm
+from engine.system import PULL_BACK_LAUNCH_BYTES
 from engine.systems import Fluid, Held
 from training import build_task
 
@@ -148,3 +149,11 @@ def test_goals_that_vary_are_differentiated_as_those_of_tasks_with_other_options
         alone = Rollout(task.system, task.policy(1, **tensor_options()), task.horizon, 1, parameters=names[1:])
         own = alone.forward(initial[b : b + 1], other.objective, given[b : b + 1, 1:].contiguous())
         assert relative_error(losses[b : b + 1], own) < 1e-12
+
+
+@pytest.mark.parametrize(("name", "parameter"), [("guidance", "flight"), ("quantum", "slope")])
+def test_plans_count_the_pull_backs_of_systems_that_sweep_in_one_launch_without_parameters_alone(name, parameter):
+    task = build_task(name, horizon=5)
+    policy = task.policy(1, **tensor_options())
+    plain, rows = (Rollout(task.system, policy, 5, 2, parameters=names).plan for names in ((), (parameter,)))
+    assert rows.predicted - plain.predicted >= 5 * PULL_BACK_LAUNCH_BYTES

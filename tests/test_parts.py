@@ -215,10 +215,30 @@ def test_the_gradient_with_ends_is_that_of_shorter_rollouts():
     assert relative_error(found.parameters[FULL], total) < 1e-12
 
 
+@pytest.mark.float64
+def test_no_policy_is_pulled_back_for_an_observation_that_parameters_do_not_change(monkeypatch):
+    blind = Observation(lambda states, steps, parameters: 1.0 * states, (6,))
+    rollout = Rollout(SYSTEM, policy(6), HORIZON, BATCH, observation=blind, parameters=NAMES)
+    plain = Rollout(SYSTEM, policy(6), HORIZON, BATCH, parameters=NAMES)
+    trace: Any = rollout.trace
+    monkeypatch.setattr(trace.of_controller, "pull_back_state", None)
+    found, expected = swept(rollout, [FULL]), swept(plain, [FULL])
+    assert relative_error(found.physical[FULL], expected.physical[FULL]) < 1e-12
+
+
+@pytest.mark.float64
+def test_weights_of_paths_hold_for_what_reaches_parameters_sample_by_sample():
+    rule = engine.PathRule(1.0, 0.5)
+    _, rollout = build(**CASES["observation"])
+    found = swept(rollout, [rule, engine.PerSample(rule)])
+    assert relative_error(found.physical[engine.PerSample(rule)], found.physical[rule]) < 1e-12
+
+
 class Spoilt(engine.System):
     """A system whose Jacobian is not finite where samples end."""
 
-    def __init__(self, of):
+    def __init__(self, of, alone):
+        self.alone = alone
         self.of, self.name, self.state_shape, self.control_shape = of, "spoilt", of.state_shape, of.control_shape
         self.constants, self.positive_parameters = of.constants, of.positive_parameters
 
@@ -234,7 +254,7 @@ class Spoilt(engine.System):
 
         def spoilt():
             launch()
-            for values in (adjoint, cotangent, parameter_adjoint):
+            for values in (parameter_adjoint,) if self.alone else (adjoint, cotangent, parameter_adjoint):
                 values[beyond(state)] = torch.nan
 
         return spoilt
@@ -242,10 +262,11 @@ class Spoilt(engine.System):
 
 @pytest.mark.float64
 @pytest.mark.parametrize("segment", [None, 5])
-def test_the_jacobian_where_a_sample_has_ended_does_not_matter(segment):
+@pytest.mark.parametrize("alone", [False, True], ids=["all", "of parameters"])
+def test_the_jacobian_where_a_sample_has_ended_does_not_matter(segment, alone):
     made, rollout = build(**CASES["ends"])
     expected = swept(rollout, list(RULES.values()))
-    other = Rollout(Spoilt(SYSTEM), made, HORIZON, BATCH, parameters=NAMES, end=beyond, segment=segment)
+    other = Rollout(Spoilt(SYSTEM, alone), made, HORIZON, BATCH, parameters=NAMES, end=beyond, segment=segment)
     found = swept(other, list(RULES.values()))
     for rule in RULES.values():
         for kind in ("parameters", "initial", "physical"):

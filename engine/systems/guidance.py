@@ -126,8 +126,8 @@ class Guidance(System):
             return None
         return arrays.prepare(self._sweep, lanes_pay(self.evaders))
 
-    def launch_bytes(self):
-        return STEP_LAUNCH_BYTES if self.particles <= _FUSED_PARTICLES else super().launch_bytes()
+    def launch_bytes(self, varied=False):
+        return super().launch_bytes(varied) if varied or self.particles > _FUSED_PARTICLES else STEP_LAUNCH_BYTES
 
     def _loops(self, state: torch.Tensor) -> tuple[bool, bool]:
         """Whether a loop over the particles of all samples is serial, and whether sums over evaders run in lanes."""

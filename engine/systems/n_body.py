@@ -38,7 +38,7 @@ class NBody(System):
         x½ = x + dt/2 v,   v' = v + dt (a(x½) + u),   x' = x½ + dt/2 v'
 
     The frequency of any motion about any configuration is at most √(G Σm / ε³), and the scheme is stable for time
-    steps below 2 over that; longer ones are refused.
+    steps below 2 over that; longer ones are refused, by the constants, not by what varies between samples.
 
     State [2·dim, N]: rows x, y, (z,) vx, vy, (vz). Control [dim, thrusters]: a column for each body in `thrusters`.
     Parameters: G, ε and the mass of the first body, as `gravity`, `softening` and `first_mass`.
@@ -120,8 +120,8 @@ class NBody(System):
     def scratch_bytes(self, batch):
         return 2 * batch * self.dim * self.bodies * runtime.current().dtype.itemsize
 
-    def launch_bytes(self):
-        return super().launch_bytes() + 2200
+    def launch_bytes(self, varied=False):
+        return super().launch_bytes(varied) + 2200
 
     def _half_and_kick(self, state: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Where launches put x½ and q̂ [B, dim, N]."""

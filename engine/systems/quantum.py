@@ -94,8 +94,8 @@ class QuantumBox(System):
     def scratch_bytes(self, batch):
         return batch * _ROWS * self.points * runtime.current().dtype.itemsize
 
-    def launch_bytes(self):
-        return STEP_LAUNCH_BYTES + 1100
+    def launch_bytes(self, varied=False):
+        return (super().launch_bytes(varied) if varied else STEP_LAUNCH_BYTES) + 1100
 
     def _scratch(self, state: torch.Tensor) -> torch.Tensor:
         """[B, 6, N]: elimination factors, right-hand side and then solution, ½(ψ + ψ'); Re and Im of each.

@@ -143,8 +143,8 @@ class Swarm(Guidance):
         ordered = 4 * batch * self.evaders * runtime.current().dtype.itemsize
         return ordered + self._neighbours.scratch_bytes(batch)
 
-    def launch_bytes(self):
-        return super().launch_bytes() if self._neighbours is None else 20500
+    def launch_bytes(self, varied=False):
+        return super().launch_bytes(varied) if self._neighbours is None else 20500
 
     def _sorted(self, batch: int) -> tuple[Cells, torch.Tensor]:
         """The cells, and [1, B, 4, E] in which evaders are sorted: rows x, y, and the adjoint of vx, vy."""
