@@ -78,7 +78,7 @@ def alone(rounds: int, task: str) -> dict[str, Any]:
     for (side, letter), values in times.items():
         result["ms"][side][letter] = statistics.median(values)
     for letter, (trainer, initial) in trainers.items():
-        result["phases"][letter] = phases(trainer, initial, rounds)
+        result["phases"][letter] = phases(trainer, (initial, None), rounds)
     horizon = trainers["R"][0].task.horizon
     result["forward_us_per_step"] = result["phases"]["R"]["forward"] * 1e3 / horizon
     return result
@@ -99,18 +99,18 @@ def ensemble(rounds: int, task: str, members: int) -> dict[str, Any]:
         single, together = (statistics.median(times[letter, count]) for count in (1, members))
         result["ms"][letter] = {"alone": single, "per member": together / members}
         trainer, initial = kept[letter, members]
-        result["phases"][letter] = phases(trainer, initial, rounds)
+        result["phases"][letter] = phases(trainer, (initial, None), rounds)
     return result
 
 
 def make_trainer(task: str, letter: str, members: int = 1, **options: Any) -> tuple[Trainer, torch.Tensor]:
-    """A trainer whose policies have no layer at zero, so that every path carries a gradient, and a mini-batch."""
+    """A trainer whose policies have no layer at zero, so that every path carries a gradient, and some states."""
     trainer = Trainer(build_task(task, **options), [Member(gradient_named(letter).estimator) for _ in range(members)])
     policy: Any = trainer.policy
     policy.zero_last = False
     for member in range(members):
         policy.initialise(member, generator(member, "policy"))
-    return trainer, next(trainer.batches())
+    return trainer, next(trainer.batches())[0]
 
 
 def disagreement(trainer: Trainer, initial: torch.Tensor, peer: Update) -> float:

@@ -9,13 +9,32 @@ from conftest import relative_error
 from test_parts import SIGHT, Approach, beyond
 
 import evenflow
+from benchmarks.studies.costs import measure_costs
+from benchmarks.studies.diagnostics import diagnose
+from benchmarks.studies.packs import run_study
+from benchmarks.studies.sizing import seconds_of_a_seed
+from benchmarks.studies.study import Study
 from benchmarks.studies.transfer import transferred
 from engine import FULL, CartPole, Noise, Rollout, SettingError, Trajectory
 from engine.noise import CONTROL, STATE, NoiseSource
-from training import Experiment, Member, RunDirectory, Task, Trainer, TrainingSettings, build_task, resume, train
+from training import (
+    TASKS,
+    Experiment,
+    Member,
+    RunDirectory,
+    Task,
+    Trainer,
+    TrainingSettings,
+    build_task,
+    gradient_named,
+    resume,
+    train,
+)
 from training.ranges import range_of
 from training.scores import Copies, Score
 from training.starts import policy_for, uniform_states
+from training.viewing.simulation import Simulation
+from training.viewing.watching import untrained
 
 pytestmark = pytest.mark.float64
 SMALL = TrainingSettings(batch_size=2, train_samples=4, test_samples=3)
@@ -54,7 +73,7 @@ def test_training_states_draw_their_parameters_and_test_states_have_the_usual_on
 def test_an_update_uses_the_draws_of_its_states_and_the_noise_of_its_number():
     trainer = Trainer(full_task(), members(5, 7), SMALL)
     trainer.updates = 1
-    batches = list(trainer._batches())
+    batches = list(trainer.batches())
     losses, gradient = trainer.gradient(*batches[1])
     rollout = Rollout(SYSTEM, trainer.policy, 9, 4, parameters=("pole_mass", "half_length"), observation=SIGHT,
                       noise=Noise(0.01, 0.1), end=beyond)  # fmt: skip
@@ -83,7 +102,8 @@ def test_shuffled_states_keep_their_parameters():
     pairs = {
         tuple(row.tolist()): drawn for row, drawn in zip(trainer._train[0], trainer._train_parameters[0], strict=True)
     }
-    for states, drawn in trainer._batches():
+    for states, drawn in trainer.batches():
+        assert drawn is not None
         for row, values in zip(states, drawn, strict=True):
             assert torch.equal(pairs[tuple(row.tolist())], values)
 
@@ -119,6 +139,26 @@ def test_controllers_are_tested_at_fixed_values_of_a_parameter(tmp_path):
     assert relative_error(torch.tensor(found[0.3], dtype=torch.float64), losses.view(4, 3).mean(1)) < 1e-9
     with pytest.raises(SettingError, match=r"^Expected pole_mass from a low above 0 to a high bound, got -1:-1\.$"):
         transferred(tmp_path / "run", (-1.0,), "pole_mass")
+
+
+def test_a_task_that_randomises_by_itself_goes_through_every_door(tmp_path, monkeypatch):
+    kind, variants = TASKS["cart-pole"], [gradient_named(letter) for letter in "RC"]
+    build = kind.build
+    plain = Simulation(untrained(kind(horizon=5)), variants)
+    monkeypatch.setattr(kind, "build", lambda options: replace(build(options), randomise=(("pole_mass", 0.2, 0.3),)))
+    shown = Simulation(untrained(kind(horizon=5)), variants)
+    assert shown.task.randomise
+    expected, found = (simulation.run(simulation.initial(1), 0) for simulation in (plain, shown))
+    assert relative_error(found.states, expected.states) < 1e-12
+    assert relative_error(found.adjoints["C"], expected.adjoints["C"]) < 1e-12
+    trainer = train(replace(experiment(1), randomise=()), tmp_path / "run")
+    assert transferred(tmp_path / "run", (1,))[1] == trainer.test().tolist()
+    assert transferred(tmp_path / "run", (0.1,), "pole_mass")[0.1] == trainer.test().tolist()
+    study = Study("cart-pole", options={"horizon": 5}, difficulties=(1,), seed_count=1, epochs=1, settings=SMALL)
+    run_study(study, tmp_path / "study")
+    assert [entry.epoch for entry in diagnose(study, tmp_path / "study", samples=2)] == [0, 1]
+    assert measure_costs(study, rounds=1)["1"]["R"]["ms"] > 0
+    assert seconds_of_a_seed(study, 1) > 0
 
 
 def test_noise_of_two_kinds_is_told_apart():

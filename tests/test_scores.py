@@ -151,10 +151,10 @@ def test_members_with_scores_train_as_if_alone(index):
 def test_members_of_one_seed_draw_alike():
     trainer = Trainer(small_task(), [Member(Score(0.1, 4), 3), Member(gradient_named("R").estimator, 3),
                                      Member(Score(0.1, 4), 3), Member(Score(0.1, 4), 4)], SETTINGS)  # fmt: skip
-    _, gradient = trainer.gradient(next(trainer.batches()))
+    _, gradient = trainer.gradient(*next(trainer.batches()))
     assert torch.equal(gradient[0], gradient[2])
     assert not torch.equal(gradient[0], gradient[3])
-    _, again = trainer.gradient(next(trainer.batches()))
+    _, again = trainer.gradient(*next(trainer.batches()))
     assert not torch.equal(gradient[0], again[0])
 
 

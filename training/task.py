@@ -80,10 +80,16 @@ class Task:
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """`initial_states` and what is randomised [count, q]: drawn for "train", else with its usual values."""
         states = self.initial_states(count, seed, stream, dtype)
-        if self.randomise and stream != "train":
-            usual = torch.tensor([self.parameters[name] for name, *_ in self.randomise], dtype=torch.float64)
-            return states, usual.expand(count, -1).to(dtype)
+        if stream != "train":
+            return states, self.usual_parameters(count, dtype)
         return states, self.drawn_parameters(count, generator(seed, stream, "parameters"), dtype)
+
+    def usual_parameters(self, count: int, dtype: torch.dtype) -> torch.Tensor | None:
+        """What is randomised [count, q], if anything, at its usual values."""
+        if not self.randomise:
+            return None
+        usual = torch.tensor([self.parameters[name] for name, *_ in self.randomise], dtype=torch.float64)
+        return usual.expand(count, -1).to(dtype).contiguous()
 
     def drawn_parameters(self, count: int, generator: torch.Generator, dtype: torch.dtype) -> torch.Tensor | None:
         """What is randomised [count, q], if anything."""

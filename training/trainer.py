@@ -162,11 +162,11 @@ class Trainer:
         before = {name: value.clone() for name, value in self.state().items()}
         divergences = dict(self.divergences)
         total = torch.zeros(len(self.members), dtype=torch.float64, device=self._train.device)
-        for update, batch in enumerate(self._batches()):
+        for update, (states, parameters) in enumerate(self.batches()):
             if stop():
                 self.load(self.epoch, before, divergences)
                 return None
-            total += self.update(batch[0], update, *batch[1:])
+            total += self.update(states, parameters, update)
             self.updates = update + 1
         train = torch.where(self._active, total / self.updates_per_epoch, torch.nan)
         test = torch.where(self._active, self.test().to(torch.float64), torch.nan)
@@ -178,10 +178,11 @@ class Trainer:
         return EpochRecord(self.epoch, train.tolist(), test.tolist(), validation)
 
     @plain_torch
-    def update(self, initial: torch.Tensor, update: int = 0, parameters: torch.Tensor | None = None) -> torch.Tensor:
+    def update(self, initial: torch.Tensor, parameters: torch.Tensor | None = None, update: int = 0) -> torch.Tensor:
         """One optimiser step from initial states [P·b, *state_shape]; returns each member's loss [P] before it.
 
-        `parameters` [P·b, q] are those that the task randomises.
+        `parameters` [P·b, q] are those that the task randomises, as they come with the states from `batches`; `update`
+        is its place in the epoch, for the record of what diverged.
         """
         losses, gradient = self.gradient(initial, parameters)
         good = torch.isfinite(losses) & _within(gradient, self._optimiser.largest())
@@ -272,19 +273,20 @@ class Trainer:
         if self.task.noise is not None:
             rollout.seed_noise([member.seed for member in self.members], draw)
 
-    def batches(self) -> Iterator[torch.Tensor]:
-        """An epoch's mini-batches [P·b, *state_shape]; shuffled ones advance the members' random generators."""
-        return (states for states, *_ in self._batches())
+    def batches(self) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
+        """An epoch's mini-batches, as `update(*batch)` and `gradient(*batch)` take them.
 
-    def _batches(self) -> Iterator[tuple[torch.Tensor, ...]]:
-        """The same with the parameters [P·b, q] that go with them, if any are randomised."""
+        Each is initial states [P·b, *state_shape] and what the task randomises with them [P·b, q], or None; shuffled
+        ones advance the members' random generators.
+        """
         arrays = [self._train] if self._train_parameters is None else [self._train, self._train_parameters]
         size = self.settings.batch_size
         if self.settings.shuffle:
             orders = [torch.randperm(self._train.shape[1], generator=order) for order in self._orders]
             arrays = [torch.stack([rows[order] for rows, order in zip(array, orders, strict=True)]) for array in arrays]
         for first in range(0, self.updates_per_epoch * size, size):
-            yield tuple(array[:, first : first + size].flatten(0, 1).contiguous() for array in arrays)
+            states, *parameters = (array[:, first : first + size].flatten(0, 1).contiguous() for array in arrays)
+            yield states, parameters[0] if parameters else None
 
     def _freeze(self, bad: torch.Tensor, update: int, losses: torch.Tensor, gradient: torch.Tensor) -> None:
         batch = self.settings.batch_size

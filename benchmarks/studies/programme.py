@@ -153,7 +153,7 @@ def _seconds_of_an_epoch(study: Study, difficulty: Any) -> float:
     """Of one training of the first stage, together with the others of its pack."""
     pack = packs_of(study, Path(), difficulty, stages(study)[0])[0]
     trainer = pack.experiment.trainer()
-    initial = next(trainer.batches())
-    times = in_turns({"update": lambda: trainer.update(initial), "test": trainer.test}, rounds=1)
+    batch = next(trainer.batches())
+    times = in_turns({"update": lambda: trainer.update(*batch), "test": trainer.test}, rounds=1)
     update, test = (statistics.median(times[name]) / 1e3 for name in ("update", "test"))
     return (trainer.updates_per_epoch * update + test) / len(trainer.members)

@@ -23,10 +23,10 @@ def seconds_of_a_seed(study: Study, difficulty: Any) -> float:
     trainer = study.experiment(difficulty, seeds).trainer()
     batch = next(trainer.batches())
     for _ in range(_WARM_UP):
-        trainer.update(batch)
+        trainer.update(*batch)
     started = time.perf_counter()
     for _ in range(_TIMED):
-        trainer.update(batch)
+        trainer.update(*batch)
     update = (time.perf_counter() - started) / _TIMED
     started = time.perf_counter()
     trainer.test()
