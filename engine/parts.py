@@ -29,6 +29,7 @@ class Parts:
     Attributes:
         parameters: what varies between samples, or None.
         ends: when samples ended, or None.
+        seeded: (seeds, draw) that the noise was last settled with, or None.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class Parts:
         self._observation = observation
         self._noise = {STATE: noise.state, CONTROL: noise.control} if noise is not None else {}
         self._sources: dict[int, NoiseSource] = {}
+        self.seeded: tuple[int | Sequence[int], int] | None = None
 
     def controller(self, controller: Controller) -> Controller:
         """The controller as one of the state."""
@@ -90,6 +92,7 @@ class Parts:
         """Settle the noise of the rollouts that follow."""
         for source in self._sources.values():
             source.seed(seeds, draw)
+        self.seeded = (seeds if isinstance(seeds, int) else tuple(seeds)), draw
 
     def begin(self, initial: torch.Tensor, parameters: torch.Tensor | None) -> None:
         """Before a forward rollout."""
