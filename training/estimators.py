@@ -8,6 +8,7 @@ import torch
 
 from engine import FULL, AdjointRule, PerSample, SettingError
 from engine.contracts import check_rule, check_tensor, described
+from training.scores import Score
 
 
 @runtime_checkable
@@ -21,7 +22,7 @@ class GradientEstimator(Protocol):
 
     @property
     def rules(self) -> tuple[Any, ...]:
-        """Adjoint rules, and estimators whose gradients come from rollouts of their own, such as `Score`."""
+        """Adjoint rules, and scores, whose gradients come from rollouts of their own: `Score` and what derives from it."""
         ...
 
     def combine(self, gradients: Mapping[Any, torch.Tensor]) -> torch.Tensor:
@@ -37,6 +38,10 @@ def check_estimator(estimator: Any) -> None:
         for source in estimator.rules:
             if is_sweep(source):
                 check_rule(source)
+            elif not isinstance(source.of if isinstance(source, PerSample) else source, Score):
+                raise SettingError(
+                    f"Expected adjoint rules or scores, got {described(source)}; combine its rules instead."
+                )
         if not estimator.rules:
             raise SettingError(f"Expected an estimator with at least one rule, got {described(estimator)} with none.")
         return
