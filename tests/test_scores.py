@@ -192,6 +192,14 @@ def test_a_checkpoint_with_one_generator_for_all_scores_of_a_member_still_opens(
     assert continue_from(tmp_path / "one.safetensors", made.trainer(), config) == 0
 
 
+def test_a_budget_that_the_copies_alone_exceed_is_refused():
+    for text in ("R", "score(0.1, 4)"):
+        Trainer(small_task(), members(text), replace(SETTINGS, memory="1GiB"))
+    Trainer(small_task(), members("R"), replace(SETTINGS, memory="2MiB"))
+    with pytest.raises(SettingError, match=r"^Expected a memory budget of more than the .*iB of the scores' copies"):
+        Trainer(small_task(), members("score(0.1, 64)"), replace(SETTINGS, memory="2MiB"))
+
+
 def test_a_mixture_weighs_by_the_inverse_of_the_variances():
     mix = Mix(FULL, Score(0.1, 4))
     sweeps, scores = 0.3 * uniform(0, 2, 5, 7) + 1.0, 2.0 * uniform(1, 2, 5, 7)

@@ -22,7 +22,7 @@ class GradientEstimator(Protocol):
 
     @property
     def rules(self) -> tuple[Any, ...]:
-        """Adjoint rules, and scores, whose gradients come from rollouts of their own: `Score` and what derives from it."""
+        """Adjoint rules, and scores (`Score` or what derives from it), whose gradients come from rollouts of their own."""
         ...
 
     def combine(self, gradients: Mapping[Any, torch.Tensor]) -> torch.Tensor:

@@ -12,6 +12,7 @@ from engine.available import check_available
 from engine.checks import positive, real, whole
 from engine.contracts import described
 from engine.held import Held
+from engine.memory import format_bytes, parse_bytes
 from engine.modes import plain_torch
 from policies import Policy, PolicyError
 from training.clipping import Clipping
@@ -125,6 +126,7 @@ class Trainer:
             task, [member.estimator for member in self.members], [member.seed for member in self.members], batch,
             lambda count: (policy or task.policy)(members=count, dtype=runtime.dtype, device=runtime.device),
         )  # fmt: skip
+        self._check_copies()
         self._clippings = grouped([member.clipping for member in self.members], runtime.device)
         self.epoch = self.updates = 0
         self.divergences: dict[int, Divergence] = {}
@@ -138,6 +140,15 @@ class Trainer:
         needed = count * samples * math.prod(system.state_shape) * runtime.dtype.itemsize
         what = f"{samples} initial states for each of {count} members"
         check_available(needed, what, runtime.device)
+
+    def _check_copies(self) -> None:
+        """SettingError if the copies of scores, which store everything, do not fit a memory budget by themselves."""
+        budget, needed = self.settings.memory, self._sources.planned_bytes
+        if budget is not None and needed > parse_bytes(budget):
+            raise SettingError(
+                f"Expected a memory budget of more than the {format_bytes(needed)} of the scores' copies, which store "
+                f"everything, got {budget}; raise memory, or lower the copies, the batch or the members."
+            )
 
     @property
     def updates_per_epoch(self) -> int:
