@@ -30,7 +30,6 @@ from training import (
     resume,
     train,
 )
-from training.ranges import range_of
 from training.scores import Copies, Score
 from training.starts import policy_for, uniform_states
 from training.viewing.simulation import Simulation
@@ -178,13 +177,33 @@ def test_noise_of_two_kinds_is_told_apart():
         (("pole_mass=0.2:0.1",), "pole_mass from a low above 0 to a high bound, got 0.2:0.1"),
         (("pole_mass=0:0.1",), "pole_mass from a low above 0 to a high bound, got 0:0.1"),
         (("gravity=1:inf",), "finite bounds of gravity, got inf"),
+        (
+            ("gravity=1:2", ("gravity", 3)),
+            r"a range as \(name, low, high\) or pole_mass=0.08:0.12, got \('gravity', 3\)",
+        ),
+        (3, r"a range as \(name, low, high\) or pole_mass=0.08:0.12, got 3"),
         (("gravity",), "a range such as pole_mass=0.08:0.12, got 'gravity'"),
         (("gravity=1:2", "gravity=3"), "each parameter once, got gravity, gravity"),
     ],
 )
 def test_ranges_that_make_no_sense_are_refused(ranges, message):
     with pytest.raises(SettingError, match=rf"^Expected {message}\.$"):
-        full_task(randomise=tuple(range_of(text) for text in ranges))
+        full_task(randomise=ranges)
+
+
+def test_ranges_may_be_text_and_an_objective_says_which_of_its_parameters_are_above_0():
+    assert full_task(randomise="pole_mass=0.08:0.12").randomise == (("pole_mass", 0.08, 0.12),)
+    assert full_task(randomise=("gravity=9", *RANGES)).randomise == (("gravity", 9.0, 9.0), *RANGES)
+    with pytest.raises(SettingError, match=r"^Expected target_radius from a low above 0 to a high bound, got -1:1\.$"):
+        replace(build_task("n-body"), randomise=(("target_radius", -1.0, 1.0),))
+
+
+@pytest.mark.parametrize("bounds", [(1.0, 1.0), (1.0, -1.0), (float("nan"), 1.0), (1.0,), 3.0, ("a", 1.0)])
+def test_bounds_of_controls_that_make_no_sense_are_refused(bounds):
+    with pytest.raises(
+        SettingError, match=r"^Expected bounds of the controls \(low, high\), low below high, got .*\.$"
+    ):
+        full_task(control_bounds=bounds)
 
 
 def test_a_task_of_which_nothing_varies_says_so(capsys):

@@ -22,7 +22,7 @@ class GradientEstimator(Protocol):
 
     @property
     def rules(self) -> tuple[Any, ...]:
-        """Adjoint rules, and scores (`Score` or what derives from it), whose gradients come from rollouts of their own."""
+        """Adjoint rules, and scores, whose gradients come from rollouts of their own: instances of `Score`."""
         ...
 
     def combine(self, gradients: Mapping[Any, torch.Tensor]) -> torch.Tensor:
