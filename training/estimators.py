@@ -17,7 +17,8 @@ class GradientEstimator(Protocol):
 
     One that also has a method `adjust_step(displacement, gradient)` replaces the optimiser's displacement [P, n], made
     from its gradient [P, n] at learning rate 1, by what that returns. One with `memory(members, like)`, tensors by name
-    that checkpoints keep, and `remember(gradient, memory)` replaces what it combined by what that returns.
+    that checkpoints keep, for members with parameters `like` [members, parameters], and `remember(gradient, memory)`
+    replaces what it combined by what that returns.
     """
 
     @property
@@ -108,6 +109,23 @@ class Backpropagation:
 
     def combine(self, gradients):
         return gradients[self.rule]
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A gradient as another has it, whose steps or updates are then looked at as wholes; base of such."""
+
+    of: GradientEstimator
+
+    def __post_init__(self):
+        check_part(self.of)
+
+    @property
+    def rules(self) -> tuple[AdjointRule, ...]:
+        return self.of.rules
+
+    def combine(self, gradients):
+        return self.of.combine(gradients)
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ class Sources:
         task: what is trained for.
         estimators, seeds: of each member.
         batch: initial states of a member.
+        theta: the members' parameters [P, n].
         policy: `policy(members)` builds policies like the one that is trained.
 
     Attributes:
@@ -37,6 +38,7 @@ class Sources:
         estimators: Sequence[GradientEstimator],
         seeds: Sequence[int],
         batch: int,
+        theta: torch.Tensor,
         policy: Callable[[int], Policy],
     ):
         device = current().device
@@ -66,9 +68,8 @@ class Sources:
                 self._named_draws[f"noise.{index}.{place}" if place else f"noise.{index}"] = draw
         self._estimators = grouped(list(estimators), device)
         self.acting = [(one, rows) for one, rows in self._estimators if hasattr(one, "adjust_step")]
-        like = torch.zeros(len(estimators), 1, device=device)
         self._memories = {
-            index: one.memory(len(like[rows]), like)
+            index: one.memory(len(theta[rows]), theta[rows].clone())
             for index, (one, rows) in enumerate(self._estimators)
             if hasattr(one, "memory")
         }

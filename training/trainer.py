@@ -123,7 +123,7 @@ class Trainer:
         self._active = torch.ones(count, dtype=torch.bool, device=runtime.device)
         self._orders = [generator(member.seed, "order") for member in self.members]
         self._sources = Sources(
-            task, [member.estimator for member in self.members], [member.seed for member in self.members], batch,
+            task, [member.estimator for member in self.members], seeds, batch, self.policy.theta.detach(),
             lambda count: (policy or task.policy)(members=count, dtype=runtime.dtype, device=runtime.device),
         )  # fmt: skip
         self._check_copies()
