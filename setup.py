@@ -36,8 +36,8 @@ setup(
         "imageio-ffmpeg",
     ],
     extras_require={
-        "dev": ["pytest", "pytest-xdist", "ruff", "pyright[nodejs]", "gymnasium>=1.0"],
-        "gym": ["gymnasium>=1.0"],
+        "dev": ["pytest", "pytest-xdist", "ruff", "pyright[nodejs]", "gymnasium>=1.1"],
+        "gym": ["gymnasium>=1.1"],
         "peers": ["jax"],
     },
     classifiers=[

@@ -64,9 +64,9 @@ def alone(rounds: int, task: str) -> dict[str, Any]:
     init("cpu", "float32", threads=1)
     updates, trainers, errors = {}, {}, {}
     for letter in lettered():
-        trainer, initial = make_trainer(task, letter)
-        updates["Evenflow", letter] = lambda trainer=trainer, initial=initial: trainer.update(initial)
-        trainers[letter] = (trainer, initial)
+        trainer, batch = make_trainer(task, letter)
+        updates["Evenflow", letter] = lambda trainer=trainer, batch=batch: trainer.update(*batch)
+        trainers[letter], initial = (trainer, batch), batch[0]
         for peer in peers_of_task(task):
             if peer.installed:
                 theirs = peer.updates[task](trainer, initial, letter)
@@ -77,8 +77,8 @@ def alone(rounds: int, task: str) -> dict[str, Any]:
     result: dict[str, Any] = {"ms": defaultdict(dict), "disagreement": errors, "absent": absent, "phases": {}}
     for (side, letter), values in times.items():
         result["ms"][side][letter] = statistics.median(values)
-    for letter, (trainer, initial) in trainers.items():
-        result["phases"][letter] = phases(trainer, initial, rounds)
+    for letter, (trainer, batch) in trainers.items():
+        result["phases"][letter] = phases(trainer, batch, rounds)
     horizon = trainers["R"][0].task.horizon
     result["forward_us_per_step"] = result["phases"]["R"]["forward"] * 1e3 / horizon
     return result
@@ -91,19 +91,21 @@ def ensemble(rounds: int, task: str, members: int) -> dict[str, Any]:
     updates, kept = {}, {}
     for letter in ("R", "C"):
         for count in (1, members):
-            trainer, initial = make_trainer(task, letter, count)
-            updates[letter, count] = lambda trainer=trainer, initial=initial: trainer.update(initial)
-            kept[letter, count] = (trainer, initial)
+            trainer, batch = make_trainer(task, letter, count)
+            updates[letter, count] = lambda trainer=trainer, batch=batch: trainer.update(*batch)
+            kept[letter, count] = (trainer, batch)
     times = in_turns(updates, rounds)
     for letter in ("R", "C"):
         single, together = (statistics.median(times[letter, count]) for count in (1, members))
         result["ms"][letter] = {"alone": single, "per member": together / members}
-        trainer, initial = kept[letter, members]
-        result["phases"][letter] = phases(trainer, initial, rounds)
+        trainer, batch = kept[letter, members]
+        result["phases"][letter] = phases(trainer, batch, rounds)
     return result
 
 
-def make_trainer(task: str, letter: str, members: int = 1, **options: Any) -> tuple[Trainer, torch.Tensor]:
+def make_trainer(
+    task: str, letter: str, members: int = 1, **options: Any
+) -> tuple[Trainer, tuple[torch.Tensor, torch.Tensor | None]]:
     """A trainer whose policies have no layer at zero, so that every path carries a gradient, and a mini-batch."""
     trainer = Trainer(build_task(task, **options), [Member(gradient_named(letter).estimator) for _ in range(members)])
     policy: Any = trainer.policy

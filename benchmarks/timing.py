@@ -33,14 +33,14 @@ def in_turns(updates: dict[Any, Callable[[], Any]], rounds: int) -> dict[Any, li
     return times
 
 
-def phases(trainer: Trainer, initial: torch.Tensor, rounds: int) -> dict[str, float]:
-    """Median ms of each phase of an update, by Python's profiler of calls, which itself takes some."""
+def phases(trainer: Trainer, batch: tuple[torch.Tensor, torch.Tensor | None], rounds: int) -> dict[str, float]:
+    """Median ms of each phase of an update with a mini-batch, by Python's profiler, which itself takes some."""
     trace = type(trainer.rollout.trace)
     parts = {"forward": Rollout.forward, "K": trace.linearise, "pull-back": trace.pull_back_parameters}
     samples: dict[str, list[float]] = {phase: [] for phase in PHASES}
     for _ in range(rounds):
         profile = cProfile.Profile(builtins=False)
-        profile.runcall(trainer.update, initial)
+        profile.runcall(trainer.update, *batch)
         of_code = {entry.code: entry.totaltime * 1e3 for entry in profile.getstats()}
         spent = {name: of_code.get(inspect.unwrap(part).__code__, 0.0) for name, part in parts.items()}
         gradient, update = (of_code[inspect.unwrap(part).__code__] for part in (Trainer.gradient, Trainer.update))

@@ -1,7 +1,7 @@
 """The optional parts of a rollout: an observation, parameters that vary between samples, noise, ends."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -30,6 +30,7 @@ class Parts:
     Attributes:
         parameters: what varies between samples, or None.
         ends: when samples ended, or None.
+        seeded: (seeds, draw) that the noise was last settled with, or None.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class Parts:
         self._observation = observation
         self._noise = {STATE: noise.state, CONTROL: noise.control} if noise is not None else {}
         self._sources: dict[int, NoiseSource] = {}
+        self.seeded: tuple[int | Sequence[int], int] | None = None
 
     def controller(self, controller: Controller) -> Controller:
         """The controller as one of the state."""
@@ -96,6 +98,7 @@ class Parts:
         """Settle the noise of the rollouts that follow."""
         for source in self._sources.values():
             source.seed(seeds, draw)
+        self.seeded = (tuple(seeds) if isinstance(seeds, Iterable) else seeds), draw
 
     def begin(self, initial: torch.Tensor, parameters: torch.Tensor | None) -> None:
         """Before a forward rollout."""

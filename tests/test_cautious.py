@@ -68,7 +68,7 @@ def test_the_first_step_is_that_of_the_plain_optimiser():
     def moved(estimator):
         task = build_task("cart-pole", poles=1, horizon=20)
         trainer = Trainer(task, [Member(estimator)], TrainingSettings(train_samples=16, test_samples=8))
-        trainer.update(next(trainer.batches()))
+        trainer.update(*next(trainer.batches()))
         return trainer.policy.theta.detach()
 
     torch.testing.assert_close(moved(Cautious(R)), moved(R), rtol=1e-12, atol=0.0)

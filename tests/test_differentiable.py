@@ -123,6 +123,24 @@ def test_a_rollout_that_ran_again_is_computed_anew():
     assert torch.equal(found, again)
 
 
+@pytest.mark.parametrize("runs_again", [True, False])
+def test_what_is_computed_again_has_the_noise_that_it_had(runs_again):
+    """Without another run the segments before the last are computed again, by the sweep itself."""
+    rollout = small(noise=NOISE, segment=1)
+    initial, masses = given()
+    call = differentiable(rollout, FULL, Approach())
+    rollout.seed_noise([3, 4], 5)
+    call(initial, masses).sum().backward()
+    expected = initial.grad.clone()
+    initial.grad.zero_()
+    first = call(initial, masses)
+    rollout.seed_noise(6, 7)
+    other = call(initial, masses).detach() if runs_again else None
+    first.sum().backward()
+    assert torch.equal(initial.grad, expected)
+    assert other is None or torch.equal(call(initial, masses), other)  # the later seed is back
+
+
 def test_a_second_derivative_is_refused_in_a_sentence():
     rollout = small()
     initial, masses = given()

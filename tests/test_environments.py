@@ -114,5 +114,5 @@ def test_what_cannot_be_an_environment_is_refused(monkeypatch):
     with pytest.raises(SettingError, match=r"^Expected a task such as build_task\('cart-pole'\), got 'cart-pole'\.$"):
         to_gymnasium("cart-pole")
     monkeypatch.setitem(__import__("sys").modules, "training.gymnasium_environments", None)
-    with pytest.raises(LibraryError, match=r"^Expected the package gymnasium, got none \(.*\); install it with .*\.$"):
+    with pytest.raises(LibraryError, match=r"^Expected the package gymnasium, 1.1 or newer, got: .*; install it .*\.$"):
         to_gymnasium(TASK)

@@ -218,7 +218,7 @@ def test_in_a_mixed_ensemble_it_is_what_it_is_alone():
         vars(trainer.policy)["zero_last"] = False  # so that every path carries a gradient
         for index, member in enumerate(members):
             trainer.policy.initialise(index, generator(member.seed, "policy"))
-        return trainer.gradient(next(trainer.batches()))[1]
+        return trainer.gradient(*next(trainer.batches()))[1]
 
     members = [Member(estimator, seed=index % 3) for index, estimator in enumerate(estimators)]
     together = gradients(members)

@@ -80,7 +80,7 @@ def test_frozen_parameters_do_not_count_in_the_norm(system):
     net = Parts()
     trainer = trainer_of(system, ModulePolicy(net, (N,), (N,)), clipping="norm")
     net.a.requires_grad_(False)
-    _, gradient = trainer.gradient(next(trainer.batches()))
+    _, gradient = trainer.gradient(*next(trainer.batches()))
     assert not gradient[0, :30].any()
     assert abs(float(gradient.norm()) - 1e-2) < 1e-6
 

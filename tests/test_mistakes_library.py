@@ -4,6 +4,7 @@
 # pyright: reportArgumentType=false
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import taichi as ti
@@ -104,6 +105,10 @@ MISTAKES = {
     # One thing where another is meant.
     "a letter for an estimator": (lambda: trained([ef.Member("R")]), "gradient_named\\('R'\\).estimator"),
     "a rule for an estimator": (lambda: ef.Member(ef.FULL), "Backpropagation\\(rule\\)"),
+    "estimators as rules": (
+        lambda: ef.Member(SimpleNamespace(rules=(ef.Backpropagation(),), combine=dict)),
+        "Expected adjoint rules or scores, got a Backpropagation.*; combine its rules instead",
+    ),
     "rules to agree": (lambda: ef.SignAgreement(ef.FULL, ef.PHYSICS_ONLY), "Backpropagation\\(rule\\)"),
     "a member for a list": (lambda: ef.Trainer(TASK, ef.Member()), "write \\[Member\\(...\\)\\]"),
     "a task for a system": (lambda: ef.Rollout(TASK, policy(), 3, 4), "give its .system"),

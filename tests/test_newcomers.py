@@ -42,7 +42,7 @@ def test_a_peer_is_a_function_and_two_lines(monkeypatch):
     monkeypatch.setattr(table, "PEERS", [*table.PEERS, PEER])
     assert table.peers_of_task("integrator") == [PEER]
     assert lines_of(by_func) + 2 <= 15
-    trainer, initial = make_trainer("integrator", "R")
+    trainer, (initial, _) = make_trainer("integrator", "R")
     assert disagreement(trainer, initial, PEER.updates["integrator"](trainer, initial, "R")) < 1e-13
 
 

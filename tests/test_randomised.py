@@ -9,13 +9,31 @@ from conftest import relative_error
 from test_parts import SIGHT, Approach, beyond
 
 import evenflow
+from benchmarks.studies.costs import measure_costs
+from benchmarks.studies.diagnostics import diagnose
+from benchmarks.studies.packs import run_study
+from benchmarks.studies.sizing import seconds_of_a_seed
+from benchmarks.studies.study import Study
 from benchmarks.studies.transfer import transferred
 from engine import FULL, CartPole, Noise, Rollout, SettingError, Trajectory
 from engine.noise import CONTROL, STATE, NoiseSource
-from training import Experiment, Member, RunDirectory, Task, Trainer, TrainingSettings, build_task, resume, train
-from training.ranges import range_of
+from training import (
+    TASKS,
+    Experiment,
+    Member,
+    RunDirectory,
+    Task,
+    Trainer,
+    TrainingSettings,
+    build_task,
+    gradient_named,
+    resume,
+    train,
+)
 from training.scores import Copies, Score
 from training.starts import policy_for, uniform_states
+from training.viewing.simulation import Simulation
+from training.viewing.watching import untrained
 
 pytestmark = pytest.mark.float64
 SMALL = TrainingSettings(batch_size=2, train_samples=4, test_samples=3)
@@ -54,7 +72,7 @@ def test_training_states_draw_their_parameters_and_test_states_have_the_usual_on
 def test_an_update_uses_the_draws_of_its_states_and_the_noise_of_its_number():
     trainer = Trainer(full_task(), members(5, 7), SMALL)
     trainer.updates = 1
-    batches = list(trainer._batches())
+    batches = list(trainer.batches())
     losses, gradient = trainer.gradient(*batches[1])
     rollout = Rollout(SYSTEM, trainer.policy, 9, 4, parameters=("pole_mass", "half_length"), observation=SIGHT,
                       noise=Noise(0.01, 0.1), end=beyond)  # fmt: skip
@@ -83,7 +101,8 @@ def test_shuffled_states_keep_their_parameters():
     pairs = {
         tuple(row.tolist()): drawn for row, drawn in zip(trainer._train[0], trainer._train_parameters[0], strict=True)
     }
-    for states, drawn in trainer._batches():
+    for states, drawn in trainer.batches():
+        assert drawn is not None
         for row, values in zip(states, drawn, strict=True):
             assert torch.equal(pairs[tuple(row.tolist())], values)
 
@@ -121,6 +140,26 @@ def test_controllers_are_tested_at_fixed_values_of_a_parameter(tmp_path):
         transferred(tmp_path / "run", (-1.0,), "pole_mass")
 
 
+def test_a_task_that_randomises_by_itself_goes_through_every_door(tmp_path, monkeypatch):
+    kind, variants = TASKS["cart-pole"], [gradient_named(letter) for letter in "RC"]
+    build = kind.build
+    plain = Simulation(untrained(kind(horizon=5)), variants)
+    monkeypatch.setattr(kind, "build", lambda options: replace(build(options), randomise=(("pole_mass", 0.2, 0.3),)))
+    shown = Simulation(untrained(kind(horizon=5)), variants)
+    assert shown.task.randomise
+    expected, found = (simulation.run(simulation.initial(1), 0) for simulation in (plain, shown))
+    assert relative_error(found.states, expected.states) < 1e-12
+    assert relative_error(found.adjoints["C"], expected.adjoints["C"]) < 1e-12
+    trainer = train(replace(experiment(1), randomise=()), tmp_path / "run")
+    assert transferred(tmp_path / "run", (1,))[1] == trainer.test().tolist()
+    assert transferred(tmp_path / "run", (0.1,), "pole_mass")[0.1] == trainer.test().tolist()
+    study = Study("cart-pole", options={"horizon": 5}, difficulties=(1,), seed_count=1, epochs=1, settings=SMALL)
+    run_study(study, tmp_path / "study")
+    assert [entry.epoch for entry in diagnose(study, tmp_path / "study", samples=2)] == [0, 1]
+    assert measure_costs(study, rounds=1)["1"]["R"]["ms"] > 0
+    assert seconds_of_a_seed(study, 1) > 0
+
+
 def test_noise_of_two_kinds_is_told_apart():
     draws = []
     for kind in (STATE, CONTROL):
@@ -138,13 +177,33 @@ def test_noise_of_two_kinds_is_told_apart():
         (("pole_mass=0.2:0.1",), "pole_mass from a low above 0 to a high bound, got 0.2:0.1"),
         (("pole_mass=0:0.1",), "pole_mass from a low above 0 to a high bound, got 0:0.1"),
         (("gravity=1:inf",), "finite bounds of gravity, got inf"),
+        (
+            ("gravity=1:2", ("gravity", 3)),
+            r"a range as \(name, low, high\) or pole_mass=0.08:0.12, got \('gravity', 3\)",
+        ),
+        (3, r"a range as \(name, low, high\) or pole_mass=0.08:0.12, got 3"),
         (("gravity",), "a range such as pole_mass=0.08:0.12, got 'gravity'"),
         (("gravity=1:2", "gravity=3"), "each parameter once, got gravity, gravity"),
     ],
 )
 def test_ranges_that_make_no_sense_are_refused(ranges, message):
     with pytest.raises(SettingError, match=rf"^Expected {message}\.$"):
-        full_task(randomise=tuple(range_of(text) for text in ranges))
+        full_task(randomise=ranges)
+
+
+def test_ranges_may_be_text_and_an_objective_says_which_of_its_parameters_are_above_0():
+    assert full_task(randomise="pole_mass=0.08:0.12").randomise == (("pole_mass", 0.08, 0.12),)
+    assert full_task(randomise=("gravity=9", *RANGES)).randomise == (("gravity", 9.0, 9.0), *RANGES)
+    with pytest.raises(SettingError, match=r"^Expected target_radius from a low above 0 to a high bound, got -1:1\.$"):
+        replace(build_task("n-body"), randomise=(("target_radius", -1.0, 1.0),))
+
+
+@pytest.mark.parametrize("bounds", [(1.0, 1.0), (1.0, -1.0), (float("nan"), 1.0), (1.0,), 3.0, ("a", 1.0)])
+def test_bounds_of_controls_that_make_no_sense_are_refused(bounds):
+    with pytest.raises(
+        SettingError, match=r"^Expected bounds of the controls \(low, high\), low below high, got .*\.$"
+    ):
+        full_task(control_bounds=bounds)
 
 
 def test_a_task_of_which_nothing_varies_says_so(capsys):

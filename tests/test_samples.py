@@ -166,3 +166,14 @@ def test_what_remembers_stands_outside():
             build()
     with pytest.raises(SettingError, match=r"Expected AndMask with a threshold in \[0, 1\], got 1\.5\."):
         AndMask(FULL, 1.5)
+
+
+def test_a_memory_is_made_like_the_parameters_of_its_members(monkeypatch):
+    shown, made = [], AdaptiveClip.memory
+    monkeypatch.setattr(AdaptiveClip, "memory", lambda self, *given: shown.append(given) or made(self, *given))
+    plain, clipped = Backpropagation(FULL), AdaptiveClip(Backpropagation(FULL))
+    task, settings = build_task("cart-pole", horizon=5), TrainingSettings(train_samples=8, test_samples=2)
+    trainer = Trainer(task, [Member(plain, 1), Member(clipped, 2), Member(clipped, 3)], settings)
+    ((members, like),) = shown
+    assert members == 2
+    assert torch.equal(like, trainer.policy.theta[1:])

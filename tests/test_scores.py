@@ -1,6 +1,7 @@
 """Score estimators: their formula by torch, and that their means are R and M; mixtures with sweeps."""
 
 import math
+import re
 from dataclasses import replace
 
 import pytest
@@ -10,7 +11,8 @@ from conftest import StepCost, relative_error, swing_up_states, tensor_options, 
 
 from engine import FULL, PHYSICS_ONLY, CartPole, LinearSystem, Rollout, SettingError
 from policies import MLP, Linear
-from training import Member, Objective, Trainer, TrainingSettings, build_task
+from training import Experiment, Member, Objective, Trainer, TrainingSettings, build_task
+from training.checkpoint import continue_from, write_checkpoint
 from training.gradients import gradient_named, text_of
 from training.samples import Mix
 from training.scores import Copies, PhysicsScore, Score
@@ -148,13 +150,24 @@ def test_members_with_scores_train_as_if_alone(index):
         assert whole.test_loss[index] == pytest.approx(alone.test_loss[0], rel=1e-9)
 
 
+@pytest.mark.parametrize("index", range(4))
+def test_scores_that_other_members_want_in_between_change_no_noise(index):
+    together = members("score(0.1, 4)", "bisect(score(0.2, 4), score(0.3, 2))", "score(0.1, 4)", "score(0.2, 4)")
+    trainers = [Trainer(small_task(), chosen, SETTINGS) for chosen in (together, [together[index]])]
+    for trainer in trainers:
+        list(trainer.fit(2))
+    assert relative_error(trainers[0].policy.theta[index], trainers[1].policy.theta[0]) < 1e-9
+    named = [name for name in trainers[0].state() if name.startswith("noise")]
+    assert named == ["noise.0", "noise.1", "noise.1.1", "noise.2", "noise.3"]
+
+
 def test_members_of_one_seed_draw_alike():
     trainer = Trainer(small_task(), [Member(Score(0.1, 4), 3), Member(gradient_named("R").estimator, 3),
                                      Member(Score(0.1, 4), 3), Member(Score(0.1, 4), 4)], SETTINGS)  # fmt: skip
-    _, gradient = trainer.gradient(next(trainer.batches()))
+    _, gradient = trainer.gradient(*next(trainer.batches()))
     assert torch.equal(gradient[0], gradient[2])
     assert not torch.equal(gradient[0], gradient[3])
-    _, again = trainer.gradient(next(trainer.batches()))
+    _, again = trainer.gradient(*next(trainer.batches()))
     assert not torch.equal(gradient[0], again[0])
 
 
@@ -165,6 +178,26 @@ def test_a_training_with_scores_goes_on_from_its_state():
     list(first.fit(2))
     second.load(2, {name: value.clone() for name, value in first.state().items()}, {})
     assert list(second.fit(3)) == [expected]
+
+
+def test_a_checkpoint_with_one_generator_for_all_scores_of_a_member_still_opens(tmp_path, monkeypatch):
+    made = Experiment("cart-pole", {"horizon": 5}, gradients=("R", "bisect(score(0.1, 4), score(0.2, 4))"), seeds=(0,))
+    trainer = made.trainer()
+    state = trainer.state()
+    shared = {name: value for name, value in state.items() if not re.fullmatch(r"noise\.\d\.1", name)}
+    assert len(shared) == len(state) - 1
+    monkeypatch.setattr(trainer, "state", lambda: shared)
+    config = made.to_config()
+    write_checkpoint(tmp_path / "one.safetensors", trainer, config)
+    assert continue_from(tmp_path / "one.safetensors", made.trainer(), config) == 0
+
+
+def test_a_budget_that_the_copies_alone_exceed_is_refused():
+    for text in ("R", "score(0.1, 4)"):
+        Trainer(small_task(), members(text), replace(SETTINGS, memory="1GiB"))
+    Trainer(small_task(), members("R"), replace(SETTINGS, memory="2MiB"))
+    with pytest.raises(SettingError, match=r"^Expected a memory budget of more than the .*iB of the scores' copies"):
+        Trainer(small_task(), members("score(0.1, 64)"), replace(SETTINGS, memory="2MiB"))
 
 
 def test_a_mixture_weighs_by_the_inverse_of_the_variances():

@@ -27,7 +27,7 @@ PAIRS = [(task, peer) for peer in PEERS for task in peer.updates]
 def test_peers_follow_the_same_gradient(task, peer, letter):
     pytest.importorskip(peer.needs)
     options = {"poles": 2} if task == "cart-pole" else {"horizon": 30}
-    trainer, initial = make_trainer(task, letter, **options)
+    trainer, (initial, _) = make_trainer(task, letter, **options)
     # The phases of a wave turn by many radians, and in float32 each side rounds them in its own way.
     limit = 5e-4 if task == "quantum" else 2e-5
     assert disagreement(trainer, initial, peer.updates[task](trainer, initial, letter)) < limit
@@ -37,7 +37,7 @@ def test_peers_follow_the_same_gradient(task, peer, letter):
 @pytest.mark.parametrize("peer", peers_of_task("cart-pole"), ids=lambda peer: peer.name)
 def test_peers_take_the_same_steps(peer):
     pytest.importorskip(peer.needs)
-    trainer, initial = make_trainer("cart-pole", "R", poles=1, horizon=20)
+    trainer, (initial, _) = make_trainer("cart-pole", "R", poles=1, horizon=20)
     theirs = peer.updates["cart-pole"](trainer, initial, "R")
     start, before = [array.copy() for array in theirs.parameters()], trainer.policy.theta.detach().clone()
     for _ in range(3):

@@ -47,7 +47,7 @@ def test_an_epoch_that_is_stopped_leaves_the_trainer_as_it_was():
     for one in (trainer, stopped):
         one.run_epoch()
     answers = iter([False, True])
-    stopped.update(next(stopped.batches()).fill_(float("nan")))  # a member that diverged in between stays so
+    stopped.update(next(stopped.batches())[0].fill_(float("nan")))  # a member that diverged in between stays so
     before = {name: value.clone() for name, value in stopped.state().items()}
     divergences = dict(stopped.divergences)
     assert stopped.try_epoch(lambda: next(answers)) is None

@@ -62,7 +62,7 @@ def test_members_of_one_seed_start_from_the_same_weights_and_states():
     theta = trainer.policy.theta.detach()
     assert torch.equal(theta[0], theta[2])
     assert not torch.equal(theta[0], theta[1])
-    batch = next(iter(trainer.batches())).unflatten(0, (len(ALL), -1))
+    batch = next(trainer.batches())[0].unflatten(0, (len(ALL), -1))
     assert torch.equal(batch[1], batch[4])
     assert not torch.equal(batch[1], batch[0])
 
@@ -71,7 +71,7 @@ def test_full_and_physics_gradients_are_equal_before_the_first_update():
     # The last layer starts at zero, so the control does not depend on the state yet.
     members = [Member(gradient_named(letter).estimator, 0) for letter in "RM"]
     trainer = Trainer(small_task(), members, SETTINGS)
-    _, gradient = trainer.gradient(next(iter(trainer.batches())))
+    _, gradient = trainer.gradient(*next(trainer.batches()))
     assert gradient[0].any()
     torch.testing.assert_close(gradient[0], gradient[1], rtol=1e-12, atol=0.0)
 
@@ -87,7 +87,7 @@ def test_training_lowers_the_loss():
 def test_an_epoch_shows_every_training_state_once(shuffle):
     settings = TrainingSettings(train_samples=32, test_samples=8, shuffle=shuffle)
     trainer = Trainer(small_task(), ALL[:2], settings)
-    shown = torch.stack(list(trainer.batches())).unflatten(1, (2, 8)).transpose(0, 1).flatten(1, 2)
+    shown = torch.stack([states for states, _ in trainer.batches()]).unflatten(1, (2, 8)).transpose(0, 1).flatten(1, 2)
     for member in range(2):
         order = shown[member, :, 0].argsort()
         expected = trainer._train[member][:, 0].argsort()
@@ -97,7 +97,7 @@ def test_an_epoch_shows_every_training_state_once(shuffle):
 
 def test_seeds_differ_in_their_order_and_a_seed_repeats_it():
     settings = TrainingSettings(train_samples=32, test_samples=8, shuffle=True)
-    first, second = (next(iter(Trainer(small_task(), ALL[:2], settings).batches())) for _ in range(2))
+    first, second = (next(Trainer(small_task(), ALL[:2], settings).batches())[0] for _ in range(2))
     assert torch.equal(first, second)
     assert not torch.equal(first[:8], first[8:])
 
@@ -124,17 +124,17 @@ def test_a_member_that_diverges_is_frozen_and_named_and_the_others_go_on_unchang
 def test_a_frozen_member_keeps_its_last_finite_parameters():
     trainer = diverging(1e300)
     batches = list(trainer.batches())
-    trainer.update(batches[0])
+    trainer.update(*batches[0])
     before = trainer.policy.theta[1].clone()
     for batch in batches[1:]:
-        trainer.update(batch)
+        trainer.update(*batch)
     assert 1 in trainer.divergences
     assert torch.equal(trainer.policy.theta[1], before)
 
 
 def test_the_first_state_that_is_not_finite_is_named():
     trainer = Trainer(small_task(), ALL[:2], SETTINGS)
-    initial = next(iter(trainer.batches())).clone()
+    initial = next(trainer.batches())[0].clone()
     initial[8 + 3, 0] = math.inf
     trainer.update(initial)
     assert trainer.divergences[1].cause == "the state is not finite at step 0, sample 3"
@@ -187,7 +187,7 @@ class RootOfPosition(Objective):
 
 def test_a_loss_that_is_not_finite_freezes_its_member():
     trainer = Trainer(replace(small_task(), objective=RootOfPosition()), ALL[:2], SETTINGS)
-    initial = next(iter(trainer.batches())).abs()
+    initial = next(trainer.batches())[0].abs()
     initial[8:, 0] = -1e3
     initial[:8, 0] = 1e3
     trainer.update(initial)
@@ -242,7 +242,7 @@ def test_training_states_that_batches_do_not_divide_are_refused(batch, states, l
     for good in (less, more):
         settings = TrainingSettings(batch_size=batch, train_samples=good, test_samples=2)
         trainer = Trainer(small_task(), ALL[:1], settings)
-        assert torch.equal(torch.cat(list(trainer.batches())), trainer._train[0])
+        assert torch.equal(torch.cat([states for states, _ in trainer.batches()]), trainer._train[0])
         assert trainer.updates_per_epoch * batch == good
 
 
@@ -260,11 +260,11 @@ def test_training_states_that_batches_do_not_divide_are_refused(batch, states, l
 def test_a_gradient_too_large_for_its_optimiser_is_told_and_any_other_is_used(optimiser, size, cause, monkeypatch):
     settings = TrainingSettings(train_samples=8, test_samples=2, optimiser=optimiser)
     trainer = Trainer(small_task(), ALL[:2], settings)
-    _, gradient = trainer.gradient(next(trainer.batches()))
+    _, gradient = trainer.gradient(*next(trainer.batches()))
     gradient[0], gradient[1], gradient[1, 3:] = 1.0, 1.0, size
     monkeypatch.setattr(trainer, "gradient", lambda *_: (torch.ones(2, dtype=torch.float64), gradient))
     before = trainer.policy.theta.detach().clone()
-    trainer.update(next(trainer.batches()))
+    trainer.update(*next(trainer.batches()))
     moved = (trainer.policy.theta.detach() != before).any(1).tolist()
     assert [entry.cause for entry in trainer.divergences.values()] == ([] if cause is None else [cause])
     assert moved == [True, cause is None]
@@ -296,7 +296,7 @@ def test_a_users_kernel_is_tried_where_its_task_starts():
         sample = lambda count, draw: torch.full((count, 1), start, dtype=torch.float64)  # noqa: E731
         task = Task("far-root", system, Quadratic((1.0,), 0.1), sample, 3, make)  # pyright: ignore[reportArgumentType]
         trainer = Trainer(task, [Member()], TrainingSettings(batch_size=4, train_samples=4, test_samples=4))
-        return trainer.update(next(trainer.batches()))
+        return trainer.update(*next(trainer.batches()))
 
     assert torch.isfinite(trainer(30.0)).all()
     with pytest.raises(AdjointError, match="got nan for state"):

@@ -174,7 +174,8 @@ def continue_from(path: Path, trainer: Trainer, config: Mapping[str, Any]) -> in
     found = load_checkpoint(path)
     if found.description:
         check_settings(found.description["config"], config, path)
-    tensors, expected = found.tensors, trainer.state()
+    expected = trainer.state()
+    tensors = _with_draws(found.tensors, expected)
     for name, value in expected.items():
         if name not in tensors:
             raise RunError(f"Expected tensor {name!r} in checkpoint {path}, got a file without it.")
@@ -194,6 +195,12 @@ def continue_from(path: Path, trainer: Trainer, config: Mapping[str, Any]) -> in
     except RuntimeError as error:
         raise RunError(f"Expected states of random generators in {path}, got something else.") from error
     return found.epoch
+
+
+def _with_draws(tensors: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Its tensors; checkpoints of before have one generator for all scores of a member: noise.3 but no noise.3.1."""
+    first = {name: name.rpartition(".")[0] for name in expected if name.startswith("noise.") and name.count(".") == 2}
+    return {name: tensors[of] for name, of in first.items() if of in tensors} | dict(tensors)
 
 
 def check_settings(trained: dict[str, Any], config: Mapping[str, Any], path: Path) -> None:

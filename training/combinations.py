@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 import torch
 
 from engine import AdjointRule, SettingError
-from training.estimators import GradientEstimator, check_part
+from training.estimators import GradientEstimator, Whole, check_part
 
 
 class _Combination:
@@ -153,7 +153,7 @@ class MaskRandom(_Combination):
 
 
 @dataclass(frozen=True)
-class Cautious(_Combination):
+class Cautious(Whole):
     """A gradient g whose optimiser's step u goes only where it descends: u ⊙ 1[u g > 0] / max(mean of the mask, 1e-3).
 
     The mean is over the components with u ≠ 0: others, as of layers before one that starts at zero or of parameters
@@ -162,15 +162,6 @@ class Cautious(_Combination):
     Source: Liang et al., "Cautious Optimizers: Improving Training with One Line of Code" (2024), which takes the mean
     over each layer by itself.
     """
-
-    of: GradientEstimator
-
-    @property
-    def rules(self) -> tuple[AdjointRule, ...]:
-        return self.of.rules
-
-    def combine(self, gradients):
-        return self.of.combine(gradients)
 
     def adjust_step(self, displacement: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
         """-u [P, n] masked, from -u and g, of which the optimiser made it; each member by itself."""

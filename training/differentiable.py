@@ -22,7 +22,7 @@ def differentiable(rollout: Rollout, rule: AdjointRule = FULL, objective: Cost |
     that ends early, states and controls after its end count nothing, but for the last state.
 
     With another rule than FULL they are that rule's, and no derivatives. A rollout that has run again in between is
-    computed anew before its sweep.
+    computed anew before its sweep, with the noise that it had.
 
     Raises:
         ShapeError, AdjointError: no rollout, rule or objective; in the backward pass one that is to be differentiated
@@ -86,7 +86,7 @@ class _Sweep(torch.autograd.Function):
         ctx.rollout, ctx.rule, ctx.cost = rollout, rule, cost
         ctx.save_for_backward(initial, theta, *(() if parameters is None else (parameters,)))
         losses = _run(rollout, initial, parameters, objective)
-        ctx.run = rollout.turn
+        ctx.run, ctx.seeded = rollout.turn, rollout.parts.seeded
         if losses is not None:
             return losses
         return rollout.states.detach().clone(), rollout.controls.detach().clone()
@@ -98,6 +98,17 @@ class _Sweep(torch.autograd.Function):
                 "Expected a rollout to be differentiated once, got create_graph=True; adjoint sweeps have no "
                 "derivatives of their own."
             )
+        parts, later = ctx.rollout.parts, ctx.rollout.parts.seeded
+        if later == ctx.seeded:
+            return _Sweep._swept(ctx, arriving)
+        parts.seed(*ctx.seeded)  # whatever is computed again has the noise that it had
+        try:
+            return _Sweep._swept(ctx, arriving)
+        finally:
+            parts.seed(*later)
+
+    @staticmethod
+    def _swept(ctx, arriving):
         rollout, cost = ctx.rollout, ctx.cost
         initial, theta, *rows = ctx.saved_tensors
         if rollout.turn != ctx.run:

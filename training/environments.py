@@ -26,13 +26,13 @@ def to_gymnasium(task: Task, num_envs: int | None = None) -> "TaskEnv | TaskVect
 
     Raises:
         SettingError: a task without bounds of its controls.
-        LibraryError: Gymnasium is not installed.
+        LibraryError: Gymnasium is not installed, or older than 1.1.
     """
     try:
         from training.gymnasium_environments import TaskEnv, TaskVectorEnv
     except ImportError as error:
         raise LibraryError(
-            f"Expected the package gymnasium, got none ({error}); install it with pip install 'evenflow[gym]'."
+            f"Expected the package gymnasium, 1.1 or newer, got: {error}; install it with pip install 'evenflow[gym]'."
         ) from error
     if num_envs is None:
         return TaskEnv(task)

@@ -8,6 +8,7 @@ import torch
 
 from engine import FULL, AdjointRule, PerSample, SettingError
 from engine.contracts import check_rule, check_tensor, described
+from training.scores import Score
 
 
 @runtime_checkable
@@ -16,12 +17,13 @@ class GradientEstimator(Protocol):
 
     One that also has a method `adjust_step(displacement, gradient)` replaces the optimiser's displacement [P, n], made
     from its gradient [P, n] at learning rate 1, by what that returns. One with `memory(members, like)`, tensors by name
-    that checkpoints keep, and `remember(gradient, memory)` replaces what it combined by what that returns.
+    that checkpoints keep, for members with parameters `like` [members, parameters], and `remember(gradient, memory)`
+    replaces what it combined by what that returns.
     """
 
     @property
     def rules(self) -> tuple[Any, ...]:
-        """Adjoint rules, and estimators whose gradients come from rollouts of their own, such as `Score`."""
+        """Adjoint rules, and scores, whose gradients come from rollouts of their own: instances of `Score`."""
         ...
 
     def combine(self, gradients: Mapping[Any, torch.Tensor]) -> torch.Tensor:
@@ -37,6 +39,10 @@ def check_estimator(estimator: Any) -> None:
         for source in estimator.rules:
             if is_sweep(source):
                 check_rule(source)
+            elif not isinstance(source.of if isinstance(source, PerSample) else source, Score):
+                raise SettingError(
+                    f"Expected adjoint rules or scores, got {described(source)}; combine its rules instead."
+                )
         if not estimator.rules:
             raise SettingError(f"Expected an estimator with at least one rule, got {described(estimator)} with none.")
         return
@@ -103,6 +109,23 @@ class Backpropagation:
 
     def combine(self, gradients):
         return gradients[self.rule]
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A gradient as another has it, whose steps or updates are then looked at as wholes; base of such."""
+
+    of: GradientEstimator
+
+    def __post_init__(self):
+        check_part(self.of)
+
+    @property
+    def rules(self) -> tuple[AdjointRule, ...]:
+        return self.of.rules
+
+    def combine(self, gradients):
+        return self.of.combine(gradients)
 
 
 @dataclass(frozen=True)

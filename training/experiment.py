@@ -122,8 +122,8 @@ class Experiment(Comparison):
 
     def to_config(self) -> dict[str, Any]:
         """Plain values that `from_config` reads back, with the runtime they were used on."""
-        first = {"task": self.task, "options": asdict(self.task_options)}
-        config = {**first, **asdict(self), **first, "order": self._order}
+        config = {"task": self.task, "options": {}} | asdict(self)  # in this order in the file
+        config |= {"options": asdict(self.task_options), "order": self._order}
         config["settings"] = settings_to_file(config["settings"])
         config["variants"] = [list(astuple(variant)) for variant in self.variants]
         for name in (*_CROSSED, "order", "randomise"):

@@ -23,10 +23,12 @@ class Objective:
     Attributes:
         goal: where the system should be, as its drawing takes it: a number, a place or a tensor; None for nowhere.
         parameters: of its own that may vary between samples, such as a goal, with the values they have otherwise.
+        positive_parameters: names of those that are above 0.
     """
 
     goal: Any = None
     parameters: Mapping[str, float] = MappingProxyType({})
+    positive_parameters: tuple[str, ...] = ()
 
     def given(self, parameters: Mapping[str, torch.Tensor]) -> "Objective":
         """The same for samples with these parameters, each [S, B] in `running` and [B] in `final`."""

@@ -1,6 +1,7 @@
 """Ranges of physical parameters, as text such as pole_mass=0.08:0.12."""
 
 from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 from engine import SettingError
 from engine.checks import finite, perhaps
@@ -16,6 +17,20 @@ def range_of(text: str) -> Range:
         return name.strip(), float(low), float(high if colon else low)
     except ValueError:
         raise SettingError(f"Expected a range such as pole_mass=0.08:0.12, got {text!r}.") from None
+
+
+def as_ranges(given: Any) -> tuple[Range, ...]:
+    """Ranges given as such or as text, one or several; SettingError for anything else."""
+    if isinstance(given, str):
+        given = (given,)
+    ranges = []
+    for entry in given if isinstance(given, (tuple, list)) else (given,):
+        if isinstance(entry, str):
+            entry = range_of(entry)
+        if not isinstance(entry, (tuple, list)) or len(entry) != 3:
+            raise SettingError(f"Expected a range as (name, low, high) or pole_mass=0.08:0.12, got {entry!r}.")
+        ranges.append(tuple(entry))
+    return tuple(ranges)
 
 
 def check_ranges(ranges: Sequence[Range], known: Mapping[str, float], positive: Collection[str]) -> None:

@@ -12,7 +12,7 @@ import torch
 from engine import AdjointRule, PerSample, SettingError
 from engine.checks import finite
 from engine.norms import norm
-from training.estimators import GradientEstimator, check_part
+from training.estimators import GradientEstimator, Whole
 from training.scores import Score
 
 
@@ -75,7 +75,7 @@ class Mix:
 
 
 @dataclass(frozen=True)
-class AdaptiveClip:
+class AdaptiveClip(Whole):
     """A gradient g whose norm, where z = (|g| - μ)/s > 2.5, is clipped to μ + 2.5² s / z.
 
     μ and s² are the mean and variance of the norms of the first 25 updates, which are not clipped, and from then on
@@ -83,18 +83,6 @@ class AdaptiveClip:
 
     Source: Kumar et al., "ZClip: Adaptive Spike Mitigation for LLM Pre-Training" (2025).
     """
-
-    of: GradientEstimator
-
-    def __post_init__(self):
-        check_part(self.of)
-
-    @property
-    def rules(self) -> tuple[AdjointRule, ...]:
-        return self.of.rules
-
-    def combine(self, gradients):
-        return self.of.combine(gradients)
 
     def memory(self, members: int, like: torch.Tensor) -> dict[str, torch.Tensor]:
         """What is known before the first update: nothing, of no updates."""

@@ -34,7 +34,8 @@ class TrainingSettings:
     shuffle: bool = False
     """Draw a new order of the training states every epoch."""
     memory: str | None = None
-    """Budget of a training rollout's buffers, such as 2GiB; everything is stored without one."""
+    """Budget of a training rollout's buffers, such as 2GiB; everything is stored without one, and of the copies that
+    scores disturb always."""
 
     def __post_init__(self):
         for name in ("batch_size", "train_samples", "test_samples"):

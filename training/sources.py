@@ -24,6 +24,7 @@ class Sources:
         task: what is trained for.
         estimators, seeds: of each member.
         batch: initial states of a member.
+        theta: the members' parameters [P, n].
         policy: `policy(members)` builds policies like the one that is trained.
 
     Attributes:
@@ -37,6 +38,7 @@ class Sources:
         estimators: Sequence[GradientEstimator],
         seeds: Sequence[int],
         batch: int,
+        theta: torch.Tensor,
         policy: Callable[[int], Policy],
     ):
         device = current().device
@@ -55,12 +57,19 @@ class Sources:
             if not is_sweep(source)
         }
         self._seeds = list(seeds)
-        self._draws = [generator(seed, "noise") for seed in seeds] if self._copies else []
+        self._draws: dict[tuple[int, Any], torch.Generator] = {}
+        self._named_draws: dict[str, torch.Generator] = {}
+        for index, estimator in enumerate(estimators):
+            scores = [source for source in estimator.rules if not is_sweep(source)]
+            # Each has its own, so that what one draws depends on no other, and all of a seed begin alike. Checkpoints
+            # have one for every member, whether or not it draws.
+            for place, source in enumerate((scores or [None]) if self._copies else []):
+                draw = self._draws[index, source] = generator(seeds[index], "noise")
+                self._named_draws[f"noise.{index}.{place}" if place else f"noise.{index}"] = draw
         self._estimators = grouped(list(estimators), device)
         self.acting = [(one, rows) for one, rows in self._estimators if hasattr(one, "adjust_step")]
-        like = torch.zeros(len(estimators), 1, device=device)
         self._memories = {
-            index: one.memory(len(like[rows]), like)
+            index: one.memory(len(theta[rows]), theta[rows].clone())
             for index, (one, rows) in enumerate(self._estimators)
             if hasattr(one, "memory")
         }
@@ -93,7 +102,7 @@ class Sources:
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """What goes on from update to update, by name, for a checkpoint."""
-        draws = {f"noise.{index}": draw.get_state() for index, draw in enumerate(self._draws)}
+        draws = {name: draw.get_state() for name, draw in self._named_draws.items()}
         memories = {
             f"memory.{index}.{name}": value
             for index, memory in self._memories.items()
@@ -103,8 +112,8 @@ class Sources:
 
     def load(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Continue from `tensors()`."""
-        for index, draw in enumerate(self._draws):
-            draw.set_state(tensors[f"noise.{index}"].cpu())
+        for name, draw in self._named_draws.items():
+            draw.set_state(tensors[name].cpu())
         for index, memory in self._memories.items():
             for name, value in memory.items():
                 value.copy_(tensors[f"memory.{index}.{name}"])
@@ -121,17 +130,20 @@ class Sources:
             copies.rollout.seed_noise([seed + _APART * k for seed in self._seeds[span] for k in range(each)], draw)
             part = slice(span.start * self._batch, span.stop * self._batch)
             given = None if parameters is None else parameters[part]
-            drawn = copies.gradients(initial[part], self._noise(span, copies, theta), given)
+            drawn = copies.gradients(initial[part], self._noise(source, span, copies, theta), given)
             shape = (len(rows), each) if isinstance(source, PerSample) else (len(rows),)
             found[source] = torch.zeros(len(theta), *shape[1:], theta.shape[1], dtype=theta.dtype, device=theta.device)
             found[source][span] = drawn.view(*shape, -1)
         return found
 
-    def _noise(self, span: slice, copies: Copies, like: torch.Tensor) -> torch.Tensor:
-        """w of the first of each pair, from the members' own generators: one seed draws alike for every estimator."""
+    def _noise(self, source: Any, span: slice, copies: Copies, like: torch.Tensor) -> torch.Tensor:
+        """w of the first of each pair, 0 for members who do not want it: one seed draws alike for every estimator."""
         shape = (self._batch, copies.score.copies // 2, self._horizon, *self._control_shape)
-        drawn = [torch.randn(shape, generator=draw, dtype=torch.float64) for draw in self._draws[span]]
-        return torch.cat(drawn).to(like)
+        drawn = torch.zeros(span.stop - span.start, *shape, dtype=torch.float64)
+        for index, rows in enumerate(drawn, span.start):
+            if (index, source) in self._draws:
+                torch.randn(shape, generator=self._draws[index, source], out=rows)
+        return drawn.flatten(0, 1).to(like)
 
 
 def passes(estimator: GradientEstimator) -> int:

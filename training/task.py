@@ -6,15 +6,15 @@ from typing import Any, Protocol
 
 import torch
 
-from engine import ShapeError, System
-from engine.checks import finite, whole
+from engine import SettingError, ShapeError, System
+from engine.checks import finite, real, whole
 from engine.contracts import check_cost, check_system
 from engine.ends import End
 from engine.noise import Noise
 from engine.observation import Observation
 from policies import Policy
 from training.objectives import Objective
-from training.ranges import check_ranges
+from training.ranges import as_ranges, check_ranges
 
 
 class PolicyFactory(Protocol):
@@ -39,7 +39,7 @@ class Task:
         noise: on states and controls; a seed's own, other noise at every update.
         end: `end(states)` [B] of booleans, where a sample ends before the horizon.
         randomise: (name, low, high) of parameters of the system or the objective that are drawn with each training
-            state, uniformly; test states have the usual values.
+            state, uniformly; test states have the usual values. Text such as "pole_mass=0.08:0.12" is taken too.
         control_bounds: (low, high) of every control, where others act on the task, as `to_gymnasium` lets them.
     """
 
@@ -62,7 +62,11 @@ class Task:
         object.__setattr__(self, "horizon", whole("a horizon of at least 1 step", self.horizon))
         if self.success is not None:
             object.__setattr__(self, "success", finite("a success threshold, or None", self.success))
-        check_ranges(self.randomise, self.parameters, self.system.positive_parameters)
+        object.__setattr__(self, "randomise", as_ranges(self.randomise))
+        positive = (*self.system.positive_parameters, *getattr(self.objective, "positive_parameters", ()))
+        check_ranges(self.randomise, self.parameters, positive)
+        if self.control_bounds is not None:
+            object.__setattr__(self, "control_bounds", _bounds(self.control_bounds))
 
     @property
     def parameters(self) -> dict[str, float]:
@@ -80,10 +84,16 @@ class Task:
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """`initial_states` and what is randomised [count, q]: drawn for "train", else with its usual values."""
         states = self.initial_states(count, seed, stream, dtype)
-        if self.randomise and stream != "train":
-            usual = torch.tensor([self.parameters[name] for name, *_ in self.randomise], dtype=torch.float64)
-            return states, usual.expand(count, -1).to(dtype)
+        if stream != "train":
+            return states, self.usual_parameters(count, dtype)
         return states, self.drawn_parameters(count, generator(seed, stream, "parameters"), dtype)
+
+    def usual_parameters(self, count: int, dtype: torch.dtype) -> torch.Tensor | None:
+        """What is randomised [count, q], if anything, at its usual values."""
+        if not self.randomise:
+            return None
+        usual = torch.tensor([self.parameters[name] for name, *_ in self.randomise], dtype=torch.float64)
+        return usual.expand(count, -1).to(dtype).contiguous()
 
     def drawn_parameters(self, count: int, generator: torch.Generator, dtype: torch.dtype) -> torch.Tensor | None:
         """What is randomised [count, q], if anything."""
@@ -103,6 +113,17 @@ class Task:
                 f"Expected task {self.name!r} to sample states of shape {list(expected)}, got {list(states.shape)}."
             )
         return states.to(dtype)
+
+
+def _bounds(given: Any) -> tuple[float, float]:
+    """Bounds of controls, low first; SettingError if they are none."""
+    wanted = "bounds of the controls (low, high), low below high"
+    if not isinstance(given, (tuple, list)) or len(given) != 2:
+        raise SettingError(f"Expected {wanted}, got {given!r}.")
+    low, high = (real(wanted, bound) for bound in given)
+    if not low < high:
+        raise SettingError(f"Expected {wanted}, got {given!r}.")
+    return low, high
 
 
 _STREAMS = {"policy": 0, "train": 1, "test": 2, "order": 3, "noise": 4, "validation": 5}

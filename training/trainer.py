@@ -12,6 +12,7 @@ from engine.available import check_available
 from engine.checks import positive, real, whole
 from engine.contracts import described
 from engine.held import Held
+from engine.memory import format_bytes, parse_bytes
 from engine.modes import plain_torch
 from policies import Policy, PolicyError
 from training.clipping import Clipping
@@ -122,9 +123,10 @@ class Trainer:
         self._active = torch.ones(count, dtype=torch.bool, device=runtime.device)
         self._orders = [generator(member.seed, "order") for member in self.members]
         self._sources = Sources(
-            task, [member.estimator for member in self.members], [member.seed for member in self.members], batch,
+            task, [member.estimator for member in self.members], seeds, batch, self.policy.theta.detach(),
             lambda count: (policy or task.policy)(members=count, dtype=runtime.dtype, device=runtime.device),
         )  # fmt: skip
+        self._check_copies()
         self._clippings = grouped([member.clipping for member in self.members], runtime.device)
         self.epoch = self.updates = 0
         self.divergences: dict[int, Divergence] = {}
@@ -138,6 +140,15 @@ class Trainer:
         needed = count * samples * math.prod(system.state_shape) * runtime.dtype.itemsize
         what = f"{samples} initial states for each of {count} members"
         check_available(needed, what, runtime.device)
+
+    def _check_copies(self) -> None:
+        """SettingError if the copies of scores, which store everything, do not fit a memory budget by themselves."""
+        budget, needed = self.settings.memory, self._sources.planned_bytes
+        if budget is not None and needed > parse_bytes(budget):
+            raise SettingError(
+                f"Expected a memory budget of more than the {format_bytes(needed)} of the scores' copies, which store "
+                f"everything, got {budget}; raise memory, or lower the copies, the batch or the members."
+            )
 
     @property
     def updates_per_epoch(self) -> int:
@@ -162,11 +173,11 @@ class Trainer:
         before = {name: value.clone() for name, value in self.state().items()}
         divergences = dict(self.divergences)
         total = torch.zeros(len(self.members), dtype=torch.float64, device=self._train.device)
-        for update, batch in enumerate(self._batches()):
+        for update, (states, parameters) in enumerate(self.batches()):
             if stop():
                 self.load(self.epoch, before, divergences)
                 return None
-            total += self.update(batch[0], update, *batch[1:])
+            total += self.update(states, parameters, update)
             self.updates = update + 1
         train = torch.where(self._active, total / self.updates_per_epoch, torch.nan)
         test = torch.where(self._active, self.test().to(torch.float64), torch.nan)
@@ -178,10 +189,11 @@ class Trainer:
         return EpochRecord(self.epoch, train.tolist(), test.tolist(), validation)
 
     @plain_torch
-    def update(self, initial: torch.Tensor, update: int = 0, parameters: torch.Tensor | None = None) -> torch.Tensor:
+    def update(self, initial: torch.Tensor, parameters: torch.Tensor | None = None, update: int = 0) -> torch.Tensor:
         """One optimiser step from initial states [P·b, *state_shape]; returns each member's loss [P] before it.
 
-        `parameters` [P·b, q] are those that the task randomises.
+        `parameters` [P·b, q] are those that the task randomises, as they come with the states from `batches`; `update`
+        is its place in the epoch, for the record of what diverged.
         """
         losses, gradient = self.gradient(initial, parameters)
         good = torch.isfinite(losses) & _within(gradient, self._optimiser.largest())
@@ -272,19 +284,20 @@ class Trainer:
         if self.task.noise is not None:
             rollout.seed_noise([member.seed for member in self.members], draw)
 
-    def batches(self) -> Iterator[torch.Tensor]:
-        """An epoch's mini-batches [P·b, *state_shape]; shuffled ones advance the members' random generators."""
-        return (states for states, *_ in self._batches())
+    def batches(self) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
+        """An epoch's mini-batches, as `update(*batch)` and `gradient(*batch)` take them.
 
-    def _batches(self) -> Iterator[tuple[torch.Tensor, ...]]:
-        """The same with the parameters [P·b, q] that go with them, if any are randomised."""
+        Each is initial states [P·b, *state_shape] and what the task randomises with them [P·b, q], or None; shuffled
+        ones advance the members' random generators.
+        """
         arrays = [self._train] if self._train_parameters is None else [self._train, self._train_parameters]
         size = self.settings.batch_size
         if self.settings.shuffle:
             orders = [torch.randperm(self._train.shape[1], generator=order) for order in self._orders]
             arrays = [torch.stack([rows[order] for rows, order in zip(array, orders, strict=True)]) for array in arrays]
         for first in range(0, self.updates_per_epoch * size, size):
-            yield tuple(array[:, first : first + size].flatten(0, 1).contiguous() for array in arrays)
+            states, *parameters = (array[:, first : first + size].flatten(0, 1).contiguous() for array in arrays)
+            yield states, parameters[0] if parameters else None
 
     def _freeze(self, bad: torch.Tensor, update: int, losses: torch.Tensor, gradient: torch.Tensor) -> None:
         batch = self.settings.batch_size

@@ -27,17 +27,17 @@ def measure_costs(study: Study, rounds: int = 8) -> dict[str, dict[str, Any]]:
             trainer = experiment.trainer()
             trainers[letter] = (trainer, next(trainer.batches()))
         updates = {
-            letter: lambda trainer=trainer, initial=initial: trainer.update(initial)
-            for letter, (trainer, initial) in trainers.items()
+            letter: lambda trainer=trainer, batch=batch: trainer.update(*batch)
+            for letter, (trainer, batch) in trainers.items()
         }
         times = in_turns(updates, rounds)
         costs[str(difficulty)] = {
             letter: {
                 "ms": statistics.median(times[letter]),
-                "phases": phases(trainer, initial, rounds),
+                "phases": phases(trainer, batch, rounds),
                 "bytes": trainer.planned_bytes,
             }
-            for letter, (trainer, initial) in trainers.items()
+            for letter, (trainer, batch) in trainers.items()
         }
     return costs
 

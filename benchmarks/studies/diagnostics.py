@@ -23,6 +23,7 @@ from training import Backpropagation, Gradient, SignAgreement, gradient_named
 from training.estimators import combined, of_sweeps
 from training.files import write_ours
 from training.gradients import lettered, rank_of, text_of
+from training.starts import starts_of
 from training.style import legend_below, panel_figure, plain_log, save_ours
 from training.viewing.palette import styles_of
 
@@ -88,11 +89,12 @@ def diagnose(study: Study, out: Path, samples: int = 64) -> list[Diagnosis]:
         policy = task.policy(members=1, dtype=current().dtype, device=current().device)
         rollout = Rollout(task.system, policy, task.horizon, samples, **task.parts)
         rollout.seed_noise(0)
-        initial = task.initial_states(samples, chosen.label.seed, "test", current().dtype).to(current().device)
+        initial, parameters = starts_of(task, [chosen.label.seed], "test", samples)
+        given = None if parameters is None else parameters[0]
         for epoch in study.milestones:
             with torch.no_grad():
                 policy.theta.copy_(directory.weights(chosen, epoch).unsqueeze(0))
-            losses = rollout.forward(initial, task.objective)
+            losses = rollout.forward(initial[0], task.objective, given)
             if losses is not None and torch.isfinite(losses).all():
                 found.append(_diagnosis(difficulty, epoch, rollout, task.objective, gradients))
     return found

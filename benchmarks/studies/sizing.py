@@ -20,7 +20,7 @@ def seconds_of_an_epoch(experiment: Experiment) -> float:
     """What an epoch of all its members together takes here; a start for validation is taken to cost one for tests."""
     trainer, settings = experiment.trainer(), experiment.settings
     batch = next(trainer.batches())
-    times = in_turns({"update": lambda: trainer.update(batch), "test": trainer.test}, rounds=1)
+    times = in_turns({"update": lambda: trainer.update(*batch), "test": trainer.test}, rounds=1)
     (update,), (test,) = times["update"], times["test"]
     tests = 1 + settings.validation_samples / settings.test_samples
     return (trainer.updates_per_epoch * update + tests * test) / 1e3

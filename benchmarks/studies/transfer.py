@@ -11,6 +11,7 @@ from rich.table import Table
 
 from engine import SettingError, Trajectory, current
 from training import Experiment, RunDirectory, task_options
+from training.starts import starts_of
 from training.summary import summaries
 from training.tasks import difficulty_of
 from training.viewing import member_of
@@ -55,11 +56,13 @@ def transferred(path: Path, values: Sequence[float], parameter: str | None = Non
             for row, controller in zip(policy.theta.split(1), controllers, strict=True):
                 row.copy_(controller.weights(last, row))
         count = experiment.settings.test_samples
-        starts = [task.initial_states(count, label.seed, "test", dtype) for label in labels]
-        rows = None if parameter is None else torch.full((count * len(labels), 1), value, dtype=dtype, device=device)
+        seeds = [label.seed for label in labels]
+        starts, rows = starts_of(task, seeds, "test", count)
+        if rows is not None:
+            rows = rows.flatten(0, 1) if parameter is None else torch.full_like(rows.flatten(0, 1), value)
         rollout = Trajectory(task.system, policy, task.horizon, count * len(labels), forward_only=True, **task.parts)
-        rollout.seed_noise([label.seed for label in labels])
-        losses = rollout.forward(torch.cat(starts).to(device), task.objective, rows)
+        rollout.seed_noise(seeds)
+        losses = rollout.forward(starts.flatten(0, 1), task.objective, rows)
         assert losses is not None
         found[kind(value)] = losses.view(len(labels), -1).mean(1).tolist()
     return found

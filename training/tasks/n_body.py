@@ -35,6 +35,8 @@ class Orbit(Objective):
         regularisation: rc.
     """
 
+    positive_parameters = ("target_radius",)
+
     def __init__(self, dim: int, radius: Any, speed: Any, horizon: int, regularisation: float):
         self.dim, self.radius, self.speed = dim, radius, speed
         self.horizon, self.regularisation = horizon, regularisation

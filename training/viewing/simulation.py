@@ -57,7 +57,8 @@ class Simulation:
         with torch.no_grad():
             self._policy.theta.copy_(self.of.weights(checkpoint, self._policy.theta))
         start = torch.as_tensor(initial, dtype=current().dtype).unsqueeze(0).to(current().device).contiguous()
-        self._rollout.forward(start)
+        usual = self.task.usual_parameters(1, current().dtype)
+        self._rollout.forward(start, parameters=None if usual is None else usual.to(current().device))
         states, controls = self._rollout.states.detach(), self._rollout.controls.detach()
         return Episode(_array(states[:, 0]), _array(controls[:, 0]), self._losses(states, controls), self._adjoints())
 
