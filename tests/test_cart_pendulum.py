@@ -98,15 +98,10 @@ def check_step_and_pull_back(links):
     check_oracle(system, cart_pendulum_step, state, control, next_adjoint, accuracy())
 
 
+@pytest.mark.cuda
 @pytest.mark.vulkan
 @pytest.mark.parametrize("links", SYSTEMS)
 def test_step_and_pull_back_equal_the_oracle(links):
-    check_step_and_pull_back(links)
-
-
-@pytest.mark.cuda
-@pytest.mark.parametrize("links", SYSTEMS)
-def test_cuda_step_and_pull_back_equal_the_oracle_on_the_cpu(links):
     check_step_and_pull_back(links)
 
 
@@ -127,6 +122,7 @@ def test_pull_back_equals_central_differences_in_every_entry_of_A_and_B(links):
     torch.testing.assert_close(torch.stack(rows, dim=1), torch.stack(columns, dim=2), rtol=1e-8, atol=1e-8)
 
 
+@pytest.mark.cuda
 @pytest.mark.vulkan
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: f"{rule.physics_weight:g},{rule.policy_weight:g}")
 @pytest.mark.parametrize("links", [2, 4])
@@ -151,6 +147,7 @@ def check_gradients(links, horizon, batch=8):
         assert relative_error(gradients[by_steps].flatten(), expected) < gradient_accuracy(), variant
 
 
+@pytest.mark.cuda
 @pytest.mark.parametrize("links", [2, 4])
 def test_gradients_of_every_path_rule_equal_the_oracle(links):
     check_gradients(links, 100)
@@ -159,11 +156,6 @@ def test_gradients_of_every_path_rule_equal_the_oracle(links):
 @pytest.mark.vulkan
 def test_gradients_of_a_short_rollout_equal_the_oracle_on_vulkan_too():
     check_gradients(2, 10)
-
-
-@pytest.mark.cuda
-def test_cuda_gradients_equal_the_oracle_on_the_cpu():
-    check_gradients(2, 100)
 
 
 @pytest.mark.float64

@@ -110,15 +110,10 @@ def check_step_and_pull_back(name):
     check_oracle(system, step, state, control, next_adjoint, accuracy(), 5 * accuracy())
 
 
+@pytest.mark.cuda
 @pytest.mark.vulkan
 @pytest.mark.parametrize("name", CASES)
 def test_step_and_pull_back_equal_the_oracle(name):
-    check_step_and_pull_back(name)
-
-
-@pytest.mark.cuda
-@pytest.mark.parametrize("name", CASES)
-def test_cuda_step_and_pull_back_equal_the_oracle_on_the_cpu(name):
     check_step_and_pull_back(name)
 
 
@@ -137,6 +132,7 @@ def test_pull_back_equals_differences(name):
         assert abs(found - expected) < 1e-8 * (to_state * state_step).abs().sum()
 
 
+@pytest.mark.cuda
 @pytest.mark.vulkan
 @pytest.mark.parametrize("name", ["plane", "space", "many"])
 def test_pull_back_leaves_next_adjoint_alone_writes_adjoint_and_adds_to_cotangent(name):
@@ -181,6 +177,7 @@ def test_a_lattice_that_fills_its_box_has_density_one_and_stays_at_rest(dim):
     assert after[:, dim:].abs().max() < 1e3 * torch.finfo(state.dtype).eps
 
 
+@pytest.mark.cuda
 @pytest.mark.vulkan
 @pytest.mark.parametrize("name", ["plane", "space", "many"])
 def test_coincident_particles_exert_no_force_and_no_nan_comes_of_them(name):
@@ -194,6 +191,7 @@ def test_coincident_particles_exert_no_force_and_no_nan_comes_of_them(name):
     assert all(tensor.isfinite().all() for tensor in system.pull_back(state, control, next_adjoint))
 
 
+@pytest.mark.cuda
 @pytest.mark.vulkan
 def test_a_sample_that_is_not_finite_leaves_the_others_alone():
     system, _, state, control, next_adjoint = case("many")
@@ -216,6 +214,7 @@ def outside(name):
     return system, step, state, control, next_adjoint
 
 
+@pytest.mark.cuda
 @pytest.mark.vulkan
 @pytest.mark.parametrize("name", ["plane", "space"])
 def test_particles_outside_the_box_see_the_images_of_every_neighbour(name):

@@ -49,6 +49,7 @@ def test_the_cost_is_its_formula():
     assert gradient.isfinite().all()
 
 
+@pytest.mark.cuda
 @pytest.mark.float64
 def test_training_gathers_the_fluid():
     task = build_task("fluid", particles=120, horizon=20)
@@ -56,7 +57,7 @@ def test_training_gathers_the_fluid():
     policy.initialise(0, torch.Generator().manual_seed(0))
     optimiser = torch.optim.Adam([policy.theta], lr=1e-2)
     rollout = Rollout(task.system, policy, task.horizon, 4)
-    start, losses = task.initial_states(4, 0, "train", torch.float64), []
+    start, losses = task.initial_states(4, 0, "train", torch.float64).to(policy.device), []
     for _ in range(20):
         rollout.forward(start)
         gradients = rollout.backward([engine.FULL], task.objective)

@@ -74,15 +74,10 @@ def check_step_and_pull_back(name):
     check_oracle(system, step, state, control, next_adjoint, accuracy())
 
 
+@pytest.mark.cuda
 @pytest.mark.vulkan
 @pytest.mark.parametrize("name", CASES)
 def test_step_and_pull_back_equal_the_oracle(name):
-    check_step_and_pull_back(name)
-
-
-@pytest.mark.cuda
-@pytest.mark.parametrize("name", CASES)
-def test_cuda_step_and_pull_back_equal_the_oracle_on_the_cpu(name):
     check_step_and_pull_back(name)
 
 
@@ -118,6 +113,7 @@ def test_pull_back_of_a_large_herd_equals_central_differences_along_random_direc
         assert relative_error((to_state * shift).sum() + (to_control * push).sum(), slope) < 1e-7
 
 
+@pytest.mark.cuda
 @pytest.mark.vulkan
 @pytest.mark.parametrize("name", CASES)
 def test_pull_back_leaves_next_adjoint_alone_writes_adjoint_and_adds_to_cotangent(name):
@@ -133,6 +129,7 @@ def started(system, steps):
     return sweep_buffers(system, simulated(system, state, controls), controls)
 
 
+@pytest.mark.cuda
 @pytest.mark.vulkan
 @pytest.mark.parametrize("samples", [slice(0, BATCH), slice(1, 3)], ids=["all", "some"])
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: f"{rule.physics_weight:g},{rule.policy_weight:g}")
@@ -176,6 +173,7 @@ def check_gradients(horizon, batch=8):
         assert relative_error(gradients[by_steps].flatten(), expected) < gradient_accuracy(), variant
 
 
+@pytest.mark.cuda
 def test_gradients_of_every_path_rule_equal_the_oracle():
     check_gradients(60)
 
@@ -183,11 +181,6 @@ def test_gradients_of_every_path_rule_equal_the_oracle():
 @pytest.mark.vulkan
 def test_gradients_of_a_short_rollout_equal_the_oracle_on_vulkan_too():
     check_gradients(10)
-
-
-@pytest.mark.cuda
-def test_cuda_gradients_equal_the_oracle_on_the_cpu():
-    check_gradients(60)
 
 
 @pytest.mark.vulkan

@@ -71,15 +71,10 @@ def check_step_and_pull_back(name):
     check_oracle(system, step, state, control, next_adjoint, accuracy())
 
 
+@pytest.mark.cuda
 @pytest.mark.vulkan
 @pytest.mark.parametrize("name", CASES)
 def test_step_and_pull_back_equal_the_oracle(name):
-    check_step_and_pull_back(name)
-
-
-@pytest.mark.cuda
-@pytest.mark.parametrize("name", CASES)
-def test_cuda_step_and_pull_back_equal_the_oracle_on_the_cpu(name):
     check_step_and_pull_back(name)
 
 
@@ -90,6 +85,7 @@ def test_gradcheck(name):
     assert gradcheck(system, state[:2].clone(), control[:2].clone())
 
 
+@pytest.mark.cuda
 @pytest.mark.vulkan
 @pytest.mark.parametrize("name", CASES)
 def test_pull_back_leaves_next_adjoint_alone_writes_adjoint_and_adds_to_cotangent(name):
@@ -191,6 +187,7 @@ def test_one_body_flies_straight_under_its_thrust():
     torch.testing.assert_close(system.step(state, control), expected)
 
 
+@pytest.mark.cuda
 @pytest.mark.vulkan
 @pytest.mark.parametrize("name", ["4 in space", "200"])
 def test_coincident_bodies_exert_no_force_and_have_the_softened_gradient(name):

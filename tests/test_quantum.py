@@ -49,21 +49,17 @@ def check_step_and_pull_back(points, batch=BATCH):
     check_oracle(SYSTEMS[points], dense_step, state, control, adjoint, accuracy())
 
 
+@pytest.mark.cuda
 @pytest.mark.vulkan
 @pytest.mark.parametrize("points", SYSTEMS)
 def test_step_and_pull_back_equal_a_dense_solve(points):
     check_step_and_pull_back(points)
 
 
+@pytest.mark.cuda
 @pytest.mark.vulkan
 def test_many_samples_in_parallel_equal_a_dense_solve():
     check_step_and_pull_back(5, batch=600)
-
-
-@pytest.mark.cuda
-@pytest.mark.parametrize("points", SYSTEMS)
-def test_cuda_step_and_pull_back_equal_a_dense_solve_on_the_cpu(points):
-    check_step_and_pull_back(points)
 
 
 @pytest.mark.float64
@@ -72,6 +68,7 @@ def test_the_pull_back_passes_gradcheck(points):
     assert gradcheck(SYSTEMS[points], uniform(0, 2, 2, points), uniform(1, 2, 1))
 
 
+@pytest.mark.cuda
 @pytest.mark.vulkan
 def test_pull_back_leaves_next_adjoint_alone_writes_adjoint_and_adds_to_cotangent():
     system, state, control, following = SYSTEMS[5], uniform(0, 3, 2, 5), uniform(1, 3, 1), uniform(2, 3, 2, 5)
@@ -182,13 +179,9 @@ def check_gradients():
                                 for layers in (found, expected))) < limit, variant  # fmt: skip
 
 
+@pytest.mark.cuda
 @pytest.mark.vulkan
 def test_gradients_of_the_task_equal_those_of_an_independent_rollout():
-    check_gradients()
-
-
-@pytest.mark.cuda
-def test_cuda_gradients_of_the_task_equal_those_of_an_independent_rollout_on_the_cpu():
     check_gradients()
 
 

@@ -54,6 +54,7 @@ def simulate(system, state, steps, control=None):
     return torch.stack(states)
 
 
+@pytest.mark.cuda
 @pytest.mark.vulkan
 def test_step_and_pull_back_equal_the_oracle(case):
     system, step, state, control, next_adjoint = case
@@ -61,9 +62,11 @@ def test_step_and_pull_back_equal_the_oracle(case):
 
 
 @pytest.mark.cuda
-def test_cuda_step_and_pull_back_equal_the_oracle_on_the_cpu(case):
-    system, step, state, control, next_adjoint = case
-    check_oracle(system, step, state, control, next_adjoint, accuracy())
+@pytest.mark.vulkan
+def test_more_samples_than_a_block_has_threads_equal_the_oracle():
+    states, adjoints = (uniform(seed, 600, 4, low=-3, high=3) for seed in (0, 1))
+    control = uniform(2, 600, 1, low=-3, high=3)
+    check_oracle(CartPole(1), reference.cart_pole_step, states, control, adjoints, accuracy())
 
 
 @pytest.mark.float64
@@ -83,12 +86,14 @@ def test_pull_back_equals_taichis_derivative_of_the_step(case, serial):
     assert relative_error(cotangent, expected_cotangent) < accuracy()
 
 
+@pytest.mark.cuda
 @pytest.mark.vulkan
 def test_pull_back_leaves_next_adjoint_alone_writes_adjoint_and_adds_to_cotangent(case):
     system, _, state, control, next_adjoint = case
     check_buffers(system, state, control, next_adjoint)
 
 
+@pytest.mark.cuda
 @pytest.mark.vulkan
 @pytest.mark.parametrize("samples", [slice(0, BATCH), slice(1, 3)], ids=["all", "some"])
 @pytest.mark.parametrize(
