@@ -321,10 +321,10 @@ def _check_fit(system: System, controller: Controller, batch: int) -> None:
         raise ShapeError(
             f"Expected a batch that is a multiple of the {controller.members} members, got {batch} samples."
         )
-    kind = runtime.current().dtype, runtime.current().device.type
-    if (controller.dtype, controller.device.type) != kind:
+    kind = runtime.current().dtype, runtime.current().device
+    if (controller.dtype, controller.device) != kind:
         raise ShapeError(
             f"Expected a policy as {kind[0]} on {kind[1]}, as the runtime is, got {controller.dtype} on "
-            f"{controller.device.type}; build it with dtype and device."
+            f"{controller.device}; build it with dtype and device."
         )
     system.check_size()

@@ -2,12 +2,13 @@
 
 Taichi starts once per process, so a session runs on one backend in one precision:
 
-- `cpu` runs everything but the tests marked `cuda`, which are skipped;
-- `vulkan` and `cuda` run the tests that carry their mark;
+- `cpu` runs everything but the tests marked `card`, which are skipped;
+- `vulkan` and `cuda` run the tests that carry their mark, and `cuda` those marked `card`;
 - a test marked `float64` or `float32` runs in that precision alone, so that what does not depend on precision is
   tested once, in float64.
 
 What the machine lacks (the backend's driver, a display) is left out with a sentence, or is an error with `--require`.
+CUDA is asked for where it is thought to be: without it `--backend cuda` is an error in any case.
 """
 
 import os
@@ -50,6 +51,7 @@ def pytest_configure(config):
 def pytest_sessionstart(session):
     backend, require = session.config.getoption("backend"), session.config.getoption("require")
     if backend not in engine.available_backends():
+        require = require or backend == "cuda"
         verb = "Cannot do without" if require else "Left out"
         pytest.exit(f"{verb} the tests on {backend}: they need {NEEDS[backend]}.", returncode=int(require))
     engine.init(backend, session.config.getoption("precision"))
@@ -60,7 +62,8 @@ def pytest_collection_modifyitems(config, items):
     selected, deselected = [], []
     for item in items:
         marks = {mark.name for mark in item.iter_markers()}
-        fits = (backend == "cpu" or backend in marks) and (precision in marks or marks.isdisjoint(PRECISIONS))
+        runs = backend == "cpu" or backend in marks or (backend == "cuda" and "card" in marks)
+        fits = runs and (precision in marks or marks.isdisjoint(PRECISIONS))
         (selected if fits else deselected).append(item)
     items[:] = selected
     if deselected:
@@ -68,7 +71,7 @@ def pytest_collection_modifyitems(config, items):
 
 
 def pytest_runtest_setup(item):
-    if item.get_closest_marker("cuda") and item.config.getoption("backend") != "cuda":
+    if item.get_closest_marker("card") and item.config.getoption("backend") != "cuda":
         pytest.skip("needs --backend cuda")
     if item.get_closest_marker("window") and not (sys.platform == "linux" and has_display()):
         (pytest.fail if item.config.getoption("require") else pytest.skip)(f"needs {DISPLAY}")

@@ -105,6 +105,7 @@ def test_budgets_of_any_size_change_no_bit(kind, monkeypatch):
     assert len(counts) > 2
 
 
+@pytest.mark.cuda
 @pytest.mark.vulkan
 @pytest.mark.parametrize("length", [1, 9, 50, 99])
 def test_segments_of_a_long_rollout_change_no_bit(length, monkeypatch):
