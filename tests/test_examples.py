@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 import yaml
-from conftest import ROOT, run_python
+from children import ROOT, run_python
 
 pytestmark = pytest.mark.float64
 
