@@ -24,10 +24,9 @@ from children import Child
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import engine
-import evenflow
 from engine.rules import placed
 from engine.start import NEEDS
-from training.viewing.drawings import DRAWINGS, has_display
+from training.viewing.drawings import has_display
 
 PRECISIONS = ("float32", "float64")
 DISPLAY = "an X display (on Debian, apt-get install xvfb xauth for `make test`, which lends one)"
@@ -75,13 +74,13 @@ def pytest_runtest_setup(item):
 @pytest.fixture(autouse=True)
 def plugins_of_one_test(monkeypatch):
     """What a test loads is no plug-in of the next, whose child processes would look for its files."""
-    from training import plugins
+    from training import doors, plugins
 
     before = plugins._loaded
     monkeypatch.setattr(plugins, "_loaded", dict(before))
     yield
     for path in plugins._loaded.keys() - before.keys():
-        for registry in (evenflow.TASKS, evenflow.GRADIENTS, evenflow.SYSTEMS, DRAWINGS):
+        for registry in doors.REGISTRIES:
             registry.withdraw(plugins._loaded[path].name)
 
 

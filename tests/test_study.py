@@ -14,6 +14,7 @@ from children import HANGS, ROOT, Child
 from rich.console import Console
 
 import evenflow
+from benchmarks import timing
 from benchmarks.studies import packs as packs_module
 from benchmarks.studies.comparisons import table
 from benchmarks.studies.diagnostics import diagnose
@@ -170,7 +171,8 @@ def test_a_result_line_cut_off_by_a_kill_is_written_again(tmp_path):
     }
 
 
-def test_the_report_stands_in_tables_and_figures(done, tmp_path):
+def test_the_report_stands_in_tables_and_figures(done, tmp_path, monkeypatch):
+    monkeypatch.setattr(timing, "_IN_A_ROW", 1)
     written = compare(small(), done, Console(file=open(os.devnull, "w")))  # noqa: SIM115
     names = {path.name for path in written}
     assert {"report.md", "report.json", "losses-epochs.png", "losses-time.png", "losses-paper.png"} <= names
