@@ -19,6 +19,7 @@ from taichi.lang.matrix import MatrixType
 
 from engine import runtime
 from engine.errors import AdjointError, KernelError, ShapeError
+from engine.sharing import compiled_for
 from engine.trials.loops import undifferentiable
 
 _REALS = (float, ti.f16, ti.f32, ti.f64)
@@ -117,7 +118,8 @@ def _refusal(compiled, owner: str, error: Exception) -> KernelError | AdjointErr
 
 def _bind(kernel, compiled, args, gradients, owner, settings) -> Launch:
     kernel_owner = getattr(kernel, "_kernel_owner", None)
-    parameters = compiled.arguments[0 if kernel_owner is None else 1 :]
+    owners = [] if kernel_owner is None else [compiled_for(kernel_owner)]
+    parameters = compiled.arguments[len(owners) :]
     if len(parameters) != len(args):
         raise KernelError(
             f"Expected {len(parameters)} arguments for kernel {compiled.func.__name__!r}{owner}, got {len(args)}."
@@ -128,15 +130,14 @@ def _bind(kernel, compiled, args, gradients, owner, settings) -> Launch:
             check_memory(f"argument {name}", value)
         if gradients is not None and gradients[index] is not None:
             _check_gradient(name, value, gradients[index])
-    lookup = list(args)
+    # Taichi compiles anew for tensors that require a gradient, which matters to its own adjoints alone.
+    lookup = [value.detach() if isinstance(value, torch.Tensor) else value for value in args]
     if gradients is not None:
         lookup = [
-            value.detach().requires_grad_() if gradient is not None else value
-            for value, gradient in zip(args, gradients, strict=True)
+            value.requires_grad_() if gradient is not None else value
+            for value, gradient in zip(lookup, gradients, strict=True)
         ]
-    kernel_cpp, data = compile_kernel(
-        compiled, [*([] if kernel_owner is None else [kernel_owner]), *lookup], owner, settings
-    )
+    kernel_cpp, data = compile_kernel(compiled, [*owners, *lookup], owner, settings)
     context = kernel_cpp.make_launch_context()
     slot = 0
     for index, value in enumerate(args):

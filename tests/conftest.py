@@ -93,6 +93,15 @@ def forked_modules(monkeypatch):
     monkeypatch.setattr(apart, "subprocess", popen)
 
 
+@pytest.fixture(params=[(4,), (2, 3)], ids=["vector", "matrix"])
+def terms(request):
+    """The terms ∂ℓ_t/∂x, Aᵀλ and Kᵀμ of 7 samples; the first sample's are zero."""
+    terms = tuple(uniform(seed, 7, *request.param) for seed in range(3))
+    for term in terms:
+        term[0] = 0.0
+    return terms
+
+
 def tensor_options():
     """Dtype and device that the running backend works in."""
     return {"dtype": engine.current().dtype, "device": engine.current().device}

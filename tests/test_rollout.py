@@ -6,7 +6,7 @@ from itertools import pairwise
 import pytest
 import reference
 import torch
-from conftest import StepCost, relative_error, swing_up_states, tensor_options, uniform
+from conftest import BySteps, StepCost, relative_error, swing_up_states, tensor_options, uniform
 
 import engine
 from engine import FULL, ONE_STEP, PHYSICS_ONLY, POLICY_ONLY, CartPole, Integrator, LinearSystem, Rollout
@@ -58,6 +58,21 @@ def expected_gradient(variant, step, widths, theta, initial, horizon, cost):
     return gradient
 
 
+def check_path_rules(rollout, policy, initial, objective, step, cost, slowly=False):
+    """Gradients under an MLP equal the oracle's, whose `step` and `cost` take flat rows, for every path rule.
+
+    Slowly too where a system sweeps in one launch: step by step.
+    """
+    rollout.forward(initial)
+    ways = {variant: [rule, BySteps(rule)] if slowly else [rule] for variant, rule in VARIANTS.items()}
+    gradients = rollout.backward([rule for rules in ways.values() for rule in rules], objective).parameters
+    for variant, rules in ways.items():
+        flat = initial.flatten(1)
+        expected = expected_gradient(variant, step, policy.widths, policy.theta, flat, rollout.horizon, cost)
+        for rule in rules:
+            assert relative_error(gradients[rule].flatten(), expected) < accuracy(), (variant, rule)
+
+
 def cart_pole(poles, horizon=100, **kwargs):
     """A policy, a rollout of cart-pole under it, and initial states."""
     policy = random_policy(MLP, (2 + 2 * poles,), (1,), (100, 100))
@@ -68,11 +83,7 @@ def check_cart_pole_gradients(poles, cost):
     policy, rollout, _ = cart_pole(poles)
     # Not seed 0: its samples nearly cancel for two poles, and in float32 the oracle itself is only good to 2e-5.
     initial = swing_up_states(1, BATCH, poles)
-    rollout.forward(initial)
-    gradients = rollout.backward(list(VARIANTS.values()), cost).parameters
-    for variant, rule in VARIANTS.items():
-        expected = expected_gradient(variant, reference.cart_pole_step, policy.widths, policy.theta, initial, 100, cost)
-        assert relative_error(gradients[rule].flatten(), expected) < accuracy(), variant
+    check_path_rules(rollout, policy, initial, cost, reference.cart_pole_step, cost)
 
 
 @pytest.mark.vulkan

@@ -7,6 +7,7 @@ from training.differentiable import differentiable
 from training.errors import RunError
 from training.estimators import Backpropagation, GradientEstimator, SignAgreement
 from training.experiment import Experiment, resume, train
+from training.export import ControllerModule, export_controller
 from training.gradients import GRADIENTS, Gradient, gradient_named, register_gradient
 from training.objectives import Objective, Quadratic
 from training.optimisers import OPTIMISERS, EnsembleOptimiser
@@ -23,6 +24,7 @@ __all__ = [
     "TASKS",
     "Backpropagation",
     "Clipping",
+    "ControllerModule",
     "Divergence",
     "EnsembleOptimiser",
     "EpochRecord",
@@ -46,6 +48,7 @@ __all__ = [
     "clipping_named",
     "describe_checkpoint",
     "differentiable",
+    "export_controller",
     "gradient_named",
     "load_controller",
     "load_task",

@@ -1,4 +1,7 @@
-"""A weakly compressible fluid of particles in a box, stirred by jets."""
+"""A weakly compressible fluid of particles in a box, stirred by jets.
+
+Longer than other files: each step and its adjoint are several launches, whose buffers and kernels belong side by side.
+"""
 
 import math
 from collections.abc import Sequence
@@ -80,6 +83,11 @@ class Fluid(Smoothing, Jets, System):
         jet_strength: the acceleration in the middle of a jet of push 1, above 0.
         steered: whether the jets' motion is controlled too.
     """
+
+    read_by_kernels = (
+        "dim", "size", "spacing", "dt", "particles", "jets", "steered", "sound_speed", "viscosity", "gravity",
+        "jet_radius", "jet_strength", "weight", "slope", "thickness", "depth", "radius", "chunks", "grid", "_spring",
+    )  # fmt: skip
 
     def __init__(
         self,
