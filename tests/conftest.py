@@ -14,13 +14,14 @@ CUDA is asked for where it is thought to be: without it `--backend cuda` is an e
 import os
 import subprocess
 import sys
-from pathlib import Path
+from types import SimpleNamespace
 
 # Read once, as torch is loaded: threads that wait for work spin by default, and take the cores from other processes.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import pytest
 import torch
+from children import Child
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import engine
@@ -28,10 +29,6 @@ from engine.rules import placed
 from engine.start import NEEDS
 from training.viewing.drawings import has_display
 
-HANGS = 300
-"""Seconds after which a process that a test waits for is taken to hang; how busy the machine is decides nothing."""
-
-ROOT = Path(__file__).resolve().parent.parent
 PRECISIONS = ("float32", "float64")
 DISPLAY = "an X display (on Debian, apt-get install xvfb xauth for `make test`, which lends one)"
 
@@ -80,9 +77,23 @@ def pytest_runtest_setup(item):
 @pytest.fixture(autouse=True)
 def plugins_of_one_test(monkeypatch):
     """What a test loads is no plug-in of the next, whose child processes would look for its files."""
-    from training import plugins
+    from training import doors, plugins
 
-    monkeypatch.setattr(plugins, "_loaded", dict(plugins._loaded))
+    before = plugins._loaded
+    monkeypatch.setattr(plugins, "_loaded", dict(before))
+    yield
+    for path in plugins._loaded.keys() - before.keys():
+        for registry in doors.REGISTRIES:
+            registry.withdraw(plugins._loaded[path].name)
+
+
+@pytest.fixture
+def forked_modules(monkeypatch):
+    """What `benchmarks` runs in processes of its own is forked from one that has imported what they need."""
+    from benchmarks import apart
+
+    popen = SimpleNamespace(Popen=Child, TimeoutExpired=subprocess.TimeoutExpired)
+    monkeypatch.setattr(apart, "subprocess", popen)
 
 
 @pytest.fixture(params=[(4,), (2, 3)], ids=["vector", "matrix"])
@@ -140,17 +151,6 @@ def gradcheck(system, state, control):
     return torch.autograd.gradcheck(
         lambda *inputs: _Step.apply(system, *inputs), leaves, eps=1e-5, rtol=1e-8, atol=1e-8
     )
-
-
-def run_python(source):
-    """Run `source` in a fresh process that can import the project; the completed process, checked for success."""
-    # What the engine tells Taichi through the environment is not for the child to inherit.
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("TI_", "ENABLE_TAICHI"))}
-    environment = inherited | {"PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))}
-    command = [sys.executable, "-c", source]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=HANGS, check=False)
-    assert done.returncode == 0, done.stderr
-    return done
 
 
 class StepCost:

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from conftest import run_python
+from children import run_python
 from rich.console import Console
 
 from benchmarks import check

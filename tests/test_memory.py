@@ -6,7 +6,8 @@ import re
 import pytest
 import reference
 import torch
-from conftest import relative_error, run_python, swing_up_states, tensor_options, uniform
+from children import run_python
+from conftest import relative_error, swing_up_states, tensor_options, uniform
 
 import engine
 from engine import FULL, PHYSICS_ONLY, CartPole, ClipNorm, Decay, Rollout

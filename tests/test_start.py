@@ -8,7 +8,7 @@ import textwrap
 import pytest
 import taichi as ti
 import torch
-from conftest import ROOT, run_python
+from children import ROOT, run_fresh, run_python
 from taichi.lang.ast.ast_transformer_utils import TextWrapper
 
 from engine.start import silenced
@@ -36,7 +36,7 @@ except {error} as said:
 @pytest.mark.skipif(sys.platform != "linux", reason="Taichi loads libX11 on Linux alone")
 @pytest.mark.parametrize(("module", "error"), [("evenflow", "SystemExit"), ("engine", "ImportError")])
 def test_missing_libx11_is_told_before_anything_else(module, error):
-    said = run_python(WITHOUT_X11.format(module=module, error=error)).stdout
+    said = run_fresh(WITHOUT_X11.format(module=module, error=error)).stdout
     assert said == (
         "Expected libX11, which Taichi loads, got 'libX11.so.6: cannot open shared object file: No such file or "
         "directory'; on Debian, apt-get install libx11-6.\n"
