@@ -356,3 +356,6 @@ def test_parameters_that_require_a_gradient_get_that_of_the_first_rule():
         with RolloutTape(PHYSICS_ONLY, FULL):
             rollout(initial, COST, masses)
         assert relative_error(masses.grad, times * expected) < accuracy()
+    with RolloutTape() as tape:
+        rollout(initial, COST, masses.detach())
+    assert not tape.gradients(rollout).physical

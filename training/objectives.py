@@ -1,5 +1,6 @@
 """Objectives: what a rollout is judged by, as torch expressions."""
 
+import copy
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
@@ -45,6 +46,45 @@ class Objective:
     def final(self, state: torch.Tensor) -> torch.Tensor | None:
         """ℓ_T [B] for the last state [B, *state_shape]."""
         return None
+
+
+class Aimed(Objective):
+    """An objective with a goal in the plane or in space, which may vary as `target_x`, `target_y` and `target_z`.
+
+    Args:
+        goal: one coordinate for each axis.
+    """
+
+    _AXES = ("target_x", "target_y", "target_z")
+    _place: tuple[Any, ...] | None
+
+    def __init__(self, goal: tuple[float, ...]):
+        self._aim(goal)
+
+    def _aim(self, goal: tuple[float, ...]) -> None:
+        self.goal, self._place = tuple(float(coordinate) for coordinate in goal), None
+        self.parameters = dict(zip(self._AXES, self.goal, strict=False))
+
+    def given(self, parameters):
+        if not self.parameters.keys() & parameters.keys():
+            return self
+        other = copy.copy(self)
+        other._place = tuple(parameters.get(name, usual) for name, usual in self.parameters.items())
+        return other
+
+    def aimed_at(self, place):
+        if len(place) != len(self.goal):
+            return None
+        other = copy.copy(self)
+        other._aim(place)
+        return other
+
+    def target(self, state: torch.Tensor) -> torch.Tensor:
+        """The goal as [..., axes, 1], to be taken from places [..., axes, N] of `state`."""
+        if self._place is None:
+            return state.new_tensor(self.goal).unsqueeze(-1)
+        place = (torch.as_tensor(value, dtype=state.dtype, device=state.device) for value in self._place)
+        return torch.stack(torch.broadcast_tensors(*place), -1).unsqueeze(-1)
 
 
 class Quadratic(Objective):
