@@ -7,7 +7,8 @@ from types import SimpleNamespace
 import pytest
 import taichi as ti
 import torch
-from conftest import ROOT, run_python, tensor_options, uniform
+from children import ROOT, run_python
+from conftest import tensor_options, uniform
 
 import engine
 from engine import launch, runtime

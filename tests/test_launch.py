@@ -5,7 +5,8 @@ import gc
 import pytest
 import taichi as ti
 import torch
-from conftest import ROOT, run_python, tensor_options, uniform
+from children import ROOT, run_python
+from conftest import tensor_options, uniform
 
 import engine
 from engine.launch import prepare, prepare_adjoint

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 import yaml
-from conftest import ROOT, run_python
+from children import ROOT, run_python
 from safetensors.torch import save_file
 
 from engine import current
