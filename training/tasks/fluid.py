@@ -11,7 +11,7 @@ from engine.checks import not_negative, one_of, positive, whole
 from engine.held import Held
 from engine.systems.fluid import Fluid, longest_dt
 from policies import Moments
-from training.objectives import Objective
+from training.objectives import Objective, constant
 from training.starts import policy_for
 from training.task import Task
 
@@ -56,7 +56,7 @@ class Gathered(Objective):
 
     def final(self, state):
         places = state[..., : len(self.goal), self.jets :]
-        away = places - places.new_tensor(self.goal).unsqueeze(1)
+        away = places - constant(self.goal, places).unsqueeze(1)
         outside = ((away.square().sum(-2) + 1e-12).sqrt() - self.radius).clamp(min=0.0)
         return (outside / self.length).square().mean(-1)
 

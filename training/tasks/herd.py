@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from training.objectives import Objective
+from training.objectives import Objective, after_the_start, constant
 
 
 class Herd(Objective):
@@ -33,10 +33,8 @@ class Herd(Objective):
         return Herd(self.drivers, self.horizon, self.regularisation, place)
 
     def running(self, states, controls, steps):
-        # The mean over states starts at step 1: the first state is given.
-        counted = (steps > 0).to(states.dtype).view(-1, 1)
         effort = controls.flatten(2).square().mean(2)
-        return counted * self.final(states) + self.regularisation / self.horizon * effort
+        return after_the_start(steps, self.final(states)) + self.regularisation / self.horizon * effort
 
     def final(self, state):
         away = state[..., :2, self.drivers :] - self._target(state)
@@ -44,7 +42,7 @@ class Herd(Objective):
 
     def _target(self, state: torch.Tensor) -> torch.Tensor:
         """(x, y) as [..., 2, 1]."""
-        return state.new_tensor(self.goal).view(2, 1)
+        return constant(self.goal, state).view(2, 1)
 
 
 class _Aimed(Herd):
@@ -55,7 +53,10 @@ class _Aimed(Herd):
         self._place = x, y
 
     def _target(self, state):
-        x, y = (torch.as_tensor(place, dtype=state.dtype, device=state.device) for place in self._place)
+        x, y = (
+            place.to(state) if isinstance(place, torch.Tensor) else constant((place,), state)[0]
+            for place in self._place
+        )
         return torch.stack(torch.broadcast_tensors(x, y), -1).unsqueeze(-1)
 
 

@@ -9,7 +9,7 @@ import torch
 from engine import QuantumBox
 from engine.checks import whole
 from policies import Convolutional
-from training.objectives import Objective
+from training.objectives import Objective, after_the_start, constant
 from training.starts import policy_for
 from training.task import Task
 
@@ -26,13 +26,13 @@ class Transfer(Objective):
         self.target = target
         with torch.inference_mode(False):
             self.goal = system.eigenstate(target)
+        self._wave = tuple(self.goal.tolist())
 
     def running(self, states, controls, steps):
-        # The sum starts at step 1: the first state is given.
-        return (steps > 0).to(states.dtype).view(-1, 1) * self.final(states)
+        return after_the_start(steps, self.final(states))
 
     def final(self, state):
-        return 1.0 - (state @ self.goal.to(state)).square().sum(-1)
+        return 1.0 - (state @ constant(self._wave, state)).square().sum(-1)
 
 
 @dataclass(frozen=True)
