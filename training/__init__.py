@@ -15,7 +15,7 @@ from training.run import RunDirectory, read_checkpoint
 from training.settings import TrainingSettings
 from training.task import PolicyFactory, Task
 from training.tasks import TASKS, TaskOptions, build_task, task_options
-from training.trainer import Divergence, EpochRecord, Member, Trainer
+from training.trainer import EpochRecord, Member, Trainer
 from training.variant import Label, Variant
 
 __all__ = [
