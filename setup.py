@@ -37,7 +37,7 @@ setup(
     ],
     extras_require={
         "dev": ["pytest", "pytest-xdist", "ruff", "pyright[nodejs]", "gymnasium>=1.1"],
-        "gym": ["gymnasium>=1.1"],
+        "gym": ["gymnasium>=1.1", "stable-baselines3"],
         "peers": ["jax"],
     },
     classifiers=[
