@@ -29,8 +29,8 @@ def final_gradient(
                 if value.requires_grad:
                     gradient, *of_rows = _gradients(value, state, rows)
                     if direct_rows is not None and rows is not None:
-                        direct_rows += _of_used_rows(value, of_rows[0], rows, state)
-                    if not ended.is_finite(gradient):
+                        direct_rows += _of_used_rows(rollout, value, of_rows[0], rows, state)
+                    if not rollout.finite(gradient):
                         gradient = ended.without_unused(value, gradient, state, "the final state")
                 losses += value.detach()
     if rollout.states.grad is not None:
@@ -68,12 +68,12 @@ def write_running_gradients(
             found = _gradients(values, states, controls, rows) if values.requires_grad else ()
         into = (buffers.direct_states, "states"), (buffers.direct_controls, "controls")
         for (buffer, name), gradient, at in zip(into, found, (states, controls), strict=False):
-            if not ended.is_finite(gradient):
+            if not rollout.finite(gradient):
                 gradient = ended.without_unused(values, gradient, at, f"{name} of steps {times.start} on")
             buffer[first:last].copy_(gradient)
         inside = slice(max(first, part.first) - first, min(last, part.last) - first)
         if direct_rows is not None and rows is not None and found:
-            direct_rows += _of_used_rows(values, found[2], rows, states, controls)[inside].sum(0)
+            direct_rows += _of_used_rows(rollout, values, found[2], rows, states, controls)[inside].sum(0)
         losses += values.detach()[inside].sum(0)
     if rollout.states.grad is not None:
         buffers.direct_states.add_(rollout.states.grad[: len(buffers.direct_states)])
@@ -91,9 +91,11 @@ def _gradients(values: torch.Tensor, *leaves: torch.Tensor | None) -> tuple[torc
     return torch.autograd.grad(values.sum(), asked, allow_unused=True, materialize_grads=True)
 
 
-def _of_used_rows(values: torch.Tensor, gradient: torch.Tensor, rows: torch.Tensor, *at: torch.Tensor) -> torch.Tensor:
+def _of_used_rows(
+    rollout: Trajectory, values: torch.Tensor, gradient: torch.Tensor, rows: torch.Tensor, *at: torch.Tensor
+) -> torch.Tensor:
     """∂ℓ/∂p [..., q] at `rows`, without those of costs [...] that are masked where `at` [..., *shape] is not finite."""
-    if ended.is_finite(gradient):
+    if rollout.finite(gradient):
         return gradient
     masked = values.detach() == 0
     masked &= ~torch.stack([torch.isfinite(one).flatten(values.dim()).all(-1) for one in at]).all(0)

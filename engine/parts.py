@@ -11,6 +11,7 @@ from engine.checks import perhaps
 from engine.controller import Controller
 from engine.ends import End, Ends
 from engine.errors import SettingError
+from engine.finiteness import Finiteness
 from engine.launch import Launch
 from engine.noise import CONTROL, STATE, Noise, NoiseSource
 from engine.observation import Observation, check_observation
@@ -94,14 +95,14 @@ class Parts:
             source.seed(seeds, draw)
         self.seeded = (tuple(seeds) if isinstance(seeds, Iterable) else seeds), draw
 
-    def begin(self, initial: torch.Tensor, parameters: torch.Tensor | None) -> None:
-        """Before a forward rollout."""
+    def begin(self, initial: torch.Tensor, parameters: torch.Tensor | None, finite: Finiteness) -> None:
+        """Before a forward rollout, which asks by `finite`."""
         if self.parameters is not None:
             self.parameters.set(parameters)
         elif parameters is not None:
             raise SettingError("Expected no parameters for a rollout built without names of them, got some.")
         if self.ends is not None:
-            self.ends.begin(initial)
+            self.ends.begin(initial, finite.holds)
 
     def enter(self, part: Segment) -> None:
         """Before the steps of a segment are computed."""

@@ -183,7 +183,7 @@ class Sweeper(SweepBuffers):
             self._sweep_by_steps(rule, part, samples)
         adjoints, cotangents = self.adjoints[first : last + 1, samples], self.cotangents[first:last, samples]
         rows = () if self._of_parameters is None else (self._of_parameters.of_system[samples],)
-        if ended.is_finite(adjoints, cotangents, *rows):
+        if self.rollout.finite(adjoints, cotangents, *rows):
             return
         again = ended.spoilt(adjoints, cotangents, *rows)
         if bool(again.any()):
@@ -203,7 +203,7 @@ class Sweeper(SweepBuffers):
             self.trace.pull_back_parameters(
                 first, last, rollout.states[first:last], self.cotangents[first:last], samples, gradient
             )
-        if ended.is_finite(gradient):
+        if rollout.finite(gradient):
             return
         bad = ~torch.isfinite(gradient).all(1)
         silent = (self.cotangents[part.first : part.last] == 0).flatten(2).all(2).any(0)

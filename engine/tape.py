@@ -72,6 +72,8 @@ class RolloutTape(ti.ad.Tape):
                 f"Expected a loss of one element with requires_grad=True, got shape {list(loss.shape)} with "
                 f"requires_grad={loss.requires_grad}."
             )
+        if loss is not None and loss.device != device:
+            raise ShapeError(f"Expected a loss on {device}, where kernels add to it, got {loss.device}; make it there.")
         scalar = torch.zeros(1, dtype=dtype, device=device, requires_grad=True) if loss is None else loss
         self._scalar = scalar
         super().__init__(loss=scalar, clear_gradients=False)

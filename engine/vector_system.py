@@ -11,6 +11,9 @@ from engine.launch import prepare
 from engine.loops import serial_loop
 from engine.system import STEP_LAUNCH_BYTES, System
 
+VECTOR = ("state_shape", "control_shape", "constants")
+"""What the kernels of every `VectorSystem` read."""
+
 
 @ti.data_oriented
 class VectorSystem(System):
@@ -23,7 +26,9 @@ class VectorSystem(System):
 
     as `@ti.func` methods on `ti.Vector`s of sizes n and m. The whole backward recursion of a segment then is one
     launch with the adjoint in registers. Loops over components are unrolled, which limits n to 128; kernels of a
-    cart-pole of that size compile for 45 s, of a fourth of it for 4 s.
+    cart-pole of that size compile for 45 s, of a fourth of it for 4 s. A class that besides declares
+    `read_by_kernels`, VECTOR and the names of all other attributes that these functions read, has its kernels
+    compiled once for all equal objects (`engine/sharing.py`).
 
     Attributes:
         step_weight: how long a step of a sample takes beside one of 50 ns or more, of which 512 are worth sharing.
@@ -113,13 +118,13 @@ class VectorSystem(System):
         jacobian: ti.template(),
         physics,
         cotangent,
-        idle,
         start,
         t,
         b,
     ):
-        """λ_t of sample b from `physics` = Aᵀλ_{t+1} and `cotangent` = μ_t, which is 0 where `idle` and passes on 0."""
+        """λ_t of sample b from `physics` = Aᵀλ_{t+1} and `cotangent` = μ_t."""
         result, policy = ti.Vector.zero(float, self.state_shape[0]), ti.Vector.zero(float, self.state_shape[0])
+        idle = _is_zero(cotangent)
         for i in ti.static(range(self.state_shape[0])):
             result[i] = direct[t, b, i]
             if ti.static(law.sums_paths and law.uses_physics):
@@ -215,13 +220,9 @@ class VectorSystem(System):
                 x = ti.Vector([states[t, b, i] for i in range(self.state_shape[0])])
                 u = ti.Vector([controls[t, b, j] for j in range(self.control_shape[0])])
                 physics, pulled, given = self._pulled_back(x, u, costate, parameters, b, varied)
-                # A zero adjoint or cotangent passes on 0, also where the Jacobian is not finite (engine/ended.py).
-                over, idle = True, True  # by `==`: Taichi's `!=` is false for NaN
-                for i in ti.static(range(self.state_shape[0])):
-                    over = over and costate[i] == 0.0
+                over = _is_zero(costate)
                 for j in ti.static(range(self.control_shape[0])):
                     pulled[j] = cotangents[t, b, j] + ti.select(over, 0.0, pulled[j])
-                    idle = idle and pulled[j] == 0.0
                     cotangents[t, b, j] = pulled[j]
                 if ti.static(asked):
                     for i in ti.static(range(len(self.constants))):
@@ -229,10 +230,22 @@ class VectorSystem(System):
                 for i in ti.static(range(self.state_shape[0])):
                     physics[i] = ti.select(over, 0.0, physics[i])
                 costate = self._by_law(
-                    law, physics_weight, policy_weight, direct, jacobian, physics, pulled, idle, start, t, b
+                    law, physics_weight, policy_weight, direct, jacobian, physics, pulled, start, t, b
                 )
                 for i in ti.static(range(self.state_shape[0])):
                     adjoints[t, b, i] = costate[i]
             if ti.static(asked):
                 for i in ti.static(range(len(self.constants))):
                     parameter_adjoint[b, i] = total[i]
+
+
+@ti.func
+def _is_zero(values):
+    """Whether all are 0, by `==`: Taichi's `!=` is false for NaN.
+
+    A zero adjoint or cotangent passes on 0, also where the Jacobian is not finite (engine/ended.py).
+    """
+    result = True
+    for i in ti.static(range(values.n)):
+        result = result and values[i] == 0.0
+    return result

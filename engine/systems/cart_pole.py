@@ -6,7 +6,7 @@ import taichi as ti
 
 from engine.checks import positive, whole
 from engine.parameters import acts, with_values
-from engine.vector_system import VectorSystem
+from engine.vector_system import VECTOR, VectorSystem
 
 
 class CartPoleParameters(NamedTuple):
@@ -45,6 +45,7 @@ class CartPole(VectorSystem):
         parameters: values other than these, by name.
     """
 
+    read_by_kernels = (*VECTOR, "poles", "dt")
     positive_parameters = ("cart_mass", "pole_mass", "half_length")
 
     def __init__(self, poles: int = 1, dt: float = 0.01, **parameters: float):

@@ -1,4 +1,7 @@
-"""A weakly compressible fluid of particles in a box, stirred by jets."""
+"""A weakly compressible fluid of particles in a box, stirred by jets.
+
+Longer than other files: each step and its adjoint are several launches, whose buffers and kernels belong side by side.
+"""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -86,6 +89,10 @@ class Fluid(Smoothing, Jets, Drift, System):
         steered: whether the jets' motion is controlled too.
     """
 
+    read_by_kernels = (
+        "dim", "size", "spacing", "dt", "particles", "jets", "steered", "sound_speed", "viscosity", "gravity",
+        "jet_radius", "jet_strength", "weight", "slope", "thickness", "depth", "radius", "chunks", "grid", "_spring",
+    )  # fmt: skip
     positive_parameters = ("jet_strength", "viscosity")
 
     def __init__(

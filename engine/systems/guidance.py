@@ -1,4 +1,7 @@
-"""Guidance by repulsion: a few drivers steer a herd that flees from them."""
+"""Guidance by repulsion: a few drivers steer a herd that flees from them.
+
+Longer than other files: the step, its adjoint and that of its parameters share their forces with two sweeps.
+"""
 
 import math
 from typing import NamedTuple
@@ -63,6 +66,8 @@ class Guidance(Herding, System):
     Attributes:
         centre_scale: what the evaders' sum is multiplied by to be c̄.
     """
+
+    read_by_kernels = ("drivers", "particles", "dt", "centre_scale", "_forces", "_units")
 
     def __init__(
         self,
@@ -231,21 +236,11 @@ class Guidance(Herding, System):
 
     @ti.func
     def _apply(
-        self,
-        law: ti.template(),
-        states: ti.template(),
-        controls: ti.template(),
-        direct: ti.template(),
-        jacobian: ti.template(),
-        adjoints: ti.template(),
-        cotangents: ti.template(),
-        start,
-        t,
-        b,
+        self, law: ti.template(), states: ti.template(), controls: ti.template(), direct: ti.template(),
+        jacobian: ti.template(), adjoints: ti.template(), cotangents: ti.template(), start, t, b,
         in_lanes: ti.template(),
-        parameters: ti.template(),
-        varied: ti.template(),
-    ):
+        parameters: ti.template(), varied: ti.template(),
+    ):  # fmt: skip
         """λ_t of sample b by the rule of a law, from vectors of all rows, one after another."""
         N = ti.static(self.particles)
         given = ti.Vector.zero(float, 4 * N)

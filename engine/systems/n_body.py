@@ -50,6 +50,7 @@ class NBody(System):
         softening: ε, above 0.
     """
 
+    read_by_kernels = ("dim", "bodies", "dt", "gravity", "softening")
     positive_parameters = ("softening",)
 
     def __init__(
@@ -256,30 +257,7 @@ class NBody(System):
     ):
         """Σ_k m_k (x_k - x_i) / d³ with ε² = `squared`."""
         x = ti.Vector([half[b, axis, i] for axis in range(self.dim)])
-        result, rest = ti.Vector.zero(float, self.dim), 0
-        if ti.static(in_lanes):
-            lanes_x, lanes_y = ti.Vector.zero(float, LANES), ti.Vector.zero(float, LANES)
-            lanes_z = ti.Vector.zero(float, LANES)
-            for block in range(self.bodies // LANES):
-                for lane in range(LANES):
-                    term = self._attraction(half, given, b, block * LANES + lane, x, squared, varied)
-                    lanes_x[lane] += term[0]
-                    lanes_y[lane] += term[1]
-                    if ti.static(self.dim == 3):
-                        lanes_z[lane] += term[2]
-            result[0], result[1] = lanes_x.sum(), lanes_y.sum()
-            if ti.static(self.dim == 3):
-                result[2] = lanes_z.sum()
-            rest = self.bodies // LANES * LANES
-        for k in range(rest, self.bodies):
-            result += self._attraction(half, given, b, k, x, squared, varied)
-        return result
-
-    @ti.func
-    def _attraction(self, half: ti.template(), given: ti.template(), b, k, x, squared, varied: ti.template()):
-        r = ti.Vector([half[b, axis, k] - x[axis] for axis in range(self.dim)])
-        inverse = 1.0 / ti.sqrt(r.dot(r) + squared)
-        return self._mass(given, b, k, varied) * inverse * inverse * inverse * r
+        return self._summed(self._attraction, half, half, given, b, x, x, 0.0, in_lanes, squared, varied)
 
     @ti.func
     def _pull_adjoint(
@@ -290,26 +268,41 @@ class NBody(System):
         mass = self._mass(given, b, i, varied)
         x = ti.Vector([half[b, axis, i] for axis in range(self.dim)])
         q = ti.Vector([kick[b, axis, i] for axis in range(self.dim)])
+        return self._summed(self._attraction_pull_back, half, kick, given, b, x, q, mass, in_lanes, squared, varied)
+
+    @ti.func
+    def _summed(
+        self, term: ti.template(), half: ti.template(), kick: ti.template(), given: ti.template(), b, x, q, mass,
+        in_lanes: ti.template(), squared, varied: ti.template(),
+    ):  # fmt: skip
+        """Σ_k term(k) over all bodies, where x_i = `x`, q̂_i = `q` and m_i = `mass`."""
         result, rest = ti.Vector.zero(float, self.dim), 0
         if ti.static(in_lanes):
             lanes_x, lanes_y = ti.Vector.zero(float, LANES), ti.Vector.zero(float, LANES)
             lanes_z = ti.Vector.zero(float, LANES)
             for block in range(self.bodies // LANES):
                 for lane in range(LANES):
-                    term = self._attraction_pull_back(
-                        half, kick, given, b, block * LANES + lane, x, q, mass, squared, varied
-                    )
-                    lanes_x[lane] += term[0]
-                    lanes_y[lane] += term[1]
+                    part = term(half, kick, given, b, block * LANES + lane, x, q, mass, squared, varied)
+                    lanes_x[lane] += part[0]
+                    lanes_y[lane] += part[1]
                     if ti.static(self.dim == 3):
-                        lanes_z[lane] += term[2]
+                        lanes_z[lane] += part[2]
             result[0], result[1] = lanes_x.sum(), lanes_y.sum()
             if ti.static(self.dim == 3):
                 result[2] = lanes_z.sum()
             rest = self.bodies // LANES * LANES
         for k in range(rest, self.bodies):
-            result += self._attraction_pull_back(half, kick, given, b, k, x, q, mass, squared, varied)
+            result += term(half, kick, given, b, k, x, q, mass, squared, varied)
         return result
+
+    @ti.func
+    def _attraction(
+        self, half: ti.template(), kick: ti.template(), given: ti.template(), b, k, x, q, mass, squared,
+        varied: ti.template(),
+    ):  # fmt: skip
+        r = ti.Vector([half[b, axis, k] - x[axis] for axis in range(self.dim)])
+        inverse = 1.0 / ti.sqrt(r.dot(r) + squared)
+        return self._mass(given, b, k, varied) * inverse * inverse * inverse * r
 
     @ti.func
     def _attraction_pull_back(

@@ -54,6 +54,8 @@ class QuantumBox(System):
         dt: time step; by default the paper's.
     """
 
+    read_by_kernels = ("points", "dt", "dx", "_half", "_centre", "_beside")
+
     def __init__(self, points: int = 32, dt: float = 0.0625):
         points, dt = whole("quantum with at least 2 points", points, 2), positive("a time step dt above 0", dt)
         self.name = "quantum"

@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from training.objectives import Aimed
+from training.objectives import Aimed, after_the_start
 
 
 class Herd(Aimed):
@@ -22,10 +22,8 @@ class Herd(Aimed):
         self.drivers, self.horizon, self.regularisation = drivers, horizon, regularisation
 
     def running(self, states, controls, steps):
-        # The mean over states starts at step 1: the first state is given.
-        counted = (steps > 0).to(states.dtype).view(-1, 1)
         effort = controls.flatten(2).square().mean(2)
-        return counted * self.final(states) + self.regularisation / self.horizon * effort
+        return after_the_start(steps, self.final(states)) + self.regularisation / self.horizon * effort
 
     def final(self, state):
         away = state[..., :2, self.drivers :] - self.target(state)

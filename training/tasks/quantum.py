@@ -10,7 +10,7 @@ import torch
 from engine import QuantumBox
 from engine.checks import whole
 from policies import Convolutional
-from training.objectives import Objective
+from training.objectives import Objective, after_the_start, constant
 from training.starts import policy_for
 from training.task import Task
 
@@ -32,6 +32,7 @@ class Transfer(Objective):
         self.target = target
         with torch.inference_mode(False):
             self.goal = system.eigenstate(target)
+        self._wave = tuple(self.goal.tolist())
         self.parameters = {"target": float(target)}
 
     def given(self, parameters):
@@ -44,12 +45,13 @@ class Transfer(Objective):
         return other
 
     def running(self, states, controls, steps):
-        # The sum starts at step 1: the first state is given.
-        return (steps > 0).to(states.dtype).view(-1, 1) * self.final(states)
+        return after_the_start(steps, self.final(states))
 
     def final(self, state):
-        goal = self.goal.to(state)
-        overlap = state @ goal if goal.dim() == 1 else (state * goal.unsqueeze(-2)).sum(-1)
+        if self.goal.dim() == 1:
+            overlap = state @ constant(self._wave, state)
+        else:
+            overlap = (state * self.goal.to(state).unsqueeze(-2)).sum(-1)
         return 1.0 - overlap.square().sum(-1)
 
 
