@@ -8,7 +8,7 @@ from engine.trajectory import Cost
 
 
 def ilqr(
-    system: System, objective: Cost, initial: torch.Tensor, controls: torch.Tensor, iterations: int = 100
+    system: System, objective: Cost, initial: torch.Tensor, controls: torch.Tensor, iterations: int = 50
 ) -> tuple[torch.Tensor, float]:
     """States [T+1, n] and cost of the controls [T, m] that it finds for a system of vectors, from `controls` on.
 
