@@ -15,6 +15,7 @@ from engine.contracts import check_controller, check_cost, check_system, check_t
 from engine.controller import Controller
 from engine.ends import End
 from engine.errors import AdjointError, ShapeError
+from engine.finiteness import Finiteness
 from engine.loops import STEP_ROWS, torch_threads
 from engine.memory import parse_bytes, return_freed_memory
 from engine.modes import plain_torch
@@ -75,6 +76,7 @@ class Trajectory:
         holds_jacobian: whether K is computed for whole blocks of time; decided from sizes that do not depend on
             the memory budget.
         parts: what it has besides, such as ends.
+        finite: whether its numbers are finite, as it asks them.
     """
 
     @plain_torch
@@ -119,6 +121,7 @@ class Trajectory:
         self._versions = (0, 0)
         self._begun: list[Cost] = []
         self.turn = 0
+        self.finite = Finiteness()
 
     def _allocate(self) -> None:
         """Every buffer, and the launches of every slot."""
@@ -158,7 +161,7 @@ class Trajectory:
         self._watch.begin()
         self.turn += 1
         with torch.inference_mode():
-            self.parts.begin(initial, parameters)
+            self.parts.begin(initial, parameters, self.finite)
             if cost is not None:
                 self.parts.check_names(cost, initial)
             self._forward(initial, cost, losses)
@@ -212,7 +215,7 @@ class Trajectory:
             raise AdjointError("Expected a rollout that stores its states, got forward_only=True; build another.")
         if self.restored is None:
             raise AdjointError("Expected a forward rollout before its adjoint, got none; call the rollout first.")
-        changed = self._watch.changed()
+        changed = self._watch.changed(self.finite.equal)
         if changed is None and self._versions != (self.states._version, self.controls._version):
             changed = "states or controls that were written to"
         if changed is not None:
@@ -247,10 +250,11 @@ class Trajectory:
         for part in self.plan.segments:
             self.restore(part)
             # A segment's last state is the next one's first.
-            for slot in range(part.first, part.last + (part.stop == self.horizon)):
-                bad = ~torch.isfinite(self.states[slot, samples]).flatten(1).all(1)
-                if bad.any():
-                    return part.base + slot, samples.start + int(bad.nonzero()[0])
+            slots = slice(part.first, part.last + (part.stop == self.horizon))
+            bad = (~torch.isfinite(self.states[slots, samples]).flatten(2).all(2)).nonzero()
+            if len(bad):
+                step, sample = bad[0].tolist()
+                return part.start + step, samples.start + sample
         return None
 
     def _run(self, part: Segment) -> None:
@@ -305,7 +309,7 @@ class Trajectory:
         n, m = math.prod(system.state_shape), math.prod(system.control_shape)
         per_slot = batch * (n + m) * item + SweepBuffers.slot_bytes(system, batch, self.holds_jacobian)
         per_slot += controller.trace_bytes(batch, system.state_shape, system.control_shape)
-        per_slot += _LAUNCH_BYTES + self.parts.launch_bytes() + self.parts.slot_bytes()
+        per_slot += _LAUNCH_BYTES + system.launch_bytes() + self.parts.slot_bytes()
         fixed = batch * self.horizon * m * item
         fixed += SweepBuffers.fixed_bytes(system, batch, self.block, controller.members * controller.parameter_count)
         fixed += controller.scratch_bytes(self.block * batch) + system.scratch_bytes(batch)
@@ -321,10 +325,10 @@ def _check_fit(system: System, controller: Controller, batch: int) -> None:
         raise ShapeError(
             f"Expected a batch that is a multiple of the {controller.members} members, got {batch} samples."
         )
-    kind = runtime.current().dtype, runtime.current().device.type
-    if (controller.dtype, controller.device.type) != kind:
+    kind = runtime.current().dtype, runtime.current().device
+    if (controller.dtype, controller.device) != kind:
         raise ShapeError(
             f"Expected a policy as {kind[0]} on {kind[1]}, as the runtime is, got {controller.dtype} on "
-            f"{controller.device.type}; build it with dtype and device."
+            f"{controller.device}; build it with dtype and device."
         )
     system.check_size()

@@ -1,6 +1,7 @@
 """Systems whose state is a short vector: written as two functions on one sample, swept in one launch."""
 
 import abc
+import math
 
 import taichi as ti
 
@@ -28,7 +29,12 @@ class VectorSystem(System):
     cart-pole of that size compile for 45 s, of a fourth of it for 4 s. A class that besides declares
     `read_by_kernels`, VECTOR and the names of all other attributes that these functions read, has its kernels
     compiled once for all equal objects (`engine/sharing.py`).
+
+    Attributes:
+        step_weight: how long a step of a sample takes beside one of 50 ns or more, of which 512 are worth sharing.
     """
+
+    step_weight: float = 1.0
 
     @ti.func
     @abc.abstractmethod
@@ -51,9 +57,8 @@ class VectorSystem(System):
     def prepare_step(self, state, control, next_state, parameters=None):
         self.check_size()
         rows = self.rows_or_none(parameters)
-        return prepare(
-            self._step, state, control, next_state, rows, serial_loop(state.shape[0]), parameters is not None
-        )
+        serial = serial_loop(math.ceil(self.step_weight * len(state)))
+        return prepare(self._step, state, control, next_state, rows, serial, parameters is not None)
 
     def prepare_pull_back(
         self, state, control, next_adjoint, adjoint, cotangent, parameters=None, parameter_adjoint=None
@@ -61,13 +66,14 @@ class VectorSystem(System):
         self.check_size()
         arrays = state, control, next_adjoint, adjoint, cotangent
         rows = self.rows_or_none(parameters), self.rows_or_none(parameter_adjoint)
-        return prepare(self._pull_back, *arrays, *rows, serial_loop(state.shape[0]), parameters is not None)
+        asked = parameters is not None, parameter_adjoint is not None
+        return prepare(self._pull_back, *arrays, *rows, serial_loop(state.shape[0]), *asked)
 
     def prepare_sweep(self, arrays):
         rows = self.rows_or_none(arrays.parameters), self.rows_or_none(arrays.parameter_adjoint)
-        return arrays.prepare(self._sweep, *rows, arrays.parameters is not None)
+        return arrays.prepare(self._sweep, *rows, arrays.parameters is not None, arrays.parameter_adjoint is not None)
 
-    def launch_bytes(self, varied=False):
+    def launch_bytes(self):
         return STEP_LAUNCH_BYTES
 
     def parameters_of(self, values):
@@ -163,6 +169,7 @@ class VectorSystem(System):
         parameter_adjoint: ti.types.ndarray(ndim=2),
         serial: ti.template(),
         varied: ti.template(),
+        asked: ti.template(),
     ):
         ti.loop_config(serialize=serial)
         for b in range(state.shape[0]):
@@ -174,7 +181,7 @@ class VectorSystem(System):
                 adjoint[b, i] = physics[i]
             for j in ti.static(range(self.control_shape[0])):
                 cotangent[b, j] += pulled[j]
-            if ti.static(varied):
+            if ti.static(asked):
                 for i in ti.static(range(len(self.constants))):
                     parameter_adjoint[b, i] += given[i]
 
@@ -187,24 +194,21 @@ class VectorSystem(System):
         jacobian: ti.types.ndarray(ndim=4),
         adjoints: ti.types.ndarray(ndim=3),
         cotangents: ti.types.ndarray(ndim=3),
-        first: int,
-        last: int,
-        start: int,
-        physics_weight: float,
-        policy_weight: float,
+        first: int, last: int, start: int, physics_weight: float, policy_weight: float,
         serial: ti.template(),
         law: ti.template(),
         parameters: ti.types.ndarray(ndim=2),
         parameter_adjoint: ti.types.ndarray(ndim=2),
         varied: ti.template(),
-    ):
+        asked: ti.template(),
+    ):  # fmt: skip
         ti.loop_config(serialize=serial)
         for sample in range(last - first):
             b = first + sample
             steps = controls.shape[0]
             costate = ti.Vector([adjoints[steps, b, i] for i in range(self.state_shape[0])])
             total = ti.Vector.zero(float, ti.static(max(1, len(self.constants))))
-            if ti.static(varied):
+            if ti.static(asked):
                 for i in ti.static(range(len(self.constants))):
                     total[i] = parameter_adjoint[b, i]
             for back in range(steps):
@@ -216,7 +220,7 @@ class VectorSystem(System):
                 for j in ti.static(range(self.control_shape[0])):
                     pulled[j] = cotangents[t, b, j] + ti.select(over, 0.0, pulled[j])
                     cotangents[t, b, j] = pulled[j]
-                if ti.static(varied):
+                if ti.static(asked):
                     for i in ti.static(range(len(self.constants))):
                         total[i] += ti.select(over, 0.0, given[i])
                 for i in ti.static(range(self.state_shape[0])):
@@ -226,7 +230,7 @@ class VectorSystem(System):
                 )
                 for i in ti.static(range(self.state_shape[0])):
                     adjoints[t, b, i] = costate[i]
-            if ti.static(varied):
+            if ti.static(asked):
                 for i in ti.static(range(len(self.constants))):
                     parameter_adjoint[b, i] = total[i]
 

@@ -100,19 +100,16 @@ def check_gradients(links, horizon, batch=8):
     check_path_rules(rollout, policy, initial, cost, cart_pendulum_step, cost, slowly=True)
 
 
+@pytest.mark.cuda
 @pytest.mark.parametrize("links", [2, 4])
 def test_gradients_of_every_path_rule_equal_the_oracle(links):
     check_gradients(links, 100)
 
 
+@pytest.mark.cuda
 @pytest.mark.vulkan
 def test_gradients_of_a_short_rollout_equal_the_oracle_on_vulkan_too():
     check_gradients(2, 10)
-
-
-@pytest.mark.cuda
-def test_cuda_gradients_equal_the_oracle_on_the_cpu():
-    check_gradients(2, 100)
 
 
 @pytest.mark.float64
@@ -157,6 +154,7 @@ def test_a_chain_in_a_vertical_line_stays_there(angles):
     torch.testing.assert_close(moved, state, rtol=0, atol=1e-14)
 
 
+@pytest.mark.cuda
 @pytest.mark.vulkan
 @pytest.mark.parametrize("links", [1, 4])
 def test_a_mirrored_pendulum_moves_in_mirror_image(links):

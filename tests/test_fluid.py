@@ -126,6 +126,7 @@ def test_pull_back_equals_differences(name):
         assert abs(found - expected) < 1e-8 * (to_state * state_step).abs().sum()
 
 
+@pytest.mark.cuda
 @pytest.mark.vulkan
 @pytest.mark.parametrize(("name", "dim"), [("plane", 2), ("many", 2), ("space", 3)])
 def test_momentum_far_from_walls_is_kept_to_rounding(name, dim):
@@ -139,6 +140,7 @@ def test_momentum_far_from_walls_is_kept_to_rounding(name, dim):
     assert kicks.sum(2).abs().max() < 10 * torch.finfo(state.dtype).eps * kicks.abs().sum(2).max()
 
 
+@pytest.mark.cuda
 @pytest.mark.vulkan
 def test_one_particle_falls_freely_and_has_the_density_of_its_own_kernel():
     system, state, control, _ = CASES["one"].points()
@@ -149,6 +151,7 @@ def test_one_particle_falls_freely_and_has_the_density_of_its_own_kernel():
     torch.testing.assert_close(system.densities(state), torch.full((BATCH, 1), 1 / lattice_sum(2), **tensor_options()))
 
 
+@pytest.mark.cuda
 @pytest.mark.vulkan
 @pytest.mark.parametrize("dim", [2, 3])
 def test_a_lattice_that_fills_its_box_has_density_one_and_stays_at_rest(dim):
@@ -161,6 +164,7 @@ def test_a_lattice_that_fills_its_box_has_density_one_and_stays_at_rest(dim):
     assert after[:, dim:].abs().max() < 1e3 * torch.finfo(state.dtype).eps
 
 
+@pytest.mark.cuda
 @pytest.mark.vulkan
 @pytest.mark.parametrize("name", ["plane", "space", "many"])
 def test_coincident_particles_exert_no_force_and_no_nan_comes_of_them(name):
@@ -174,6 +178,7 @@ def test_coincident_particles_exert_no_force_and_no_nan_comes_of_them(name):
     assert all(tensor.isfinite().all() for tensor in system.pull_back(state, control, next_adjoint))
 
 
+@pytest.mark.cuda
 @pytest.mark.vulkan
 def test_a_sample_that_is_not_finite_leaves_the_others_alone():
     system, state, control, next_adjoint = CASES["many"].points()
@@ -196,6 +201,7 @@ def outside(name):
     return system, state, control, next_adjoint
 
 
+@pytest.mark.cuda
 @pytest.mark.vulkan
 @pytest.mark.parametrize("name", ["plane", "space"])
 def test_particles_outside_the_box_see_the_images_of_every_neighbour(name):
@@ -206,6 +212,7 @@ def test_particles_outside_the_box_see_the_images_of_every_neighbour(name):
     CASES[name].check(state, control, next_adjoint)
 
 
+@pytest.mark.cuda
 @pytest.mark.vulkan
 @pytest.mark.parametrize("name", ["plane", "space"])
 def test_a_particle_outside_has_the_density_and_the_forces_of_its_image_inside(name):
@@ -225,6 +232,7 @@ def test_a_particle_outside_has_the_density_and_the_forces_of_its_image_inside(n
     assert (near - far).abs().max() < 1e3 * torch.finfo(near.dtype).eps * scale
 
 
+@pytest.mark.cuda
 @pytest.mark.vulkan
 def test_densities_have_no_jump_where_a_neighbour_leaves_the_kernel_or_a_particle_the_box():
     system, dim, radius = CASES["plane"].system, 2, 2.6 * 0.1

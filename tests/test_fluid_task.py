@@ -49,6 +49,7 @@ def test_the_cost_is_its_formula():
     assert gradient.isfinite().all()
 
 
+@pytest.mark.cuda
 @pytest.mark.float64
 def test_training_gathers_the_fluid():
     losses = losses_of_training(build_task("fluid", particles=120, horizon=20), 4, 20, 1e-2)

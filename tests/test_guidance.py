@@ -98,20 +98,18 @@ def check_gradients(horizon, batch=8):
     check_path_rules(rollout, policy, initial, task.objective, flat_guidance_step, herd_cost(horizon), slowly=True)
 
 
+@pytest.mark.cuda
 def test_gradients_of_every_path_rule_equal_the_oracle():
     check_gradients(60)
 
 
+@pytest.mark.cuda
 @pytest.mark.vulkan
 def test_gradients_of_a_short_rollout_equal_the_oracle_on_vulkan_too():
     check_gradients(10)
 
 
 @pytest.mark.cuda
-def test_cuda_gradients_equal_the_oracle_on_the_cpu():
-    check_gradients(60)
-
-
 @pytest.mark.vulkan
 def test_pair_forces_add_up_to_nothing():
     plain, reversed_flocking = CASES[LARGE].system, Guidance(17, 150, mean_centre=True, reversed_flocking=True)
@@ -137,6 +135,7 @@ def test_two_evaders_attract_nearer_than_the_spacing_and_repel_beyond_as_release
     torch.testing.assert_close(closing, expected, rtol=0, atol=1e-8)
 
 
+@pytest.mark.cuda
 @pytest.mark.vulkan
 @pytest.mark.parametrize("name", CASES)
 def test_a_turned_plane_moves_as_turned(name):
@@ -149,6 +148,7 @@ def test_a_turned_plane_moves_as_turned(name):
     assert relative_error(turned_cotangent, cotangent) < accuracy()
 
 
+@pytest.mark.cuda
 @pytest.mark.vulkan
 @pytest.mark.parametrize("name", ["3-2", LARGE])
 def test_coincident_particles_exert_no_force_and_have_a_defined_gradient(name):

@@ -60,6 +60,7 @@ class TestOracle(JacobianTests):
     cases, small = CASES, ("3", "1", "4 in space", "20")
 
 
+@pytest.mark.cuda
 @pytest.mark.vulkan
 @pytest.mark.parametrize("name", ["4 in space", "20", "200", "210 in space"])
 def test_momentum_is_kept_to_rounding(name):
@@ -72,6 +73,7 @@ def test_momentum_is_kept_to_rounding(name):
     assert drift < 10 * torch.finfo(state.dtype).eps * before.abs().sum(2).max()
 
 
+@pytest.mark.cuda
 @pytest.mark.vulkan
 @pytest.mark.parametrize("dim", [2, 3])
 def test_two_equal_bodies_pull_each_other_exactly_as_much(dim):
@@ -146,6 +148,7 @@ def test_the_step_undoes_itself_when_velocities_turn_round():
     torch.testing.assert_close(back, state, rtol=1e-13, atol=1e-13)
 
 
+@pytest.mark.cuda
 @pytest.mark.vulkan
 def test_one_body_flies_straight_under_its_thrust():
     system, state, control, _ = CASES["1"].points()
@@ -154,6 +157,7 @@ def test_one_body_flies_straight_under_its_thrust():
     torch.testing.assert_close(system.step(state, control), expected)
 
 
+@pytest.mark.cuda
 @pytest.mark.vulkan
 @pytest.mark.parametrize("name", ["4 in space", "200"])
 def test_coincident_bodies_exert_no_force_and_have_the_softened_gradient(name):

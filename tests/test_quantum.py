@@ -64,6 +64,7 @@ def test_launches_of_every_batch_share_scratch_of_the_predicted_size():
     assert large.numel() * large.element_size() == system.scratch_bytes(4)
 
 
+@pytest.mark.cuda
 @pytest.mark.vulkan
 def test_the_norm_is_kept():
     system = SYSTEMS[32]
@@ -149,13 +150,9 @@ def check_gradients():
                                 for layers in (found, expected))) < limit, variant  # fmt: skip
 
 
+@pytest.mark.cuda
 @pytest.mark.vulkan
 def test_gradients_of_the_task_equal_those_of_an_independent_rollout():
-    check_gradients()
-
-
-@pytest.mark.cuda
-def test_cuda_gradients_of_the_task_equal_those_of_an_independent_rollout_on_the_cpu():
     check_gradients()
 
 

@@ -67,6 +67,7 @@ class TestOracle(DirectionTests, JacobianTests):
     small, large = ("one and one", "few in cells", "cells"), ("many in cells", "cut off in all pairs")
 
 
+@pytest.mark.cuda
 @pytest.mark.vulkan
 def test_without_a_radius_a_swarm_is_guidance_bit_for_bit():
     state, control, adjoint = (
@@ -82,6 +83,7 @@ def test_without_a_radius_a_swarm_is_guidance_bit_for_bit():
         assert torch.equal(found, expected)
 
 
+@pytest.mark.cuda
 @pytest.mark.vulkan
 @pytest.mark.parametrize("radius", [0.5, 12.0, 1e9])
 def test_cells_and_all_pairs_agree_and_equal_guidance_where_the_radius_covers_everything(radius):
@@ -117,6 +119,7 @@ def test_the_force_and_its_jacobian_are_continuous_at_the_cut_off():
     assert abs(at(0.75)[0]) > 0.05
 
 
+@pytest.mark.cuda
 @pytest.mark.vulkan
 def test_flocking_forces_within_the_radius_add_up_to_nothing():
     plain, turned = (Swarm(**MANY, radius=0.5, reversed_flocking=reverse) for reverse in (False, True))
@@ -128,6 +131,7 @@ def test_flocking_forces_within_the_radius_add_up_to_nothing():
     assert flock.abs().max() > 1e-3
 
 
+@pytest.mark.cuda
 @pytest.mark.vulkan
 @pytest.mark.parametrize("radius", [1e-3, 0.5, 1e9])
 def test_coincident_and_far_particles_have_defined_steps_and_gradients(radius):
@@ -144,6 +148,7 @@ def test_coincident_and_far_particles_have_defined_steps_and_gradients(radius):
         assert gradient.isfinite().all()
 
 
+@pytest.mark.cuda
 @pytest.mark.vulkan
 def test_a_sample_that_is_not_finite_disturbs_no_other():
     system, state, control, next_adjoint = CASES["cells"].points()
@@ -155,6 +160,7 @@ def test_a_sample_that_is_not_finite_disturbs_no_other():
         assert torch.equal(one[[0, 2]], other[[0, 2]])
 
 
+@pytest.mark.cuda
 @pytest.mark.vulkan
 @pytest.mark.parametrize("radius", [0.0, 1.0])
 def test_gradients_of_a_rollout_equal_autograd_through_the_oracle_in_every_segment_length(radius):
@@ -243,6 +249,7 @@ def test_a_swarm_left_alone_stays_finite():
         assert states[:, :, :2].abs().max() < 1e3
 
 
+@pytest.mark.cuda
 @pytest.mark.float64
 def test_training_drives_a_swarm_nearer_to_its_target():
     losses = losses_of_training(build_task("swarm", evaders=60), 2, 12, 1e-2)

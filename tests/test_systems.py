@@ -83,6 +83,7 @@ def test_momentum_of_free_poles_errs_in_proportion_to_the_step():
     assert 1.8 < momentum_error(steps) / momentum_error(2 * steps) < 2.2
 
 
+@pytest.mark.cuda
 @pytest.mark.vulkan
 @pytest.mark.parametrize("poles", [1, 4])
 def test_a_mirrored_cart_pole_moves_in_mirror_image(poles):

@@ -10,9 +10,10 @@ from engine.checks import finite, flag, positive
 from engine.launch import Launch, prepare
 from engine.loops import serial_loop
 from engine.particles.cells import Cells
+from engine.particles.herding import DRIVER_DAMPING, EVADER_DAMPING
 from engine.particles.neighbours import Neighbours, neighbour_run
 from engine.particles.pairs import pair_adjoints, pair_forces
-from engine.systems.guidance import DRIVER_DAMPING, EVADER_DAMPING, FLIGHT, FLOCKING, Guidance, GuidanceParameters
+from engine.systems.guidance import FLIGHT, FLOCKING, Guidance, GuidanceParameters
 
 # Explicit Euler lets damped velocities decay for time steps below this.
 LONGEST_DT = 2.0 / max(DRIVER_DAMPING, EVADER_DAMPING)
@@ -131,8 +132,8 @@ class Swarm(Guidance):
         ordered = 4 * batch * self.evaders * runtime.current().dtype.itemsize
         return ordered + self._neighbours.scratch_bytes(batch)
 
-    def launch_bytes(self, varied=False):
-        return super().launch_bytes(varied) if self._neighbours is None else 20500
+    def launch_bytes(self):
+        return super().launch_bytes() if self._neighbours is None else 20500
 
     def _sorted(self, batch: int) -> tuple[Cells, torch.Tensor]:
         """The cells, and [1, B, 4, E] in which evaders are sorted: rows x, y, and the adjoint of vx, vy."""
