@@ -69,6 +69,21 @@ class Parts:
             if scale > 0
         }
 
+    @property
+    def calls_between_steps(self) -> bool:
+        """Whether tensors are looked at between two steps: by an observation, or to see which samples end."""
+        return self._observation is not None or self.ends is not None
+
+    @property
+    def noise(self) -> dict[int, torch.Tensor]:
+        """The noise of every slot [slots, B, ...] by its kind."""
+        return {kind: source.values for kind, source in self._sources.items()}
+
+    @property
+    def of_system(self) -> torch.Tensor | None:
+        """The system's parameters of every sample [B, q], if any vary."""
+        return None if self.parameters is None else self.parameters.of_system
+
     def slot_bytes(self) -> int:
         """Bytes of one slot of those buffers."""
         shapes = {STATE: self.system.state_shape, CONTROL: self.system.control_shape}
@@ -81,8 +96,7 @@ class Parts:
 
     def prepare_step(self, slot: int, state: torch.Tensor, control: torch.Tensor, next_state: torch.Tensor) -> Launch:
         """The system's step with the samples' parameters, noise and ends."""
-        of_system = None if self.parameters is None else self.parameters.of_system
-        given = {} if of_system is None else {"parameters": of_system}
+        given = {} if self.of_system is None else {"parameters": self.of_system}
         step = self.system.prepare_step(state, control, next_state, **given)
         step = self._disturbed(step, STATE, slot, next_state)
         if self.ends is not None:
@@ -91,8 +105,7 @@ class Parts:
 
     def launch_bytes(self) -> int:
         """Bytes of the system's launches for every step."""
-        varied = self.parameters is not None and self.parameters.of_system is not None
-        return self.system.launch_bytes(varied=True) if varied else self.system.launch_bytes()
+        return self.system.launch_bytes(varied=True) if self.of_system is not None else self.system.launch_bytes()
 
     def seed(self, seeds: int | Sequence[int], draw: int) -> None:
         """Settle the noise of the rollouts that follow."""

@@ -62,6 +62,19 @@ class VectorSystem(System):
         rows = self.rows_or_none(arrays.parameters), self.rows_or_none(arrays.parameter_adjoint)
         return arrays.prepare(self._sweep, *rows, arrays.parameters is not None)
 
+    def advances_in_kernel(self):
+        return getattr(self.prepare_step, "__func__", None) is VectorSystem.prepare_step
+
+    @ti.func
+    def advance_at(
+        self, states: ti.template(), controls: ti.template(), t, b, parameters: ti.template(), varied: ti.template()
+    ):
+        x = ti.Vector([states[t, b, i] for i in range(self.state_shape[0])])
+        u = ti.Vector([controls[t, b, j] for j in range(self.control_shape[0])])
+        y = self._advanced(x, u, parameters, b, varied)
+        for i in ti.static(range(self.state_shape[0])):
+            states[t + 1, b, i] = y[i]
+
     def launch_bytes(self, varied=False):
         return STEP_LAUNCH_BYTES
 
