@@ -45,7 +45,7 @@ class OneLaunch:
         system, parts: of a trajectory for which a rollout in one launch is `offered`.
         acts: the controller's trace.
         states: [S+1, B, *state_shape]; controls: [S, B, *control_shape]: the slots.
-        keeps: whether every slot has a place in the trace, or all share one.
+        places: of slots in the trace: one for each, or one that all share.
     """
 
     def __init__(
@@ -55,10 +55,10 @@ class OneLaunch:
         acts: ActsInKernel,
         states: torch.Tensor,
         controls: torch.Tensor,
-        keeps: bool,
+        places: int,
     ):
         self._system, self._parts, self._acts = system, parts, acts
-        self._states, self._controls, self._keeps = states.detach(), controls, keeps
+        self._states, self._controls, self._places = states.detach(), controls, places
         self._launches: dict[tuple[int, int, bool], Launch] = {}
         self._prepared(0, len(controls), moves=True)  # what cannot be compiled is told now
 
@@ -86,21 +86,21 @@ class OneLaunch:
         acting = self._acts.in_kernel(blocks)
         members = len(acting.theta)
         each = batch // members
-        chunks = -(-each // acting.rows)
+        groups = members * -(-each // acting.rows)
         work = batch * len(self._controls) * acting.theta.shape[1]
-        shared = members * chunks > 1 and runtime.current().threads > 1 and work >= _SHARED_WORK
+        shared = groups > 1 and runtime.current().threads > 1 and work >= _SHARED_WORK
         share = 1 if blocks or not shared else _SHARE
         physical, noise = self._parts.of_system, self._parts.noise
         arrays = (self._states, self._controls, acting.theta, acting.memory)
         stand_in = self._controls
         setting = _Setting(
-            acting.rows, members * chunks, chunks, acting.act.threads, share, moves, self._keeps, physical is not None,
+            acting.rows, groups if blocks else 0, acting.act.threads, share, moves, physical is not None,
             STATE in noise, CONTROL in noise,
         )  # fmt: skip
         return prepare(
             _by_blocks if blocks else _by_rows, self._system, acting.act, setting, *arrays,
             self._system.rows_or_none(physical), noise.get(STATE, stand_in), noise.get(CONTROL, stand_in),
-            each, first, last,
+            each, self._places, first, last,
         )  # fmt: skip
 
 
@@ -109,19 +109,17 @@ class _Setting:
     """What a kernel is compiled for.
 
     Attributes:
-        rows: samples taken together; groups: of all samples; chunks: groups of a member.
-        threads: of a block; share: iterations that one group takes on the CPU.
-        moves: whether the system advances, or states are given; keeps: whether slots have places of their own in the
-            controller's memory; varied, state_noise, control_noise: what else there is.
+        rows: samples taken together.
+        groups: of all samples, for blocks, whose loop needs a constant bound; threads: of a block.
+        share: iterations that one group takes on the CPU.
+        moves: whether the system advances, or states are given; varied, state_noise, control_noise: what else there is.
     """
 
     rows: int
     groups: int
-    chunks: int
     threads: int
     share: int
     moves: bool
-    keeps: bool
     varied: bool
     state_noise: bool
     control_noise: bool
@@ -174,6 +172,12 @@ def _advance(
             _disturb(states, t + 1, state_noise, t, b, ti.static(math.prod(system.state_shape)))
 
 
+@ti.func
+def _chunks(each, setting: ti.template()):
+    """Groups of a member."""
+    return (each + setting.rows - 1) // setting.rows
+
+
 @ti.kernel
 def _by_rows(
     system: ti.template(),
@@ -187,19 +191,18 @@ def _by_rows(
     state_noise: ti.types.ndarray(),
     control_noise: ti.types.ndarray(),
     each: int,
+    places: int,
     first: int,
     last: int,
 ):
     ti.loop_config(serialize=ti.static(setting.share == 1))
-    for iteration in range(setting.groups * setting.share):
+    for iteration in range(states.shape[1] // each * _chunks(each, setting) * setting.share):
         if iteration % setting.share == 0:
             group = iteration // setting.share
-            member, start = group // setting.chunks, group % setting.chunks * setting.rows
+            member, start = group // _chunks(each, setting), group % _chunks(each, setting) * setting.rows
             b, most = member * each + start, ti.min(setting.rows, each - start) - 1
             for t in range(first, last):
-                kept = b
-                if ti.static(setting.keeps):
-                    kept = (member * controls.shape[0] + t) * each + start
+                kept = (member * places + ti.min(t, places - 1)) * each + start
                 act.on_rows(element, assign, states, controls, theta, memory, t, member, b, kept, most, setting.rows)
                 for r in range(most + 1):
                     _advance(system, setting, states, controls, physical, state_noise, control_noise, t, b + r)
@@ -218,6 +221,7 @@ def _by_blocks(
     state_noise: ti.types.ndarray(),
     control_noise: ti.types.ndarray(),
     each: int,
+    places: int,
     first: int,
     last: int,
 ):
@@ -225,7 +229,7 @@ def _by_blocks(
     ti.loop_config(block_dim=setting.threads)
     for thread in range(setting.groups * setting.threads):
         group, lane = thread // setting.threads, thread % setting.threads
-        member, start = group // setting.chunks, group % setting.chunks * setting.rows
+        member, start = group // _chunks(each, setting), group % _chunks(each, setting) * setting.rows
         b, most = member * each + start, ti.min(setting.rows, each - start) - 1
         n, m = ti.static(math.prod(system.state_shape), math.prod(system.control_shape))
         shared = ti.simt.block.SharedArray((ti.static(act.shared(setting.rows)),), impl.get_runtime().default_fp)
@@ -235,9 +239,7 @@ def _by_blocks(
                 for i in range(n):
                     shared[lane * n + i] = element(states, t, b + lane, i)
             ti.simt.block.sync()
-            kept = b
-            if ti.static(setting.keeps):
-                kept = (member * controls.shape[0] + t) * each + start
+            kept = (member * places + ti.min(t, places - 1)) * each + start
             act.in_block(shared, theta, memory, member, kept, most, lane, setting.rows)
             ti.simt.block.sync()
             if lane <= most:

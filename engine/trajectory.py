@@ -29,6 +29,8 @@ from engine.system import STEP_LAUNCH_BYTES, System
 _BLOCK_ROWS = 2**14
 _BLOCK_BYTES = 4 * 2**20
 _BLOCK_STEPS = 512
+# Steps that an evaluation computes in one launch and then forgets.
+_PASSING_STEPS = 128
 # Beyond these sizes one policy pull-back per step is cheaper than all of K.
 _JACOBIAN_CONTROLS = 8
 _JACOBIAN_ELEMENTS = 2**18
@@ -58,7 +60,7 @@ class Trajectory:
         batch: B = P·b, samples.
         memory: budget of all buffers, such as "512MiB"; None stores every state.
         segment: steps between stored states, overriding `memory`.
-        forward_only: keep nothing for an adjoint, and of the states at most a few MB; for evaluation.
+        forward_only: keep nothing for an adjoint, and no states but those of a few steps; for evaluation.
         observation: what the controller sees; by default the state.
         parameters: names of physical parameters that vary between samples: the system's, or others that the objective
             and the observation read.
@@ -108,7 +110,8 @@ class Trajectory:
         self.holds_jacobian = m <= _JACOBIAN_CONTROLS and m * n * batch <= _JACOBIAN_ELEMENTS
         self.forward_only = forward_only
         self._at_once = offered(system, controller, self.parts, batch)
-        self.block = 1 if forward_only and not self._at_once else self._block_steps()
+        passing = _PASSING_STEPS if self._at_once else 1
+        self.block = min(passing, self._block_steps()) if forward_only else self._block_steps()
         self.budget = None if memory is None else parse_bytes(memory)
         self.plan = self._plan(None, self.block) if forward_only else self._plan(memory, segment)
         check_available(
@@ -143,8 +146,8 @@ class Trajectory:
     def _prepare_launches(self) -> OneLaunch | StepLaunches:
         trace: Any = self.trace
         if self._at_once and OneLaunch.indexes(trace):
-            keeps = not self.forward_only
-            return OneLaunch(self.system, self.parts, trace, self.states, self.slot_controls, keeps)
+            places = 1 if self.forward_only else self.plan.slots
+            return OneLaunch(self.system, self.parts, trace, self.states, self.slot_controls, places)
         return StepLaunches(self.parts, trace, self.states, self.slot_controls)
 
     @plain_torch
@@ -303,21 +306,27 @@ class Trajectory:
         system, controller, batch, item = self.system, self.controller, self.batch, runtime.current().dtype.itemsize
         n, m = math.prod(system.state_shape), math.prod(system.control_shape)
         trace_bytes = controller.trace_bytes(batch, system.state_shape, system.control_shape)
-        per_slot = batch * (n + m) * item + self.parts.slot_bytes()
+        per_slot = batch * (n + m) * item + self.parts.slot_bytes() + self._launch_bytes()
         fixed = batch * self.horizon * m * item
         if self.forward_only:
             fixed += trace_bytes
         else:
             per_slot += trace_bytes + SweepBuffers.slot_bytes(system, batch, self.holds_jacobian)
-        by_steps = _LAUNCH_BYTES + self.parts.launch_bytes()
-        per_slot += max(0, self.parts.launch_bytes() - STEP_LAUNCH_BYTES) if self._at_once else by_steps
         fixed += SweepBuffers.fixed_bytes(system, batch, self.block, controller.members * controller.parameter_count)
-        fixed += controller.scratch_bytes(self.block * batch) + system.scratch_bytes(batch)
+        fixed += controller.scratch_bytes(batch if self.forward_only else self.block * batch)
+        fixed += system.scratch_bytes(batch)
         checkpoint = 0 if self.forward_only else batch * n * item
         return planning.plan(
             self.horizon, self.block, memory, per_slot, checkpoint, fixed, segment=segment,
             elements_per_slot=batch * max(n, m, m * n if self.holds_jacobian else 0),
         )  # fmt: skip
+
+    def _launch_bytes(self) -> int:
+        """Bytes of one slot's launches; in one launch there are none but a pull-back's."""
+        of_system = self.parts.launch_bytes()
+        if self._at_once:
+            return max(0, of_system - STEP_LAUNCH_BYTES)
+        return _LAUNCH_BYTES + of_system + getattr(self.controller, "launch_bytes", int)()
 
 
 def _check_fit(system: System, controller: Controller, batch: int) -> None:

@@ -66,7 +66,11 @@ class MLP(Policy):
         inputs = sum(padded_width(rows, width + 1, size) for width in self.widths[:-1])
         kept = self.widths[-1] if self.widths[-1] <= _KEPT_CONTROLS else 0
         numbers = inputs + kept * sum(padded_width(rows, width, size) for width in self.widths[1:-1])
-        return batch * numbers * size + _VIEW_BYTES * (len(self.widths) - 1)
+        return batch * numbers * size
+
+    def launch_bytes(self) -> int:
+        """Bytes of what `prepare_act` makes for one slot, where it is asked to."""
+        return _VIEW_BYTES * (len(self.widths) - 1)
 
     def acts_in_kernel(self, batch: int, in_blocks: bool) -> bool:
         """Whether traces of `batch` samples have an `in_kernel`: for blocks of threads, or for a CPU if it pays."""
