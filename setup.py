@@ -36,7 +36,11 @@ setup(
         "imageio-ffmpeg",
     ],
     extras_require={
-        "dev": ["pytest", "pytest-xdist", "ruff", "pyright[nodejs]", "gymnasium>=1.1"],
+        "dev": [
+            *("pytest", "pytest-xdist", "ruff", "pyright[nodejs]"),
+            *("gymnasium>=1.1", "onnx", "onnxscript", "onnxruntime"),
+        ],
+        "export": ["onnx", "onnxscript"],
         "gym": ["gymnasium>=1.1"],
         "peers": ["jax"],
     },

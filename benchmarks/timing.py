@@ -23,12 +23,13 @@ _WARM_UP, _IN_A_ROW = 3, 4
 def in_turns(updates: dict[Any, Callable[[], Any]], rounds: int) -> dict[Any, list[float]]:
     """ms of every update in every round, the mean of a few in a row as in a training; the first rounds warm up."""
     times: dict[Any, list[float]] = {key: [] for key in updates}
-    for number in range(rounds + _WARM_UP):
+    warm_up = min(_WARM_UP, rounds)
+    for number in range(rounds + warm_up):
         for key, update in updates.items():
             started = time.perf_counter()
             for _ in range(_IN_A_ROW):
                 update()
-            if number >= _WARM_UP:
+            if number >= warm_up:
                 times[key].append((time.perf_counter() - started) / _IN_A_ROW * 1e3)
     return times
 

@@ -82,10 +82,10 @@ def check_tensor(what: str, value: Any, shape: torch.Size | tuple[int, ...], lik
         elif value.dtype != like.dtype:
             came = f"{value.dtype}"
         else:
-            came = f"a tensor on {value.device.type}"
+            came = f"a tensor on {value.device}"
     else:
         came = described(value)
-    raise ShapeError(f"Expected {what} as {like.dtype} of shape {list(shape)} on {like.device.type}, got {came}.")
+    raise ShapeError(f"Expected {what} as {like.dtype} of shape {list(shape)} on {like.device}, got {came}.")
 
 
 @contextmanager

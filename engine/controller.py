@@ -4,6 +4,7 @@ The engine never sees a network. A controller (a policy, anything that maps stat
 *trace*: buffers for a number of consecutive time slots, in which it keeps what it needs to be differentiated.
 """
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
@@ -84,8 +85,11 @@ class ControllerWatch(Protocol):
         """Called before every forward rollout: from here on the trace computes with the controller as it is now."""
         ...
 
-    def changed(self) -> str | None:
-        """What is no longer as it was at `begin`, in words; None if nothing has changed."""
+    def changed(self, equal: Callable[[torch.Tensor, torch.Tensor], bool]) -> str | None:
+        """What is no longer as it was at `begin`, in words; None if nothing has changed.
+
+        `equal` says of two tensors of one shape whether they are, or takes it for granted to ask later.
+        """
         ...
 
     def frozen(self) -> torch.Tensor | None:

@@ -23,11 +23,6 @@ from engine.plan import Segment
 from engine.trajectory import Trajectory
 
 
-def is_finite(*tensors: torch.Tensor) -> bool:
-    """Whether every element is finite, from sums; large finite elements may be taken for infinite ones."""
-    return all(bool(torch.isfinite(tensor.sum())) for tensor in tensors)
-
-
 def without_unused(cost: torch.Tensor, gradient: torch.Tensor, at: torch.Tensor, where: str) -> torch.Tensor:
     """`gradient` of costs [...] with respect to `at` [..., *shape], 0 at components that a finite cost cannot use.
 

@@ -31,10 +31,13 @@ class Ends:
         self.at = torch.full((batch,), horizon, dtype=torch.int64, device=device)
         self._known = False
 
-    def begin(self, initial: torch.Tensor) -> None:
-        """Forget the last rollout; SettingError if a sample ends where this one starts."""
+    def begin(self, initial: torch.Tensor, holds: Callable[[torch.Tensor], bool]) -> None:
+        """Forget the last rollout; SettingError if a sample ends where this one starts.
+
+        `holds(flags)` says whether all of these are true.
+        """
         over = self._over(initial)
-        if bool(over.any()):
+        if not holds(~over):
             raise SettingError(
                 f"Expected initial states that have not ended, got one at sample {int(over.nonzero()[0])} that has; "
                 "start elsewhere, or mend the end."
@@ -76,8 +79,10 @@ class Ends:
         alive = self.alive(steps)
         for gradients in (states, controls):
             gradients.masked_fill_(~alive.view(*alive.shape, *[1] * (gradients.dim() - 2)), 0.0)
-        samples = torch.nonzero((self.at >= steps[0]) & (self.at <= steps[-1]) & (self.at < self.horizon)).flatten()
-        states[self.at[samples] - steps[0], samples] = final[samples]
+        # Samples that end elsewhere keep what stands at their first step.
+        inside = (self.at >= steps[0]) & (self.at <= steps[-1]) & (self.at < self.horizon)
+        at = torch.where(inside, self.at - steps[0], 0), torch.arange(len(final), device=final.device)
+        states[at] = torch.where(inside.view(-1, *[1] * (final.dim() - 1)), final, states[at])
 
     def reaching(self, final: torch.Tensor) -> torch.Tensor:
         """∂ℓ_T/∂x_T [B, ...] of the samples that reach the horizon, 0 of the others."""

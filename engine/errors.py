@@ -35,3 +35,8 @@ class BudgetError(EvenflowError):
 
 class LibraryError(EvenflowError, ImportError):
     """A library of the machine that Taichi needs and does not find."""
+
+
+def no_room(what: str) -> str:
+    """What is said where a device has no memory left for `what`."""
+    return f"Expected room on the device for {what}, got none left; lower the batch, or give a memory budget."

@@ -46,7 +46,7 @@ class SweepArrays:
         law: how λ_t is made.
         weights: p and k of a law that sums paths.
         parameters, parameter_adjoint: [B, q], as in `System.prepare_pull_back`, where parameters vary between samples;
-            Σ_t (∂S/∂p)ᵀ λ_{t+1} is added.
+            to the second, if it is given, Σ_t (∂S/∂p)ᵀ λ_{t+1} is added.
     """
 
     states: torch.Tensor

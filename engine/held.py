@@ -44,7 +44,7 @@ class Held(System):
         self.name = system.name
         self.state_shape, self.control_shape = system.state_shape, system.control_shape
         self.constants, self.positive_parameters = system.constants, system.positive_parameters
-        self._chains: dict[tuple[int, bool], _Chain] = {}
+        self._chains: dict[tuple[int, bool, bool], _Chain] = {}
 
     @property
     def step_time(self) -> float | None:
@@ -58,7 +58,7 @@ class Held(System):
         self.system.check_size()
 
     def prepare_step(self, state, control, next_state, parameters=None):
-        chain = self._chain(len(state), parameters is not None)
+        chain = self._chain(len(state), parameters is not None, False)
 
         def launch() -> None:
             if parameters is not None:
@@ -83,11 +83,12 @@ class Held(System):
     def prepare_pull_back(
         self, state, control, next_adjoint, adjoint, cotangent, parameters=None, parameter_adjoint=None
     ):
-        chain = self._chain(len(state), parameters is not None)
+        chain = self._chain(len(state), parameters is not None, parameter_adjoint is not None)
 
         def launch() -> None:
-            if parameters is not None and parameter_adjoint is not None:
+            if parameters is not None:
                 chain.parameters.copy_(parameters)
+            if parameter_adjoint is not None:
                 chain.parameter_adjoint.copy_(parameter_adjoint)
             chain.states[0].copy_(state)
             chain.control.copy_(control)
@@ -99,7 +100,7 @@ class Held(System):
                 pull_back()
             adjoint.copy_(chain.adjoints[0])
             cotangent.copy_(chain.cotangent)
-            if parameters is not None and parameter_adjoint is not None:
+            if parameter_adjoint is not None:
                 parameter_adjoint.copy_(chain.parameter_adjoint)
 
         return launch
@@ -109,11 +110,12 @@ class Held(System):
         numbers += 2 * len(self.constants)
         return batch * numbers * runtime.current().dtype.itemsize + self.system.scratch_bytes(batch)
 
-    def launch_bytes(self, varied=False):
+    def launch_bytes(self):
         return 5400  # two closures with their views; the chain is shared
 
-    def _chain(self, batch: int, varied: bool) -> _Chain:
-        if (batch, varied) not in self._chains:
+    def _chain(self, batch: int, varied: bool, asked: bool) -> _Chain:
+        """With the parameters' adjoint only if `asked`."""
+        if (batch, varied, asked) not in self._chains:
             # Made inside an inference mode they could not be filled outside it.
             with torch.inference_mode(False):
                 states = self.scratch("states", self.steps + 1, batch, *self.state_shape)
@@ -122,14 +124,15 @@ class Held(System):
                 cotangent = self.scratch("cotangent", batch, *self.control_shape)
                 rows = [self.scratch(name, batch, len(self.constants)) for name in ("parameters", "parameter_adjoint")]
             system, times = self.system, range(self.steps)
-            given, asked = ({"parameters": rows[0]}, {"parameter_adjoint": rows[1]}) if varied else ({}, {})
+            given = {"parameters": rows[0]} if varied else {}
+            wanted = {"parameter_adjoint": rows[1]} if asked else {}
             forward = [system.prepare_step(states[t], control, states[t + 1], **given) for t in times]
             backward = [
                 system.prepare_pull_back(
-                    states[t], control, adjoints[(t + 1) % 2], adjoints[t % 2], cotangent, **given, **asked
+                    states[t], control, adjoints[(t + 1) % 2], adjoints[t % 2], cotangent, **given, **wanted
                 )
                 for t in reversed(times)
             ]
             chain = _Chain(states, control, adjoints, cotangent, forward, backward, *rows)
-            self._chains[batch, varied] = chain
-        return self._chains[batch, varied]
+            self._chains[batch, varied, asked] = chain
+        return self._chains[batch, varied, asked]

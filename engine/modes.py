@@ -7,20 +7,29 @@ from typing import ParamSpec, TypeVar
 
 import torch
 
+from engine.errors import BackendError, no_room
+
 _DEVICES = ("cpu", "cuda")
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
 
 def plain_torch(function: Callable[_P, _R]) -> Callable[_P, _R]:
-    """`function`, run in a `plain_block`; asks for less time than the block where nothing is switched."""
+    """`function`, run in a `plain_block`; asks for less time than the block where nothing is switched.
+
+    Raises:
+        BackendError: torch finds no memory on the device.
+    """
 
     @functools.wraps(function)
     def run(*args: _P.args, **kwargs: _P.kwargs) -> _R:
-        if torch.is_grad_enabled() and not torch.is_inference_mode_enabled() and not _casting():
-            return function(*args, **kwargs)
-        with plain_block():
-            return function(*args, **kwargs)
+        try:
+            if torch.is_grad_enabled() and not torch.is_inference_mode_enabled() and not _casting():
+                return function(*args, **kwargs)
+            with plain_block():
+                return function(*args, **kwargs)
+        except torch.OutOfMemoryError as error:
+            raise BackendError(no_room("what torch computes")) from error
 
     return run
 

@@ -62,7 +62,7 @@ class NoiseSource:
         self.values = torch.zeros(slots, batch, *shape, dtype=dtype, device=device)
         self._settings = torch.zeros(2, dtype=torch.int32, device=device)  # first step, draw
         self._seeds = torch.zeros(members, dtype=torch.int32, device=device)
-        self._members, self._seeded = members, False
+        self._members, self._seeded = members, []
         flat = self.values.view(slots, batch, math.prod(shape))
         self._fill = prepare(_fill, flat, self._seeds, self._settings, batch // members, kind, scale)
 
@@ -74,15 +74,16 @@ class NoiseSource:
         numbers = [whole("a seed of noise of at least 0 and below 2³²", seed, 0, _MOST - 1) for seed in several]
         draw = whole("a draw of noise of at least 0 and below 2³²", draw, 0, _MOST - 1)
         with torch.inference_mode(False):
-            self._seeds.copy_(torch.tensor([_signed(number) for number in numbers], dtype=torch.int32))
-            self._settings[1] = _signed(draw)
-        self._seeded = True
+            if numbers != self._seeded:  # what comes from the host is waited for
+                self._seeds.copy_(torch.tensor([_signed(number) for number in numbers], dtype=torch.int32))
+            self._settings[1].fill_(_signed(draw))
+        self._seeded = numbers
 
     def fill(self, step: int) -> None:
         """Write the noise of the steps from `step` on, one for each slot."""
         if not self._seeded:
             raise SettingError("Expected a seed for the noise of a rollout, got none; call its seed_noise(seed) first.")
-        self._settings[0] = step
+        self._settings[0].fill_(step)
         self._fill()
 
 

@@ -1,6 +1,7 @@
 """What a controller sees of a state, and the derivatives of that."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -39,7 +40,13 @@ class Observation:
     def components(cls, indices: Sequence[int]) -> "Observation":
         """Some components of a state [n]."""
         chosen = list(indices)
-        return cls(lambda states, steps, parameters: states[..., chosen], (len(chosen),))
+
+        @cache  # made at every step the places would be copied to a device every time
+        def places(device: torch.device) -> torch.Tensor:
+            with torch.inference_mode(False):  # autograd keeps it
+                return torch.tensor(chosen, device=device)
+
+        return cls(lambda states, steps, parameters: states[..., places(states.device)], (len(chosen),))
 
     @classmethod
     def clock(cls) -> "Observation":

@@ -18,6 +18,7 @@ from engine.launch import Launch, prepare
 from engine.noise import CONTROL, STATE
 from engine.parts import Parts
 from engine.plan import MOST_ELEMENTS
+from engine.sharing import compiled_for
 from engine.system import System
 
 # Taichi hands out iterations to CPU threads by at least as many.
@@ -95,10 +96,10 @@ class OneLaunch:
         stand_in = self._controls
         setting = _Setting(
             acting.rows, groups if blocks else 0, acting.act.threads, share, moves, physical is not None,
-            STATE in noise, CONTROL in noise,
+            STATE in noise, CONTROL in noise, *map(math.prod, (self._system.state_shape, self._system.control_shape)),
         )  # fmt: skip
         return prepare(
-            _by_blocks if blocks else _by_rows, self._system, acting.act, setting, *arrays,
+            _by_blocks if blocks else _by_rows, compiled_for(self._system), acting.act, setting, *arrays,
             self._system.rows_or_none(physical), noise.get(STATE, stand_in), noise.get(CONTROL, stand_in),
             each, self._places, first, last,
         )  # fmt: skip
@@ -113,6 +114,7 @@ class _Setting:
         groups: of all samples, for blocks, whose loop needs a constant bound; threads: of a block.
         share: iterations that one group takes on the CPU.
         moves: whether the system advances, or states are given; varied, state_noise, control_noise: what else there is.
+        state_size, control_size: numbers of a state and of a control.
     """
 
     rows: int
@@ -123,6 +125,8 @@ class _Setting:
     varied: bool
     state_noise: bool
     control_noise: bool
+    state_size: int
+    control_size: int
 
 
 @ti.func
@@ -165,11 +169,11 @@ def _advance(
 ):
     """x_{t+1} of sample b, and the noise of u_t and of it."""
     if ti.static(setting.control_noise):
-        _disturb(controls, t, control_noise, t, b, ti.static(math.prod(system.control_shape)))
+        _disturb(controls, t, control_noise, t, b, setting.control_size)
     if ti.static(setting.moves):
         system.advance_at(states, controls, t, b, physical, setting.varied)
         if ti.static(setting.state_noise):
-            _disturb(states, t + 1, state_noise, t, b, ti.static(math.prod(system.state_shape)))
+            _disturb(states, t + 1, state_noise, t, b, setting.state_size)
 
 
 @ti.func
@@ -231,7 +235,7 @@ def _by_blocks(
         group, lane = thread // setting.threads, thread % setting.threads
         member, start = group // _chunks(each, setting), group % _chunks(each, setting) * setting.rows
         b, most = member * each + start, ti.min(setting.rows, each - start) - 1
-        n, m = ti.static(math.prod(system.state_shape), math.prod(system.control_shape))
+        n, m = ti.static(setting.state_size, setting.control_size)
         shared = ti.simt.block.SharedArray((ti.static(act.shared(setting.rows)),), impl.get_runtime().default_fp)
         for t in range(first, last):
             # A thread reads of `states` and `controls` only what it wrote itself.

@@ -39,8 +39,8 @@ class ParameterSweep:
 
     def arguments(self, samples: slice = slice(None)) -> dict[str, Any]:
         """What the system's launches are prepared with besides."""
-        given = self._parameters.of_system
-        return {} if given is None else {"parameters": given[samples], "parameter_adjoint": self.of_system[samples]}
+        given = self._parameters.arguments(samples)
+        return {**given, "parameter_adjoint": self.of_system[samples]} if given else {}
 
     @contextmanager
     def again(self, samples: slice, spoilt: torch.Tensor) -> Iterator[None]:

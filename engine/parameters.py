@@ -104,6 +104,10 @@ class SampleParameters:
             for index, column in self._place:
                 self.of_system[:, column] = values[:, index]
 
+    def arguments(self, samples: slice = slice(None)) -> dict[str, torch.Tensor]:
+        """What the system's launches are prepared with for these samples: their parameters, if any is the system's."""
+        return {} if self.of_system is None else {"parameters": self.of_system[samples]}
+
     def named(self, rows: torch.Tensor) -> dict[str, torch.Tensor]:
         """Columns [...] of rows [..., len(names)] by name, as objectives and observations take them."""
         return dict(zip(self.names, rows.unbind(-1), strict=True))

@@ -11,6 +11,7 @@ from engine.checks import perhaps
 from engine.controller import Controller
 from engine.ends import End, Ends
 from engine.errors import SettingError
+from engine.finiteness import Finiteness
 from engine.launch import Launch
 from engine.noise import CONTROL, STATE, Noise, NoiseSource
 from engine.observation import Observation, check_observation
@@ -96,16 +97,12 @@ class Parts:
 
     def prepare_step(self, slot: int, state: torch.Tensor, control: torch.Tensor, next_state: torch.Tensor) -> Launch:
         """The system's step with the samples' parameters, noise and ends."""
-        given = {} if self.of_system is None else {"parameters": self.of_system}
+        given = {} if self.parameters is None else self.parameters.arguments()
         step = self.system.prepare_step(state, control, next_state, **given)
         step = self._disturbed(step, STATE, slot, next_state)
         if self.ends is not None:
             step = self.ends.prepare_step(step, state, next_state, lambda: self.clock.base + slot)
         return step
-
-    def launch_bytes(self) -> int:
-        """Bytes of the system's launches for every step."""
-        return self.system.launch_bytes(varied=True) if self.of_system is not None else self.system.launch_bytes()
 
     def seed(self, seeds: int | Sequence[int], draw: int) -> None:
         """Settle the noise of the rollouts that follow."""
@@ -113,14 +110,14 @@ class Parts:
             source.seed(seeds, draw)
         self.seeded = (tuple(seeds) if isinstance(seeds, Iterable) else seeds), draw
 
-    def begin(self, initial: torch.Tensor, parameters: torch.Tensor | None) -> None:
-        """Before a forward rollout."""
+    def begin(self, initial: torch.Tensor, parameters: torch.Tensor | None, finite: Finiteness) -> None:
+        """Before a forward rollout, which asks by `finite`."""
         if self.parameters is not None:
             self.parameters.set(parameters)
         elif parameters is not None:
             raise SettingError("Expected no parameters for a rollout built without names of them, got some.")
         if self.ends is not None:
-            self.ends.begin(initial)
+            self.ends.begin(initial, finite.holds)
 
     def enter(self, part: Segment) -> None:
         """Before the steps of a segment are computed."""
@@ -131,11 +128,6 @@ class Parts:
     def rows(self, *leading: int) -> torch.Tensor | None:
         """The samples' parameters [*leading, B, q], if there are any."""
         return None if self.parameters is None else self.parameters.rows.expand(*leading, -1, -1)
-
-    def leaves(self, *leading: int) -> tuple[torch.Tensor, ...]:
-        """The same to differentiate by."""
-        rows = self.rows(*leading)
-        return () if rows is None else (rows.clone().requires_grad_(),)
 
     def priced(self, cost: Any, rows: torch.Tensor | None) -> Any:
         """The cost given the parameters `rows` [..., q], if there are any and it asks for them."""

@@ -44,6 +44,7 @@ class Rollout(Trajectory):
         cost: Cost | None = None,
         samples: Mapping[AdjointRule, slice] | None = None,
         inspect: Inspect | None = None,
+        physical: bool = True,
     ) -> Gradients:
         """Sweep back once for each rule through the last forward rollout.
 
@@ -52,6 +53,7 @@ class Rollout(Trajectory):
             cost: what is differentiated; None if all of it arrives in `states.grad`.
             samples: for a rule the contiguous samples (whole members) that need it; all by default.
             inspect: sees every adjoint and cotangent.
+            physical: whether ∂L/∂p is wanted of parameters that vary; a sweep without it costs less.
 
         Raises:
             AdjointError: before any forward rollout, if its states are not stored, or if parameters, states or
@@ -72,7 +74,7 @@ class Rollout(Trajectory):
             if rule not in rules:
                 raise ShapeError(f"Expected samples of rules that are swept, got samples of {rule}; add it to rules.")
         try:
-            result = self._sweeper.run(list(dict.fromkeys(rules)), cost, chosen, inspect)
+            result = self._sweeper.run(list(dict.fromkeys(rules)), cost, chosen, inspect, physical)
         except RuntimeError as error:
             if "Inference tensors cannot be saved" not in str(error):
                 raise

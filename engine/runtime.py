@@ -25,6 +25,8 @@ _MOST_THREADS = 64
 _ARCHITECTURES = {"cpu": ti.cpu, "cuda": ti.cuda, "vulkan": ti.vulkan}
 # Reverse mode keeps overwritten locals on the stack of the thread that runs the kernel; only what is used takes memory.
 _THREAD_STACK, _ALL_THREAD_STACKS, _LEAST_THREAD_STACK = 2**28, 2**33, 2**23
+# What torch leaves of a CUDA device to Taichi's kernels and what their launches take for a moment.
+_LAUNCHES_BYTES = 2**29
 _DTYPES = {"float32": (torch.float32, ti.f32), "float64": (torch.float64, ti.f64)}
 
 
@@ -36,7 +38,8 @@ class Runtime:
         backend: "cpu", "cuda" or "vulkan".
         precision: "float32" or "float64".
         threads: CPU threads given to torch and to Taichi each.
-        device: the torch device that every tensor lives on (the CPU unless the backend is CUDA).
+        device: the torch device that every tensor lives on (the CPU unless the backend is CUDA, where Taichi works on
+            device 0 alone).
         dtype: the torch dtype of every state, control, adjoint and parameter.
         note: why `auto` chose as it did, else empty.
         fast_math, debug, ad_stack_size: as `init` took them.
@@ -66,11 +69,24 @@ class Runtime:
             raise ShapeError(
                 f"Expected {name} as {self.dtype}, the runtime's precision, got {tensor.dtype}; convert it with .to()."
             )
-        if tensor.device.type != self.device.type:
+        if tensor.device != self.device:
             raise ShapeError(
-                f"Expected {name} on {self.device.type}, where backend {self.backend} works, got {tensor.device.type}."
+                f"Expected {name} on {self.device}, where backend {self.backend} works, got {tensor.device}."
             )
         return tensor
+
+    def check_stream(self) -> None:
+        """BackendError on CUDA unless torch works on its default stream, on which Taichi launches whatever torch does.
+
+        Beside another stream kernels would run in no order, and graphs, which torch captures on one, would lack them.
+        """
+        if self.backend != "cuda" or torch.cuda.current_stream(self.device).cuda_stream == 0:
+            return
+        what = "a graph that is captured" if torch.cuda.is_current_stream_capturing() else "another stream"
+        raise BackendError(
+            f"Expected torch's default stream, on which Taichi's kernels run, got {what}; leave torch.cuda.stream(...) "
+            "and torch.cuda.graph(...) before rollouts, sweeps and steps."
+        )
 
 
 _current: Runtime | None = None
@@ -90,7 +106,8 @@ def init(
         backend: "cpu", "cuda", "vulkan", or "auto": CUDA where both Taichi and torch have it, else the CPU.
         precision: "float32" or "float64".
         threads: CPU threads for torch and Taichi each; None takes every core this process may use.
-        fast_math: let the compiler reorder floating-point sums; off by default.
+        fast_math: let the compiler reorder floating-point sums; off by default. On CUDA Taichi 1.7.4 always lets it,
+            and takes products and sums together, so that bits differ from the CPU's.
         debug: check every array access of every kernel, at several times the cost; off by default.
         ad_stack_size: entries of the stacks on which Taichi's automatic differentiation keeps the values of a local
             that a loop overwrites, one for each time that one sample overwrites it. By default the CPU sizes them to
@@ -111,7 +128,9 @@ def init(
     with contextlib.redirect_stdout(io.StringIO()), _thread_stacks(threads) as thread_stack:
         _start_taichi(chosen, precision, threads, bool(fast_math), bool(debug), ad_stack_size)
     torch.set_num_threads(threads)
-    device = torch.device("cuda" if chosen == "cuda" else "cpu")
+    device = torch.device("cuda", 0) if chosen == "cuda" else torch.device("cpu")
+    if chosen == "cuda":
+        _leave_room(device)
     _current = Runtime(
         chosen, precision, threads, device, _DTYPES[precision][0], note, bool(fast_math), bool(debug), ad_stack_size,
         thread_stack,
@@ -137,6 +156,12 @@ def _start_taichi(
     if started != backend:
         ti.reset()
         raise BackendError(f"Expected Taichi to start on {backend}, but it started on {started}.")
+
+
+def _leave_room(device: torch.device) -> None:
+    """Keep torch, which holds what it frees, from taking all of a device: every launch asks it for a little."""
+    total = torch.cuda.mem_get_info(device)[1]
+    torch.cuda.set_per_process_memory_fraction(max(0.5, 1.0 - _LAUNCHES_BYTES / total), device)
 
 
 def _check_asked(backend: str, precision: str, asked: dict, cores: int) -> None:

@@ -40,8 +40,8 @@ class Gradients:
         parameters: for each rule [members, parameters], the gradient of the member's mean loss; for a `PerSample` rule
             [members, samples, parameters], the gradients of each sample's loss.
         initial: for each rule λ_0 [B, *state_shape], per sample.
-        physical: for each rule ∂L/∂p [B, q], per sample, of the parameters that vary; empty without any. What reaches p
-            through the observation counts as the policy path does.
+        physical: for each rule ∂L/∂p [B, q], per sample, of the parameters that vary; empty without any, or if not
+            asked for. What reaches p through the observation counts as the policy path does.
     """
 
     losses: torch.Tensor
@@ -63,14 +63,21 @@ class Sweeper(SweepBuffers):
         self._physics = torch.zeros_like(self.adjoints[0])
         self._fused: dict[tuple, Launch | None] = {}
         self._pull_backs: dict[tuple, list[Launch]] = {}
-        self._of_parameters = ParameterSweep(rollout) if rollout.parts.parameters is not None else None
+        self._of_parameters: ParameterSweep | None = None  # where a sweep is asked for ∂L/∂p
+        self._made_of_parameters: ParameterSweep | None = None
         self._trusted: set[AdjointRule] = set()
         self._compiled: set[AdjointRule] = set()
         self._costs: list[Cost] = []
 
     def run(
-        self, rules: list[AdjointRule], cost: Cost | None, samples: dict[AdjointRule, slice], inspect: Inspect | None
+        self,
+        rules: list[AdjointRule],
+        cost: Cost | None,
+        samples: dict[AdjointRule, slice],
+        inspect: Inspect | None,
+        physical: bool,
     ) -> Gradients:
+        self._ask(physical and self.rollout.parts.parameters is not None)
         everyone = slice(0, self.rollout.batch)
         swept = {rule: samples.get(rule, everyone) for rule in rules}
         self._forget(swept)
@@ -84,9 +91,25 @@ class Sweeper(SweepBuffers):
                 first_use.tell_of_no_gradient(cost, result.losses, result.parameters)
         return result
 
+    def _ask(self, physical: bool) -> None:
+        """Find ∂L/∂p besides, or leave it out: then the system's launches do without it, too."""
+        if physical and self._made_of_parameters is None:
+            self._made_of_parameters = ParameterSweep(self.rollout)
+        self._of_parameters = self._made_of_parameters if physical else None
+
+    def _arguments(self, samples: slice = slice(None)) -> dict[str, torch.Tensor]:
+        """What the system's launches are prepared with besides, where parameters vary."""
+        parameters = self.rollout.parts.parameters
+        if self._of_parameters is not None:
+            return self._of_parameters.arguments(samples)
+        return {} if parameters is None else parameters.arguments(samples)
+
+    def _key(self, samples: slice) -> tuple:
+        return samples.start, samples.stop, self._of_parameters is not None
+
     def _forget(self, swept: dict[AdjointRule, slice]) -> None:
         """Drop launches that this sweep does not need: samples and rules may change with every sweep of a training."""
-        parts = {(samples.start, samples.stop) for samples in swept.values()}
+        parts = {self._key(samples) for samples in swept.values()}
         self._pull_backs = {key: launches for key, launches in self._pull_backs.items() if key in parts}
         if len(self._fused) > _FUSED_KEPT * min(len(self.rollout.plan.segments), self.rollout.plan.slots):
             self._fused.clear()
@@ -148,7 +171,7 @@ class Sweeper(SweepBuffers):
         """λ and μ of a segment; done again with care for samples that ended where something is not finite."""
         first, last = part.first, part.last
         self.cotangents[first:last].copy_(self.direct_controls[first:last])
-        key = (rule, first, last, samples.start, samples.stop)
+        key = (rule, first, last, *self._key(samples))
         if key not in self._fused:
             self._fused[key] = self._prepare_fused(rule, part, samples)
         fused = self._fused[key]
@@ -160,7 +183,7 @@ class Sweeper(SweepBuffers):
             self._sweep_by_steps(rule, part, samples)
         adjoints, cotangents = self.adjoints[first : last + 1, samples], self.cotangents[first:last, samples]
         rows = () if self._of_parameters is None else (self._of_parameters.of_system[samples],)
-        if ended.is_finite(adjoints, cotangents, *rows):
+        if self.rollout.finite(adjoints, cotangents, *rows):
             return
         again = ended.spoilt(adjoints, cotangents, *rows)
         if bool(again.any()):
@@ -180,7 +203,7 @@ class Sweeper(SweepBuffers):
             self.trace.pull_back_parameters(
                 first, last, rollout.states[first:last], self.cotangents[first:last], samples, gradient
             )
-        if ended.is_finite(gradient):
+        if rollout.finite(gradient):
             return
         bad = ~torch.isfinite(gradient).all(1)
         silent = (self.cotangents[part.first : part.last] == 0).flatten(2).all(2).any(0)
@@ -220,7 +243,7 @@ class Sweeper(SweepBuffers):
                 part.start,
                 law,
                 rule.path_weights if isinstance(rule, PathSum) else (0.0, 0.0),
-                **({} if self._of_parameters is None else self._of_parameters.arguments()),
+                **self._arguments(),
             )
         )
         if launch is not None and not law.sums_paths and rule not in self._compiled:
@@ -286,11 +309,11 @@ class Sweeper(SweepBuffers):
         Prepared between the steps of a sweep, these small objects that stay would break up the memory that the
         rules' temporaries come from, step after step.
         """
-        key = (samples.start, samples.stop)
+        key = self._key(samples)
         if key not in self._pull_backs:
             rollout = self.rollout
             self._tell_of_more_launches()
-            given = {} if self._of_parameters is None else self._of_parameters.arguments(samples)
+            given = self._arguments(samples)
             self._pull_backs[key] = [
                 rollout.system.prepare_pull_back(
                     rollout.states[slot, samples].detach(),
@@ -307,7 +330,7 @@ class Sweeper(SweepBuffers):
     def _tell_of_more_launches(self) -> None:
         """Warn where launches that plans do not count, since path rules do without, may exceed the budget."""
         rollout, count = self.rollout, len(self._pull_backs) + 1
-        counted = rollout.parts.launch_bytes() >= PULL_BACK_LAUNCH_BYTES
+        counted = rollout.system.launch_bytes() >= PULL_BACK_LAUNCH_BYTES
         more = rollout.plan.slots * PULL_BACK_LAUNCH_BYTES * (count - counted)
         if rollout.budget is not None and rollout.plan.predicted + more > rollout.budget:
             warnings.warn(

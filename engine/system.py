@@ -69,7 +69,7 @@ class System(abc.ABC):
 
         A = ∂S/∂x and B = ∂S/∂u at (state, control); `next_adjoint` is left as it is. A system with `constants` takes
         `parameters=None, parameter_adjoint=None` besides: of the step, and [B, q], to which (∂S/∂p)ᵀ next_adjoint is
-        added.
+        added, or None where that is not asked for.
         """
 
     def prepare_sweep(self, arrays: SweepArrays) -> Launch | None:
@@ -116,11 +116,10 @@ class System(abc.ABC):
         """Bytes of `scratch` that launches on `batch` samples use, for planning; a system that has any says so."""
         return 0
 
-    def launch_bytes(self, varied: bool = False) -> int:
+    def launch_bytes(self) -> int:
         """Bytes of the launches that a rollout keeps for every step, for planning: its step's and its pull-back's.
 
-        A system that sweeps path rules in one launch says what its step takes alone, unless it does so only without
-        parameters that vary between samples and these are `varied`.
+        A system that sweeps path rules in one launch says what its step takes alone.
         """
         return STEP_LAUNCH_BYTES + PULL_BACK_LAUNCH_BYTES
 

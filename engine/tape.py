@@ -31,6 +31,7 @@ class Replayable(Protocol):
         cost: Cost | None = None,
         samples: Mapping[AdjointRule, slice] | None = None,
         inspect: Inspect | None = None,
+        physical: bool = True,
     ) -> Gradients: ...
 
 
@@ -46,9 +47,9 @@ class RolloutTape(ti.ad.Tape):
     A kernel launched after a rollout may read `rollout.states` after `rollout.states.requires_grad_()` (everything
     must be stored); what it adds to `states.grad` joins ∂ℓ_t/∂x_t. If the initial state requires a gradient, the
     first rule's λ_0 is added to its gradient and so reaches kernels launched before the rollout; so is ∂L/∂p to that of
-    `parameters` that require one. Kernels are differentiated
-    by Taichi, on CPU and CUDA; what it cannot differentiate, and a path that ends in an array without a gradient, is
-    refused with an AdjointError when the kernel is launched.
+    `parameters` that require one, and of others it is not found. Kernels are differentiated by Taichi, on CPU and CUDA;
+    what it cannot differentiate, and a path that ends in an array without a gradient, is refused with an AdjointError
+    when the kernel is launched.
 
     After exit `tape.gradients(rollout)` holds losses, parameter gradients and λ_0. If the body raises, nothing is
     replayed.
@@ -71,6 +72,8 @@ class RolloutTape(ti.ad.Tape):
                 f"Expected a loss of one element with requires_grad=True, got shape {list(loss.shape)} with "
                 f"requires_grad={loss.requires_grad}."
             )
+        if loss is not None and loss.device != device:
+            raise ShapeError(f"Expected a loss on {device}, where kernels add to it, got {loss.device}; make it there.")
         scalar = torch.zeros(1, dtype=dtype, device=device, requires_grad=True) if loss is None else loss
         self._scalar = scalar
         super().__init__(loss=scalar, clear_gradients=False)
@@ -130,10 +133,11 @@ class RolloutTape(ti.ad.Tape):
     def _replay(
         self, rollout: Replayable, initial: torch.Tensor, cost: Cost | None, parameters: torch.Tensor | None
     ) -> None:
-        result = rollout.backward(self._rules, cost, self._samples)
+        asked = parameters is not None and parameters.requires_grad
+        result = rollout.backward(self._rules, cost, self._samples, physical=asked)
         self._results[id(rollout)] = result
         _add_gradient(initial, result.initial[self._rules[0]])
-        if parameters is not None:
+        if parameters is not None and asked:
             _add_gradient(parameters, result.physical[self._rules[0]])
 
 

@@ -15,6 +15,7 @@ from engine.contracts import check_controller, check_cost, check_system, check_t
 from engine.controller import Controller
 from engine.ends import End
 from engine.errors import AdjointError, ShapeError
+from engine.finiteness import Finiteness
 from engine.memory import parse_bytes, return_freed_memory
 from engine.modes import plain_torch
 from engine.noise import Noise
@@ -78,6 +79,7 @@ class Trajectory:
         holds_jacobian: whether K is computed for whole blocks of time; decided from sizes that do not depend on
             the memory budget.
         parts: what it has besides, such as ends.
+        finite: whether its numbers are finite, as it asks them.
     """
 
     @plain_torch
@@ -124,6 +126,7 @@ class Trajectory:
         self._versions = (0, 0)
         self._begun: list[Cost] = []
         self.turn = 0
+        self.finite = Finiteness()
 
     def _allocate(self) -> None:
         """Every buffer, and the launches of every slot."""
@@ -166,7 +169,7 @@ class Trajectory:
         self._watch.begin()
         self.turn += 1
         with torch.inference_mode():
-            self.parts.begin(initial, parameters)
+            self.parts.begin(initial, parameters, self.finite)
             if cost is not None:
                 self.parts.check_names(cost, initial)
             self._forward(initial, cost, losses)
@@ -220,7 +223,7 @@ class Trajectory:
             raise AdjointError("Expected a rollout that stores its states, got forward_only=True; build another.")
         if self.restored is None:
             raise AdjointError("Expected a forward rollout before its adjoint, got none; call the rollout first.")
-        changed = self._watch.changed()
+        changed = self._watch.changed(self.finite.equal)
         if changed is None and self._versions != (self.states._version, self.controls._version):
             changed = "states or controls that were written to"
         if changed is not None:
@@ -253,10 +256,11 @@ class Trajectory:
         for part in self.plan.segments:
             self.restore(part)
             # A segment's last state is the next one's first.
-            for slot in range(part.first, part.last + (part.stop == self.horizon)):
-                bad = ~torch.isfinite(self.states[slot, samples]).flatten(1).all(1)
-                if bad.any():
-                    return part.base + slot, samples.start + int(bad.nonzero()[0])
+            slots = slice(part.first, part.last + (part.stop == self.horizon))
+            bad = (~torch.isfinite(self.states[slots, samples]).flatten(2).all(2)).nonzero()
+            if len(bad):
+                step, sample = bad[0].tolist()
+                return part.start + step, samples.start + sample
         return None
 
     def _run(self, part: Segment) -> None:
@@ -323,7 +327,7 @@ class Trajectory:
 
     def _launch_bytes(self) -> int:
         """Bytes of one slot's launches; in one launch there are none but a pull-back's."""
-        of_system = self.parts.launch_bytes()
+        of_system = self.system.launch_bytes()
         if self._at_once:
             return max(0, of_system - STEP_LAUNCH_BYTES)
         return _LAUNCH_BYTES + of_system + getattr(self.controller, "launch_bytes", int)()
@@ -334,10 +338,10 @@ def _check_fit(system: System, controller: Controller, batch: int) -> None:
         raise ShapeError(
             f"Expected a batch that is a multiple of the {controller.members} members, got {batch} samples."
         )
-    kind = runtime.current().dtype, runtime.current().device.type
-    if (controller.dtype, controller.device.type) != kind:
+    kind = runtime.current().dtype, runtime.current().device
+    if (controller.dtype, controller.device) != kind:
         raise ShapeError(
             f"Expected a policy as {kind[0]} on {kind[1]}, as the runtime is, got {controller.dtype} on "
-            f"{controller.device.type}; build it with dtype and device."
+            f"{controller.device}; build it with dtype and device."
         )
     system.check_size()

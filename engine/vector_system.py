@@ -1,6 +1,7 @@
 """Systems whose state is a short vector: written as two functions on one sample, swept in one launch."""
 
 import abc
+import math
 
 import taichi as ti
 
@@ -9,6 +10,9 @@ from engine.fused import MOST_COMPONENTS
 from engine.launch import prepare
 from engine.loops import serial_loop
 from engine.system import STEP_LAUNCH_BYTES, System
+
+VECTOR = ("state_shape", "control_shape", "constants")
+"""What the kernels of every `VectorSystem` read."""
 
 
 @ti.data_oriented
@@ -22,8 +26,15 @@ class VectorSystem(System):
 
     as `@ti.func` methods on `ti.Vector`s of sizes n and m. The whole backward recursion of a segment then is one
     launch with the adjoint in registers. Loops over components are unrolled, which limits n to 128; kernels of a
-    cart-pole of that size compile for 45 s, of a fourth of it for 4 s.
+    cart-pole of that size compile for 45 s, of a fourth of it for 4 s. A class that besides declares
+    `read_by_kernels`, VECTOR and the names of all other attributes that these functions read, has its kernels
+    compiled once for all equal objects (`engine/sharing.py`).
+
+    Attributes:
+        step_weight: how long a step of a sample takes beside one of 50 ns or more, of which 512 are worth sharing.
     """
+
+    step_weight: float = 1.0
 
     @ti.func
     @abc.abstractmethod
@@ -46,9 +57,8 @@ class VectorSystem(System):
     def prepare_step(self, state, control, next_state, parameters=None):
         self.check_size()
         rows = self.rows_or_none(parameters)
-        return prepare(
-            self._step, state, control, next_state, rows, serial_loop(state.shape[0]), parameters is not None
-        )
+        serial = serial_loop(math.ceil(self.step_weight * len(state)))
+        return prepare(self._step, state, control, next_state, rows, serial, parameters is not None)
 
     def prepare_pull_back(
         self, state, control, next_adjoint, adjoint, cotangent, parameters=None, parameter_adjoint=None
@@ -56,11 +66,12 @@ class VectorSystem(System):
         self.check_size()
         arrays = state, control, next_adjoint, adjoint, cotangent
         rows = self.rows_or_none(parameters), self.rows_or_none(parameter_adjoint)
-        return prepare(self._pull_back, *arrays, *rows, serial_loop(state.shape[0]), parameters is not None)
+        asked = parameters is not None, parameter_adjoint is not None
+        return prepare(self._pull_back, *arrays, *rows, serial_loop(state.shape[0]), *asked)
 
     def prepare_sweep(self, arrays):
         rows = self.rows_or_none(arrays.parameters), self.rows_or_none(arrays.parameter_adjoint)
-        return arrays.prepare(self._sweep, *rows, arrays.parameters is not None)
+        return arrays.prepare(self._sweep, *rows, arrays.parameters is not None, arrays.parameter_adjoint is not None)
 
     def advances_in_kernel(self):
         return getattr(self.prepare_step, "__func__", None) is VectorSystem.prepare_step
@@ -90,7 +101,7 @@ class VectorSystem(System):
         for i in ti.static(range(self.state_shape[0])):
             states[t + 1, b, i] = x[i]
 
-    def launch_bytes(self, varied=False):
+    def launch_bytes(self):
         return STEP_LAUNCH_BYTES
 
     def parameters_of(self, values):
@@ -135,13 +146,13 @@ class VectorSystem(System):
         jacobian: ti.template(),
         physics,
         cotangent,
-        idle,
         start,
         t,
         b,
     ):
-        """λ_t of sample b from `physics` = Aᵀλ_{t+1} and `cotangent` = μ_t, which is 0 where `idle` and passes on 0."""
+        """λ_t of sample b from `physics` = Aᵀλ_{t+1} and `cotangent` = μ_t."""
         result, policy = ti.Vector.zero(float, self.state_shape[0]), ti.Vector.zero(float, self.state_shape[0])
+        idle = _is_zero(cotangent)
         for i in ti.static(range(self.state_shape[0])):
             result[i] = direct[t, b, i]
             if ti.static(law.sums_paths and law.uses_physics):
@@ -186,6 +197,7 @@ class VectorSystem(System):
         parameter_adjoint: ti.types.ndarray(ndim=2),
         serial: ti.template(),
         varied: ti.template(),
+        asked: ti.template(),
     ):
         ti.loop_config(serialize=serial)
         for b in range(state.shape[0]):
@@ -197,7 +209,7 @@ class VectorSystem(System):
                 adjoint[b, i] = physics[i]
             for j in ti.static(range(self.control_shape[0])):
                 cotangent[b, j] += pulled[j]
-            if ti.static(varied):
+            if ti.static(asked):
                 for i in ti.static(range(len(self.constants))):
                     parameter_adjoint[b, i] += given[i]
 
@@ -220,6 +232,7 @@ class VectorSystem(System):
         parameters: ti.types.ndarray(ndim=2),
         parameter_adjoint: ti.types.ndarray(ndim=2),
         varied: ti.template(),
+        asked: ti.template(),
     ):
         ti.loop_config(serialize=serial)
         for sample in range(last - first):
@@ -227,7 +240,7 @@ class VectorSystem(System):
             steps = controls.shape[0]
             costate = ti.Vector([adjoints[steps, b, i] for i in range(self.state_shape[0])])
             total = ti.Vector.zero(float, ti.static(max(1, len(self.constants))))
-            if ti.static(varied):
+            if ti.static(asked):
                 for i in ti.static(range(len(self.constants))):
                     total[i] = parameter_adjoint[b, i]
             for back in range(steps):
@@ -235,24 +248,32 @@ class VectorSystem(System):
                 x = ti.Vector([states[t, b, i] for i in range(self.state_shape[0])])
                 u = ti.Vector([controls[t, b, j] for j in range(self.control_shape[0])])
                 physics, pulled, given = self._pulled_back(x, u, costate, parameters, b, varied)
-                # A zero adjoint or cotangent passes on 0, also where the Jacobian is not finite (engine/ended.py).
-                over, idle = True, True  # by `==`: Taichi's `!=` is false for NaN
-                for i in ti.static(range(self.state_shape[0])):
-                    over = over and costate[i] == 0.0
+                over = _is_zero(costate)
                 for j in ti.static(range(self.control_shape[0])):
                     pulled[j] = cotangents[t, b, j] + ti.select(over, 0.0, pulled[j])
-                    idle = idle and pulled[j] == 0.0
                     cotangents[t, b, j] = pulled[j]
-                if ti.static(varied):
+                if ti.static(asked):
                     for i in ti.static(range(len(self.constants))):
                         total[i] += ti.select(over, 0.0, given[i])
                 for i in ti.static(range(self.state_shape[0])):
                     physics[i] = ti.select(over, 0.0, physics[i])
                 costate = self._by_law(
-                    law, physics_weight, policy_weight, direct, jacobian, physics, pulled, idle, start, t, b
+                    law, physics_weight, policy_weight, direct, jacobian, physics, pulled, start, t, b
                 )
                 for i in ti.static(range(self.state_shape[0])):
                     adjoints[t, b, i] = costate[i]
-            if ti.static(varied):
+            if ti.static(asked):
                 for i in ti.static(range(len(self.constants))):
                     parameter_adjoint[b, i] = total[i]
+
+
+@ti.func
+def _is_zero(values):
+    """Whether all are 0, by `==`: Taichi's `!=` is false for NaN.
+
+    A zero adjoint or cotangent passes on 0, also where the Jacobian is not finite (engine/ended.py).
+    """
+    result = True
+    for i in ti.static(range(values.n)):
+        result = result and values[i] == 0.0
+    return result

@@ -23,7 +23,7 @@ class SwingUp(ef.Objective):
         return 10.0 * (1.0 - state[:, 2].cos()) + 0.1 * state[:, [0, 1, 3]].square().sum(1)
 
 
-def ilqr(iterations=100):
+def ilqr(iterations=50):
     """The iterative linear-quadratic regulator of Li and Todorov (2004), with the pull-back for A and B."""
     forces, objective = first.clone(), SwingUp()
     final = lambda state: objective.final(state[None])[0]  # noqa: E731

@@ -5,7 +5,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import nn
 
+from policies.alone import dense
 from policies.checks import shape
 from policies.policy import Policy
 
@@ -41,11 +43,20 @@ class Linear(Policy):
         return {**super().architecture, "bias": self.bias, "zero_last": self.zero_last}
 
     def forward(self, state: torch.Tensor) -> torch.Tensor:
-        weights = self.theta[:, : self.inputs * self.outputs].unflatten(1, (self.inputs, self.outputs))
+        weights, biases = self._parts()
         control = torch.bmm(state.flatten(2), weights)
         if self.bias:
-            control = control + self.theta[:, self.inputs * self.outputs :].unsqueeze(1)
+            control = control + biases.unsqueeze(1)
         return control.unflatten(2, self.control_shape)
+
+    def _parts(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Views of W [P, inputs, outputs] and b [P, outputs], the latter empty without a bias."""
+        count = self.inputs * self.outputs
+        return self.theta[:, :count].unflatten(1, (self.inputs, self.outputs)), self.theta[:, count:]
+
+    def _alone(self, member: int) -> nn.Module:
+        weights, biases = self._parts()
+        return dense([(weights[member], biases[member] if self.bias else None)], self.control_shape)
 
     @torch.no_grad()
     def initialise(self, member: int, generator: torch.Generator) -> None:

@@ -6,7 +6,9 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch import nn
 
+from policies.alone import dense
 from policies.checks import shape, sizes
 from policies.in_kernel import InKernel, fits_blocks, for_blocks, for_cpu, pays_on_cpu
 from policies.network import Network
@@ -52,6 +54,10 @@ class MLP(Policy):
 
     def forward(self, state: torch.Tensor) -> torch.Tensor:
         return self._network(self.theta, state.flatten(2)).unflatten(2, self.control_shape)
+
+    def _alone(self, member: int) -> nn.Module:
+        layers = self.layers(self.theta[member : member + 1])
+        return dense([(layer[0, :-1], layer[0, -1]) for layer in layers], self.control_shape)
 
     def initialise(self, member: int, generator: torch.Generator) -> None:
         self._network.initialise(self.theta[member : member + 1], generator, self.zero_last)

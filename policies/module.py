@@ -1,5 +1,6 @@
 """Any torch module without memory as a policy, of one member or of many."""
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -147,6 +148,14 @@ class ModulePolicy(Policy):
         self.check_fit(state_shape, control_shape)
         own = type(self).forward is ModulePolicy.forward
         return _ModuleTrace(self, batch) if own else AutogradTrace(self, batch)
+
+    def _alone(self, member: int) -> nn.Module:
+        (module,) = self._module
+        alone = copy.deepcopy(module)
+        views = self._views(self.theta.data[member : member + 1])
+        for name, parameter in alone.named_parameters():
+            parameter.data = views[name].clone()
+        return alone
 
     def bind(self) -> None:
         """Let `theta` and the module's parameters be one again; the side that was replaced is the one that counts.

@@ -128,7 +128,7 @@ class Moments(ParticlePolicy):
         if self.quantiles:
             ordered = crowd[..., : self._dim, :].sort(dim=3).values
             around = ordered[..., self._places].unflatten(3, (2, -1))
-            values = torch.lerp(around[..., 0, :], around[..., 1, :], self._weights)
+            values = torch.lerp(around[..., 0, :], around[..., 1, :], self._weights.to(around))
             seen.append((values.unsqueeze(4) - own[..., : self._dim, :].unsqueeze(3)).flatten(2, 3))
         return self._decide(self._head, own, *seen)
 

@@ -5,6 +5,7 @@ ensemble's gradients, optimiser state, clipping and checkpoints are rows of one 
 """
 
 import abc
+import copy
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from policies.alone import Alone
 from policies.behaviour import check_behaviour, check_fit
 from policies.checks import PolicyError, shape, size
 from policies.trace import AutogradTrace, PolicyTrace
@@ -93,6 +95,23 @@ class Policy(nn.Module, abc.ABC):
         """Buffers in which the engine keeps what differentiation along a rollout needs."""
         self.check_fit(state_shape, control_shape)
         return AutogradTrace(self, batch)
+
+    def module(self, member: int = 0) -> nn.Module:
+        """One member as a torch module of its own, from [b, *state_shape] to [b, *control_shape]; a copy.
+
+        Raises:
+            PolicyError: a member that is not there.
+        """
+        self.bind()
+        if not isinstance(member, int) or isinstance(member, bool) or not 0 <= member < self.members:
+            raise PolicyError(f"Expected a member from 0 to {self.members - 1}, got {member!r}.")
+        with torch.inference_mode(False), torch.no_grad():
+            return self._alone(member).requires_grad_(False)
+
+    def _alone(self, member: int) -> nn.Module:
+        policy = copy.deepcopy(self)
+        policy.theta = nn.Parameter(self.theta[member : member + 1].detach().clone())
+        return Alone(policy)
 
     def bind(self) -> None:
         """Make `theta` what `forward` computes with, wherever parameters were put; PolicyError if that cannot be."""

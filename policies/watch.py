@@ -1,5 +1,6 @@
 """What a rollout ran with: the parameters and constants of a policy, taken before it and compared after it."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -55,16 +56,19 @@ class Watch:
             with torch.inference_mode(False):
                 self._constants = {name: value.detach().clone() for name, value in constants.items()}
 
-    def changed(self) -> str | None:
-        """What the policy no longer has as it had at `begin`, in words; None if nothing has changed."""
+    def changed(self, equal: Callable[[torch.Tensor, torch.Tensor], bool] = torch.equal) -> str | None:
+        """What the policy no longer has as it had at `begin`, in words; None if nothing has changed.
+
+        `equal` compares tensors of one shape, or takes them for equal to ask later.
+        """
         policy = self._policy
         policy.bind()
-        if not same_bits(policy.theta.detach(), self._theta):
+        if not same_bits(policy.theta.detach(), self._theta, equal):
             return "other parameters"
         constants = policy.constants()
         for name in self._constants.keys() | constants.keys():
             pair = self._constants.get(name), constants.get(name)
-            if pair[0] is None or pair[1] is None or not same_bits(pair[0], pair[1]):
+            if pair[0] is None or pair[1] is None or not same_bits(pair[0], pair[1], equal):
                 return f"another {name}"
         return "modules in another mode" if policy.switches() != self._switches else None
 
@@ -73,11 +77,13 @@ class Watch:
         return self._policy.frozen()
 
 
-def same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:
+def same_bits(
+    one: torch.Tensor, other: torch.Tensor, equal: Callable[[torch.Tensor, torch.Tensor], bool] = torch.equal
+) -> bool:
     """Whether two tensors are equal, NaN to itself included."""
     if one.shape != other.shape or one.dtype != other.dtype or one.device != other.device:
         return False
-    if torch.equal(one, other):
+    if equal(one, other):
         return True
     kind = _INTEGERS.get(one.element_size())
     return kind is not None and torch.equal(one.detach().view(kind), other.detach().view(kind))

@@ -2,24 +2,26 @@
 
 Taichi starts once per process, so a session runs on one backend in one precision:
 
-- `cpu` runs everything but the tests marked `cuda`, which are skipped;
-- `vulkan` and `cuda` run the tests that carry their mark;
+- `cpu` runs everything but the tests marked `card`, which are skipped;
+- `vulkan` and `cuda` run the tests that carry their mark, and `cuda` those marked `card`;
 - a test marked `float64` or `float32` runs in that precision alone, so that what does not depend on precision is
   tested once, in float64.
 
 What the machine lacks (the backend's driver, a display) is left out with a sentence, or is an error with `--require`.
+CUDA is asked for where it is thought to be: without it `--backend cuda` is an error in any case.
 """
 
 import os
 import subprocess
 import sys
-from pathlib import Path
+from types import SimpleNamespace
 
 # Read once, as torch is loaded: threads that wait for work spin by default, and take the cores from other processes.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import pytest
 import torch
+from children import Child
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import engine
@@ -27,10 +29,6 @@ from engine.rules import placed
 from engine.start import NEEDS
 from training.viewing.drawings import has_display
 
-HANGS = 300
-"""Seconds after which a process that a test waits for is taken to hang; how busy the machine is decides nothing."""
-
-ROOT = Path(__file__).resolve().parent.parent
 PRECISIONS = ("float32", "float64")
 DISPLAY = "an X display (on Debian, apt-get install xvfb xauth for `make test`, which lends one)"
 
@@ -50,6 +48,7 @@ def pytest_configure(config):
 def pytest_sessionstart(session):
     backend, require = session.config.getoption("backend"), session.config.getoption("require")
     if backend not in engine.available_backends():
+        require = require or backend == "cuda"
         verb = "Cannot do without" if require else "Left out"
         pytest.exit(f"{verb} the tests on {backend}: they need {NEEDS[backend]}.", returncode=int(require))
     engine.init(backend, session.config.getoption("precision"))
@@ -60,7 +59,8 @@ def pytest_collection_modifyitems(config, items):
     selected, deselected = [], []
     for item in items:
         marks = {mark.name for mark in item.iter_markers()}
-        fits = (backend == "cpu" or backend in marks) and (precision in marks or marks.isdisjoint(PRECISIONS))
+        runs = backend == "cpu" or backend in marks or (backend == "cuda" and "card" in marks)
+        fits = runs and (precision in marks or marks.isdisjoint(PRECISIONS))
         (selected if fits else deselected).append(item)
     items[:] = selected
     if deselected:
@@ -68,7 +68,7 @@ def pytest_collection_modifyitems(config, items):
 
 
 def pytest_runtest_setup(item):
-    if item.get_closest_marker("cuda") and item.config.getoption("backend") != "cuda":
+    if item.get_closest_marker("card") and item.config.getoption("backend") != "cuda":
         pytest.skip("needs --backend cuda")
     if item.get_closest_marker("window") and not (sys.platform == "linux" and has_display()):
         (pytest.fail if item.config.getoption("require") else pytest.skip)(f"needs {DISPLAY}")
@@ -77,9 +77,32 @@ def pytest_runtest_setup(item):
 @pytest.fixture(autouse=True)
 def plugins_of_one_test(monkeypatch):
     """What a test loads is no plug-in of the next, whose child processes would look for its files."""
-    from training import plugins
+    from training import doors, plugins
 
-    monkeypatch.setattr(plugins, "_loaded", dict(plugins._loaded))
+    before = plugins._loaded
+    monkeypatch.setattr(plugins, "_loaded", dict(before))
+    yield
+    for path in plugins._loaded.keys() - before.keys():
+        for registry in doors.REGISTRIES:
+            registry.withdraw(plugins._loaded[path].name)
+
+
+@pytest.fixture
+def forked_modules(monkeypatch):
+    """What `benchmarks` runs in processes of its own is forked from one that has imported what they need."""
+    from benchmarks import apart
+
+    popen = SimpleNamespace(Popen=Child, TimeoutExpired=subprocess.TimeoutExpired)
+    monkeypatch.setattr(apart, "subprocess", popen)
+
+
+@pytest.fixture(params=[(4,), (2, 3)], ids=["vector", "matrix"])
+def terms(request):
+    """The terms ∂ℓ_t/∂x, Aᵀλ and Kᵀμ of 7 samples; the first sample's are zero."""
+    terms = tuple(uniform(seed, 7, *request.param) for seed in range(3))
+    for term in terms:
+        term[0] = 0.0
+    return terms
 
 
 def tensor_options():
@@ -128,17 +151,6 @@ def gradcheck(system, state, control):
     return torch.autograd.gradcheck(
         lambda *inputs: _Step.apply(system, *inputs), leaves, eps=1e-5, rtol=1e-8, atol=1e-8
     )
-
-
-def run_python(source):
-    """Run `source` in a fresh process that can import the project; the completed process, checked for success."""
-    # What the engine tells Taichi through the environment is not for the child to inherit.
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("TI_", "ENABLE_TAICHI"))}
-    environment = inherited | {"PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))}
-    command = [sys.executable, "-c", source]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=HANGS, check=False)
-    assert done.returncode == 0, done.stderr
-    return done
 
 
 class StepCost:

@@ -16,13 +16,28 @@ START = 4
 
 
 def check_oracle(system, step, state, control, next_adjoint, accuracy, of_pull_back=None):
-    """Step and pull-back equal `step` and torch's derivatives of it, in float64 on the CPU."""
-    leaves = [tensor.detach().cpu().double().requires_grad_() for tensor in (state, control)]
-    expected = step(*leaves)
-    assert relative_error(system.step(state, control), expected) < accuracy
-    derivatives = torch.autograd.grad(expected, leaves, next_adjoint.cpu().double())
-    for found, wanted in zip(system.pull_back(state, control, next_adjoint), derivatives, strict=True):
-        assert relative_error(found, wanted) < (of_pull_back or accuracy)
+    """Step and pull-back equal `step` and torch's derivatives of it, in float64 on the CPU.
+
+    Every launch runs twice, the second time on the samples in another order.
+    """
+    given = state.clone(), control.clone(), next_adjoint.clone()
+    following, adjoint, cotangent = torch.empty_like(state), torch.empty_like(state), torch.empty_like(control)
+    launches = system.prepare_step(*given[:2], following), system.prepare_pull_back(*given, adjoint, cotangent)
+    order = torch.arange(len(state), device=state.device)
+    for samples in (order, order.roll(1)):
+        for buffer, values in zip(given, (state, control, next_adjoint), strict=True):
+            buffer.copy_(values[samples])
+        for found in (following, adjoint):
+            found.fill_(math.nan)
+        cotangent.zero_()
+        for launch in launches:
+            launch()
+        leaves = [tensor.detach().cpu().double().requires_grad_() for tensor in given[:2]]
+        expected = step(*leaves)
+        assert relative_error(following, expected) < accuracy
+        derivatives = torch.autograd.grad(expected, leaves, given[2].cpu().double())
+        for found, wanted in zip((adjoint, cotangent), derivatives, strict=True):
+            assert relative_error(found, wanted) < (of_pull_back or accuracy)
 
 
 def check_buffers(system, state, control, next_adjoint):

@@ -6,11 +6,9 @@ from functools import partial
 import pytest
 import reference
 import torch
-from conftest import BySteps, StepCost, relative_error, swing_up_states, tensor_options, uniform
-from contract import RULES, check_oracle, check_sweep, simulated, sweep_buffers
-from test_rollout import VARIANTS, expected_gradient, random_policy
-from test_rollout import accuracy as gradient_accuracy
-from test_systems import accuracy, simulate
+from conftest import StepCost, relative_error, swing_up_states, tensor_options, uniform
+from oracles import Case, OracleTests, simulate
+from test_rollout import check_path_rules, random_policy
 
 import engine
 from engine import CartPole, Rollout
@@ -86,55 +84,12 @@ def momentum(state):
     return (velocity.sum(1) + 0.1 * across.sum(1)).view(state.shape[:-1])
 
 
-def case(links):
-    """A system and a batch of states, controls and adjoints at which to compare it."""
-    n = 2 + 2 * links
-    states, adjoints = (uniform(seed, BATCH, n, low=-3, high=3) for seed in (0, 1))
-    return SYSTEMS[links], states, uniform(2, BATCH, 1, low=-3, high=3), adjoints
+CASES = {links: Case(system, cart_pendulum_step, reach=3.0, push=3.0) for links, system in SYSTEMS.items()}
 
 
-def check_step_and_pull_back(links):
-    system, state, control, next_adjoint = case(links)
-    check_oracle(system, cart_pendulum_step, state, control, next_adjoint, accuracy())
-
-
-@pytest.mark.vulkan
-@pytest.mark.parametrize("links", SYSTEMS)
-def test_step_and_pull_back_equal_the_oracle(links):
-    check_step_and_pull_back(links)
-
-
-@pytest.mark.cuda
-@pytest.mark.parametrize("links", SYSTEMS)
-def test_cuda_step_and_pull_back_equal_the_oracle_on_the_cpu(links):
-    check_step_and_pull_back(links)
-
-
-@pytest.mark.float64
-@pytest.mark.parametrize("links", SYSTEMS)
-def test_pull_back_equals_central_differences_in_every_entry_of_A_and_B(links):
-    system, state, control, _ = case(links)
-    n, eps = 2 + 2 * links, 1e-5
-    rows = [
-        torch.cat(system.pull_back(state, control, unit.expand(BATCH, n).contiguous()), dim=1)
-        for unit in torch.eye(n, **tensor_options())
-    ]
-    columns = []
-    for unit in eps * torch.eye(n + 1, **tensor_options()):
-        ahead, behind = (system.step(state + sign * unit[:n], control + sign * unit[n:]) for sign in (1, -1))
-        columns.append((ahead - behind) / (2 * eps))
-    # Truncation is of order eps², rounding of order 1e-16/eps.
-    torch.testing.assert_close(torch.stack(rows, dim=1), torch.stack(columns, dim=2), rtol=1e-8, atol=1e-8)
-
-
-@pytest.mark.vulkan
-@pytest.mark.parametrize("rule", RULES, ids=lambda rule: f"{rule.physics_weight:g},{rule.policy_weight:g}")
-@pytest.mark.parametrize("links", [2, 4])
-def test_fused_sweep_equals_the_rule_applied_step_by_step(links, rule):
-    system, state, control, _ = case(links)
-    controls = control.expand(4, *control.shape).contiguous()
-    buffers = sweep_buffers(system, simulated(system, state, controls), controls)
-    assert check_sweep(system, buffers, slice(1, 4), rule, accuracy())
+class TestOracle(OracleTests):
+    cases = CASES
+    small, swept = tuple(SYSTEMS), (2, 4)
 
 
 def check_gradients(links, horizon, batch=8):
@@ -142,28 +97,19 @@ def check_gradients(links, horizon, batch=8):
     # Not every seed: where samples nearly cancel, float32 leaves the oracle itself no better than 1e-5.
     rollout, initial = Rollout(SYSTEMS[links], policy, horizon, batch), swing_up_states(3, batch, links)
     cost = StepCost(final=reference.swing_up_cost)
-    rollout.forward(initial)
-    slow = [BySteps(rule) for rule in VARIANTS.values()]
-    gradients = rollout.backward([*VARIANTS.values(), *slow], cost).parameters
-    for (variant, rule), by_steps in zip(VARIANTS.items(), slow, strict=True):
-        expected = expected_gradient(variant, cart_pendulum_step, policy.widths, policy.theta, initial, horizon, cost)
-        assert relative_error(gradients[rule].flatten(), expected) < gradient_accuracy(), variant
-        assert relative_error(gradients[by_steps].flatten(), expected) < gradient_accuracy(), variant
+    check_path_rules(rollout, policy, initial, cost, cart_pendulum_step, cost, slowly=True)
 
 
+@pytest.mark.cuda
 @pytest.mark.parametrize("links", [2, 4])
 def test_gradients_of_every_path_rule_equal_the_oracle(links):
     check_gradients(links, 100)
 
 
+@pytest.mark.cuda
 @pytest.mark.vulkan
 def test_gradients_of_a_short_rollout_equal_the_oracle_on_vulkan_too():
     check_gradients(2, 10)
-
-
-@pytest.mark.cuda
-def test_cuda_gradients_equal_the_oracle_on_the_cpu():
-    check_gradients(2, 100)
 
 
 @pytest.mark.float64
@@ -208,6 +154,7 @@ def test_a_chain_in_a_vertical_line_stays_there(angles):
     torch.testing.assert_close(moved, state, rtol=0, atol=1e-14)
 
 
+@pytest.mark.cuda
 @pytest.mark.vulkan
 @pytest.mark.parametrize("links", [1, 4])
 def test_a_mirrored_pendulum_moves_in_mirror_image(links):

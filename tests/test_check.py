@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from conftest import run_python
+from children import run_python
 from rich.console import Console
 
 from benchmarks import check
@@ -42,5 +42,5 @@ def test_the_verdict_follows_the_adjoints(broken, probe, monkeypatch, capsys):
 def test_a_backend_that_does_not_start_is_reported_with_its_reason(probe, monkeypatch, capsys):
     monkeypatch.setattr(check, "available_backends", lambda: ("cpu", "vulkan"))
     monkeypatch.setattr(check, "_probe_apart", lambda b, p: {"error": "no device"} if b == "vulkan" else probe)
-    check.check(Console(width=120))
+    assert not check.check(Console(width=120))
     assert "fails: no device" in capsys.readouterr().out

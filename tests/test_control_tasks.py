@@ -148,14 +148,15 @@ def test_the_flow_is_seen_at_eight_places_and_costs_its_distance_from_the_target
 
 @pytest.mark.float64
 @pytest.mark.parametrize(
-    ("name", "options", "rate"), [("hopper", {"horizon": 10}, 1e-2), ("kuramoto-sivashinsky", {"horizon": 12}, 1e-2)]
+    ("name", "options", "rate", "epochs"),
+    [("hopper", {"horizon": 10}, 1e-2, 20), ("kuramoto-sivashinsky", {"horizon": 12}, 3e-2, 4)],
 )
-def test_a_few_updates_lower_the_loss_under_every_variant(name, options, rate):
+def test_a_few_updates_lower_the_loss_under_every_variant(name, options, rate, epochs):
     from training.gradients import gradient_named
 
     task = build_task(name, **options)
     members = [Member(gradient_named(text).estimator, learning_rate=rate) for text in "RMC"]
     trainer = Trainer(task, members, TrainingSettings(batch_size=8, train_samples=16, test_samples=8))
     before = trainer.test()
-    list(trainer.fit(20))
+    list(trainer.fit(epochs))
     assert (trainer.test() < 0.97 * before).all()

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from conftest import HANGS
+from children import HANGS
 from rich.console import Console
 
 from training import display

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import ROOT, tensor_options
+from children import ROOT
+from conftest import tensor_options
 
 import evenflow
 from benchmarks.doctor.advice import advise
@@ -156,7 +157,7 @@ def test_a_fluid_grows_in_the_physics_itself():
     assert growth["policy"].profile[0][1] < 1e-6  # its path alone carries nothing
 
 
-def test_what_single_precision_loses_is_found_in_another_process():
+def test_what_single_precision_loses_is_found_in_another_process(forked_modules):
     asked = {"task": "cart-pole", "options": {"poles": 1, "horizon": 60}, "samples": 4}
     patient = Patient.of(found(asked), 4)
     lost = single_precision(patient.gradients(LETTERS), asked)

@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import HANGS, ROOT
+from children import HANGS, ROOT, inherited, run_evenflow
 
 import evenflow
 
@@ -93,16 +93,14 @@ def test_what_installed_packages_declare_is_loaded(tmp_path):
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: their_plugin\nVersion: 2.5\n")
     (info / "entry_points.txt").write_text("[evenflow.plugins]\ntheirs = their_plugin\n")
-    done = started(["-m", "evenflow", "list"], tmp_path)
+    done = run_evenflow("list", cwd=tmp_path, env=inherited(COLUMNS="200"))
     assert done.returncode == 0, done.stderr
     (line,) = [line for line in done.stdout.splitlines() if "theirs" in line]
     assert "their_plugin" in line
 
 
-def started(words, folder, path=True):
-    inherited = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    places = [str(ROOT), str(folder)] if path else [str(folder), str(ROOT)]
-    environment = inherited | {"PYTHONPATH": os.pathsep.join(places), "COLUMNS": "200"}
+def started(words, folder):
+    environment = inherited(PYTHONPATH=os.pathsep.join([str(folder), str(ROOT)]))
     return subprocess.run(
         [sys.executable, *words],
         capture_output=True,
@@ -120,7 +118,7 @@ def test_a_users_file_in_the_way_is_named(mine, tmp_path):
     file.parent.mkdir(exist_ok=True)
     file.write_text("raise AssertionError('imported')\n")
     for words in (["-c", "import evenflow"], ["-m", "evenflow", "list"]):
-        done = started(words, tmp_path, path=False)
+        done = started(words, tmp_path)
         assert done.returncode == 1
         last = done.stderr.splitlines()[-1]
         assert str(file) in last

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from conftest import run_python
+from children import run_python
 
 from engine import CartPole, Integrator, LinearSystem
 from engine.systems import CartPendulum, Fluid, Guidance, Held, Swarm

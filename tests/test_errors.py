@@ -1,7 +1,7 @@
 """Whatever a user can do wrong is caught by one name."""
 
 import pytest
-from conftest import run_python
+from children import run_fresh
 
 import evenflow as ef
 
@@ -16,7 +16,7 @@ def test_a_policys_error_is_one_of_evenflows():
 
 @pytest.mark.float64
 def test_policies_alone_do_without_the_engine():
-    run_python(
+    run_fresh(
         "import sys\nfrom policies import MLP, PolicyError\nassert 'engine' not in sys.modules\n"
         "try:\n    MLP((2,), (1,), members=0)\nexcept ValueError as error:\n    assert isinstance(error, PolicyError)\n"
         "else:\n    raise SystemExit(1)\n"

@@ -23,6 +23,7 @@ def accuracy():
     return 1e-10 if engine.current().precision == "float64" else 1e-5
 
 
+@pytest.mark.cuda
 @pytest.mark.vulkan
 @pytest.mark.parametrize("poles", [1, 2, 3, 4])
 @pytest.mark.parametrize("letter", lettered())

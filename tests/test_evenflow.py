@@ -9,20 +9,13 @@ import sys
 import time
 
 import pytest
-from conftest import HANGS, ROOT
+from children import HANGS, ROOT, Child, inherited, run_evenflow
 
 import evenflow
 
 pytestmark = pytest.mark.float64
 
 SMALL = ["--epochs", "2", "--train-samples", "16", "--test-samples", "8", "--horizon", "20", "--precision", "float64"]
-
-
-def run_apart(*arguments, cwd):
-    """`python -m evenflow ARGUMENTS` in a fresh process, as a user far from the repository has it."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "120"}
-    command = [sys.executable, "-m", "evenflow", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, timeout=HANGS, check=False)
 
 
 @pytest.fixture
@@ -52,7 +45,11 @@ def sentence(done):
 
 
 def test_list_names_every_task_gradient_and_optimiser(tmp_path):
-    done = run_apart("list", cwd=tmp_path)
+    # In a fresh process, as a user far from the repository has it.
+    command = [sys.executable, "-m", "evenflow", "list"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=tmp_path, env=inherited(), timeout=HANGS, check=False
+    )
     assert done.returncode == 0
     for name in (*evenflow.TASKS, *evenflow.OPTIMISERS, *evenflow.GRADIENTS, *evenflow.GRADIENTS["M"].aliases):
         assert name in done.stdout
@@ -66,7 +63,7 @@ def test_help_is_there_at_every_level(arguments, run):
 
 
 def test_every_option_of_a_training_has_a_description(tmp_path):
-    text = run_apart("train", "cart-pole", "--help", cwd=tmp_path).stdout
+    text = run_evenflow("train", "cart-pole", "--help", cwd=tmp_path, env=inherited(COLUMNS="120")).stdout
     options = re.findall(r"│ (--[a-z-]+)", text)
     assert {"--gradients", "--seeds", "--poles", "--optimiser", "--backend"} <= set(options)
     described = re.findall(r"│ --[^│]*(?:│\n│ {10,}[^│]*)*\(default", text)
@@ -102,17 +99,14 @@ def test_a_run_resumed_for_longer_equals_one_that_never_stopped(run, tmp_path):
 def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(tmp_path):
     options = ["--seeds", "1", "--train-samples", "16", "--test-samples", "8", "--epochs", "100000"]
     command = [sys.executable, "-m", "evenflow", "train", "cart-pole", *options, "--out", "run"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, cwd=tmp_path, env=environment) as process:
+    with (tmp_path / "printed").open("w") as out, Child(command, out, cwd=tmp_path) as process:
         metrics = tmp_path / "run" / "metrics.jsonl"
         deadline = time.monotonic() + HANGS
         while not (metrics.exists() and metrics.read_text().count("\n") >= 3) and time.monotonic() < deadline:
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)
-        printed, errors = process.communicate(timeout=HANGS)
-    assert process.returncode == 0, errors
-    assert "continue with: evenflow train --resume run" in printed
+        assert process.wait(HANGS) == 0
+    assert "continue with: evenflow train --resume run" in (tmp_path / "printed").read_text()
     last = metrics.read_text().splitlines()[-1]
     assert (tmp_path / "run" / "checkpoints" / f"epoch-{json.loads(last)['epoch']:06d}.safetensors").exists()
 
@@ -161,7 +155,7 @@ def test_a_mistake_ends_in_one_sentence_and_overwrites_nothing(name, tmp_path, c
 def test_an_absent_backend_is_named_with_those_that_are_there(tmp_path):
     if "cuda" in evenflow.available_backends():
         pytest.skip("this machine has CUDA")
-    line = sentence(run_apart("train", "cart-pole", "--backend", "cuda", cwd=tmp_path))
+    line = sentence(run_evenflow("train", "cart-pole", "--backend", "cuda", cwd=tmp_path))
     assert "cpu" in line
     assert "'cuda'" in line
 

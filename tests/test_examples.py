@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 import yaml
-from conftest import ROOT, run_python
+from children import ROOT, run_python
 
 pytestmark = pytest.mark.float64
 
@@ -17,9 +17,10 @@ SMALL = "--epochs 1 --train-samples 4 --test-samples 4 --batch-size 4 --backend 
 CHILD = """
 import json, os, sys
 os.chdir({folder!r})
-import benchmarks.check
+import benchmarks.check, benchmarks.timing
 import evenflow
 benchmarks.check.PAIRS = (("cpu", "float64"),)
+benchmarks.timing._IN_A_ROW = 1
 done = {{}}
 for name, commands in json.loads({commands!r}).items():
     for command in commands:

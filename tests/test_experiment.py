@@ -4,7 +4,6 @@ import json
 import os
 import random
 import signal
-import subprocess
 import sys
 import time
 from dataclasses import replace
@@ -12,7 +11,7 @@ from dataclasses import replace
 import pytest
 import torch
 import yaml
-from conftest import HANGS, ROOT, run_python
+from children import HANGS, ROOT, Child, run_python
 
 from engine import SettingError
 from training import Experiment, RunDirectory, TrainingSettings, read_checkpoint, resume, train
@@ -73,8 +72,7 @@ from training import resume, train
 
 def start(action):
     source = CHILD.format(tests=str(ROOT / "tests"), action=action)
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    return subprocess.Popen([sys.executable, "-c", source], env=environment)
+    return Child([sys.executable, "-c", source])
 
 
 def lines(path):

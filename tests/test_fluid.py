@@ -7,8 +7,7 @@ from functools import partial
 import pytest
 import torch
 from conftest import tensor_options, uniform
-from contract import check_buffers, check_oracle
-from test_systems import accuracy
+from oracles import ROUNDING, Case, OracleTests
 
 import engine
 from engine.systems import Fluid
@@ -72,60 +71,50 @@ def fluid_step(state, control, system):
     return torch.stack(ends)
 
 
-# One object for all tests, since Taichi compiles the kernels of each object anew.
-CASES = {
-    "plane": Fluid(60, 2, (1.2, 1.3), 0.1, viscosity=0.05, jet_radius=0.5, jet_strength=3.0),
-    "space": Fluid(40, 2, (1.1, 1.2, 1.05), 0.1, viscosity=0.05, jet_radius=0.5, steered=True),
-    "one": Fluid(1, 1, (1.2, 1.3), 0.1, jet_radius=2.0),
-    "without friction": Fluid(60, 1, (1.1, 1.1), 0.1, viscosity=0.0, gravity=0.0, steered=True),
-    "many": Fluid(800, 3, (3.2, 3.7), 0.1, viscosity=0.02, sound_speed=3.0, jet_radius=1.0),
-}
-# The last has every thread at work and the jets' sums in two chunks.
-
-
-def case(name):
-    """A system, its oracle, and a batch of states, controls and adjoints at which to compare them.
-
-    Particles are on a lattice, each moved by up to a third of the spacing, so that some touch walls and none is at the
-    foot of a wall of pressure, where finite differences see nothing.
-    """
-    system = CASES[name]
-    state, adjoint = (uniform(seed, BATCH, *system.state_shape) for seed in (0, 1))
-    sizes = torch.tensor(system.size, **tensor_options()).view(1, -1, 1)
-    state[:, : system.dim, : system.jets] = 0.5 * sizes * (1 + state[:, : system.dim, : system.jets])
-    places = lattice([int(length / system.spacing) for length in system.size])[:, : system.particles]
-    moved = state[:, : system.dim, system.jets :] / 3
-    state[:, : system.dim, system.jets :] = system.spacing * (0.5 + places + moved)
-    return system, partial(fluid_step, system=system), state, uniform(2, BATCH, *system.control_shape), adjoint
-
-
 def lattice(counts):
     """The points of a lattice with spacing 1 from 0 on, the last axis slowest: [dim, points]."""
     axes = [torch.arange(count, **tensor_options()) for count in reversed(counts)]
     return torch.stack(torch.meshgrid(*axes, indexing="ij")).flatten(1).flip(0)
 
 
-def check_step_and_pull_back(name):
-    system, step, state, control, next_adjoint = case(name)
-    check_oracle(system, step, state, control, next_adjoint, accuracy(), 5 * accuracy())
+def on_a_lattice(system, state):
+    """Jets anywhere in the box; particles on a lattice, each moved by up to a third of the spacing.
+
+    So some touch walls and none is at the foot of a wall of pressure, where finite differences see nothing.
+    """
+    sizes = torch.tensor(system.size, **tensor_options()).view(1, -1, 1)
+    state[:, : system.dim, : system.jets] = 0.5 * sizes * (1 + state[:, : system.dim, : system.jets])
+    places = lattice([int(length / system.spacing) for length in system.size])[:, : system.particles]
+    moved = state[:, : system.dim, system.jets :] / 3
+    state[:, : system.dim, system.jets :] = system.spacing * (0.5 + places + moved)
+    return state
 
 
-@pytest.mark.vulkan
-@pytest.mark.parametrize("name", CASES)
-def test_step_and_pull_back_equal_the_oracle(name):
-    check_step_and_pull_back(name)
+def build(*sizes, **options):
+    system, (exact, single) = Fluid(*sizes, 0.1, **options), ROUNDING
+    return Case(
+        system, partial(fluid_step, system=system), BATCH, place=on_a_lattice, of_pull_back=(5 * exact, 5 * single)
+    )
 
 
-@pytest.mark.cuda
-@pytest.mark.parametrize("name", CASES)
-def test_cuda_step_and_pull_back_equal_the_oracle_on_the_cpu(name):
-    check_step_and_pull_back(name)
+CASES = {
+    "plane": build(60, 2, (1.2, 1.3), viscosity=0.05, jet_radius=0.5, jet_strength=3.0),
+    "space": build(40, 2, (1.1, 1.2, 1.05), viscosity=0.05, jet_radius=0.5, steered=True),
+    "one": build(1, 1, (1.2, 1.3), jet_radius=2.0),
+    "without friction": build(60, 1, (1.1, 1.1), viscosity=0.0, gravity=0.0, steered=True),
+    "many": build(800, 3, (3.2, 3.7), viscosity=0.02, sound_speed=3.0, jet_radius=1.0),
+}
+
+
+class TestOracle(OracleTests):
+    # The last has every thread at work and the jets' sums in two chunks.
+    cases = CASES
 
 
 @pytest.mark.float64
 @pytest.mark.parametrize("name", CASES)
 def test_pull_back_equals_differences(name):
-    system, _, state, control, next_adjoint = case(name)
+    system, state, control, next_adjoint = CASES[name].points()
     to_state, to_control = system.pull_back(state, control, next_adjoint)
     for seed in range(10, 15):
         # Pressure is so stiff that larger differences are far from linear.
@@ -137,17 +126,11 @@ def test_pull_back_equals_differences(name):
         assert abs(found - expected) < 1e-8 * (to_state * state_step).abs().sum()
 
 
-@pytest.mark.vulkan
-@pytest.mark.parametrize("name", ["plane", "space", "many"])
-def test_pull_back_leaves_next_adjoint_alone_writes_adjoint_and_adds_to_cotangent(name):
-    system, _, state, control, next_adjoint = case(name)
-    check_buffers(system, state, control, next_adjoint)
-
-
+@pytest.mark.cuda
 @pytest.mark.vulkan
 @pytest.mark.parametrize(("name", "dim"), [("plane", 2), ("many", 2), ("space", 3)])
 def test_momentum_far_from_walls_is_kept_to_rounding(name, dim):
-    system, _, state, control, _ = case(name)
+    system, state, control, _ = CASES[name].points()
     middle = torch.tensor(system.size, **tensor_options()).view(1, -1, 1) / 2
     state[:, :dim] = middle + 0.35 * (state[:, :dim] - middle)
     before, after = (x[:, dim:, system.jets :] for x in (state, system.step(state, torch.zeros_like(control))))
@@ -157,9 +140,10 @@ def test_momentum_far_from_walls_is_kept_to_rounding(name, dim):
     assert kicks.sum(2).abs().max() < 10 * torch.finfo(state.dtype).eps * kicks.abs().sum(2).max()
 
 
+@pytest.mark.cuda
 @pytest.mark.vulkan
 def test_one_particle_falls_freely_and_has_the_density_of_its_own_kernel():
-    system, _, state, control, _ = case("one")
+    system, state, control, _ = CASES["one"].points()
     state[:, :, 1] = torch.tensor([0.6, 0.7, 0.3, -0.2], **tensor_options())
     after, dt = system.step(state, torch.zeros_like(control)), system.dt
     expected = torch.tensor([0.6 + 0.3 * dt, 0.7 - 0.2 * dt - 0.5 * dt**2, 0.3, -0.2 - dt], **tensor_options())
@@ -167,6 +151,7 @@ def test_one_particle_falls_freely_and_has_the_density_of_its_own_kernel():
     torch.testing.assert_close(system.densities(state), torch.full((BATCH, 1), 1 / lattice_sum(2), **tensor_options()))
 
 
+@pytest.mark.cuda
 @pytest.mark.vulkan
 @pytest.mark.parametrize("dim", [2, 3])
 def test_a_lattice_that_fills_its_box_has_density_one_and_stays_at_rest(dim):
@@ -181,10 +166,11 @@ def test_a_lattice_that_fills_its_box_has_density_one_and_stays_at_rest(dim):
     assert after[:, dim:].abs().max() < 1e3 * torch.finfo(state.dtype).eps
 
 
+@pytest.mark.cuda
 @pytest.mark.vulkan
 @pytest.mark.parametrize("name", ["plane", "space", "many"])
 def test_coincident_particles_exert_no_force_and_no_nan_comes_of_them(name):
-    system, _, state, control, next_adjoint = case(name)
+    system, state, control, next_adjoint = CASES[name].points()
     state[:, : system.dim] = 0.5 * torch.tensor(system.size, **tensor_options()).view(1, -1, 1)
     state[:, system.dim :] = 0.0
     after = system.step(state, torch.zeros_like(control))
@@ -194,9 +180,10 @@ def test_coincident_particles_exert_no_force_and_no_nan_comes_of_them(name):
     assert all(tensor.isfinite().all() for tensor in system.pull_back(state, control, next_adjoint))
 
 
+@pytest.mark.cuda
 @pytest.mark.vulkan
 def test_a_sample_that_is_not_finite_leaves_the_others_alone():
-    system, _, state, control, next_adjoint = case("many")
+    system, state, control, next_adjoint = CASES["many"].points()
     step, pulled = system.step(state, control), system.pull_back(state, control, next_adjoint)
     state[1, 0, 700] = math.nan
     assert torch.equal(system.step(state, control)[0], step[0])
@@ -205,31 +192,33 @@ def test_a_sample_that_is_not_finite_leaves_the_others_alone():
 
 
 def outside(name):
-    """The `case` with every third particle moved out of the box: across one wall or, where two meet, across both."""
-    system, step, state, control, next_adjoint = case(name)
+    """The points of a case with every third particle moved out of the box: across one wall or, where two meet, both."""
+    system, state, control, next_adjoint = CASES[name].points()
     dim, radius = system.dim, 2.6 * system.spacing
     for index, i in enumerate(range(system.jets, state.shape[2], 3)):
         for axis in range(dim) if index % 4 == 3 else [index % dim]:
             depth = radius * (0.05 + 0.4 * (index % 3)) + 0.2 * system.spacing * state[:, dim + axis, i]
             upper = (index + axis) % 2
             state[:, axis, i] = system.size[axis] + depth if upper else -depth
-    return system, step, state, control, next_adjoint
+    return system, state, control, next_adjoint
 
 
+@pytest.mark.cuda
 @pytest.mark.vulkan
 @pytest.mark.parametrize("name", ["plane", "space"])
 def test_particles_outside_the_box_see_the_images_of_every_neighbour(name):
-    system, step, state, control, next_adjoint = outside(name)
+    system, state, control, next_adjoint = outside(name)
     places = state[:, : system.dim, system.jets :]
     edge = torch.tensor(system.size, **tensor_options()).view(1, -1, 1)
     assert ((places < 0) | (places > edge)).any(1).sum() >= BATCH * 10
-    check_oracle(system, step, state, control, next_adjoint, accuracy(), 5 * accuracy())
+    CASES[name].check(state, control, next_adjoint)
 
 
+@pytest.mark.cuda
 @pytest.mark.vulkan
 @pytest.mark.parametrize("name", ["plane", "space"])
 def test_a_particle_outside_has_the_density_and_the_forces_of_its_image_inside(name):
-    system, _, state, control, _ = case(name)
+    system, state, control, _ = CASES[name].points()
     dim, jets, dt = system.dim, system.jets, system.dt
     control = torch.zeros_like(control)
     # Positions count at half the step; springs, which pull outside particles back, stand still for velocities alone.
@@ -245,9 +234,10 @@ def test_a_particle_outside_has_the_density_and_the_forces_of_its_image_inside(n
     assert (near - far).abs().max() < 1e3 * torch.finfo(near.dtype).eps * scale
 
 
+@pytest.mark.cuda
 @pytest.mark.vulkan
 def test_densities_have_no_jump_where_a_neighbour_leaves_the_kernel_or_a_particle_the_box():
-    system, dim, radius = CASES["plane"], 2, 2.6 * 0.1
+    system, dim, radius = CASES["plane"].system, 2, 2.6 * 0.1
     state = torch.zeros(1, *system.state_shape, **tensor_options())
     state[0, :dim, system.jets :] = 0.5 * torch.tensor(system.size, **tensor_options()).view(2, 1)
     first, second = system.jets, system.jets + 1

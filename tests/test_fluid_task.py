@@ -3,9 +3,9 @@
 import pytest
 import torch
 from conftest import tensor_options, uniform
+from oracles import losses_of_training
 
 import engine
-from engine import Rollout
 from engine.systems import Fluid, Held
 from training import build_task
 
@@ -49,20 +49,10 @@ def test_the_cost_is_its_formula():
     assert gradient.isfinite().all()
 
 
+@pytest.mark.cuda
 @pytest.mark.float64
 def test_training_gathers_the_fluid():
-    task = build_task("fluid", particles=120, horizon=20)
-    policy = task.policy(1, **tensor_options())
-    policy.initialise(0, torch.Generator().manual_seed(0))
-    optimiser = torch.optim.Adam([policy.theta], lr=1e-2)
-    rollout = Rollout(task.system, policy, task.horizon, 4)
-    start, losses = task.initial_states(4, 0, "train", torch.float64), []
-    for _ in range(20):
-        rollout.forward(start)
-        gradients = rollout.backward([engine.FULL], task.objective)
-        policy.theta.grad = gradients.parameters[engine.FULL]
-        optimiser.step()
-        losses.append(gradients.losses.mean().item())
+    losses = losses_of_training(build_task("fluid", particles=120, horizon=20), 4, 20, 1e-2)
     assert losses[-1] < 0.75 * losses[0]
 
 

@@ -5,11 +5,10 @@ from functools import partial
 
 import pytest
 import torch
-from conftest import BySteps, StepCost, relative_error, tensor_options, uniform
-from contract import RULES, check_buffers, check_oracle, check_sweep, prepare_sweep, simulated, sweep_buffers
-from test_rollout import VARIANTS, expected_gradient, random_policy
-from test_rollout import accuracy as gradient_accuracy
-from test_systems import accuracy
+from conftest import StepCost, relative_error, tensor_options, uniform
+from contract import prepare_sweep, simulated, sweep_buffers
+from oracles import Case, OracleTests, accuracy
+from test_rollout import check_path_rules, random_policy
 
 import engine
 from engine import Rollout
@@ -53,100 +52,31 @@ OPTIONS = {
     "2-18": (2, 18, {"reversed_flocking": True, "dt": 0.1}),
     "17-150": (17, 150, {"mean_centre": True}),
 }
-# 18 evaders are summed in lanes, with a rest of 2; the large herd has every thread at work and drivers in lanes too.
 *SMALL, LARGE = OPTIONS
-# One object for all tests, since Taichi compiles the kernels of each object anew.
 CASES = {
-    name: (Guidance(drivers, evaders, **options), partial(guidance_step, **options))
+    name: Case(Guidance(drivers, evaders, **options), partial(guidance_step, **options), reach=2.0)
     for name, (drivers, evaders, options) in OPTIONS.items()
 }
 
 
-def case(name):
-    """A system, its oracle, and a batch of states, controls and adjoints at which to compare them."""
-    system, step = CASES[name]
-    states, adjoints = (uniform(seed, BATCH, *system.state_shape, low=-2, high=2) for seed in (0, 1))
-    return system, step, states, uniform(2, BATCH, *system.control_shape), adjoints
+class TestOracle(OracleTests):
+    # 18 evaders are summed in lanes, with a rest of 2; the large herd has every thread at work, and drivers in lanes.
+    cases, small, large, swept = CASES, SMALL, (LARGE,), SMALL
+    # The third derivative is of order 15/ε² = 1500.
+    departure = 1e-7
 
 
-def check_step_and_pull_back(name):
-    system, step, state, control, next_adjoint = case(name)
-    check_oracle(system, step, state, control, next_adjoint, accuracy())
-
-
-@pytest.mark.vulkan
-@pytest.mark.parametrize("name", CASES)
-def test_step_and_pull_back_equal_the_oracle(name):
-    check_step_and_pull_back(name)
-
-
-@pytest.mark.cuda
-@pytest.mark.parametrize("name", CASES)
-def test_cuda_step_and_pull_back_equal_the_oracle_on_the_cpu(name):
-    check_step_and_pull_back(name)
-
-
-@pytest.mark.float64
-@pytest.mark.parametrize("name", SMALL)
-def test_pull_back_equals_central_differences_in_every_entry_of_A_and_B(name):
-    system, _, state, control, _ = case(name)
-    (rows, particles), (controls, drivers) = system.state_shape, system.control_shape
-    n, m, eps = rows * particles, controls * drivers, 1e-5
-    pulled = [
-        system.pull_back(state, control, unit.view(rows, particles).expand_as(state).contiguous())
-        for unit in torch.eye(n, **tensor_options())
-    ]
-    jacobian = torch.stack([torch.cat([a.flatten(1), b.flatten(1)], dim=1) for a, b in pulled], dim=1)
-
-    columns = []
-    for unit in eps * torch.eye(n + m, **tensor_options()):
-        shift, push = unit[:n].view(rows, particles), unit[n:].view(controls, drivers)
-        ahead, behind = (system.step(state + sign * shift, control + sign * push) for sign in (1, -1))
-        columns.append((ahead - behind).flatten(1) / (2 * eps))
-    # Truncation is eps² times a third derivative, at most of order 15/ε² = 1500 here; rounding is 1e-15/eps.
-    torch.testing.assert_close(jacobian, torch.stack(columns, dim=2), rtol=1e-7, atol=1e-7)
-
-
-@pytest.mark.float64
-def test_pull_back_of_a_large_herd_equals_central_differences_along_random_directions():
-    system, _, state, control, next_adjoint = case(LARGE)
-    to_state, to_control = system.pull_back(state, control, next_adjoint)
-    for seed in range(3):
-        shift, push, eps = uniform(10 + seed, *state.shape), uniform(20 + seed, *control.shape), 1e-6
-        ahead, behind = (system.step(state + sign * shift, control + sign * push) for sign in (eps, -eps))
-        slope = ((ahead - behind) / (2 * eps) * next_adjoint).sum()
-        assert relative_error((to_state * shift).sum() + (to_control * push).sum(), slope) < 1e-7
-
-
-@pytest.mark.vulkan
-@pytest.mark.parametrize("name", CASES)
-def test_pull_back_leaves_next_adjoint_alone_writes_adjoint_and_adds_to_cotangent(name):
-    system, _, state, control, next_adjoint = case(name)
-    check_buffers(system, state, control, next_adjoint)
-
-
-def started(system, steps):
-    """Buffers of a sweep along a short simulation."""
-    state = uniform(0, BATCH, *system.state_shape, low=-2, high=2)
-    control = uniform(1, BATCH, *system.control_shape, low=-0.2, high=0.2)
-    controls = control.expand(steps, *control.shape).contiguous()
-    return sweep_buffers(system, simulated(system, state, controls), controls)
-
-
-@pytest.mark.vulkan
-@pytest.mark.parametrize("samples", [slice(0, BATCH), slice(1, 3)], ids=["all", "some"])
-@pytest.mark.parametrize("rule", RULES, ids=lambda rule: f"{rule.physics_weight:g},{rule.policy_weight:g}")
-@pytest.mark.parametrize("name", SMALL)
-def test_fused_sweep_equals_the_rule_applied_step_by_step(name, rule, samples):
-    system = CASES[name][0]
-    assert check_sweep(system, started(system, 4), samples, rule, accuracy())
+def started(name):
+    """A system and the buffers of a sweep along one step of it."""
+    system, state, control, _ = CASES[name].points()
+    return system, sweep_buffers(system, simulated(system, state, control.unsqueeze(0)), control.unsqueeze(0))
 
 
 @pytest.mark.float64
 def test_large_herds_have_no_fused_sweep():
-    small, large = (CASES[name][0] for name in ("2-4", LARGE))
-    assert prepare_sweep(small, started(small, 1), slice(0, BATCH), engine.FULL) is not None
-    assert prepare_sweep(large, started(large, 1), slice(0, BATCH), engine.FULL) is None
+    small, large = (prepare_sweep(*started(name), slice(0, BATCH), engine.FULL) for name in ("2-4", LARGE))
+    assert small is not None
+    assert large is None
 
 
 def herd_cost(horizon):
@@ -163,33 +93,23 @@ def flat_guidance_step(state, control):
 def check_gradients(horizon, batch=8):
     task = build_task("guidance", horizon=horizon)
     policy = random_policy(MLP, (4, 6), (2, 2), (100, 100))
-    rollout = Rollout(CASES["2-4"][0], policy, horizon, batch)
+    rollout = Rollout(CASES["2-4"].system, policy, horizon, batch)
     initial = task.initial_states(batch, 0, "train", engine.current().dtype).to(engine.current().device)
-    rollout.forward(initial)
-    slow = [BySteps(rule) for rule in VARIANTS.values()]
-    gradients = rollout.backward([*VARIANTS.values(), *slow], task.objective).parameters
-    for (variant, rule), by_steps in zip(VARIANTS.items(), slow, strict=True):
-        expected = expected_gradient(
-            variant, flat_guidance_step, policy.widths, policy.theta, initial.flatten(1), horizon, herd_cost(horizon)
-        )
-        assert relative_error(gradients[rule].flatten(), expected) < gradient_accuracy(), variant
-        assert relative_error(gradients[by_steps].flatten(), expected) < gradient_accuracy(), variant
+    check_path_rules(rollout, policy, initial, task.objective, flat_guidance_step, herd_cost(horizon), slowly=True)
 
 
+@pytest.mark.cuda
 def test_gradients_of_every_path_rule_equal_the_oracle():
     check_gradients(60)
 
 
+@pytest.mark.cuda
 @pytest.mark.vulkan
 def test_gradients_of_a_short_rollout_equal_the_oracle_on_vulkan_too():
     check_gradients(10)
 
 
 @pytest.mark.cuda
-def test_cuda_gradients_equal_the_oracle_on_the_cpu():
-    check_gradients(60)
-
-
 @pytest.mark.vulkan
 def test_pair_forces_add_up_to_nothing():
     plain, reversed_flocking = Guidance(3, 70), Guidance(3, 70, reversed_flocking=True)
@@ -215,10 +135,11 @@ def test_two_evaders_attract_nearer_than_the_spacing_and_repel_beyond_as_release
     torch.testing.assert_close(closing, expected, rtol=0, atol=1e-8)
 
 
+@pytest.mark.cuda
 @pytest.mark.vulkan
 @pytest.mark.parametrize("name", CASES)
 def test_a_turned_plane_moves_as_turned(name):
-    system, _, state, control, next_adjoint = case(name)
+    system, state, control, next_adjoint = CASES[name].points()
     turn = lambda s: torch.stack([-s[:, 1], s[:, 0], -s[:, 3], s[:, 2]], dim=1)  # noqa: E731
     torch.testing.assert_close(system.step(turn(state), control), turn(system.step(state, control)))
     adjoint, cotangent = system.pull_back(state, control, next_adjoint)
@@ -227,6 +148,7 @@ def test_a_turned_plane_moves_as_turned(name):
     assert relative_error(turned_cotangent, cotangent) < accuracy()
 
 
+@pytest.mark.cuda
 @pytest.mark.vulkan
 @pytest.mark.parametrize("evaders", [3, 80])
 def test_coincident_particles_exert_no_force_and_have_a_defined_gradient(evaders):

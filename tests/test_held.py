@@ -31,6 +31,7 @@ def test_it_is_sampled_where_the_system_is():
     assert torch.equal(held, alone)
 
 
+@pytest.mark.cuda
 @pytest.mark.vulkan
 @pytest.mark.parametrize("steps", [1, 2, 5])
 def test_step_and_pull_back_are_those_of_single_steps_one_after_another(steps):
@@ -50,6 +51,7 @@ def test_step_and_pull_back_are_those_of_single_steps_one_after_another(steps):
     torch.testing.assert_close(summed, 1 + cotangent)
 
 
+@pytest.mark.cuda
 @pytest.mark.float64
 def test_a_rollout_of_a_held_fluid_has_the_gradient_of_differences_along_itself():
     task = build_task("fluid", particles=200, horizon=4, duration=0.1)
@@ -57,7 +59,8 @@ def test_a_rollout_of_a_held_fluid_has_the_gradient_of_differences_along_itself(
     assert task.system.steps > 1
     policy = task.policy(1, **tensor_options())
     policy.theta.data.copy_(0.1 * uniform(0, *policy.theta.shape))
-    start, way = task.initial_states(2, 0, "train", torch.float64), 1e-5 * uniform(1, *policy.theta.shape)
+    start = task.initial_states(2, 0, "train", torch.float64).to(policy.device)
+    way = 1e-5 * uniform(1, *policy.theta.shape)
     rollout = Rollout(task.system, policy, task.horizon, 2)
     rollout.forward(start)
     gradient = rollout.backward([engine.FULL], task.objective).parameters[engine.FULL]

@@ -6,7 +6,8 @@ import re
 import pytest
 import reference
 import torch
-from conftest import relative_error, run_python, swing_up_states, tensor_options, uniform
+from children import run_python
+from conftest import relative_error, swing_up_states, tensor_options, uniform
 
 import engine
 from engine import FULL, PHYSICS_ONLY, CartPole, ClipNorm, Decay, Rollout
@@ -105,6 +106,7 @@ def test_budgets_of_any_size_change_no_bit(kind, monkeypatch):
     assert len(counts) > 2
 
 
+@pytest.mark.cuda
 @pytest.mark.vulkan
 @pytest.mark.parametrize("length", [1, 9, 50, 99])
 def test_segments_of_a_long_rollout_change_no_bit(length, monkeypatch):

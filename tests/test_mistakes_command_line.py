@@ -3,11 +3,10 @@
 import io
 import os
 import shutil
-import subprocess
 import sys
 
 import pytest
-from conftest import ROOT
+from children import HANGS, Child
 
 import evenflow
 from benchmarks.studies.packs import run_study
@@ -328,12 +327,10 @@ def test_a_full_disk_is_told_and_leaves_nothing(name, here, capsys, tmp_path):
 def test_a_closed_pipe_brings_no_traceback(tmp_path):
     read, write = os.pipe()
     os.close(read)
-    command = [sys.executable, "-m", "evenflow", "list"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, env=environment, cwd=tmp_path, check=False)
-    os.close(write)
-    assert done.stderr == b""
-    assert done.returncode == 1
+    with os.fdopen(write, "w") as out, (tmp_path / "errors").open("w") as errors:
+        child = Child([sys.executable, "-m", "evenflow", "list"], out, errors, cwd=tmp_path)
+    assert child.wait(HANGS) == 1
+    assert (tmp_path / "errors").read_text() == ""
 
 
 def test_a_terminal_without_greek_shows_the_rest(monkeypatch):

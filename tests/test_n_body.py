@@ -5,9 +5,8 @@ from functools import partial
 
 import pytest
 import torch
-from conftest import gradcheck, relative_error, tensor_options, uniform
-from contract import check_buffers, check_oracle
-from test_systems import accuracy, simulate
+from conftest import relative_error, tensor_options, uniform
+from oracles import Case, OracleTests, accuracy, gradient_of_rollout, losses_of_training, simulate
 
 import engine
 from engine import Rollout
@@ -42,11 +41,8 @@ OPTIONS = {
     "200": (masses_of(200), (7,), {"dt": 0.01, "softening": 0.2}),
     "210 in space": (masses_of(210), tuple(range(210)), {"dim": 3, "dt": 0.01, "softening": 0.2}),
 }
-# 20 bodies are summed in lanes, with a rest of 4; the hundreds have every thread at work.
-SMALL = ("3", "1", "4 in space", "20")
-# One object for all tests, since Taichi compiles the kernels of each object anew.
 CASES = {
-    name: (
+    name: Case(
         NBody(masses, thrusters, **options),
         partial(
             n_body_step,
@@ -59,48 +55,16 @@ CASES = {
 }
 
 
-def case(name):
-    """A system, its oracle, and a batch of states, controls and adjoints at which to compare them."""
-    system, step = CASES[name]
-    states, adjoints = (uniform(seed, BATCH, *system.state_shape) for seed in (0, 1))
-    return system, step, states, uniform(2, BATCH, *system.control_shape), adjoints
-
-
-def check_step_and_pull_back(name):
-    system, step, state, control, next_adjoint = case(name)
-    check_oracle(system, step, state, control, next_adjoint, accuracy())
-
-
-@pytest.mark.vulkan
-@pytest.mark.parametrize("name", CASES)
-def test_step_and_pull_back_equal_the_oracle(name):
-    check_step_and_pull_back(name)
+class TestOracle(OracleTests):
+    # 20 bodies are summed in lanes, with a rest of 4; the hundreds have every thread at work.
+    cases, small = CASES, ("3", "1", "4 in space", "20")
 
 
 @pytest.mark.cuda
-@pytest.mark.parametrize("name", CASES)
-def test_cuda_step_and_pull_back_equal_the_oracle_on_the_cpu(name):
-    check_step_and_pull_back(name)
-
-
-@pytest.mark.float64
-@pytest.mark.parametrize("name", SMALL)
-def test_gradcheck(name):
-    system, _, state, control, _ = case(name)
-    assert gradcheck(system, state[:2].clone(), control[:2].clone())
-
-
-@pytest.mark.vulkan
-@pytest.mark.parametrize("name", CASES)
-def test_pull_back_leaves_next_adjoint_alone_writes_adjoint_and_adds_to_cotangent(name):
-    system, _, state, control, next_adjoint = case(name)
-    check_buffers(system, state, control, next_adjoint)
-
-
 @pytest.mark.vulkan
 @pytest.mark.parametrize("name", ["4 in space", "20", "200", "210 in space"])
 def test_momentum_is_kept_to_rounding(name):
-    system, _, state, control, _ = case(name)
+    system, state, control, _ = CASES[name].points()
     masses = state.new_tensor(system.masses)
     before, after = (x[:, system.dim :] * masses for x in (state, system.step(state, torch.zeros_like(control))))
     kicks = (after - before).abs().sum(2)
@@ -109,6 +73,7 @@ def test_momentum_is_kept_to_rounding(name):
     assert drift < 10 * torch.finfo(state.dtype).eps * before.abs().sum(2).max()
 
 
+@pytest.mark.cuda
 @pytest.mark.vulkan
 @pytest.mark.parametrize("dim", [2, 3])
 def test_two_equal_bodies_pull_each_other_exactly_as_much(dim):
@@ -177,24 +142,26 @@ def test_angular_momentum_is_kept():
 
 @pytest.mark.float64
 def test_the_step_undoes_itself_when_velocities_turn_round():
-    system, _, state, control, _ = case("4 in space")
+    system, state, control, _ = CASES["4 in space"].points()
     turn = lambda x: torch.cat([x[:, :3], -x[:, 3:]], dim=1)  # noqa: E731
     back = turn(system.step(turn(system.step(state, control)), control))
     torch.testing.assert_close(back, state, rtol=1e-13, atol=1e-13)
 
 
+@pytest.mark.cuda
 @pytest.mark.vulkan
 def test_one_body_flies_straight_under_its_thrust():
-    system, _, state, control, _ = case("1")
+    system, state, control, _ = CASES["1"].points()
     velocity = state[:, 3:] + 0.02 * control
     expected = torch.cat([state[:, :3] + 0.01 * (state[:, 3:] + velocity), velocity], dim=1)
     torch.testing.assert_close(system.step(state, control), expected)
 
 
+@pytest.mark.cuda
 @pytest.mark.vulkan
 @pytest.mark.parametrize("name", ["4 in space", "200"])
 def test_coincident_bodies_exert_no_force_and_have_the_softened_gradient(name):
-    system, _, state, control, next_adjoint = case(name)
+    system, state, control, next_adjoint = CASES[name].points()
     state[:], control[:] = 0.5, 0.0
     after = system.step(state, control)
     torch.testing.assert_close(after[:, system.dim :], state[:, system.dim :])
@@ -290,30 +257,13 @@ def test_gradients_of_a_rollout_equal_autograd_through_the_oracle():
     start = task.initial_states(BATCH, 0, "train", torch.float64)
     rollout.forward(start)
     found = rollout.backward([engine.FULL], task.objective).parameters[engine.FULL]
-
-    state, loss = start, 0.0
-    for t in range(20):
-        control = policy(state.unsqueeze(0))[0]
-        loss = loss + task.objective.running(state.unsqueeze(0), control.unsqueeze(0), torch.tensor([t]))[0]
-        state = n_body_step(state, control, (1.0, 0.01, 0.01), (1, 2), 0.04)
-    loss = (loss + task.objective.final(state)).mean()
-    assert relative_error(found, torch.autograd.grad(loss, policy.theta)[0]) < 1e-10
+    step = partial(n_body_step, masses=(1.0, 0.01, 0.01), thrusters=(1, 2), dt=0.04)
+    assert relative_error(found, gradient_of_rollout(task, policy, step, start)) < 1e-10
 
 
 @pytest.mark.float64
 def test_training_brings_satellites_nearer_to_their_orbit():
-    task = build_task("n-body", satellites=1)
-    policy = task.policy(1, **tensor_options())
-    policy.initialise(0, torch.Generator().manual_seed(0))
-    optimiser = torch.optim.Adam([policy.theta], lr=3e-3)
-    rollout = Rollout(task.system, policy, task.horizon, 16)
-    start, losses = task.initial_states(16, 0, "train", torch.float64), []
-    for _ in range(40):
-        rollout.forward(start)
-        gradients = rollout.backward([engine.FULL], task.objective)
-        policy.theta.grad = gradients.parameters[engine.FULL]
-        optimiser.step()
-        losses.append(gradients.losses.mean().item())
+    losses = losses_of_training(build_task("n-body", satellites=1), 16, 40, 3e-3)
     assert losses[-1] < 0.2 * losses[0]
 
 

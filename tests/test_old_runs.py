@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT
+from children import ROOT
 from rich.console import Console
 
 import evenflow

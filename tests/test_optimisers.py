@@ -54,10 +54,10 @@ def separate(make):
 
 
 def ensemble(name, momentum=0.9, stop=STEPS):
-    theta, active = uniform(0, 3, 20), torch.ones(3, dtype=torch.bool)
+    theta = uniform(0, 3, 20)
     optimiser = EnsembleOptimiser(theta, RATES, name, momentum)
     for step in range(stop):
-        optimiser.step(GRADIENTS[step], active)
+        optimiser.step(GRADIENTS[step])
     return theta, optimiser
 
 
@@ -82,7 +82,8 @@ def test_frozen_members_stay_where_they_are_whatever_their_gradient(name):
     before, other = theta.clone(), ensemble(name, stop=4)[0]
     gradient = GRADIENTS[3].clone()
     gradient[1] = torch.nan
-    optimiser.step(gradient, torch.tensor([True, False, True]))
+    optimiser.only(torch.tensor([True, False, True]))
+    optimiser.step(gradient)
     assert torch.equal(theta[1], before[1])
     assert torch.equal(theta[[0, 2]], other[[0, 2]])
 
@@ -92,9 +93,8 @@ def test_loading_an_optimisers_tensors_continues_it(name):
     theta, optimiser = ensemble(name, stop=5)
     second = EnsembleOptimiser(theta.clone(), RATES, name)
     second.load({key: value.clone() for key, value in optimiser.tensors().items()})
-    active = torch.ones(3, dtype=torch.bool)
     for step in range(5, STEPS):
-        second.step(GRADIENTS[step], active)
+        second.step(GRADIENTS[step])
     assert torch.equal(second.theta, ensemble(name)[0])
 
 
@@ -153,7 +153,7 @@ def displacement(name, course, updates, sizes):
     optimiser = EnsembleOptimiser(torch.zeros(1, len(sizes), dtype=sizes.dtype), torch.ones(1, dtype=sizes.dtype), name)
     for t in range(updates):
         optimiser.theta.zero_()
-        optimiser.step((sizes * course(t)).unsqueeze(0), torch.ones(1, dtype=torch.bool))
+        optimiser.step((sizes * course(t)).unsqueeze(0))
     return optimiser.theta[0]
 
 

@@ -1,14 +1,16 @@
 """Physical parameters of guidance, swarm, N-body, quantum and fluid, and goals that vary, beside independent torch."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from conftest import relative_error, tensor_options, uniform
+from test_fluid import fluid_step
 from test_parameters import launch_pull_back, launch_step, varied
 from test_quantum import dense_step
 
 import engine
 from engine import FULL, Guidance, NBody, QuantumBox, Rollout, Swarm
-from engine.system import PULL_BACK_LAUNCH_BYTES
 from engine.systems import Fluid, Held
 from training import build_task
 
@@ -45,14 +47,13 @@ def herd_step(sign, radius, dt=4 / 60):
     return step
 
 
-def bodies_step(masses, thrusters, dt=0.02):
-    """Leapfrog pair by pair; parameters [B, 3]."""
+def bodies_step(thrusters, dt=0.02):
+    """Leapfrog pair by pair; parameters [B, 2 + N]."""
 
     def step(state, control, parameters):
         dim = state.shape[1] // 2
-        gravity, softening, first = (column.view(-1, 1, 1, 1) for column in parameters.unbind(1))
-        own = torch.tensor(masses, dtype=state.dtype).expand(len(state), 1, 1, -1)
-        own = torch.cat([first, own[..., 1:]], 3)
+        gravity, softening = (column.view(-1, 1, 1, 1) for column in parameters[:, :2].unbind(1))
+        own = parameters[:, None, None, 2:]
         half = state[:, :dim] + 0.5 * dt * state[:, dim:]
         away = half.unsqueeze(2) - half.unsqueeze(3)
         pull = gravity * own * away / (away.square().sum(1, keepdim=True) + softening**2) ** 1.5
@@ -67,18 +68,36 @@ def field_step(state, control, parameters):
     return dense_step(state, control * parameters)
 
 
+def flows(system):
+    """The fluid's oracle sample by sample; parameters [B, 3]."""
+
+    def step(state, control, parameters):
+        names = ("dim", "size", "spacing", "sound_speed", "jet_radius", "dt")
+        usual = {name: getattr(system, name) for name in names}
+        own = [SimpleNamespace(**usual, **dict(zip(system.parameters, row, strict=True))) for row in parameters]
+        ones = (slice(b, b + 1) for b in range(len(state)))
+        return torch.cat([fluid_step(state[one], control[one], of) for one, of in zip(ones, own, strict=True)])
+
+    return step
+
+
 GUIDANCE, FLOCK = Guidance(2, 4), Guidance(2, 18, reversed_flocking=True)
 SHORT = Swarm(3, 40, radius=1.5, flocking=0.3, flight=2.0)
 BODIES = NBody((1.0, 0.2, 0.1), (1, 2))
 MANY = NBody(tuple(0.1 + 0.01 * i for i in range(20)), (3,), dim=3)
 BOX = QuantumBox(9)
+FLUIDS = {
+    "fluid": Fluid(60, 2, (1.2, 1.3), 0.1, viscosity=0.05, jet_radius=0.5, jet_strength=3.0),
+    "fluid in space": Fluid(40, 2, (1.1, 1.2, 1.05), 0.1, viscosity=0.05, jet_radius=1.0, steered=True),
+}
 CASES = {
     "guidance": (GUIDANCE, herd_step(1.0, None)),
     "flock": (FLOCK, herd_step(-1.0, None)),
     "swarm in cells": (SHORT, herd_step(1.0, 1.5)),
-    "n-body": (BODIES, bodies_step((1.0, 0.2, 0.1), (1, 2))),
-    "20 bodies in space": (MANY, bodies_step(MANY.masses, (3,))),
+    "n-body": (BODIES, bodies_step((1, 2))),
+    "20 bodies in space": (MANY, bodies_step((3,))),
     "quantum": (BOX, field_step),
+    **{name: (fluid, flows(fluid)) for name, fluid in FLUIDS.items()},
 }
 
 
@@ -101,26 +120,29 @@ def test_step_and_derivatives_equal_those_of_torch_at_every_sample_s_own_paramet
 
 
 @pytest.mark.float64
-def test_a_fluid_s_jets_have_the_strength_of_their_sample():
+def test_a_fluid_under_held_controls_is_that_of_its_sample():
     settings = {"particles": 30, "jets": 2, "size": (1.0, 1.0), "spacing": 0.15, "jet_radius": 0.5, "steered": True}
-    fluid = Held(Fluid(**settings), 2)
+    fluid = Held(Fluid(**settings, viscosity=0.0), 2)
     state = fluid.system.sample(BATCH, torch.Generator().manual_seed(0))
     control, adjoint = uniform(1, BATCH, *fluid.control_shape), uniform(2, *state.shape)
-    strengths = torch.tensor([[0.5], [1.0], [2.0]], **tensor_options())
-    found, pulled = (
-        launch_step(fluid, state, control, strengths),
-        launch_pull_back(fluid, state, control, adjoint, strengths),
-    )
-    for b, strength in enumerate(strengths[:, 0].tolist()):
-        own = Held(Fluid(**settings, jet_strength=strength), 2)
+    rows = torch.tensor([[0.5, 0.01, 0.5], [1.0, 0.02, 1.0], [2.0, 0.04, 2.0]], **tensor_options())
+    found, pulled = launch_step(fluid, state, control, rows), launch_pull_back(fluid, state, control, adjoint, rows)
+    unasked = torch.zeros_like(state), torch.zeros_like(control)
+    fluid.prepare_pull_back(state, control, adjoint, *unasked, rows)()
+    assert torch.equal(unasked[0], pulled[0])
+    for b, values in enumerate(rows.tolist()):
+        own = Held(Fluid(**settings, dt=fluid.system.dt, **dict(zip(fluid.parameters, values, strict=True))), 2)
         one = slice(b, b + 1)
         given = state[one].clone(), control[one].clone()
         assert relative_error(found[one], own.step(*given)) < 1e-12
         for got, wanted in zip(pulled[:2], own.pull_back(*given, adjoint[one].clone()), strict=True):
             assert relative_error(got[one], wanted) < 1e-12
-    ahead, behind = (launch_step(fluid, state, control, strengths + sign * 1e-3) for sign in (1, -1))
-    slope = ((ahead - behind) / 2e-3 * adjoint).flatten(1).sum(1)
-    assert relative_error(pulled[2][:, 0], slope) < 1e-6
+    for column in range(3):
+        step = torch.zeros_like(rows)
+        step[:, column] = 1e-3 * rows[:, column]
+        ahead, behind = (launch_step(fluid, state, control, rows + sign * step) for sign in (1, -1))
+        slope = ((ahead - behind) / (2 * step[:, column].view(-1, 1, 1)) * adjoint).flatten(1).sum(1)
+        assert relative_error(pulled[2][:, column], slope) < 1e-6
 
 
 @pytest.mark.float64
@@ -128,13 +150,17 @@ def test_a_fluid_s_jets_have_the_strength_of_their_sample():
     ("name", "options", "names", "values"),
     [
         ("guidance", {"horizon": 5}, ("target_x", "flight"), ((0.3, 14.0), (-0.5, 16.0))),
-        ("n-body", {"horizon": 4, "dim": 3}, ("target_radius", "softening"), ((1.2, 0.1), (1.7, 0.12))),
+        ("n-body", {"horizon": 4, "dim": 3}, ("target_radius", "mass_1"), ((1.2, 0.01), (1.7, 0.02))),
+        ("quantum", {"horizon": 20, "points": 9}, ("target", "slope"), ((2.0, 0.9), (3.0, 1.1))),
     ],
 )
 def test_goals_that_vary_are_differentiated_as_those_of_tasks_with_other_options(name, options, names, values):
     task = build_task(name, **options)
     assert set(names) <= set(task.parameters)
-    rollout = Rollout(task.system, task.policy(1, **tensor_options()), task.horizon, 2, parameters=names)
+    policy = task.policy(1, **tensor_options())
+    policy.initialise(0, torch.Generator().manual_seed(0))
+    policy.theta.data += 0.1 * uniform(5, *policy.theta.shape)
+    rollout = Rollout(task.system, policy, task.horizon, 2, parameters=names)
     initial, given = task.initial_states(2, 0, "train", torch.float64), torch.tensor(values, **tensor_options())
     losses = rollout.forward(initial, task.objective, given)
     found = rollout.backward([FULL], task.objective).physical[FULL]
@@ -143,17 +169,56 @@ def test_goals_that_vary_are_differentiated_as_those_of_tasks_with_other_options
         step[:, column] = 1e-5
         ahead, behind = (rollout.forward(initial, task.objective, given + sign * step) for sign in (1, -1))
         assert relative_error(found[:, column], (ahead - behind) / 2e-5) < 1e-7
-    option = {"target_x": "target_x", "target_radius": "radius"}[names[0]]
+    option = {"target_radius": "radius"}.get(names[0], names[0])
     for b, value in enumerate(values):
-        other = build_task(name, **options, **{option: value[0]})
-        alone = Rollout(task.system, task.policy(1, **tensor_options()), task.horizon, 1, parameters=names[1:])
+        other = build_task(name, **options, **{option: int(value[0]) if option == "target" else value[0]})
+        alone = Rollout(task.system, policy, task.horizon, 1, parameters=names[1:])
         own = alone.forward(initial[b : b + 1], other.objective, given[b : b + 1, 1:].contiguous())
         assert relative_error(losses[b : b + 1], own) < 1e-12
 
 
-@pytest.mark.parametrize(("name", "parameter"), [("guidance", "flight"), ("quantum", "slope")])
-def test_plans_count_the_pull_backs_of_systems_that_sweep_in_one_launch_without_parameters_alone(name, parameter):
+@pytest.mark.float64
+@pytest.mark.parametrize("dim", [2, 3])
+def test_a_fluid_s_goal_is_differentiated_as_its_loss_changes(dim):
+    objective = build_task("fluid", particles=400, jets=2, dim=dim).objective
+    names = [f"target_{axis}" for axis in "xyz"[:dim]]
+    assert objective.parameters == dict(zip(names, objective.goal, strict=True))
+    state = 2.0 * uniform(0, BATCH, 2 * dim, 402, low=0.0)
+    goals = torch.tensor(objective.goal, **tensor_options()).expand(BATCH, dim) + 0.1 * uniform(1, BATCH, dim)
+
+    def losses(goals):
+        return objective.given(dict(zip(names, goals.unbind(1), strict=True))).final(state)
+
+    for b in range(BATCH):
+        own = objective.aimed_at(tuple(goals[b].tolist()))
+        assert relative_error(losses(goals)[b], own.final(state)[b]) < 1e-12
+    leaf = goals.clone().requires_grad_()
+    (found,) = torch.autograd.grad(losses(leaf).sum(), leaf)
+    for axis in range(dim):
+        step = 1e-6 * torch.eye(dim, **tensor_options())[axis]
+        assert relative_error(found[:, axis], (losses(goals + step) - losses(goals - step)) / 2e-6) < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("name", "parameter"), [("guidance", "flight"), ("quantum", "slope"), ("cart-pole", "friction")]
+)
+@pytest.mark.parametrize("physical", [True, False])
+def test_what_varies_is_swept_in_one_launch_to_the_gradients_of_steps(name, parameter, physical, monkeypatch):
     task = build_task(name, horizon=5)
     policy = task.policy(1, **tensor_options())
-    plain, rows = (Rollout(task.system, policy, 5, 2, parameters=names).plan for names in ((), (parameter,)))
-    assert rows.predicted - plain.predicted >= 5 * PULL_BACK_LAUNCH_BYTES
+    policy.initialise(0, torch.Generator().manual_seed(0))
+    initial, rows = task.initial_states(2, 0, "train", policy.dtype), uniform(1, 2, 1, low=0.9, high=1.1)
+    found = []
+    for fused in (True, False):
+        if not fused:
+            monkeypatch.setattr(type(task.system), "prepare_sweep", lambda self, arrays: None)
+        rollout = Rollout(task.system, policy, 5, 2, parameters=(parameter,))
+        rollout.forward(initial, task.objective, rows)
+        found.append(rollout.backward([FULL], task.objective, physical=physical))
+        assert rollout.plan.predicted == Rollout(task.system, policy, 5, 2).plan.predicted
+        assert bool(rollout._sweeper._pull_backs) == (not fused)
+    for kind in ("parameters", "initial", "physical") if physical else ("parameters", "initial"):
+        in_one, by_steps = (getattr(gradients, kind)[FULL] for gradients in found)
+        assert in_one.any()
+        assert relative_error(in_one, by_steps) < accuracy()
+    assert all(bool(gradients.physical) == physical for gradients in found)

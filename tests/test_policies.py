@@ -6,6 +6,7 @@ import pytest
 import torch
 from conftest import tensor_options, uniform
 from torch import nn
+from traces import check_trace
 
 from policies import MLP, Linear, ModulePolicy, PolicyError, Polynomial
 
@@ -26,62 +27,18 @@ def small_module(controls=2):
     return nn.Sequential(nn.Linear(STATES, 5), nn.Tanh(), nn.Linear(5, controls)).to(**tensor_options())
 
 
-def by_autograd(policy, states):
-    """Controls [SLOTS, B, m] of states [SLOTS, B, n] as a graph of torch, each member's samples in a row."""
-    grouped = states.unflatten(1, (policy.members, ROWS)).transpose(0, 1).flatten(1, 2)
-    return policy(grouped).unflatten(1, (SLOTS, ROWS)).transpose(0, 1).flatten(1, 2)
-
-
-def only(tensor, *index):
-    """`tensor` with zeros everywhere but at `index`."""
-    result = torch.zeros_like(tensor)
-    result[index] = tensor[index]
-    return result
-
-
-def assert_trace_equals_autograd(policy, controls, members, first=1, last=SLOTS):
-    """Compare what a trace computes for the slots [first, last) and a slice of members with torch autograd."""
-    batch, rows = policy.members * ROWS, slice(first, last)
-    samples = slice(members.start * ROWS, members.stop * ROWS)
-    states, cotangents = uniform(1, SLOTS, batch, STATES), uniform(2, SLOTS, batch, controls)
-    leaf = states.clone().requires_grad_()
-    expected = by_autograd(policy, leaf)
-
-    def pulled_back(weights, target):
-        return torch.autograd.grad(expected, target, weights, retain_graph=True)[0]
-
-    trace, given = policy.trace(SLOTS, batch, (STATES,), (controls,)), torch.zeros_like(cotangents)
-    for slot in range(SLOTS):
-        trace.prepare_act(slot, states[slot], given[slot])()
-    torch.testing.assert_close(given, expected.detach())
-
-    jacobian = torch.full((SLOTS, batch, controls, STATES), math.nan, **tensor_options())
-    for wanted in (None, jacobian[rows]):
-        trace.linearise(first, last, states[rows], samples, wanted)
-        for slot in range(first, last):
-            found = trace.pull_back_state(slot, states[slot, samples], cotangents[slot, samples], samples)
-            torch.testing.assert_close(found, pulled_back(only(cotangents, slot), leaf)[slot, samples])
-        # One more pull-back adds to what is there.
-        gradient = torch.ones_like(policy.theta)
-        trace.pull_back_parameters(first, last, states[rows], cotangents[rows], samples, gradient)
-        torch.testing.assert_close(gradient, 1 + pulled_back(only(cotangents, rows, samples), policy.theta))
-    for c in range(controls):
-        unit = only(torch.ones_like(cotangents), ..., c)
-        torch.testing.assert_close(jacobian[rows, samples, c], pulled_back(unit, leaf)[rows, samples])
-
-
 @pytest.mark.parametrize("members", [1, 2, 3])
 @pytest.mark.parametrize("hidden", [(), (7,), (7, 6), (7, 6, 5)], ids=lambda hidden: f"hidden {list(hidden)}")
 @pytest.mark.parametrize("controls", [1, 2, 3, 4, 5])
 def test_mlp_trace_equals_autograd(controls, hidden, members):
-    assert_trace_equals_autograd(random_mlp(controls, hidden, members), controls, slice(0, members))
+    check_trace(random_mlp(controls, hidden, members), SLOTS, ROWS, 1, SLOTS, slice(0, members))
 
 
 @pytest.mark.parametrize("members", [slice(0, 1), slice(1, 2), slice(1, 3)], ids=lambda s: f"{s.start} to {s.stop}")
 @pytest.mark.parametrize("hidden", [(), (7, 6)], ids=lambda hidden: f"hidden {list(hidden)}")
 @pytest.mark.parametrize("controls", [1, 2, 5])
 def test_mlp_trace_of_some_members_equals_autograd(controls, hidden, members):
-    assert_trace_equals_autograd(random_mlp(controls, hidden, 3), controls, members)
+    check_trace(random_mlp(controls, hidden, 3), SLOTS, ROWS, 1, SLOTS, members)
 
 
 def test_mlp_trace_pulls_back_members_that_it_did_not_linearise():

@@ -2,20 +2,17 @@
 
 import pytest
 import torch
-from conftest import StepCost, relative_error, tensor_options, uniform
+from conftest import relative_error, tensor_options, uniform
+from three_states import COST, ROWS, RULES, STEPS, M, N, three_states
 from torch import nn
 
-from engine import FULL, ONE_STEP, PHYSICS_ONLY, POLICY_ONLY, LinearSystem, Rollout
+from engine import FULL, Rollout
 from policies import MLP, Policy, PolicyError, PolicyRecord
-
-RULES = (FULL, PHYSICS_ONLY, POLICY_ONLY, ONE_STEP)
-N, M, ROWS, STEPS = 3, 2, 4, 5
-COST = StepCost(lambda x, u, t: x.square().sum(1) + u.square().sum(1), lambda x: x.square().sum(1))
 
 
 @pytest.fixture(scope="module")
 def system():
-    return LinearSystem([[0.9, 0.1, 0.0], [0.0, 0.8, 0.1], [0.1, 0.0, 0.7]], [[1.0, 0.0], [0.0, 1.0], [0.5, 0.5]])
+    return three_states()
 
 
 class Gain(Policy):

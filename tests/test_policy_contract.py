@@ -8,6 +8,7 @@ import pytest
 import torch
 from conftest import relative_error, tensor_options, uniform
 from torch import nn
+from traces import check_trace, traced
 
 import engine
 from policies import (
@@ -123,54 +124,12 @@ def test_its_architecture_says_how_to_build_it_again(build, members):
     assert torch.equal(other(states), policy(states))
 
 
-def only(tensor, *index):
-    """`tensor` with zeros everywhere but at `index`."""
-    result = torch.zeros_like(tensor)
-    result[index] = tensor[index]
-    return result
-
-
-def traced(policy, states, controls):
-    """A trace that has acted on `states` [SLOTS, B, ...], which writes `controls`."""
-    trace = policy.trace(SLOTS, policy.members * ROWS, policy.state_shape, policy.control_shape)
-    for slot in range(SLOTS):
-        trace.prepare_act(slot, states[slot], controls[slot])()
-    return trace
-
-
 @pytest.mark.parametrize(
     ("members", "chosen"), [(1, slice(0, 1)), (3, slice(0, 3)), (3, slice(1, 2)), (3, slice(1, 3))]
 )
 @pytest.mark.parametrize(("first", "last"), [(0, SLOTS), (1, 2)])
 def test_its_trace_equals_autograd(build, members, chosen, first, last):
-    """Controls, K, Kᵀμ and Πᵀμ of the slots [first, last) and the chosen members, with K asked for and not."""
-    policy = with_random_parameters(build, members)
-    batch, slots, samples = members * ROWS, slice(first, last), slice(chosen.start * ROWS, chosen.stop * ROWS)
-    states = uniform(1, SLOTS, batch, *policy.state_shape)
-    cotangents = uniform(2, SLOTS, batch, *policy.control_shape)
-    leaf, given = states.clone().requires_grad_(), torch.zeros_like(cotangents)
-    expected = torch.stack([policy(x.unflatten(0, (members, ROWS))).flatten(0, 1) for x in leaf])
-    n, m = math.prod(policy.state_shape), math.prod(policy.control_shape)
-
-    def pulled_back(weights, target):
-        return torch.autograd.grad(expected, target, weights, retain_graph=True)[0]
-
-    trace = traced(policy, states, given)
-    torch.testing.assert_close(given, expected.detach())
-    jacobian = torch.full((SLOTS, batch, m, n), math.nan, **tensor_options())
-    for wanted in (None, jacobian[slots]):
-        trace.linearise(first, last, states[slots], samples, wanted)
-        for slot in range(first, last):
-            found = trace.pull_back_state(slot, states[slot, samples], cotangents[slot, samples], samples)
-            torch.testing.assert_close(found, pulled_back(only(cotangents, slot), leaf)[slot, samples])
-        # One more pull-back adds to what is there.
-        gradient = torch.ones_like(policy.theta)
-        trace.pull_back_parameters(first, last, states[slots], cotangents[slots], samples, gradient)
-        torch.testing.assert_close(gradient, 1 + pulled_back(only(cotangents, slots, samples), policy.theta))
-    for c in range(m):
-        unit = only(torch.ones_like(cotangents).flatten(2), ..., c).view_as(cotangents)
-        row = pulled_back(unit, leaf).flatten(2)
-        torch.testing.assert_close(jacobian[slots, samples, c], row[slots, samples])
+    check_trace(with_random_parameters(build, members), SLOTS, ROWS, first, last, chosen)
 
 
 @pytest.mark.parametrize("members", [1, 3])

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import reference
 import torch
-from conftest import gradcheck, relative_error, tensor_options, uniform
-from contract import check_buffers, check_oracle
+from conftest import relative_error, tensor_options, uniform
+from oracles import Case, OracleTests, within
 from torch.nn import functional
 
 import engine
@@ -40,42 +40,12 @@ def dense_step(state, control, dt=0.0625):
     return torch.stack([after.real, after.imag], 1)
 
 
-def accuracy():
-    return 1e-10 if engine.current().precision == "float64" else 1e-5
+BOUND = 1e-10, 1e-5
+CASES = {points: Case(system, dense_step, BATCH, push=5.0, bound=BOUND) for points, system in SYSTEMS.items()}
 
 
-def check_step_and_pull_back(points, batch=BATCH):
-    state, control, adjoint = uniform(0, batch, 2, points), 5 * uniform(1, batch, 1), uniform(2, batch, 2, points)
-    check_oracle(SYSTEMS[points], dense_step, state, control, adjoint, accuracy())
-
-
-@pytest.mark.vulkan
-@pytest.mark.parametrize("points", SYSTEMS)
-def test_step_and_pull_back_equal_a_dense_solve(points):
-    check_step_and_pull_back(points)
-
-
-@pytest.mark.vulkan
-def test_many_samples_in_parallel_equal_a_dense_solve():
-    check_step_and_pull_back(5, batch=600)
-
-
-@pytest.mark.cuda
-@pytest.mark.parametrize("points", SYSTEMS)
-def test_cuda_step_and_pull_back_equal_a_dense_solve_on_the_cpu(points):
-    check_step_and_pull_back(points)
-
-
-@pytest.mark.float64
-@pytest.mark.parametrize("points", SYSTEMS)
-def test_the_pull_back_passes_gradcheck(points):
-    assert gradcheck(SYSTEMS[points], uniform(0, 2, 2, points), uniform(1, 2, 1))
-
-
-@pytest.mark.vulkan
-def test_pull_back_leaves_next_adjoint_alone_writes_adjoint_and_adds_to_cotangent():
-    system, state, control, following = SYSTEMS[5], uniform(0, 3, 2, 5), uniform(1, 3, 1), uniform(2, 3, 2, 5)
-    check_buffers(system, state, control, following)
+class TestOracle(OracleTests):
+    cases, small = {**CASES, "many": Case(SYSTEMS[5], dense_step, 600, push=5.0, bound=BOUND)}, tuple(CASES)
 
 
 @pytest.mark.float64
@@ -93,6 +63,7 @@ def test_launches_of_every_batch_share_scratch_of_the_predicted_size():
     assert large.numel() * large.element_size() == system.scratch_bytes(4)
 
 
+@pytest.mark.cuda
 @pytest.mark.vulkan
 def test_the_norm_is_kept():
     system = SYSTEMS[32]
@@ -172,7 +143,7 @@ def check_gradients():
     with torch.no_grad():
         oracle = lambda state: convolutional(weights, state)  # noqa: E731
         expected = reference.rollout_loss(dense_step, oracle, start, 128, running, miss)
-    assert relative_error(losses, expected) < accuracy()
+    assert relative_error(losses, expected) < within(BOUND)
     for variant, rule in VARIANTS.items():
         found = [layer[0] for layer in policy.layers(gradients[rule])]
         expected = reference.gradients(variant, weights, dense_step, convolutional, start, 128, running, miss)
@@ -182,13 +153,9 @@ def check_gradients():
                                 for layers in (found, expected))) < limit, variant  # fmt: skip
 
 
+@pytest.mark.cuda
 @pytest.mark.vulkan
 def test_gradients_of_the_task_equal_those_of_an_independent_rollout():
-    check_gradients()
-
-
-@pytest.mark.cuda
-def test_cuda_gradients_of_the_task_equal_those_of_an_independent_rollout_on_the_cpu():
     check_gradients()
 
 

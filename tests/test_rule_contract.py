@@ -46,15 +46,6 @@ def acting(rule):
     return placed(rule, Place(0.1, lambda: torch.arange(1)))
 
 
-@pytest.fixture(params=[(4,), (2, 3)], ids=["vector", "matrix"])
-def terms(request):
-    """The terms ∂ℓ_t/∂x, Aᵀλ and Kᵀμ of 7 samples; the first sample's are zero."""
-    terms = tuple(uniform(seed, 7, *request.param) for seed in range(3))
-    for term in terms:
-        term[0] = 0.0
-    return terms
-
-
 def used(rule, terms):
     """The terms as a sweep hands them over: None for those that the rule says it does not use."""
     direct, physics, policy = terms

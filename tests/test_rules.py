@@ -55,15 +55,6 @@ def rule(request):
     return RULES[request.param]
 
 
-@pytest.fixture(params=[(4,), (2, 3)], ids=["vector", "matrix"])
-def terms(request):
-    """The terms ∂ℓ_t/∂x, Aᵀλ and Kᵀμ of 7 samples; the first sample's are zero."""
-    terms = tuple(uniform(seed, 7, *request.param) for seed in range(3))
-    for term in terms:
-        term[0] = 0.0
-    return terms
-
-
 def test_the_named_rules_open_the_paths_of_the_paper(terms):
     direct, physics, policy = terms
     assert torch.equal(FULL(*terms, t=T), direct + physics + policy)

@@ -4,7 +4,8 @@ import json
 
 import pytest
 import torch
-from conftest import ROOT, run_python, tensor_options
+from children import ROOT, run_fresh, run_python
+from conftest import tensor_options
 
 import engine
 from engine import runtime
@@ -40,7 +41,7 @@ print(json.dumps(report))
 
 @pytest.fixture(scope="module")
 def output():
-    return run_python(FRESH_PROCESS).stdout.splitlines()
+    return run_fresh(FRESH_PROCESS).stdout.splitlines()
 
 
 @pytest.fixture

@@ -2,16 +2,14 @@
 
 import json
 import math
-import os
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-from conftest import ROOT, tensor_options
+from children import ROOT
+from conftest import tensor_options
 from rich.console import Console
 
 import evenflow
@@ -263,7 +261,7 @@ OPTIONS = ["--systems", "n-body", "--sizes", "64", "--no-peers", "--horizon-syst
 
 
 @pytest.mark.float64
-def test_the_command_measures_writes_and_continues(tmp_path, capsys, monkeypatch):
+def test_the_command_measures_writes_and_continues(forked_modules, tmp_path, capsys, monkeypatch):
     command = ["bench", "scale", "--out", str(tmp_path / "new" / "study"), *OPTIONS]
     command += ["--horizon-particles", "64", "--horizons", "5"]
     started = time.perf_counter()
@@ -296,15 +294,11 @@ def test_a_registered_system_starts_inside_its_own_domain_and_counts_samples():
 
 
 @pytest.mark.float64
-def test_a_registered_system_is_measured_against_samples_and_says_that_it_has_no_peer(tmp_path):
-    command = ["bench", "scale", "--plugin", str(ROOT / "examples" / "own_system.py"), "--out", "study"]
+def test_a_registered_system_is_measured_against_samples_and_says_that_it_has_no_peer(forked_modules, tmp_path):
+    command = ["bench", "scale", "--plugin", str(ROOT / "examples" / "own_system.py"), "--out", str(tmp_path / "study")]
     command += ["--systems", "pendulum", "--sizes", "64", "128", "--horizon-system", "pendulum", "--horizons", "3"]
     command += ["--horizon-particles", "64"]
-    done = subprocess.run(
-        [sys.executable, "-m", "evenflow", *command], capture_output=True, text=True, cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(ROOT)}, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    assert evenflow.main(command) == 0
     report = json.loads((tmp_path / "study" / "report.json").read_text())
     assert [record["status"] for record in report["measurements"]] == ["done"] * 3
     assert [record["particles"] for record in report["measurements"]] == [64, 128, 64]

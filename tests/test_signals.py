@@ -2,14 +2,13 @@
 
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
 from dataclasses import replace
 
 import pytest
-from conftest import HANGS, ROOT
+from children import HANGS, ROOT, Child, run_child
 from test_experiment import equal, outcome
 
 from benchmarks.studies.directory import StudyDirectory
@@ -178,10 +177,9 @@ def waited_for(check, process):
 
 
 def test_sigterm_ends_the_command_in_good_order(tmp_path):
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
     line = command("train", "cart-pole", *OPTIONS, "--epochs", "1000000", "--out", "run")
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen(line, **pipes, cwd=tmp_path, env=environment) as process:
+    out, errors = (tmp_path / name for name in ("printed", "errors"))
+    with out.open("w") as stdout, errors.open("w") as stderr, Child(line, stdout, stderr, cwd=tmp_path) as process:
         run = tmp_path / "run"
         metrics = run / "metrics.jsonl"
         assert waited_for(lambda: metrics.exists() and metrics.read_text().count("\n") >= 3, process)
@@ -189,25 +187,25 @@ def test_sigterm_ends_the_command_in_good_order(tmp_path):
             resume(run)
         assert load_controller(run).members == 1
         process.send_signal(signal.SIGTERM)
-        printed, errors = process.communicate(timeout=HANGS)
-    assert process.returncode == 128 + signal.SIGTERM
-    assert errors.splitlines()[-1] == "evenflow: stopped by SIGTERM; continue with: evenflow train --resume run."
-    assert "Final test loss" in printed
+        assert process.wait(HANGS) == 128 + signal.SIGTERM
+    last = errors.read_text().splitlines()[-1]
+    assert last == "evenflow: stopped by SIGTERM; continue with: evenflow train --resume run."
+    assert "Final test loss" in out.read_text()
     opened = RunDirectory.open(run)
     assert opened.epoch == len(opened.metrics()) >= 3
     assert not (run / ".lock").exists()
 
 
 def test_a_pipe_that_nobody_reads_any_more_loses_nothing(tmp_path):
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
     line = command("train", "cart-pole", *OPTIONS, "--epochs", "200", "--out", "run")
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen(line, **pipes, cwd=tmp_path, env=environment) as process:
-        assert process.stdout.readline().startswith("cpu, float64")
-        process.stdout.close()
-        errors = process.stderr.read()
-        process.wait(timeout=HANGS)
-    assert process.returncode == 128 + signal.SIGPIPE
+    reading, writing = (os.fdopen(end, mode) for end, mode in zip(os.pipe(), "rw", strict=True))
+    with (tmp_path / "errors").open("w+") as stderr:
+        process = Child(line, writing, stderr, cwd=tmp_path)
+        writing.close()
+        assert reading.readline().startswith("cpu, float64")
+        reading.close()
+        assert process.wait(HANGS) == 128 + signal.SIGPIPE
+    errors = (tmp_path / "errors").read_text()
     assert errors.splitlines()[-1].startswith("evenflow: stopped, since nobody reads what it prints; continue with: ")
     assert "Traceback" not in errors
     opened = RunDirectory.open(tmp_path / "run")
@@ -238,8 +236,7 @@ def test_a_kill_in_the_middle_of_writing_a_checkpoint_loses_no_number(whole, tmp
     path = tmp_path / "run"
     # The configuration, the checkpoint of epoch 0, the metrics, and then the checkpoint of epoch 4.
     source = KILLED.format(tests=str(ROOT / "tests"), out=str(path), count=4)
-    done = subprocess.run([sys.executable, "-c", source], env=os.environ | {"PYTHONPATH": str(ROOT)}, check=False)
-    assert done.returncode == -signal.SIGKILL
+    assert run_child([sys.executable, "-c", source]).returncode == -signal.SIGKILL
     run = RunDirectory.open(path)
     assert (run.epoch, len(run.metrics())) == (0, 4)
     assert len(list((path / "checkpoints").glob(".epoch-000004.*.part"))) == 1

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import run_python, tensor_options
+from children import run_python
+from conftest import tensor_options
 
 import engine
 from engine import BudgetError, CartPole, KernelSystem, LinearSystem, Rollout, SettingError, System, Trajectory

@@ -1,14 +1,12 @@
 """The speed benchmark: peers compute our gradient, figures add up, results are never written over."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
-from conftest import ROOT
+from children import ROOT
 from rich.console import Console
 
+import evenflow
 from benchmarks.peers.table import PEERS, peers_of_task
 from benchmarks.speed import apart_by, disagreement, make_trainer, speed
 from benchmarks.timing import PHASES
@@ -55,31 +53,22 @@ def test_tasks_that_are_not_there_are_refused():
 
 
 @pytest.mark.float64
-def test_a_task_without_a_peer_is_timed_and_says_so(capsys):
-    result = speed(Console(width=80), rounds=1, members=2, task="integrator")
-    printed = capsys.readouterr().out
-    assert list(result["alone"]["ms"]) == ["Evenflow"]
+def test_a_task_of_a_plugin_is_timed_without_a_peer_and_says_so(forked_modules, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    command = ["bench", "speed", "--plugin", str(ROOT / "examples" / "own_task.py"), "--task", "docking"]
+    command += ["--rounds", "1", "--members", "2", "--out", str(tmp_path / "speed.json")]
+    assert evenflow.main(command) == 0
+    printed = capsys.readouterr().out.replace(str(tmp_path), "")
     assert "no peer here" in printed
     assert max(map(len, printed.splitlines())) <= 80
+    result = json.loads((tmp_path / "speed.json").read_text())
+    assert (result["task"], list(result["alone"]["ms"])) == ("docking", ["Evenflow"])
     assert all(result["alone"]["ms"]["Evenflow"][letter] > 0 for letter in LETTERS)
     assert result["ensemble"]["ms"]["C"]["per member"] > 0
 
 
 @pytest.mark.float64
-def test_a_task_of_a_plugin_is_timed(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-m", "evenflow", "bench", "speed", "--plugin", str(ROOT / "examples" / "own_task.py"),
-         "--task", "docking", "--rounds", "1", "--members", "2", "--out", "speed.json"],
-        capture_output=True, text=True, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert "no peer here" in done.stdout
-    result = json.loads((tmp_path / "speed.json").read_text())
-    assert (result["task"], list(result["alone"]["ms"])) == ("docking", ["Evenflow"])
-
-
-@pytest.mark.float64
-def test_the_benchmark_prints_and_writes_every_figure(tmp_path, capsys):
+def test_the_benchmark_prints_and_writes_every_figure(forked_modules, tmp_path, capsys):
     result = speed(Console(width=140), rounds=1, members=2, out=tmp_path / "results" / "speed.json")
     assert json.loads((tmp_path / "results" / "speed.json").read_text()) == json.loads(json.dumps(result))
     printed = capsys.readouterr().out

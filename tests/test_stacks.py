@@ -5,7 +5,8 @@ import warnings
 import pytest
 import taichi as ti
 import torch
-from conftest import ROOT, relative_error, run_python
+from children import ROOT, run_python
+from conftest import relative_error
 from test_systems import reference_pull_back
 from users_kernels import A, arrays, refusal
 

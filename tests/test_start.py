@@ -8,7 +8,7 @@ import textwrap
 import pytest
 import taichi as ti
 import torch
-from conftest import ROOT, run_python
+from children import ROOT, run_fresh, run_python
 from taichi.lang.ast.ast_transformer_utils import TextWrapper
 
 from engine.start import silenced
@@ -36,7 +36,7 @@ except {error} as said:
 @pytest.mark.skipif(sys.platform != "linux", reason="Taichi loads libX11 on Linux alone")
 @pytest.mark.parametrize(("module", "error"), [("evenflow", "SystemExit"), ("engine", "ImportError")])
 def test_missing_libx11_is_told_before_anything_else(module, error):
-    said = run_python(WITHOUT_X11.format(module=module, error=error)).stdout
+    said = run_fresh(WITHOUT_X11.format(module=module, error=error)).stdout
     assert said == (
         "Expected libX11, which Taichi loads, got 'libX11.so.6: cannot open shared object file: No such file or "
         "directory'; on Debian, apt-get install libx11-6.\n"
@@ -44,16 +44,21 @@ def test_missing_libx11_is_told_before_anything_else(module, error):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the loader's variables are tried on Linux")
-@pytest.mark.parametrize(("options", "code", "verb"), [([], 0, "Left out"), (["--require"], 1, "Cannot do without")])
-def test_a_suite_without_vulkan_ends_with_a_sentence(options, code, verb):
-    command = [sys.executable, "-m", "pytest", "--backend", "vulkan", "--precision", "float32", *options]
-    hidden = dict.fromkeys(("VK_DRIVER_FILES", "VK_ICD_FILENAMES"), "/nonexistent")
+@pytest.mark.parametrize(
+    ("backend", "options", "code", "verb", "needs"),
+    [
+        ("vulkan", [], 0, "Left out", "a Vulkan loader and driver (on Debian, apt-get install "),
+        ("vulkan", ["--require"], 1, "Cannot do without", "a Vulkan loader and driver (on Debian, apt-get install "),
+        ("cuda", [], 1, "Cannot do without", "a CUDA device that Taichi and torch share"),
+    ],
+)
+def test_a_suite_without_its_backend_ends_with_a_sentence(backend, options, code, verb, needs):
+    command = [sys.executable, "-m", "pytest", "--backend", backend, "--precision", "float32", *options]
+    hidden = dict.fromkeys(("VK_DRIVER_FILES", "VK_ICD_FILENAMES"), "/nonexistent") | {"CUDA_VISIBLE_DEVICES": ""}
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")} | hidden
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == code
-    assert (
-        f"{verb} the tests on vulkan: they need a Vulkan loader and driver (on Debian, apt-get install " in done.stderr
-    )
+    assert f"{verb} the tests on {backend}: they need {needs}" in done.stderr
     assert "RHI" not in done.stdout + done.stderr
 
 

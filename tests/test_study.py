@@ -5,16 +5,16 @@ import os
 import random
 import re
 import signal
-import subprocess
 import sys
 import time
 
 import imageio.v3 as imageio
 import pytest
-from conftest import HANGS, ROOT
+from children import HANGS, ROOT, Child
 from rich.console import Console
 
 import evenflow
+from benchmarks import timing
 from benchmarks.studies import packs as packs_module
 from benchmarks.studies.comparisons import table
 from benchmarks.studies.diagnostics import diagnose
@@ -134,13 +134,12 @@ run_study(small(epochs=12), Path({out!r}))
 def test_a_study_killed_at_random_goes_on_where_it_stopped(tmp_path):
     out, draw = tmp_path / "killed", random.Random(3)
     source = CHILD.format(tests=str(ROOT / "tests"), out=str(out))
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
 
     def epochs():
         return [file.read_text().count("\n") for file in sorted(out.glob("*/*/metrics.jsonl"))]
 
     for stop in (draw.randint(1, 10), draw.randint(13, 22)):
-        process = subprocess.Popen([sys.executable, "-c", source], env=environment)
+        process = Child([sys.executable, "-c", source])
         deadline = time.monotonic() + HANGS
         while sum(epochs()) < stop and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.002)
@@ -172,7 +171,8 @@ def test_a_result_line_cut_off_by_a_kill_is_written_again(tmp_path):
     }
 
 
-def test_the_report_stands_in_tables_and_figures(done, tmp_path):
+def test_the_report_stands_in_tables_and_figures(done, tmp_path, monkeypatch):
+    monkeypatch.setattr(timing, "_IN_A_ROW", 1)
     written = compare(small(), done, Console(file=open(os.devnull, "w")))  # noqa: SIM115
     names = {path.name for path in written}
     assert {"report.md", "report.json", "losses-epochs.png", "losses-time.png", "losses-paper.png"} <= names

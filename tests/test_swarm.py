@@ -5,10 +5,9 @@ from functools import partial
 
 import pytest
 import torch
-from conftest import gradcheck, relative_error, tensor_options, uniform
-from contract import check_buffers, check_oracle
+from conftest import relative_error, tensor_options, uniform
+from oracles import Case, OracleTests, accuracy, gradient_of_rollout, losses_of_training, simulate
 from test_guidance import guidance_step
-from test_systems import accuracy, simulate
 
 import engine
 from engine import Rollout
@@ -49,68 +48,22 @@ OPTIONS = {
     "many in few cells": (4, 300, {"radius": 1.6, "reversed_flocking": True}),
     "cut off in all pairs": (2, 150, {"radius": 0.7, "cells": False, "mean_centre": True}),
 }
-SMALL = ("one and one", "few in cells", "cells")
 
 
 def build(drivers, evaders, options):
     oracle = {key: value for key, value in options.items() if key != "cells"}
-    return Swarm(drivers, evaders, **options), partial(swarm_step, **oracle)
+    return Case(Swarm(drivers, evaders, **options), partial(swarm_step, **oracle), BATCH, reach=2.0)
 
 
-# One object for all tests, since Taichi compiles the kernels of each object anew.
 CASES = {name: build(*settings) for name, settings in OPTIONS.items()}
 
 
-def case(name):
-    """A system, its oracle, and a batch of states, controls and adjoints at which to compare them."""
-    system, step = CASES[name]
-    states, adjoints = (uniform(seed, BATCH, *system.state_shape, low=-2, high=2) for seed in (0, 1))
-    return system, step, states, uniform(2, BATCH, *system.control_shape), adjoints
-
-
-def check_step_and_pull_back(name):
-    system, step, state, control, next_adjoint = case(name)
-    check_oracle(system, step, state, control, next_adjoint, accuracy())
-
-
-@pytest.mark.vulkan
-@pytest.mark.parametrize("name", CASES)
-def test_step_and_pull_back_equal_the_oracle(name):
-    check_step_and_pull_back(name)
+class TestOracle(OracleTests):
+    cases = CASES
+    small, large = ("one and one", "few in cells", "cells"), ("many in cells", "cut off in all pairs")
 
 
 @pytest.mark.cuda
-@pytest.mark.parametrize("name", CASES)
-def test_cuda_step_and_pull_back_equal_the_oracle_on_the_cpu(name):
-    check_step_and_pull_back(name)
-
-
-@pytest.mark.float64
-@pytest.mark.parametrize("name", SMALL)
-def test_gradcheck(name):
-    system, _, state, control, _ = case(name)
-    assert gradcheck(system, state, control)
-
-
-@pytest.mark.float64
-@pytest.mark.parametrize("name", ["many in cells", "cut off in all pairs"])
-def test_pull_back_of_many_equals_central_differences_along_random_directions(name):
-    system, _, state, control, next_adjoint = case(name)
-    to_state, to_control = system.pull_back(state, control, next_adjoint)
-    for seed in range(3):
-        shift, push, eps = uniform(10 + seed, *state.shape), uniform(20 + seed, *control.shape), 1e-6
-        ahead, behind = (system.step(state + sign * shift, control + sign * push) for sign in (eps, -eps))
-        slope = ((ahead - behind) / (2 * eps) * next_adjoint).sum()
-        assert relative_error((to_state * shift).sum() + (to_control * push).sum(), slope) < 1e-7
-
-
-@pytest.mark.vulkan
-@pytest.mark.parametrize("name", CASES)
-def test_pull_back_leaves_next_adjoint_alone_writes_adjoint_and_adds_to_cotangent(name):
-    system, _, state, control, next_adjoint = case(name)
-    check_buffers(system, state, control, next_adjoint)
-
-
 @pytest.mark.vulkan
 def test_without_a_radius_a_swarm_is_guidance_bit_for_bit():
     state, control, adjoint = (
@@ -126,6 +79,7 @@ def test_without_a_radius_a_swarm_is_guidance_bit_for_bit():
         assert torch.equal(found, expected)
 
 
+@pytest.mark.cuda
 @pytest.mark.vulkan
 @pytest.mark.parametrize("radius", [0.4, 12.0, 1e6])
 def test_cells_and_all_pairs_agree_and_equal_guidance_where_the_radius_covers_everything(radius):
@@ -161,6 +115,7 @@ def test_the_force_and_its_jacobian_are_continuous_at_the_cut_off():
     assert abs(at(0.75)[0]) > 0.05
 
 
+@pytest.mark.cuda
 @pytest.mark.vulkan
 def test_flocking_forces_within_the_radius_add_up_to_nothing():
     plain, turned = (Swarm(1, 200, radius=0.5, reversed_flocking=reverse) for reverse in (False, True))
@@ -172,6 +127,7 @@ def test_flocking_forces_within_the_radius_add_up_to_nothing():
     assert flock.abs().max() > 1e-3
 
 
+@pytest.mark.cuda
 @pytest.mark.vulkan
 @pytest.mark.parametrize("radius", [1e-3, 0.5, 1e9])
 def test_coincident_and_far_particles_have_defined_steps_and_gradients(radius):
@@ -188,9 +144,10 @@ def test_coincident_and_far_particles_have_defined_steps_and_gradients(radius):
         assert gradient.isfinite().all()
 
 
+@pytest.mark.cuda
 @pytest.mark.vulkan
 def test_a_sample_that_is_not_finite_disturbs_no_other():
-    system, _, state, control, next_adjoint = case("cells")
+    system, state, control, next_adjoint = CASES["cells"].points()
     clean = system.step(state, control), *system.pull_back(state, control, next_adjoint)
     state[1, 0, 7] = math.nan
     found = system.step(state, control), *system.pull_back(state, control, next_adjoint)
@@ -199,6 +156,7 @@ def test_a_sample_that_is_not_finite_disturbs_no_other():
         assert torch.equal(one[[0, 2]], other[[0, 2]])
 
 
+@pytest.mark.cuda
 @pytest.mark.vulkan
 @pytest.mark.parametrize("radius", [0.0, 1.0])
 def test_gradients_of_a_rollout_equal_autograd_through_the_oracle_in_every_segment_length(radius):
@@ -216,12 +174,7 @@ def test_gradients_of_a_rollout_equal_autograd_through_the_oracle_in_every_segme
     step = partial(swarm_step, radius=radius or None, dt=0.1, reversed_flocking=True, mean_centre=True, **shared)
     slow = Moments((4, 32), (2, 2), hidden=(8,), dtype=torch.float64)
     slow.theta.data.copy_(policy.theta.data)
-    state, loss = start.cpu().double(), 0.0
-    for t in range(6):
-        control = slow(state.unsqueeze(0))[0]
-        loss = loss + task.objective.running(state.unsqueeze(0), control.unsqueeze(0), torch.tensor([t]))[0]
-        state = step(state, control)
-    (expected,) = torch.autograd.grad((loss + task.objective.final(state)).mean(), slow.theta)
+    expected = gradient_of_rollout(task, slow, step, start)
     for gradient in found:
         assert relative_error(gradient, expected) < 100 * accuracy()
     # What was made during the sweep serves outside it too.
@@ -292,18 +245,8 @@ def test_a_swarm_left_alone_stays_finite():
         assert states[:, :, :2].abs().max() < 1e3
 
 
+@pytest.mark.cuda
 @pytest.mark.float64
 def test_training_drives_a_swarm_nearer_to_its_target():
-    task = build_task("swarm", evaders=60)
-    policy = task.policy(1, **tensor_options())
-    policy.initialise(0, torch.Generator().manual_seed(0))
-    optimiser = torch.optim.Adam([policy.theta], lr=1e-2)
-    rollout = Rollout(task.system, policy, task.horizon, 2)
-    start, losses = task.initial_states(2, 0, "train", torch.float64), []
-    for _ in range(12):
-        rollout.forward(start)
-        gradients = rollout.backward([engine.FULL], task.objective)
-        policy.theta.grad = gradients.parameters[engine.FULL]
-        optimiser.step()
-        losses.append(gradients.losses.mean().item())
+    losses = losses_of_training(build_task("swarm", evaders=60), 2, 12, 1e-2)
     assert losses[-1] < 0.5 * losses[0]

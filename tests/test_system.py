@@ -68,17 +68,20 @@ def check_pendulum(system):
         assert relative_error(found, wanted) < accuracy()
 
 
+@pytest.mark.cuda
 def test_a_users_forward_kernel_gets_its_adjoint_from_taichi():
     system = by_taichi()
     check_pendulum(system)
     assert system.name == "damped_pendulum"
 
 
+@pytest.mark.cuda
 @pytest.mark.vulkan
 def test_a_users_own_pull_back_kernel_is_used_everywhere():
     check_pendulum(by_hand())
 
 
+@pytest.mark.cuda
 @pytest.mark.float64
 @pytest.mark.parametrize("build", [by_taichi, by_hand])
 def test_a_users_kernels_pass_gradcheck(build):

@@ -82,6 +82,7 @@ def accuracy():
     return 1e-12 if engine.current().precision == "float64" else 1e-5
 
 
+@pytest.mark.cuda
 @pytest.mark.vulkan
 def test_states_of_its_domain_are_drawn_from_the_generator_and_stay_finite(case):
     _, system, state, control, _ = case
@@ -91,6 +92,7 @@ def test_states_of_its_domain_are_drawn_from_the_generator_and_stay_finite(case)
     assert torch.isfinite(simulated(system, state, control.expand(5, *control.shape).contiguous())).all()
 
 
+@pytest.mark.cuda
 @pytest.mark.vulkan
 def test_a_launch_writes_its_outputs_and_nothing_else(case):
     _, system, state, control, adjoint = case
@@ -103,6 +105,7 @@ def test_a_launch_writes_its_outputs_and_nothing_else(case):
     assert torch.equal(control, pushed)
 
 
+@pytest.mark.cuda
 @pytest.mark.vulkan
 def test_samples_are_apart(case):
     _, system, state, control, adjoint = case
@@ -120,6 +123,7 @@ def test_the_pull_back_equals_central_differences(case):
     assert engine.gradcheck(system, state[:2].clone(), control[:2].clone())
 
 
+@pytest.mark.cuda
 @pytest.mark.vulkan
 def test_a_sweep_in_one_launch_equals_the_rule_applied_step_by_step(case):
     name, system, state, control, _ = case
@@ -142,13 +146,9 @@ def check_against_the_oracle(case):
         assert name in OWN_ORACLE or SYSTEMS.origin(name) != SHIPPED
 
 
+@pytest.mark.cuda
 @pytest.mark.vulkan
 def test_step_and_pull_back_equal_the_oracle_in_every_precision(case):
-    check_against_the_oracle(case)
-
-
-@pytest.mark.cuda
-def test_cuda_step_and_pull_back_equal_the_oracle_on_the_cpu(case):
     check_against_the_oracle(case)
 
 

@@ -5,8 +5,8 @@ import math
 import pytest
 import reference
 import torch
-from conftest import gradcheck, relative_error, swing_up_states, tensor_options, uniform
-from contract import RULES, check_buffers, check_oracle, check_sweep, simulated, sweep_buffers
+from conftest import relative_error, swing_up_states, uniform
+from oracles import Case, OracleTests, accuracy, simulate
 
 import engine
 from engine import CartPole, Integrator, LinearSystem
@@ -16,7 +16,7 @@ A = [[1.0, 0.1, 0.0], [-0.02, 0.97, 0.3], [0.5, -0.4, 1.1]]
 B = [[0.0, 1.0], [0.1, 0.0], [-0.7, 0.2]]
 BATCH = 5
 
-CASES = {
+STEPS = {
     **{f"cart-pole-{poles}": (CartPole(poles), reference.cart_pole_step) for poles in (1, 2, 3, 4)},
     "linear": (
         LinearSystem(A, B),
@@ -24,14 +24,13 @@ CASES = {
     ),
     "integrator": (Integrator(2), reference.integrator_step),
 }
+CASES = {
+    name: Case(system, step, reach=3.0, push=3.0, of_sweep=(1e-12, 1e-5)) for name, (system, step) in STEPS.items()
+}
 
 
-@pytest.fixture(params=CASES)
-def case(request):
-    """A system, the oracle's step, and a batch of states, controls and adjoints at which to compare them."""
-    system, step = CASES[request.param]
-    states, adjoints = (uniform(seed, BATCH, *system.state_shape, low=-3, high=3) for seed in (0, 1))
-    return system, step, states, uniform(2, BATCH, *system.control_shape, low=-3, high=3), adjoints
+class TestOracle(OracleTests):
+    cases, small, swept = CASES, tuple(CASES), tuple(CASES)
 
 
 def reference_pull_back(step, state, control, adjoint):
@@ -40,67 +39,16 @@ def reference_pull_back(step, state, control, adjoint):
     return torch.autograd.grad(step(*leaves), leaves, adjoint.detach().cpu().double())
 
 
-def accuracy():
-    """What sums of a few dozen rounded terms keep of the running precision."""
-    return 1e-13 if engine.current().precision == "float64" else 1e-5
-
-
-def simulate(system, state, steps, control=None):
-    """All states [steps + 1, B, n] under one constant control, 0 by default."""
-    control = torch.zeros(len(state), *system.control_shape, **tensor_options()) if control is None else control
-    states = [state]
-    for _ in range(steps):
-        states.append(system.step(states[-1], control))
-    return torch.stack(states)
-
-
-@pytest.mark.vulkan
-def test_step_and_pull_back_equal_the_oracle(case):
-    system, step, state, control, next_adjoint = case
-    check_oracle(system, step, state, control, next_adjoint, accuracy())
-
-
-@pytest.mark.cuda
-def test_cuda_step_and_pull_back_equal_the_oracle_on_the_cpu(case):
-    system, step, state, control, next_adjoint = case
-    check_oracle(system, step, state, control, next_adjoint, accuracy())
-
-
-@pytest.mark.float64
-def test_pull_back_passes_gradcheck(case):
-    system, _, state, control, _ = case
-    assert gradcheck(system, state, control)
-
-
 @pytest.mark.parametrize("serial", [True, False], ids=["serial", "parallel"])
-def test_pull_back_equals_taichis_derivative_of_the_step(case, serial):
-    system, _, state, control, next_adjoint = case
+@pytest.mark.parametrize("name", CASES)
+def test_pull_back_equals_taichis_derivative_of_the_step(name, serial):
+    system, state, control, next_adjoint = CASES[name].points()
     arguments = state, control, torch.zeros_like(state), state.new_zeros(1, 1), serial, False
     adjoint, cotangent = torch.zeros_like(state), torch.zeros_like(control)
     prepare_adjoint(system._step, arguments, (adjoint, cotangent, next_adjoint.clone(), None, None, None))()
     expected_adjoint, expected_cotangent = system.pull_back(state, control, next_adjoint)
     assert relative_error(adjoint, expected_adjoint) < accuracy()
     assert relative_error(cotangent, expected_cotangent) < accuracy()
-
-
-@pytest.mark.vulkan
-def test_pull_back_leaves_next_adjoint_alone_writes_adjoint_and_adds_to_cotangent(case):
-    system, _, state, control, next_adjoint = case
-    check_buffers(system, state, control, next_adjoint)
-
-
-@pytest.mark.vulkan
-@pytest.mark.parametrize("samples", [slice(0, BATCH), slice(1, 3)], ids=["all", "some"])
-@pytest.mark.parametrize(
-    "rule",
-    RULES,
-    ids=lambda rule: f"{rule.physics_weight:g},{rule.policy_weight:g}",
-)
-def test_fused_sweep_equals_the_rule_applied_step_by_step(case, rule, samples):
-    system, _, state, control, _ = case
-    controls = control.expand(4, *control.shape).contiguous()
-    buffers = sweep_buffers(system, simulated(system, state, controls), controls)
-    assert check_sweep(system, buffers, samples, rule, 1e-12 if state.dtype == torch.float64 else 1e-5)
 
 
 def energy(states):
@@ -135,6 +83,7 @@ def test_momentum_of_free_poles_errs_in_proportion_to_the_step():
     assert 1.8 < momentum_error(steps) / momentum_error(2 * steps) < 2.2
 
 
+@pytest.mark.cuda
 @pytest.mark.vulkan
 @pytest.mark.parametrize("poles", [1, 4])
 def test_a_mirrored_cart_pole_moves_in_mirror_image(poles):

@@ -52,6 +52,7 @@ def initial():
     return swing_up_states(1, BATCH, 1)
 
 
+@pytest.mark.cuda
 @pytest.mark.vulkan
 def test_a_tape_of_one_rollout_is_forward_and_backward(initial):
     rules = FULL, PHYSICS_ONLY, ClipNorm(limit=0.1)
@@ -69,6 +70,7 @@ def test_a_tape_of_one_rollout_is_forward_and_backward(initial):
         assert torch.equal(found.initial[rule], expected.initial[rule])
 
 
+@pytest.mark.cuda
 @pytest.mark.vulkan
 def test_several_rollouts_of_a_tape_are_each_swept(initial):
     rollouts = [build_rollout(), build_rollout(segment=5)]
@@ -82,6 +84,7 @@ def test_several_rollouts_of_a_tape_are_each_swept(initial):
         assert relative_error(tape.gradients(rollout).parameters[FULL], expected) < accuracy()
 
 
+@pytest.mark.cuda
 def test_a_loss_kernel_on_the_states_equals_the_same_cost(initial):
     rules = FULL, PHYSICS_ONLY, ONE_STEP
     rollout, loss = build_rollout(), no_loss()
@@ -100,6 +103,7 @@ def test_a_loss_kernel_on_the_states_equals_the_same_cost(initial):
         assert relative_error(found.initial[rule], expected.initial[rule]) < accuracy()
 
 
+@pytest.mark.cuda
 def test_a_loss_kernel_adds_to_the_cost_of_the_call(initial):
     rollout, loss = build_rollout(), no_loss()
     states = rollout.states.requires_grad_()
@@ -113,6 +117,7 @@ def test_a_loss_kernel_adds_to_the_cost_of_the_call(initial):
     assert relative_error(tape.gradients(rollout).parameters[FULL], expected) < accuracy()
 
 
+@pytest.mark.cuda
 def test_each_tape_starts_from_clean_state_gradients(initial):
     rollout = build_rollout()
     states = rollout.states.requires_grad_()
@@ -141,6 +146,7 @@ def gradient_of_latent(cost, with_loss_kernel):
     return latent.grad
 
 
+@pytest.mark.cuda
 @pytest.mark.parametrize("with_loss_kernel", [False, True], ids=["cost", "loss kernel"])
 def test_a_kernel_before_the_rollout_receives_the_adjoint_of_the_initial_state(with_loss_kernel):
     rollout = build_rollout()
@@ -317,6 +323,7 @@ def damped_pendulum(
         next_state[b, 1] = rate
 
 
+@pytest.mark.cuda
 @pytest.mark.float64
 @pytest.mark.parametrize("segment", [None, 7])
 def test_a_users_forward_kernel_is_trained_with_the_slope_of_its_loss(segment):
@@ -339,6 +346,7 @@ def test_a_users_forward_kernel_is_trained_with_the_slope_of_its_loss(segment):
         assert relative_error((gradient * direction).sum(), slope) < 1e-7
 
 
+@pytest.mark.cuda
 def test_parameters_that_require_a_gradient_get_that_of_the_first_rule():
     rollout = build_rollout(parameters=("pole_mass",))
     initial, masses = swing_up_states(3, BATCH, 1), uniform(4, BATCH, 1, low=0.1, high=0.2).requires_grad_()
@@ -348,3 +356,6 @@ def test_parameters_that_require_a_gradient_get_that_of_the_first_rule():
         with RolloutTape(PHYSICS_ONLY, FULL):
             rollout(initial, COST, masses)
         assert relative_error(masses.grad, times * expected) < accuracy()
+    with RolloutTape() as tape:
+        rollout(initial, COST, masses.detach())
+    assert not tape.gradients(rollout).physical

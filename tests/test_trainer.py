@@ -49,6 +49,7 @@ def together():
     return history(Trainer(small_task(), ALL, SETTINGS), 4)
 
 
+@pytest.mark.cuda
 def test_an_ensemble_goes_on_from_its_state():
     whole, first, second = (Trainer(small_task(), ALL, SETTINGS) for _ in range(3))
     expected = history(whole, 3)
@@ -76,6 +77,7 @@ def test_full_and_physics_gradients_are_equal_before_the_first_update():
     torch.testing.assert_close(gradient[0], gradient[1], rtol=1e-12, atol=0.0)
 
 
+@pytest.mark.cuda
 @pytest.mark.float32
 @pytest.mark.vulkan
 def test_training_lowers_the_loss():
@@ -108,6 +110,7 @@ def diverging(rate):
     return Trainer(small_task(), members, SETTINGS)
 
 
+@pytest.mark.cuda
 def test_a_member_that_diverges_is_frozen_and_named_and_the_others_go_on_unchanged():
     wild, tame = diverging(1e300), diverging(1e-3)
     found, expected = history(wild, 3), history(tame, 3)
@@ -132,6 +135,7 @@ def test_a_frozen_member_keeps_its_last_finite_parameters():
     assert torch.equal(trainer.policy.theta[1], before)
 
 
+@pytest.mark.cuda
 def test_the_first_state_that_is_not_finite_is_named():
     trainer = Trainer(small_task(), ALL[:2], SETTINGS)
     initial = next(trainer.batches())[0].clone()

@@ -9,7 +9,7 @@ import time
 
 import numpy as np
 import pytest
-from conftest import HANGS, ROOT
+from children import HANGS, ROOT
 
 from engine import available_backends
 from engine.start import NEEDS

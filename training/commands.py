@@ -12,8 +12,10 @@ from rich.table import Table
 from engine.checks import whole
 from engine.registry import Registry
 from engine.systems import SYSTEMS
+from training.controllers import addressed
 from training.display import summary_table
 from training.experiment import Experiment, check_total, resume, train
+from training.export import export_controller
 from training.gradients import GRADIENTS
 from training.machine import Machine, console
 from training.optimisers import OPTIMISERS
@@ -123,6 +125,25 @@ def _conclude(path: Path, epochs: int) -> None:
 
 
 @dataclass(frozen=True)
+class Export:
+    """Write a trained controller to a file that other programs read, with what it sees and what it is."""
+
+    controller: tyro.conf.Positional[str]
+    """RUN, or one of its controllers as RUN@C or RUN@C,3 (gradient, seed); by default that with the lowest loss."""
+    out: Path
+    """A new file: .onnx (with the extra `export`), .pt2 (of torch.export) or .safetensors (parameters by name)."""
+    epoch: int | None = None
+    """One with a checkpoint; by default the last."""
+
+    def run(self) -> None:
+        path, gradient, seed = addressed(self.controller)
+        run = RunDirectory.open(path)
+        Machine("cpu", run.runtime.precision).start()
+        file = export_controller(run, self.out, gradient, seed, self.epoch)
+        console.print(f"exported: {file}", highlight=False, soft_wrap=True)
+
+
+@dataclass(frozen=True)
 class List:
     """List tasks, gradients, systems and optimisers, and where each comes from."""
 
@@ -152,5 +173,5 @@ def _with_origins(head: str, registry: Registry, shown: Sequence[str], title: st
     return table
 
 
-PLAIN = {("train",): Resume, ("view",): View, ("list",): List}
+PLAIN = {("train",): Resume, ("view",): View, ("export",): Export, ("list",): List}
 WITH_TASK = {("train",): Train, ("view",): ViewTask}

@@ -1,6 +1,7 @@
 """Trained controllers: which there are in a run, and a policy that holds one of them."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,32 @@ from training.checkpoint import Checkpoint, load_checkpoint
 from training.errors import RunError
 from training.experiment import Experiment
 from training.gradients import gradient_named
+from training.grammar import parts
 from training.run import RunDirectory, epoch_of
 from training.task import Task
 from training.variant import Label
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained controller.
+
+    Attributes:
+        policy: of one member, in the runtime's precision and on its device.
+        label: its gradient and seed.
+        epoch: that it was trained for.
+        config: of its run.
+    """
+
+    policy: Policy
+    label: Label
+    epoch: int
+    config: Mapping[str, Any]
+
+    @property
+    def task(self) -> Task:
+        """What it was trained for."""
+        return Experiment.from_config(dict(self.config)).task_options.build()
 
 
 def load_controller(
@@ -27,7 +51,7 @@ def load_controller(
     """A trained controller of a run: a policy of one member, ready to be called or rolled out.
 
     Needs a runtime; parameters are in its precision and on its device, whatever the run's. `load_task` gives the task
-    that it was trained for.
+    that it was trained for, and the policy's `module()` a plain torch module.
 
     Args:
         run: the run directory, or one of its checkpoints, which by itself says what it holds.
@@ -39,6 +63,16 @@ def load_controller(
         RunError: nothing there, damaged or of another kind; or a controller that had diverged by then.
         SettingError: a gradient, seed or epoch that is not there, with those that are.
     """
+    return trained(run, gradient, seed, epoch).policy
+
+
+def trained(
+    run: str | Path | RunDirectory,
+    gradient: str | None = None,
+    seed: int | None = None,
+    epoch: int | None = None,
+) -> Trained:
+    """`load_controller` with what it was trained as; arguments and errors are its."""
     path = run.path if isinstance(run, RunDirectory) else Path(run)
     if path.is_file():
         return _from_file(path, gradient, seed, epoch)
@@ -53,11 +87,22 @@ def load_controller(
     member = best_member(alive, records.get(found.epoch, ()))
     described = found.description.get("policy") if found.description else None
     if isinstance(described, dict) and is_ours(described):
-        return _policy(found, member, file)
-    # One of the user's, which the task alone can build, or a checkpoint of before they said what they hold.
-    runtime = current()
-    policy = experiment.task_options.build().policy(members=1, dtype=runtime.dtype, device=runtime.device)
-    return _filled(policy, found, member, file)
+        policy = _policy(found, member, file)
+    else:  # one of the user's, which the task alone can build, or a checkpoint of before they said what they hold
+        runtime = current()
+        built = experiment.task_options.build().policy(members=1, dtype=runtime.dtype, device=runtime.device)
+        policy = _filled(built, found, member, file)
+    return Trained(policy, labels[member], found.epoch, run.config)
+
+
+def addressed(address: str) -> tuple[str, str | None, int | None]:
+    """(run, gradient, seed) of an address such as RUN, RUN@C or RUN@clip-norm(R, 1),3; SettingError for a bad seed."""
+    run, _, member = address.partition("@")
+    gradient, *rest = parts(member)
+    seed = ",".join(rest)
+    if seed and not seed.isdecimal():
+        raise SettingError(f"Expected a seed after the comma, got {seed!r} in {member!r}.")
+    return run, gradient or None, int(seed) if seed else None
 
 
 def load_task(run: str | Path | RunDirectory) -> Task:
@@ -110,7 +155,7 @@ def parameters_of(checkpoint: Checkpoint, member: int, like: torch.Tensor, file:
     return theta[member : member + 1].to(like)
 
 
-def _from_file(file: Path, gradient: str | None, seed: int | None, epoch: int | None) -> Policy:
+def _from_file(file: Path, gradient: str | None, seed: int | None, epoch: int | None) -> Trained:
     found = load_checkpoint(file)
     if epoch not in (None, found.epoch):
         raise SettingError(f"Expected epoch {found.epoch}, which {file} holds, got {epoch!r}.")
@@ -124,7 +169,7 @@ def _from_file(file: Path, gradient: str | None, seed: int | None, epoch: int | 
             f"{_named(labels)}; its run directory knows the best."
         )
     (member,) = _alive(found, labels, fitting, file)
-    return _policy(found, member, file)
+    return Trained(_policy(found, member, file), labels[member], found.epoch, found.description.get("config") or {})
 
 
 def _alive(found: Checkpoint, labels: Sequence[Label], members: Sequence[int], file: Path) -> list[int]:

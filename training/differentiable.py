@@ -121,10 +121,10 @@ class _Sweep(torch.autograd.Function):
         with torch.enable_grad(), warnings.catch_warnings():
             if isinstance(cost, _Products):  # of which one part at a time may arrive
                 warnings.simplefilter("ignore", EvenflowWarning)
-            found = rollout.backward([ctx.rule], cost)
+            found = rollout.backward([ctx.rule], cost, physical=ctx.needs_input_grad[-1])
         members = rollout.controller.members
         of_theta = found.parameters[ctx.rule] * (rollout.batch // members)
-        physical = found.physical[ctx.rule] if rows else None
+        physical = found.physical.get(ctx.rule)
         return None, None, None, None, found.initial[ctx.rule], of_theta.view_as(theta), physical
 
 

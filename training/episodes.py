@@ -1,5 +1,8 @@
 """A task one step at a time, for who acts from outside: many episodes at once, each started anew when it is over."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -38,6 +41,9 @@ class Episodes:
         task: with `control_bounds`.
         count: N.
         seed: of initial states, parameters and noise.
+
+    Attributes:
+        some_over: whether an episode was over after the last step.
     """
 
     def __init__(self, task: Task, count: int, seed: int = 0):
@@ -63,7 +69,16 @@ class Episodes:
         scales = ((STATE, task.noise.state), (CONTROL, task.noise.control)) if task.noise is not None else ()
         shapes = {STATE: system.state_shape, CONTROL: system.control_shape}
         self._noise = {kind: NoiseSource(kind, scale, 1, count, 1, shapes[kind]) for kind, scale in scales if scale > 0}
-        self.steps = np.zeros(count, dtype=np.int64)
+        # On the CPU controls and states are given and taken in the tensors' own memory, past torch.
+        given, here = self.controls.cpu(), self.controls.device.type == "cpu"
+        self._limited, states = given.numpy(), self.states.cpu().numpy()
+        self._enter = (lambda: None) if here else partial(self.controls.copy_, given)
+        self._leave = (
+            partial(np.copyto, states, self._next.cpu().numpy()) if here else partial(self.states.copy_, self._next)
+        )
+        self._shown = (lambda: states) if here else partial(_array, self.states)
+        self.steps, self._left = np.zeros(count, dtype=np.int64), task.horizon
+        self.some_over, self._costs_run = False, True
         self.seed(seed)
 
     @property
@@ -78,56 +93,73 @@ class Episodes:
         for source in self._noise.values():
             source.seed(seed % 2**32, 0)
 
-    @torch.inference_mode()
     def start(self, which: np.ndarray | None = None) -> np.ndarray:
         """Start these episodes [N] anew, or all; the observations [N, *shape] of all."""
         places = np.arange(self.count) if which is None else np.flatnonzero(which)
         if len(places):
-            states, rows = self._drawn(len(places))
-            chosen = torch.from_numpy(places).to(self.states.device)
-            self.states[chosen] = states.to(self.states)
+            with self._torch():
+                states, rows = self._drawn(len(places))
+                chosen = torch.from_numpy(places).to(self.states.device)
+                self.states.index_copy_(0, chosen, states.to(self.states))
+                if self._parameters is not None and rows is not None:
+                    values = self._parameters.rows.clone()
+                    values[chosen] = rows.to(values)
+                    self._parameters.set(values)
             self.steps[places] = 0
-            if self._parameters is not None and rows is not None:
-                values = self._parameters.rows.clone()
-                values[chosen] = rows.to(values)
-                self._parameters.set(values)
+            self._left = self.task.horizon - int(self.steps.max())
         return self._observed()
 
-    @torch.inference_mode()
     def step(self, controls: np.ndarray) -> Outcome:
         """Act with `controls` [N, *control_shape] for one step."""
-        with torch_threads(self.count >= _SHARED):
-            return self._step(controls)
-
-    def _step(self, controls: np.ndarray) -> Outcome:
-        given = torch.from_numpy(np.ascontiguousarray(controls))
-        self.controls.copy_(given.view(self.controls.shape))
-        self.controls.clamp_(*self.bounds)
+        np.maximum(np.reshape(controls, self._limited.shape), self.bounds[0], out=self._limited)
+        np.minimum(self._limited, self.bounds[1], out=self._limited)
+        self._enter()
         self._disturb(CONTROL, self.controls)
         self._advance()
         self._disturb(STATE, self._next)
-        # Every episode has a time of its own: episodes stand where a rollout has its steps.
-        costs = self._objective(1).running(self.states.unsqueeze(1), self.controls.unsqueeze(1), self._times())
-        self.states.copy_(self._next)
+        rewards = self._running() if self._costs_run else np.zeros(self.count)
+        self._leave()
         self.steps += 1
-        ended = np.zeros(self.count, dtype=bool) if self.task.end is None else _array(self.task.end(self.states))
-        out_of_time = (self.steps >= self.task.horizon) & ~ended
-        rewards = np.zeros(self.count) if costs is None else -_array(costs[:, 0]).astype(np.float64)
-        over = ended | out_of_time
-        if over.any():
+        self._left -= 1
+        ended, out_of_time = np.zeros((2, self.count), dtype=bool)
+        if self.task.end is not None:
+            with self._torch():
+                ended = _array(self.task.end(self.states))
+        if self._left <= 0:
+            out_of_time = (self.steps >= self.task.horizon) & ~ended
+        self.some_over = self._left <= 0 or (self.task.end is not None and bool(ended.any()))
+        if self.some_over:
+            self._add_final(rewards, ended | out_of_time)
+        return Outcome(self._observed(), rewards, ended, out_of_time)
+
+    def _running(self) -> np.ndarray:
+        """Minus the running costs; an objective that has none in one step has none in any."""
+        with self._torch():
+            # Every episode has a time of its own: episodes stand where a rollout has its steps.
+            costs = self._objective(1).running(self.states.unsqueeze(1), self.controls.unsqueeze(1), self._times())
+            self._costs_run = costs is not None
+            return np.zeros(self.count) if costs is None else -_array(costs[:, 0]).astype(np.float64)
+
+    def _add_final(self, rewards: np.ndarray, over: np.ndarray) -> None:
+        with self._torch():
             final = self._objective().final(self.states)
             if final is not None:
                 rewards -= np.where(over, _array(final), 0.0)
-        return Outcome(self._observed(), rewards, ended, out_of_time)
+
+    @contextmanager
+    def _torch(self) -> Iterator[None]:
+        with torch.inference_mode(), torch_threads(self.count >= _SHARED):
+            yield
 
     def _times(self) -> torch.Tensor:
         return torch.from_numpy(self.steps).to(self.states.device)
 
     def _disturb(self, kind: int, values: torch.Tensor) -> None:
         if kind in self._noise:
-            self._noise[kind].fill(self._elapsed)
-            self._elapsed += kind == STATE or STATE not in self._noise
-            values += self._noise[kind].values[0]
+            with self._torch():
+                self._noise[kind].fill(self._elapsed)
+                self._elapsed += kind == STATE or STATE not in self._noise
+                values += self._noise[kind].values[0]
 
     def _objective(self, *trailing: int) -> Cost:
         """The task's for the parameters of each episode [N, *trailing]."""
@@ -138,11 +170,12 @@ class Episodes:
 
     def _observed(self) -> np.ndarray:
         if self.task.observation is None:
-            return _array(self.states).copy()
-        named = {}
-        if self._parameters is not None:
-            named = self._parameters.named(self._parameters.rows.unsqueeze(1))
-        return _array(self.task.observation(self.states.unsqueeze(1), self._times(), named)[:, 0]).copy()
+            return self._shown().copy()
+        with self._torch():
+            named = {}
+            if self._parameters is not None:
+                named = self._parameters.named(self._parameters.rows.unsqueeze(1))
+            return _array(self.task.observation(self.states.unsqueeze(1), self._times(), named)[:, 0]).copy()
 
     def _drawn(self, count: int) -> tuple[torch.Tensor, torch.Tensor | None]:
         """The next initial states [count, *state_shape], with what is randomised [count, q]."""

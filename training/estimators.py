@@ -1,5 +1,6 @@
 """Gradient estimators: from adjoint sweeps over one rollout to the gradient that an optimiser sees."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -148,9 +149,7 @@ class SignAgreement:
 
     def combine(self, gradients):
         base, reference = self.base.combine(gradients), self.reference.combine(gradients)
-        # On a CPU these products take a fifth of the time of torch.where. A NaN agrees with nothing.
-        agree = torch.sign(base).mul_(torch.sign(reference)).clamp_(min=0.0).nan_to_num_(nan=0.0)
-        kept = base * agree
-        if not torch.isfinite(kept.sum()):  # an infinite component times 0 is not 0
-            kept = torch.where(agree > 0.0, base, torch.zeros_like(base))
-        return kept
+        # On a CPU these products take a fifth of the time of torch.where.
+        agree = torch.sign(base).mul_(torch.sign(reference)).clamp_(min=0.0)
+        # NaN comes of one that agrees with nothing, and of an infinite component times 0.
+        return agree.mul_(base).nan_to_num_(nan=0.0, posinf=math.inf, neginf=-math.inf)

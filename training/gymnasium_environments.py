@@ -37,7 +37,7 @@ class TaskVectorEnv(VectorEnv):
         self.single_observation_space, self.single_action_space = _spaces(self.episodes)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
-        self._over = np.zeros(num_envs, dtype=bool)
+        self._over, self._some_over = np.zeros(num_envs, dtype=bool), False
 
     def reset(
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
@@ -47,16 +47,19 @@ class TaskVectorEnv(VectorEnv):
         super().reset(seed=seed)
         if seed is not None:
             self.episodes.seed(seed)
-        self._over[:] = False
+        self._some_over = False
         return self.episodes.start(), {}
 
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """(observations, rewards, terminations, truncations, infos) of all environments."""
         observations, rewards, ended, out_of_time = self.episodes.step(actions)
-        if self._over.any():
+        if self._some_over:
             observations = self.episodes.start(self._over)
             rewards[self._over], ended[self._over], out_of_time[self._over] = 0.0, False, False
-        self._over = ended | out_of_time
+        self._some_over = self.episodes.some_over
+        if self._some_over:
+            self._over = ended | out_of_time
+            self._some_over = bool(self._over.any())
         return observations, rewards, ended, out_of_time, {}
 
 

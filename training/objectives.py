@@ -1,6 +1,8 @@
 """Objectives: what a rollout is judged by, as torch expressions."""
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any
 
@@ -47,6 +49,67 @@ class Objective:
         return None
 
 
+def constant(numbers: Sequence[float], like: torch.Tensor) -> torch.Tensor:
+    """Numbers that an objective computes with as a tensor of the dtype and on the device of `like`, made once.
+
+    Made at every use they would be copied to a device every time, for which the host waits.
+    """
+    return _constant(tuple(numbers), like.dtype, like.device)
+
+
+@lru_cache(256)
+def _constant(numbers: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    with torch.inference_mode(False):  # autograd may be shown it
+        return torch.tensor(numbers, dtype=dtype, device=device)
+
+
+def after_the_start(steps: torch.Tensor, costs: torch.Tensor) -> torch.Tensor:
+    """Costs of states [S, B] at `steps` [S] without those of step 0, whose states are given."""
+    return steps.clamp(max=1).view(-1, *[1] * (costs.dim() - 1)) * costs
+
+
+class Aimed(Objective):
+    """An objective with a goal in the plane or in space, which may vary as `target_x`, `target_y` and `target_z`.
+
+    Args:
+        goal: one coordinate for each axis.
+    """
+
+    _AXES = ("target_x", "target_y", "target_z")
+    _place: tuple[Any, ...] | None
+
+    def __init__(self, goal: tuple[float, ...]):
+        self._aim(goal)
+
+    def _aim(self, goal: tuple[float, ...]) -> None:
+        self.goal, self._place = tuple(float(coordinate) for coordinate in goal), None
+        self.parameters = dict(zip(self._AXES, self.goal, strict=False))
+
+    def given(self, parameters):
+        if not self.parameters.keys() & parameters.keys():
+            return self
+        other = copy.copy(self)
+        other._place = tuple(parameters.get(name, usual) for name, usual in self.parameters.items())
+        return other
+
+    def aimed_at(self, place):
+        if len(place) != len(self.goal):
+            return None
+        other = copy.copy(self)
+        other._aim(place)
+        return other
+
+    def target(self, state: torch.Tensor) -> torch.Tensor:
+        """The goal as [..., axes, 1], to be taken from places [..., axes, N] of `state`."""
+        if self._place is None:
+            return constant(self.goal, state).unsqueeze(-1)
+        place = (
+            value.to(state) if isinstance(value, torch.Tensor) else constant((value,), state)[0]
+            for value in self._place
+        )
+        return torch.stack(torch.broadcast_tensors(*place), -1).unsqueeze(-1)
+
+
 class Quadratic(Objective):
     """½ Σ_{t=1..T} x_tᵀ Q x_t + ½ r Σ_{t<T} |u_t|².
 
@@ -60,9 +123,7 @@ class Quadratic(Objective):
         self.r = finite("a finite weight of the control", r)
 
     def running(self, states, controls, steps):
-        # The sum over states starts at t = 1: the first state is given.
-        counted = (steps > 0).to(states.dtype).view(-1, *[1] * (states.dim() - 2))
-        return counted * self.final(states) + 0.5 * self.r * controls.flatten(2).square().sum(2)
+        return after_the_start(steps, self.final(states)) + 0.5 * self.r * controls.flatten(2).square().sum(2)
 
     def final(self, state):
-        return 0.5 * (state.square() * state.new_tensor(self.weights)).sum(-1)
+        return 0.5 * (state.square() * constant(self.weights, state)).sum(-1)

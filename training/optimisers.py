@@ -109,22 +109,28 @@ class EnsembleOptimiser:
         for value in self.tensors().values():
             value.zero_()
         self._updates = 0
+        self._frozen: torch.Tensor | None = None
+
+    def only(self, active: torch.Tensor) -> None:
+        """From now on move the members that are `active` [P]; the others stay where they are."""
+        frozen = (~active).nonzero().flatten()
+        self._frozen = frozen if len(frozen) else None
 
     @torch.no_grad()
-    def step(self, gradient: torch.Tensor, active: torch.Tensor, adjust: Adjust | None = None) -> None:
-        """Move the members that are `active` [P] against `gradient` [P, n]; the others stay where they are.
+    def step(self, gradient: torch.Tensor, adjust: Adjust | None = None) -> None:
+        """Move the members against `gradient` [P, n].
 
         `adjust` may change the displacement, at learning rate 1, in place before it is made.
         """
-        frozen = (~active).nonzero().flatten()
-        self.displacement.grad = gradient if not len(frozen) else gradient.index_fill(0, frozen, 0.0)
+        frozen = self._frozen
+        self.displacement.grad = gradient if frozen is None else gradient.index_fill(0, frozen, 0.0)
         self._updates += 1
         if self.kind.keras_epsilon:
             self.optimiser.param_groups[0]["eps"] = keras_epsilon(self._updates)
         self.optimiser.step()
         if adjust is not None:
             adjust(self.displacement, gradient)
-        if len(frozen):
+        if frozen is not None:
             self.displacement.index_fill_(0, frozen, 0.0)
         self.theta.addcmul_(self.displacement, self.learning_rates)
         self.displacement.zero_()

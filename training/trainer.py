@@ -16,6 +16,7 @@ from engine.memory import format_bytes, parse_bytes
 from engine.modes import plain_torch
 from policies import Policy, PolicyError
 from training.clipping import Clipping
+from training.divergence import Divergence, cause_of, within
 from training.estimators import Backpropagation, GradientEstimator, check_estimator
 from training.evaluation import Evaluation
 from training.optimisers import EnsembleOptimiser
@@ -41,16 +42,6 @@ class Member:
             raise SettingError(f"Expected learning rates that are finite, got {rate}.")
         object.__setattr__(self, "learning_rate", positive("a learning rate above 0", rate))
         object.__setattr__(self, "seed", whole("a seed of at least 0", self.seed, least=0))
-
-
-@dataclass(frozen=True)
-class Divergence:
-    """Why and when a member was frozen."""
-
-    member: int
-    epoch: int
-    update: int
-    cause: str
 
 
 @dataclass(frozen=True)
@@ -172,13 +163,18 @@ class Trainer:
         """`run_epoch`, unless `stop()` is true before one of its updates: then None, and all is as before the epoch."""
         before = {name: value.clone() for name, value in self.state().items()}
         divergences = dict(self.divergences)
-        total = torch.zeros(len(self.members), dtype=torch.float64, device=self._train.device)
-        for update, (states, parameters) in enumerate(self.batches()):
-            if stop():
+        total = None
+        if not divergences:  # as yet nothing was ever found that is not finite
+            with self.rollout.finite.put_off():
+                total = self._losses_of_epoch(stop)
+            if total is not None and not self.rollout.finite.all_were():
                 self.load(self.epoch, before, divergences)
-                return None
-            total += self.update(states, parameters, update)
-            self.updates = update + 1
+                total = self._losses_of_epoch(stop)
+        else:
+            total = self._losses_of_epoch(stop)
+        if total is None:
+            self.load(self.epoch, before, divergences)
+            return None
         train = torch.where(self._active, total / self.updates_per_epoch, torch.nan)
         test = torch.where(self._active, self.test().to(torch.float64), torch.nan)
         validation = None
@@ -188,6 +184,16 @@ class Trainer:
         self.epoch, self.updates = self.epoch + 1, 0
         return EpochRecord(self.epoch, train.tolist(), test.tolist(), validation)
 
+    def _losses_of_epoch(self, stop: Callable[[], bool]) -> torch.Tensor | None:
+        """The sum [P] of the losses of an epoch's updates, made now; None if `stop()` was true before one of them."""
+        total = torch.zeros(len(self.members), dtype=torch.float64, device=self._train.device)
+        for update, (states, parameters) in enumerate(self.batches()):
+            if stop():
+                return None
+            total += self.update(states, parameters, update)
+            self.updates = update + 1
+        return total
+
     @plain_torch
     def update(self, initial: torch.Tensor, parameters: torch.Tensor | None = None, update: int = 0) -> torch.Tensor:
         """One optimiser step from initial states [P·b, *state_shape]; returns each member's loss [P] before it.
@@ -196,9 +202,11 @@ class Trainer:
         is its place in the epoch, for the record of what diverged.
         """
         losses, gradient = self.gradient(initial, parameters)
-        good = torch.isfinite(losses) & _within(gradient, self._optimiser.largest())
-        if not bool((good | ~self._active).all()):
-            self._freeze(~good & self._active, update, losses, gradient)
+        # Norms tell at a fraction of the cost: where one is finite, so are the numbers and their squares.
+        if not self.rollout.finite(losses, torch.linalg.vector_norm(gradient, 2, 1)):
+            good = torch.isfinite(losses) & within(gradient, self._optimiser.largest())
+            if not bool((good | ~self._active).all()):
+                self._freeze(~good & self._active, update, losses, gradient)
         self._step(gradient)
         return losses
 
@@ -207,7 +215,7 @@ class Trainer:
         theta, frozen = self.policy.theta.detach(), self._frozen()
         self._optimiser.theta = theta
         held = None if frozen is None else theta[:, frozen]
-        self._optimiser.step(gradient, self._active, self._adjust if self._sources.acting else None)
+        self._optimiser.step(gradient, self._adjust if self._sources.acting else None)
         if frozen is not None and held is not None:
             theta[:, frozen] = held
 
@@ -276,6 +284,7 @@ class Trainer:
         with torch.no_grad():
             self.policy.theta.copy_(tensors["theta"])
         self._active.copy_(tensors["active"])
+        self._optimiser.only(self._active)
         self._sources.load(tensors)
         prefix = "optimiser."
         self._optimiser.load({name[len(prefix) :]: value for name, value in tensors.items() if name.startswith(prefix)})
@@ -300,26 +309,11 @@ class Trainer:
             yield states, parameters[0] if parameters else None
 
     def _freeze(self, bad: torch.Tensor, update: int, losses: torch.Tensor, gradient: torch.Tensor) -> None:
-        batch = self.settings.batch_size
         for member in bad.nonzero().flatten().tolist():
-            place = self.rollout.first_nonfinite(slice(member * batch, (member + 1) * batch))
-            if place is not None:
-                cause = f"the state is not finite at step {place[0]}, sample {place[1] - member * batch}"
-            elif not torch.isfinite(losses[member]):
-                cause = "the loss is not finite"
-            elif torch.isfinite(gradient[member]).all():
-                cause = f"the gradient's square, which {self.settings.optimiser} keeps, is beyond {gradient.dtype}"
-            else:
-                cause = "the gradient is not finite"
+            cause = cause_of(self.rollout, member, losses[member], gradient[member], self.settings)
             self.divergences[member] = Divergence(member, self.epoch + 1, update + 1, cause)
         self._active &= ~bad
-
-
-def _within(rows: torch.Tensor, most: float) -> torch.Tensor:
-    """Which rows [P, n] are finite and at most `most` throughout."""
-    # Norms tell at a fraction of the cost: where one is finite, so are the numbers and their squares.
-    fine = torch.isfinite(torch.linalg.vector_norm(rows, 2, 1))
-    return fine if bool(fine.all()) else fine | (rows.abs() <= most).all(1)
+        self._optimiser.only(self._active)
 
 
 def _check(task: Any, members: Any, settings: Any) -> None:

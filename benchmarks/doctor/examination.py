@@ -129,7 +129,7 @@ def grown(patient: Patient) -> dict[str, Growth]:
         sizes[rule][part.start : part.stop + 1] = found
 
     patient.run(rollout)
-    rollout.backward(list(PATHS.values()), probe, inspect=note)
+    rollout.backward(list(PATHS.values()), probe, inspect=note, physical=False)
     return {name: _growth(sizes[rule].numpy()) for name, rule in PATHS.items()}
 
 
@@ -140,7 +140,7 @@ def variances(patient: Patient, copies: int, sigma: float) -> list[Variance]:
         rollout = patient.rollout(horizon)
         patient.run(rollout)
         rules = [PerSample(FULL), PerSample(PHYSICS_ONLY)]
-        of_rules = rollout.backward(rules, patient.task.objective).parameters
+        of_rules = rollout.backward(rules, patient.task.objective, physical=False).parameters
         full, physics = (_relative(of_rules[rule][0]) for rule in rules)
         found.append(Variance(horizon, full, physics, _score_variance(patient, horizon, copies, sigma)))
     return found
@@ -183,7 +183,7 @@ def _last_adjoint(patient: Patient) -> tuple[float, float]:
         medians.extend(norm(adjoints.flatten(2)).double().median(1).values.flip(0).tolist())
 
     losses = patient.run(rollout)
-    rollout.backward([FULL], patient.task.objective, inspect=note)
+    rollout.backward([FULL], patient.task.objective, inspect=note, physical=False)
     last = next((value for value in medians if value > 0), 0.0)
     return float(losses.mean()), float(last)
 

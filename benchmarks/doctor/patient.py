@@ -69,7 +69,7 @@ class Patient:
         """The gradient [n] of each rule, by its name."""
         rollout = self.rollout()
         self.run(rollout)
-        found = rollout.backward(list(rules.values()), self.task.objective).parameters
+        found = rollout.backward(list(rules.values()), self.task.objective, physical=False).parameters
         return {name: found[rule][0] for name, rule in rules.items()}
 
 

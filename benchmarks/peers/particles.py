@@ -8,8 +8,9 @@ from collections.abc import Callable
 from typing import Any
 
 from benchmarks.peers.peer import SumPairs
+from engine.particles.herding import DRIVER_DAMPING, EVADER_DAMPING, SOFTENING
 from engine.systems.fluid import lattice_sum
-from engine.systems.guidance import DRIVER_DAMPING, EVADER_DAMPING, FLIGHT, SEPARATION, SOFTENING, SPACING
+from engine.systems.guidance import FLIGHT, SEPARATION, SPACING
 
 _TINY = 1e-30
 

@@ -128,7 +128,7 @@ def _diagnosis(difficulty: Any, epoch: int, rollout: Rollout, objective, variant
         norms.setdefault(rule, torch.zeros(horizon + 1, sizes.shape[1], dtype=sizes.dtype))
         norms[rule][part.start : part.stop + 1] = sizes.cpu()
 
-    result = rollout.backward([*rules.values(), measured], objective, inspect=note)
+    result = rollout.backward([*rules.values(), measured], objective, inspect=note, physical=False)
     of_rules = {rule: result.parameters[rule].double() for rule in rules.values()}
     gradients = {variant.text: combined(variant.estimator, of_rules) for variant in variants}
     profiles = {

@@ -34,11 +34,14 @@ class Jets:
         kick: ti.types.ndarray(ndim=3),
         order: ti.types.ndarray(ndim=2),
         sums: ti.types.ndarray(ndim=4),
+        parameters: ti.types.ndarray(ndim=2),
         serial: ti.template(),
+        varied: ti.template(),
     ):
         """For each chunk of particles and each jet Σ E q̂, then the adjoint of the jet's place without dt."""
         ti.loop_config(serialize=serial)
         for b, chunk in ti.ndrange(half.shape[0], self.chunks):
+            strength = self.strength(parameters, b, varied)
             for j in range(self.jets):
                 pushes, places = ti.Vector.zero(float, self.dim), ti.Vector.zero(float, self.dim)
                 y = self._of(half, b, j)
@@ -47,7 +50,7 @@ class Jets:
                     r, q = self._of(half, b, i) - y, self._of(kick, b, i)
                     reach, work = self.reach(r), 0.0
                     for axis in ti.static(range(self.dim)):
-                        work += self.jet_strength * control[b, axis, j] * q[axis]
+                        work += strength * control[b, axis, j] * q[axis]
                     pushes += reach**3 * q
                     places += 6.0 / self.jet_radius**2 * work * reach * reach * r
                 for axis in ti.static(range(self.dim)):
@@ -58,6 +61,11 @@ class Jets:
     def reach(self, r):
         """1 - |r|²/J², at least 0."""
         return ti.max(1.0 - r.dot(r) / self.jet_radius**2, 0.0)
+
+    @ti.func
+    def strength(self, parameters: ti.template(), b, varied: ti.template()):
+        """F of sample b."""
+        return parameters[b, 0] if ti.static(varied) else self.jet_strength
 
     @ti.func
     def _of(self, rows: ti.template(), b, i):
@@ -72,6 +80,7 @@ class Jets:
         sums: ti.template(),
         adjoint: ti.template(),
         cotangent: ti.template(),
+        strength,
         b,
         j,
     ):
@@ -83,9 +92,32 @@ class Jets:
                 moved += sums[b, chunk, j, self.dim + axis]
             q = kick[b, axis, j]
             to_position = next_adjoint[b, axis, j] + self.dt * moved
-            cotangent[b, axis, j] += self.dt * self.jet_strength * push
+            cotangent[b, axis, j] += self.dt * strength * push
             adjoint[b, axis, j] = to_position
             adjoint[b, self.dim + axis, j] = q + 0.5 * self.dt * to_position
             if ti.static(self.steered):
                 cotangent[b, self.dim + axis, j] += self.dt * q
                 adjoint[b, self.dim + axis, j] -= self.dt * JET_DAMPING * q
+
+    @ti.func
+    def pushed(self, control: ti.template(), half: ti.template(), x, strength, b):
+        """The acceleration of a particle at x by all jets."""
+        result = ti.Vector.zero(float, self.dim)
+        for j in range(self.jets):
+            reach = self.reach(x - self._of(half, b, j))
+            for axis in ti.static(range(self.dim)):
+                result[axis] += strength * control[b, axis, j] * reach**3
+        return result
+
+    @ti.func
+    def pull_back_pushed(self, control: ti.template(), half: ti.template(), x, q, strength, b):
+        """What the adjoint q of that passes to x, and to F."""
+        to_place, to_strength = ti.Vector.zero(float, self.dim), 0.0
+        for j in range(self.jets):
+            r, work = x - self._of(half, b, j), 0.0
+            reach = self.reach(r)
+            for axis in ti.static(range(self.dim)):
+                work += control[b, axis, j] * q[axis]
+            to_strength += reach**3 * work
+            to_place -= 6.0 / self.jet_radius**2 * (strength * work) * reach * reach * r
+        return to_place, to_strength

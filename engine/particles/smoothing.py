@@ -5,6 +5,7 @@ import math
 import taichi as ti
 import torch
 
+from engine.errors import SettingError
 from engine.particles.cells import Grid
 from engine.particles.neighbours import neighbour_run
 from engine.particles.walls import MirrorWalls
@@ -28,7 +29,7 @@ class Smoothing(MirrorWalls):
     Attributes:
         particles, sound_speed: of the fluid, as dim, size and radius are, which is R.
         weight, slope: z = weight Σ w⁴ (1 + 4 |r|/R), -V ∇W = slope w³ r.
-        thickness: 2 (dim + 2) ν.
+        viscosity: ν.
         grid: the cells.
     """
 
@@ -36,7 +37,7 @@ class Smoothing(MirrorWalls):
     sound_speed: float
     weight: float
     slope: float
-    thickness: float
+    viscosity: float
     grid: Grid
 
     @ti.kernel
@@ -52,7 +53,7 @@ class Smoothing(MirrorWalls):
     ):
         ti.loop_config(serialize=serial)
         for b, s in ti.ndrange(order.shape[0], self.particles):
-            total = self.gather(self.weigh, 1, ordered, cell, starts, b, s, lanes)
+            total = self.gather(self.weigh, 1, ordered, cell, starts, b, s, lanes, 0.0)
             found[b, order[b, s]] = self.weight * total[0]
 
     @ti.kernel
@@ -66,7 +67,7 @@ class Smoothing(MirrorWalls):
     ):
         ti.loop_config(serialize=serial)
         for b, s in ti.ndrange(cell.shape[0], self.particles):
-            total = self.gather(self.weigh, 1, ordered, cell, starts, b, s, lanes)
+            total = self.gather(self.weigh, 1, ordered, cell, starts, b, s, lanes, 0.0)
             pressure, _ = self.pressure(self.weight * total[0])
             ordered[b, 3 * self.dim, s] = pressure
 
@@ -82,7 +83,7 @@ class Smoothing(MirrorWalls):
         """P, and σ."""
         ti.loop_config(serialize=serial)
         for b, s in ti.ndrange(cell.shape[0], self.particles):
-            total = self.gather(self.weigh_back, 2, ordered, cell, starts, b, s, lanes)
+            total = self.gather(self.weigh_back, 2, ordered, cell, starts, b, s, lanes, 0.0)
             pressure, derivative = self.pressure(self.weight * total[0])
             ordered[b, 3 * self.dim, s] = pressure
             ordered[b, 3 * self.dim + 1, s] = derivative * self.slope * total[1]
@@ -90,6 +91,11 @@ class Smoothing(MirrorWalls):
     @ti.func
     def vector(self, rows: ti.template(), b, first: ti.template(), i):
         return ti.Vector([rows[b, first + axis, i] for axis in range(self.dim)])
+
+    @ti.func
+    def thickness(self, parameters: ti.template(), b, varied: ti.template()):
+        """2 (dim + 2) ν of sample b, by which friction is multiplied."""
+        return 2.0 * (self.dim + 2) * (parameters[b, 1] if ti.static(varied) else self.viscosity)
 
     @ti.func
     def pressure(self, z):
@@ -112,6 +118,7 @@ class Smoothing(MirrorWalls):
         b,
         s,
         lanes: ti.template(),
+        thickness,
     ):
         """Σ_k term(s, k), a vector of `width` ≤ 3, over sorted particles k around s and, near walls, their images."""
         # LLVM keeps several short vectors in registers, but not one matrix.
@@ -125,7 +132,7 @@ class Smoothing(MirrorWalls):
             for block in range((last - first + lanes - 1) // lanes):
                 for lane in range(lanes):
                     k = first + block * lanes + lane
-                    part = term(ordered, b, s, k, straight, nowhere)
+                    part = term(ordered, b, s, k, straight, nowhere, thickness)
                     for row in ti.static(range(width)):
                         sums[row][lane] += ti.select(k < last, part[row], 0.0)
         result = ti.Vector.zero(float, width)
@@ -143,7 +150,7 @@ class Smoothing(MirrorWalls):
                         # A particle of the box is nearer than its image is.
                         _, _, w = self._apart(ordered, b, s, k, straight, nowhere)
                         if w > 0.0:
-                            result += term(ordered, b, s, k, mirror, offset)
+                            result += term(ordered, b, s, k, mirror, offset, thickness)
         return result
 
     @ti.func
@@ -154,21 +161,21 @@ class Smoothing(MirrorWalls):
         return r, length, ti.max(1.0 - length / self.radius, 0.0)
 
     @ti.func
-    def weigh(self, ordered: ti.template(), b, s, k, mirror, offset):
+    def weigh(self, ordered: ti.template(), b, s, k, mirror, offset, thickness):
         """w⁴ (1 + 4 |r|/R)."""
         _, length, w = self._apart(ordered, b, s, k, mirror, offset)
         return ti.Vector([w**4 * (1.0 + 4.0 / self.radius * length)])
 
     @ti.func
-    def push(self, ordered: ti.template(), b, s, k, mirror, offset):
+    def push(self, ordered: ti.template(), b, s, k, mirror, offset, thickness):
         """T w³ r."""
         r, _, w = self._apart(ordered, b, s, k, mirror, offset)
         v = self.vector(ordered, b, self.dim, s) - mirror * self.vector(ordered, b, self.dim, k)
-        friction = self.thickness / (r.dot(r) + self.radius**2 / 400.0) * v.dot(r)
+        friction = thickness / (r.dot(r) + self.radius**2 / 400.0) * v.dot(r)
         return (ordered[b, 3 * self.dim, s] + ordered[b, 3 * self.dim, k] - friction) * w**3 * r
 
     @ti.func
-    def weigh_back(self, ordered: ti.template(), b, s, k, mirror, offset):
+    def weigh_back(self, ordered: ti.template(), b, s, k, mirror, offset, thickness):
         """w⁴ (1 + 4 |r|/R) and w³ r·(q̂ - q̂_k)."""
         r, length, w = self._apart(ordered, b, s, k, mirror, offset)
         q = self.vector(ordered, b, 2 * self.dim, s) - mirror * self.vector(ordered, b, 2 * self.dim, k)
@@ -176,26 +183,35 @@ class Smoothing(MirrorWalls):
         return ti.Vector([cubed * w * (1.0 + 4.0 / self.radius * length), cubed * r.dot(q)])
 
     @ti.func
-    def push_back(self, ordered: ti.template(), b, s, k, mirror, offset):
+    def push_back(self, ordered: ti.template(), b, s, k, mirror, offset, thickness):
         """∂/∂r [T w³ r·(q̂ - q̂_k)] - (σ + σ_k) w³ r."""
         r, length, w = self._apart(ordered, b, s, k, mirror, offset)
         v = self.vector(ordered, b, self.dim, s) - mirror * self.vector(ordered, b, self.dim, k)
         q = self.vector(ordered, b, 2 * self.dim, s) - mirror * self.vector(ordered, b, 2 * self.dim, k)
         squared, work, inverse = w * w, r.dot(q), 1.0 / (r.dot(r) + self.radius**2 / 400.0)
-        cubed, friction = squared * w, self.thickness * inverse * v.dot(r)
+        cubed, friction = squared * w, thickness * inverse * v.dot(r)
         stress = ordered[b, 3 * self.dim, s] + ordered[b, 3 * self.dim, k] - friction
         spread = ordered[b, 3 * self.dim + 1, s] + ordered[b, 3 * self.dim + 1, k]
         along = (
             cubed * (2.0 * friction * inverse * work - spread) - 3.0 / self.radius * stress * squared / length * work
         )
-        return stress * cubed * q + along * r - self.thickness * inverse * cubed * work * v
+        return stress * cubed * q + along * r - thickness * inverse * cubed * work * v
 
     @ti.func
-    def drag_back(self, ordered: ti.template(), b, s, k, mirror, offset):
-        """∂/∂v [T w³ r·(q̂ - q̂_k)]."""
+    def drag_back(self, ordered: ti.template(), b, s, k, mirror, offset, thickness):
+        """∂/∂v [T w³ r·(q̂ - q̂_k)] where friction is multiplied by 1."""
         r, _, w = self._apart(ordered, b, s, k, mirror, offset)
         q = self.vector(ordered, b, 2 * self.dim, s) - mirror * self.vector(ordered, b, 2 * self.dim, k)
-        return -self.thickness / (r.dot(r) + self.radius**2 / 400.0) * w**3 * r.dot(q) * r
+        return -1.0 / (r.dot(r) + self.radius**2 / 400.0) * w**3 * r.dot(q) * r
+
+
+def check_room(size: tuple[float, ...], radius: float) -> None:
+    """SettingError for a box in which a particle may meet its image twice."""
+    if not all(2 * radius <= length < math.inf for length in size):
+        raise SettingError(
+            f"Expected a box of at least 2 kernel radii, {2 * radius:.4g}, along each axis, got {size}; "
+            "lower the spacing."
+        )
 
 
 def longest_dt(spacing: float, sound_speed: float, viscosity: float, gravity: float) -> float:

@@ -3,7 +3,7 @@
 import taichi as ti
 
 from engine.checks import finite, positive
-from engine.vector_system import VectorSystem
+from engine.vector_system import VECTOR, VectorSystem
 
 GRAVITY = 9.8
 
@@ -29,6 +29,8 @@ class BallWall(VectorSystem):
     Args:
         dt: time step in seconds; wall, height: w and h in metres; launch: v₀.
     """
+
+    read_by_kernels = (*VECTOR, "dt", "wall", "height", "launch")
 
     def __init__(
         self, dt: float = 0.02, wall: float = 2.0, height: float = 1.0, launch: tuple[float, float] = (0.0, 0.0)

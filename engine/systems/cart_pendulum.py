@@ -6,7 +6,7 @@ import taichi as ti
 
 from engine.checks import positive, whole
 from engine.parameters import acts, varies, with_values
-from engine.vector_system import VectorSystem
+from engine.vector_system import VECTOR, VectorSystem
 
 # What is unrolled in the kernels grows with the cube of the number of links.
 _MOST_LINKS = 4
@@ -67,6 +67,7 @@ class CartPendulum(VectorSystem):
         parameters: values other than these, by name.
     """
 
+    read_by_kernels = (*VECTOR, "links", "dt")
     positive_parameters = ("cart_mass", "link_mass", "half_length")
 
     def __init__(self, links: int = 2, dt: float = 0.01, **parameters: float):
@@ -151,12 +152,7 @@ class CartPendulum(VectorSystem):
     def _slope_pull_back(self, state, slope, slope_bar, p: ti.template()):
         """What `slope_bar` passes to the state and to the force through `_slope`."""
         n = ti.static(self.links)
-        sin, cos = ti.sin(state[2 : 2 + n]), ti.cos(state[2 : 2 + n])
-        a, q = ti.Vector.zero(float, n + 1), ti.Vector.zero(float, n + 1)
-        a[0], q[0] = slope[1], slope_bar[1]
-        for k in ti.static(range(n)):
-            a[1 + k], q[1 + k] = slope[2 + n + k], slope_bar[2 + n + k]
-        q = self._solve(self._factor(sin, cos, p), q)
+        sin, cos, a, q = self._at_stage(state, slope, slope_bar, p)
         result = ti.Vector.zero(float, 2 + 2 * n)
         result[1] = slope_bar[0]
         if ti.static(acts(p.friction)):
@@ -183,12 +179,7 @@ class CartPendulum(VectorSystem):
     def _parameters_pull_back(self, state, slope, slope_bar, p: ti.template()):
         """What `slope_bar` passes to the parameters through `_slope`: derivatives of qᵀ(f - M a) at fixed q and a."""
         n = ti.static(self.links)
-        sin, cos = ti.sin(state[2 : 2 + n]), ti.cos(state[2 : 2 + n])
-        a, q = ti.Vector.zero(float, n + 1), ti.Vector.zero(float, n + 1)
-        a[0], q[0] = slope[1], slope_bar[1]
-        for k in ti.static(range(n)):
-            a[1 + k], q[1 + k] = slope[2 + n + k], slope_bar[2 + n + k]
-        q = self._solve(self._factor(sin, cos, p), q)
+        sin, cos, a, q = self._at_stage(state, slope, slope_bar, p)
         falling, moments, inertias = 0.0, 0.0, 0.0  # the terms of g h, h and H; h grows with m l, H with m l²
         for k in ti.static(range(n)):
             moment = p.moments[n - 1 - k]
@@ -209,6 +200,17 @@ class CartPendulum(VectorSystem):
             (moments + 2.0 * inertias) / p.half_length,
             -q[0] * state[1],
         ])  # fmt: skip
+
+    @ti.func
+    def _at_stage(self, state, slope, slope_bar, p: ti.template()):
+        """sinθ, cosθ, the accelerations a = q̈, and q = M⁻¹ ā, through which `slope_bar` acts."""
+        n = ti.static(self.links)
+        sin, cos = ti.sin(state[2 : 2 + n]), ti.cos(state[2 : 2 + n])
+        a, q = ti.Vector.zero(float, n + 1), ti.Vector.zero(float, n + 1)
+        a[0], q[0] = slope[1], slope_bar[1]
+        for k in ti.static(range(n)):
+            a[1 + k], q[1 + k] = slope[2 + n + k], slope_bar[2 + n + k]
+        return sin, cos, a, self._solve(self._factor(sin, cos, p), q)
 
     @ti.func
     def _factor(self, sin, cos, p: ti.template()):

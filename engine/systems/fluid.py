@@ -1,6 +1,8 @@
-"""A weakly compressible fluid of particles in a box, stirred by jets."""
+"""A weakly compressible fluid of particles in a box, stirred by jets.
 
-import math
+Longer than other files: each step and its adjoint are several launches, whose buffers and kernels belong side by side.
+"""
+
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -10,25 +12,27 @@ import torch
 from engine import runtime
 from engine.checks import finite, flag, not_negative, positive, real, whole
 from engine.errors import SettingError
-from engine.gain import Gain
 from engine.launch import Launch, prepare
 from engine.loops import LANES, serial_loop
 from engine.particles.cells import Cells
+from engine.particles.drift import Drift
 from engine.particles.jets import CHUNK, JET_DAMPING, Jets
 from engine.particles.neighbours import Neighbours
-from engine.particles.smoothing import RADIUS, Smoothing, lattice_sum, longest_dt
+from engine.particles.smoothing import RADIUS, Smoothing, check_room, lattice_sum, longest_dt
 from engine.particles.walls import DEPTH
 from engine.system import System
 
 
 class FluidParameters(NamedTuple):
-    """The physical parameter, one value or one for each sample."""
+    """Physical parameters, one value or one for each sample."""
 
     jet_strength: float
+    viscosity: float
+    gravity: float
 
 
 @ti.data_oriented
-class Fluid(Smoothing, Jets, System):
+class Fluid(Smoothing, Jets, Drift, System):
     """N particles of fluid in a closed box in 2 or 3 dimensions, and J jets that push whatever is near them.
 
         z_i = V Σ_k W(r_ik),   W(r) = α w⁴ (1 + 4 |r|/R),   w = 1 - |r|/R, at least 0,   r_ik = x_i - x_k
@@ -52,17 +56,21 @@ class Fluid(Smoothing, Jets, System):
 
         x½ = x + dt/2 v,   v' = v + dt a(x½, v),   x' = x½ + dt/2 v'
 
-    `longest_dt` is the time step up to which it is stable; longer ones are refused.
+    `longest_dt` is the time step up to which it is stable; longer ones are refused, by the constants, not by what
+    varies between samples.
 
     State [2·dim, J + N]: rows x, y, (z,) vx, vy, (vz); jets first. Control [dim, J]: the pushes f, each for F;
     with steered jets [2·dim, J], where the other rows are accelerations of the jets themselves, whose velocities decay
-    at rate 1. Jets that are not steered keep their velocities.
+    at rate 1. Jets that are not steered keep their velocities. Parameters: F, ν and g, as `jet_strength`, `viscosity`
+    and `gravity`.
 
     Every step, and again its adjoint, sorts the particles by cell and makes two sums over neighbours, each gathered
     by one thread for each particle, without atomics. With q̂ the adjoint of v' and σ_i that of z_i, particle
     i gathers
 
         σ_i = P'(z_i) V Σ_k -∇W·(q̂_i - q̂_k),   x̄½_i = V Σ_k ∂/∂r [-T ∇W·(q̂_i - q̂_k)] + (σ_i + σ_k) ∇W
+
+    Friction is linear in the velocities: ν ν̄ = Σ_i v_i·v̄_i of what it passes to them.
 
     Source: Monaghan, Smoothed particle hydrodynamics (2005); kernel: Wendland (1995); the sums over images: Libersky
     and Petschek (1993).
@@ -80,6 +88,12 @@ class Fluid(Smoothing, Jets, System):
         jet_strength: the acceleration in the middle of a jet of push 1, above 0.
         steered: whether the jets' motion is controlled too.
     """
+
+    read_by_kernels = (
+        "dim", "size", "spacing", "dt", "particles", "jets", "steered", "sound_speed", "viscosity", "gravity",
+        "jet_radius", "jet_strength", "weight", "slope", "thickness", "depth", "radius", "chunks", "grid", "_spring",
+    )  # fmt: skip
+    positive_parameters = ("jet_strength", "viscosity")
 
     def __init__(
         self,
@@ -107,7 +121,7 @@ class Fluid(Smoothing, Jets, System):
         viscosity = not_negative("a finite viscosity of at least 0", viscosity)
         gravity = not_negative("a finite gravity of at least 0", gravity)
         self.radius = RADIUS * spacing
-        _check_room(size, self.radius)
+        check_room(size, self.radius)
         longest = longest_dt(spacing, sound_speed, viscosity, gravity)
         dt = longest if dt is None else dt
         dt = finite(f"a time step dt above 0 and at most {longest:.4g}", dt, lambda number: 0 < number <= longest)
@@ -118,12 +132,11 @@ class Fluid(Smoothing, Jets, System):
         self.jet_radius, self.jet_strength = jet_radius, jet_strength
         self.state_shape = (2 * self.dim, jets + particles)
         self.control_shape = ((2 if steered else 1) * self.dim, jets)
-        self.constants, self.gain = FluidParameters(jet_strength), Gain(jet_strength, rows=self.dim)
+        self.constants = FluidParameters(jet_strength, viscosity, gravity)
         scale = lattice_sum(self.dim)
         # z = Σ w⁴ (1 + 4 s) / scale, and -V ∇W = slope w³ r.
         self.weight = 1.0 / scale
         self.slope = 20.0 / (scale * self.radius**2)
-        self.thickness = 2.0 * (self.dim + 2) * viscosity
         self.depth = DEPTH * spacing
         self._spring = (2.0 * sound_speed / spacing) ** 2
         self.chunks = -(-particles // CHUNK)
@@ -142,14 +155,12 @@ class Fluid(Smoothing, Jets, System):
         return self._as_here(state)
 
     def prepare_step(self, state, control, next_state, parameters=None):
-        if parameters is not None:
-            return self.gain.prepare_step(self, state, control, next_state, parameters)
         cells, half, ordered, _ = self._buffers_for(state)
         sort = self._prepare_sort(state, None)
         loops = self._loops(state)
         find_pressures = prepare(self.find_pressures, ordered, cells.cell, cells.starts, *loops)
-        arrays = half, ordered, cells.order, cells.cell, cells.starts
-        advance = prepare(self._advance, state, control, *arrays, next_state, *loops)
+        arrays = half, ordered, cells.order, cells.cell, cells.starts, next_state, self.rows_or_none(parameters)
+        advance = prepare(self._advance, state, control, *arrays, *loops, parameters is not None)
 
         def launch() -> None:
             sort()
@@ -161,21 +172,23 @@ class Fluid(Smoothing, Jets, System):
     def prepare_pull_back(
         self, state, control, next_adjoint, adjoint, cotangent, parameters=None, parameter_adjoint=None
     ):
-        if parameters is not None:
-            assert parameter_adjoint is not None
-            arrays = state, control, next_adjoint, adjoint, cotangent
-            return self.gain.prepare_pull_back(self, *arrays, parameters, parameter_adjoint)
         cells, half, ordered, sums = self._buffers_for(state)
         kick = self.scratch("kick", len(state), self.dim, self.jets + self.particles)
         turned = self.scratch("turned", len(state), self.dim, self.particles)
         sort, loops = self._prepare_sort(state, turned), self._loops(state)
         drift_back = prepare(
-            self._drift_back, state, next_adjoint, kick, turned, serial_loop(len(state) * state.shape[2])
+            self.drift_back, state, next_adjoint, kick, turned, serial_loop(len(state) * state.shape[2])
         )
         find_pressures = prepare(self.find_pressures_back, ordered, cells.cell, cells.starts, *loops)
-        sum_jets = prepare(self.sum_jets, control, half, kick, cells.order, sums, serial_loop(len(state) * self.chunks))
-        arrays = half, kick, ordered, cells.order, cells.cell, cells.starts, sums, adjoint, cotangent
-        pull_back = prepare(self._pull_back, control, next_adjoint, *arrays, *loops)
+        rows, varied = self.rows_or_none(parameters), parameters is not None
+        serial = serial_loop(len(state) * self.chunks)
+        sum_jets = prepare(self.sum_jets, control, half, kick, cells.order, sums, rows, serial, varied)
+        # What was sorted is not read again: its place takes each particle's part in the parameters' adjoint.
+        works = self.scratch("inside", len(state), 2 * self.dim, self.particles)
+        arrays = half, kick, ordered, cells.order, cells.cell, cells.starts, sums, adjoint, cotangent, rows, works
+        pull_back = prepare(
+            self._pull_back, control, next_adjoint, *arrays, *loops, varied, parameter_adjoint is not None
+        )
 
         def launch() -> None:
             drift_back()
@@ -183,6 +196,8 @@ class Fluid(Smoothing, Jets, System):
             find_pressures()
             sum_jets()
             pull_back()
+            if parameter_adjoint is not None:
+                parameter_adjoint.add_(works[:, : len(self.constants)].sum(2))
 
         return launch
 
@@ -193,7 +208,7 @@ class Fluid(Smoothing, Jets, System):
         """
         cells, half, ordered, _ = self._buffers_for(state)
         inside = self.scratch("inside", len(state), 2 * self.dim, self.particles)
-        drift = prepare(self._drift, state, half, inside, serial_loop(len(state) * state.shape[2]))
+        drift = prepare(self.drift, state, half, inside, serial_loop(len(state) * state.shape[2]))
         fluid, rows = inside[:, : self.dim], self._rows(ordered)
 
         def launch() -> None:
@@ -247,46 +262,6 @@ class Fluid(Smoothing, Jets, System):
         return serial_loop(len(state) * self.particles), LANES if runtime.current().backend == "cpu" else 1
 
     @ti.kernel
-    def _drift(
-        self,
-        state: ti.types.ndarray(ndim=3),
-        half: ti.types.ndarray(ndim=3),
-        inside: ti.types.ndarray(ndim=3),
-        serial: ti.template(),
-    ):
-        """x½ of all bodies; x½ and v of the particles' images inside the box."""
-        ti.loop_config(serialize=serial)
-        for b, i in ti.ndrange(state.shape[0], state.shape[2]):
-            for axis in ti.static(range(self.dim)):
-                velocity = state[b, self.dim + axis, i]
-                place = state[b, axis, i] + 0.5 * self.dt * velocity
-                half[b, axis, i] = place
-                if i >= self.jets:
-                    image, side = self.fold(place, axis)
-                    inside[b, axis, i - self.jets] = image
-                    inside[b, self.dim + axis, i - self.jets] = side * velocity
-
-    @ti.kernel
-    def _drift_back(
-        self,
-        state: ti.types.ndarray(ndim=3),
-        next_adjoint: ti.types.ndarray(ndim=3),
-        kick: ti.types.ndarray(ndim=3),
-        turned: ti.types.ndarray(ndim=3),
-        serial: ti.template(),
-    ):
-        """q̂ of all bodies, and of the particles' images inside the box."""
-        ti.loop_config(serialize=serial)
-        for b, i in ti.ndrange(kick.shape[0], kick.shape[2]):
-            for axis in ti.static(range(self.dim)):
-                q = next_adjoint[b, self.dim + axis, i] + 0.5 * self.dt * next_adjoint[b, axis, i]
-                kick[b, axis, i] = q
-                if i >= self.jets:
-                    place = state[b, axis, i] + 0.5 * self.dt * state[b, self.dim + axis, i]
-                    _, side = self.fold(place, axis)
-                    turned[b, axis, i - self.jets] = side * q
-
-    @ti.kernel
     def _advance(
         self,
         state: ti.types.ndarray(ndim=3),
@@ -297,8 +272,10 @@ class Fluid(Smoothing, Jets, System):
         cell: ti.types.ndarray(ndim=2),
         starts: ti.types.ndarray(ndim=2),
         next_state: ti.types.ndarray(ndim=3),
+        parameters: ti.types.ndarray(ndim=2),
         serial: ti.template(),
         lanes: ti.template(),
+        varied: ti.template(),
     ):
         ti.loop_config(serialize=serial)
         for b, place in ti.ndrange(state.shape[0], self.jets + self.particles):
@@ -312,17 +289,16 @@ class Fluid(Smoothing, Jets, System):
                     next_state[b, axis, j] = half[b, axis, j] + 0.5 * self.dt * velocity
             else:
                 s = place - self.jets
-                acceleration = self.slope * self.gather(self.push, self.dim, ordered, cell, starts, b, s, lanes)
+                thickness = self.thickness(parameters, b, varied)
+                pushed = self.gather(self.push, self.dim, ordered, cell, starts, b, s, lanes, thickness)
+                acceleration = self.slope * pushed
                 i = self.jets + order[b, s]
                 x = self.vector(half, b, 0, i)
                 for axis in ti.static(range(self.dim)):
                     _, side = self.fold(x[axis], axis)
                     acceleration[axis] = side * acceleration[axis] + self._spring * self.beyond_wall(x[axis], axis)
-                acceleration[self.dim - 1] -= self.gravity
-                for j in range(self.jets):
-                    reach = self.reach(x - self.vector(half, b, 0, j))
-                    for axis in ti.static(range(self.dim)):
-                        acceleration[axis] += self.jet_strength * control[b, axis, j] * reach**3
+                acceleration[self.dim - 1] -= parameters[b, 2] if ti.static(varied) else self.gravity
+                acceleration += self.pushed(control, half, x, self.strength(parameters, b, varied), b)
                 for axis in ti.static(range(self.dim)):
                     velocity = state[b, self.dim + axis, i] + self.dt * acceleration[axis]
                     next_state[b, self.dim + axis, i] = velocity
@@ -342,44 +318,40 @@ class Fluid(Smoothing, Jets, System):
         sums: ti.types.ndarray(ndim=4),
         adjoint: ti.types.ndarray(ndim=3),
         cotangent: ti.types.ndarray(ndim=3),
+        parameters: ti.types.ndarray(ndim=2),
+        works: ti.types.ndarray(ndim=3),
         serial: ti.template(),
         lanes: ti.template(),
+        varied: ti.template(),
+        asked: ti.template(),
     ):
         ti.loop_config(serialize=serial)
         for b, place in ti.ndrange(control.shape[0], self.jets + self.particles):
+            strength = self.strength(parameters, b, varied)
             if place < self.jets:
-                self.pull_back_jet(next_adjoint, kick, sums, adjoint, cotangent, b, place)
+                self.pull_back_jet(next_adjoint, kick, sums, adjoint, cotangent, strength, b, place)
             else:
-                s = place - self.jets
-                to_place = self.slope * self.gather(self.push_back, self.dim, ordered, cell, starts, b, s, lanes)
-                to_velocity = ti.Vector.zero(float, self.dim)
-                if ti.static(self.viscosity > 0):
+                s, thickness = place - self.jets, self.thickness(parameters, b, varied)
+                bent = self.gather(self.push_back, self.dim, ordered, cell, starts, b, s, lanes, thickness)
+                to_place, dragged = self.slope * bent, ti.Vector.zero(float, self.dim)
+                if ti.static(varied or self.viscosity > 0):
                     # In a sum of its own: with twice the rows LLVM gives up on vectors.
-                    to_velocity = self.slope * self.gather(self.drag_back, self.dim, ordered, cell, starts, b, s, lanes)
+                    drag = self.gather(self.drag_back, self.dim, ordered, cell, starts, b, s, lanes, thickness)
+                    dragged = self.slope * drag
                 i = self.jets + order[b, s]
                 x, q = self.vector(half, b, 0, i), self.vector(kick, b, 0, i)
+                from_jets, to_strength = self.pull_back_pushed(control, half, x, q, strength, b)
+                if ti.static(asked):
+                    friction = self.vector(ordered, b, self.dim, s).dot(dragged)
+                    works[b, 0, i - self.jets] = self.dt * to_strength
+                    works[b, 1, i - self.jets] = self.dt * 2.0 * (self.dim + 2) * friction
+                    works[b, 2, i - self.jets] = -self.dt * q[self.dim - 1]
                 for axis in ti.static(range(self.dim)):
                     _, side = self.fold(x[axis], axis)
                     to_place[axis] *= side
-                    to_velocity[axis] *= side
                     if self.beyond_wall(x[axis], axis) != 0.0:
                         to_place[axis] -= self._spring * q[axis]
-                for j in range(self.jets):
-                    r, work = x - self.vector(half, b, 0, j), 0.0
-                    reach = self.reach(r)
-                    for axis in ti.static(range(self.dim)):
-                        work += self.jet_strength * control[b, axis, j] * q[axis]
-                    for axis in ti.static(range(self.dim)):
-                        to_place[axis] -= 6.0 / self.jet_radius**2 * work * reach * reach * r[axis]
-                for axis in ti.static(range(self.dim)):
-                    to_position = next_adjoint[b, axis, i] + self.dt * to_place[axis]
+                    to_position = next_adjoint[b, axis, i] + self.dt * (to_place[axis] + from_jets[axis])
                     adjoint[b, axis, i] = to_position
-                    adjoint[b, self.dim + axis, i] = q[axis] + self.dt * (to_velocity[axis] + 0.5 * to_position)
-
-
-def _check_room(size: tuple[float, ...], radius: float) -> None:
-    if not all(2 * radius <= length < math.inf for length in size):
-        raise SettingError(
-            f"Expected a box of at least 2 kernel radii, {2 * radius:.4g}, along each axis, got {size}; "
-            "lower the spacing."
-        )
+                    to_velocity = side * thickness * dragged[axis]
+                    adjoint[b, self.dim + axis, i] = q[axis] + self.dt * (to_velocity + 0.5 * to_position)

@@ -1,4 +1,7 @@
-"""Guidance by repulsion: a few drivers steer a herd that flees from them."""
+"""Guidance by repulsion: a few drivers steer a herd that flees from them.
+
+Longer than other files: the step, its adjoint and that of its parameters share their forces with two sweeps.
+"""
 
 import math
 from typing import NamedTuple
@@ -9,12 +12,10 @@ import torch
 from engine.checks import flag, positive, whole
 from engine.launch import prepare
 from engine.loops import lanes_pay, serial_pairs
-from engine.particles.pairs import CentralForce, pair_adjoints, pair_forces
+from engine.particles.herding import SOFTENING, Herding
+from engine.particles.pairs import CentralForce
 from engine.system import STEP_LAUNCH_BYTES, System
 
-SOFTENING = 0.1
-DRIVER_DAMPING = 1.0
-EVADER_DAMPING = 4.0
 SEPARATION = 0.2
 FLIGHT = 15.0
 FLOCKING = 0.2
@@ -33,7 +34,7 @@ class GuidanceParameters(NamedTuple):
 
 
 @ti.data_oriented
-class Guidance(System):
+class Guidance(Herding, System):
     """D drivers steer E evaders in the plane; every pair of particles interacts.
 
         v̇_di = c₁ r + c₂ r⊥ - γ_d v_di + α Σ_{k≠i} (x_di - x_dk) / d_ik²
@@ -65,6 +66,8 @@ class Guidance(System):
     Attributes:
         centre_scale: what the evaders' sum is multiplied by to be c̄.
     """
+
+    read_by_kernels = ("drivers", "particles", "dt", "centre_scale", "_forces", "_units")
 
     def __init__(
         self,
@@ -111,7 +114,7 @@ class Guidance(System):
         arrays = whole, control.unsqueeze(0), after, adjoint.unsqueeze(0), cotangent.unsqueeze(0)
         rows, loops = self.rows_or_none(parameters), self._loops(state)
         pull_back = prepare(self._pull_back, *arrays, rows, *loops, parameters is not None)
-        if parameters is None:
+        if parameter_adjoint is None:
             return pull_back
         of_parameters = prepare(self._pull_back_parameters, whole, after, parameter_adjoint, loops[1])
 
@@ -129,17 +132,19 @@ class Guidance(System):
     def advance_at(
         self, states: ti.template(), controls: ti.template(), t, b, parameters: ti.template(), varied: ti.template()
     ):
-        in_lanes = ti.static(lanes_pay(self.evaders))
+        in_lanes = ti.static(lanes_pay(self.particles - self.drivers))
         for i in range(self.particles):
             self._advance_particle(states, controls, states, t, t + 1, b, i, in_lanes, parameters, varied)
 
     def prepare_sweep(self, arrays):
-        if self.particles > _FUSED_PARTICLES or arrays.parameters is not None:
+        if self.particles > _FUSED_PARTICLES:
             return None
-        return arrays.prepare(self._sweep, lanes_pay(self.evaders))
+        rows = self.rows_or_none(arrays.parameters), self.rows_or_none(arrays.parameter_adjoint)
+        asked = arrays.parameters is not None, arrays.parameter_adjoint is not None
+        return arrays.prepare(self._sweep, lanes_pay(self.evaders), *rows, *asked)
 
-    def launch_bytes(self, varied=False):
-        return super().launch_bytes(varied) if varied or self.particles > _FUSED_PARTICLES else STEP_LAUNCH_BYTES
+    def launch_bytes(self):
+        return super().launch_bytes() if self.particles > _FUSED_PARTICLES else STEP_LAUNCH_BYTES
 
     def _loops(self, state: torch.Tensor) -> tuple[bool, bool]:
         """Whether a loop over the particles of all samples is serial, and whether sums over evaders run in lanes."""
@@ -200,6 +205,10 @@ class Guidance(System):
         serial: ti.template(),
         law: ti.template(),
         in_lanes: ti.template(),
+        parameters: ti.types.ndarray(ndim=2),
+        parameter_adjoint: ti.types.ndarray(ndim=2),
+        varied: ti.template(),
+        asked: ti.template(),
     ):
         ti.loop_config(serialize=serial)
         for sample in range(last - first):
@@ -212,35 +221,34 @@ class Guidance(System):
                     steering = self._pull_back_control(states, adjoints, centre, t, t + 1, b, i)
                     cotangents[t, b, 0, i] += steering[0]
                     cotangents[t, b, 1, i] += steering[1]
+                if ti.static(asked):
+                    found = self._pull_back_coefficients(states, adjoints, t, t + 1, b, in_lanes)
+                    for which in ti.static(range(3)):
+                        parameter_adjoint[b, which] += found[which]
                 if ti.static(law.sums_paths):
                     for i in range(self.particles):
                         value = ti.Vector([direct[t, b, row, i] for row in range(4)])
                         if ti.static(law.uses_physics):
                             value += physics_weight * self._pull_back_particle(
-                                states, controls, adjoints, t, t + 1, b, i, in_lanes, states, False
+                                states, controls, adjoints, t, t + 1, b, i, in_lanes, parameters, varied
                             )
                         if ti.static(law.uses_policy):
                             value += policy_weight * self._pull_back_policy(jacobian, cotangents, t, b, i)
                         for row in ti.static(range(4)):
                             adjoints[t, b, row, i] = value[row]
                 else:
-                    self._apply(law, states, controls, direct, jacobian, adjoints, cotangents, start, t, b, in_lanes)
+                    self._apply(
+                        law, states, controls, direct, jacobian, adjoints, cotangents, start, t, b, in_lanes,
+                        parameters, varied,
+                    )  # fmt: skip
 
     @ti.func
     def _apply(
-        self,
-        law: ti.template(),
-        states: ti.template(),
-        controls: ti.template(),
-        direct: ti.template(),
-        jacobian: ti.template(),
-        adjoints: ti.template(),
-        cotangents: ti.template(),
-        start,
-        t,
-        b,
+        self, law: ti.template(), states: ti.template(), controls: ti.template(), direct: ti.template(),
+        jacobian: ti.template(), adjoints: ti.template(), cotangents: ti.template(), start, t, b,
         in_lanes: ti.template(),
-    ):
+        parameters: ti.template(), varied: ti.template(),
+    ):  # fmt: skip
         """λ_t of sample b by the rule of a law, from vectors of all rows, one after another."""
         N = ti.static(self.particles)
         given = ti.Vector.zero(float, 4 * N)
@@ -250,7 +258,9 @@ class Guidance(System):
             for row in ti.static(range(4)):
                 given[row * N + i] = direct[t, b, row, i]
             if ti.static(law.uses_physics):
-                pulled = self._pull_back_particle(states, controls, adjoints, t, t + 1, b, i, in_lanes, states, False)
+                pulled = self._pull_back_particle(
+                    states, controls, adjoints, t, t + 1, b, i, in_lanes, parameters, varied
+                )
                 for row in ti.static(range(4)):
                     physics[row * N + i] = pulled[row]
             if ti.static(law.uses_policy):
@@ -263,23 +273,14 @@ class Guidance(System):
                 adjoints[t, b, row, i] = adjoint[row * N + i]
 
     @ti.func
-    def _centre(self, state: ti.template(), t, b):
-        x, y = 0.0, 0.0
-        for k in range(self.drivers, self.particles):
-            x += state[t, b, 0, k]
-            y += state[t, b, 1, k]
-        return self.centre_scale * ti.Vector([x, y])
-
-    def _force(self, which: int, varied: bool) -> CentralForce:
-        """Separation, flight or flocking (0, 1, 2); with 1 for the coefficient that varies between samples."""
-        return (self._units if varied else self._forces)[which]
-
-    @ti.func
-    def _weight(self, which: ti.template(), parameters: ti.template(), b, varied: ti.template()):
-        """The coefficient that is missing in `_force`."""
-        result = 1.0
-        if ti.static(varied):
-            result = parameters[b, which]
+    def _pull_back_policy(self, jacobian: ti.template(), cotangent: ti.template(), t, b, i):
+        """Rows of Kᵀμ for particle i."""
+        result = ti.Vector.zero(float, 4)
+        for c in ti.static(range(2)):
+            for d in range(self.drivers):
+                for row in ti.static(range(4)):
+                    entry = jacobian[t, b, c * self.drivers + d, row * self.particles + i]
+                    result[row] += entry * cotangent[t, b, c, d]
         return result
 
     @ti.kernel
@@ -291,140 +292,6 @@ class Guidance(System):
         in_lanes: ti.template(),
     ):
         for b in range(state.shape[1]):
-            found = ti.Vector.zero(float, 3)
-            for i in range(self.particles):
-                at = ti.Vector([state[0, b, 0, i], state[0, b, 1, i]])
-                push = ti.Vector([self.dt * next_adjoint[0, b, 2, i], self.dt * next_adjoint[0, b, 3, i]])
-                if i < self.drivers:
-                    work = push * pair_forces(state, 0, b, at, 0, self.drivers, self._units[0], in_lanes)
-                    found[0] += work[0] + work[1]
-                else:
-                    first, last = ti.static(self.drivers, self.particles)
-                    fled = push * pair_forces(state, 0, b, at, 0, first, self._units[1], in_lanes)
-                    flocked = push * pair_forces(state, 0, b, at, first, last, self._units[2], in_lanes)
-                    found[1] += fled[0] + fled[1]
-                    found[2] += flocked[0] + flocked[1]
+            found = self._pull_back_coefficients(state, next_adjoint, 0, 0, b, in_lanes)
             for which in ti.static(range(3)):
                 parameter_adjoint[b, which] += found[which]
-
-    @ti.func
-    def _advance_particle(
-        self,
-        states: ti.template(),
-        controls: ti.template(),
-        next_states: ti.template(),
-        t,
-        s,
-        b,
-        i,
-        in_lanes: ti.template(),
-        parameters: ti.template(),
-        varied: ti.template(),
-    ):
-        """Particle i of `next_states[s]` from `states[t]` and `controls[t]`."""
-        acceleration = self._acceleration(states, controls, t, b, i, in_lanes, parameters, varied)
-        for axis in ti.static(range(2)):
-            velocity = states[t, b, 2 + axis, i]
-            next_states[s, b, axis, i] = states[t, b, axis, i] + self.dt * velocity
-            next_states[s, b, 2 + axis, i] = velocity + self.dt * acceleration[axis]
-
-    @ti.func
-    def _acceleration(
-        self,
-        state: ti.template(),
-        control: ti.template(),
-        t,
-        b,
-        i,
-        in_lanes: ti.template(),
-        parameters: ti.template(),
-        varied: ti.template(),
-    ):
-        position = ti.Vector([state[t, b, 0, i], state[t, b, 1, i]])
-        velocity = ti.Vector([state[t, b, 2, i], state[t, b, 3, i]])
-        result = ti.Vector.zero(float, 2)
-        if i < self.drivers:
-            r = position - self._centre(state, t, b)
-            steering = control[t, b, 0, i] * r + control[t, b, 1, i] * ti.Vector([-r[1], r[0]])
-            apart = self._weight(0, parameters, b, varied) * pair_forces(
-                state, t, b, position, 0, self.drivers, ti.static(self._force(0, varied)), in_lanes
-            )
-            result = steering - DRIVER_DAMPING * velocity + apart
-        else:
-            flight = self._weight(1, parameters, b, varied) * pair_forces(
-                state, t, b, position, 0, self.drivers, ti.static(self._force(1, varied)), in_lanes
-            )
-            first, last = ti.static(self.drivers, self.particles)
-            flock = self._weight(2, parameters, b, varied) * pair_forces(
-                state, t, b, position, first, last, ti.static(self._force(2, varied)), in_lanes
-            )
-            result = flight - EVADER_DAMPING * velocity + flock
-        return result
-
-    @ti.func
-    def _pull_back_particle(
-        self,
-        state: ti.template(),
-        control: ti.template(),
-        adjoint: ti.template(),
-        t,
-        s,
-        b,
-        i,
-        in_lanes: ti.template(),
-        parameters: ti.template(),
-        varied: ti.template(),
-    ):
-        """Rows of Aᵀλ for particle i, with state and control at t and λ = adjoint[s]."""
-        D, N = ti.static(self.drivers, self.particles)
-        at = ti.Vector([state[t, b, 0, i], state[t, b, 1, i]])
-        position = ti.Vector([adjoint[s, b, 0, i], adjoint[s, b, 1, i]])
-        velocity = ti.Vector([adjoint[s, b, 2, i], adjoint[s, b, 3, i]])
-        gathered, damping = ti.Vector.zero(float, 2), DRIVER_DAMPING
-        if i < D:
-            gathered = self._pull_back_steering(control, adjoint, t, s, b, i)
-            nothing = ti.Vector.zero(float, 2)
-            gathered += self._weight(0, parameters, b, varied) * pair_adjoints(
-                state, adjoint, t, s, b, at, velocity, 0, D, ti.static(self._force(0, varied)), 1.0, in_lanes
-            )
-            gathered += self._weight(1, parameters, b, varied) * pair_adjoints(
-                state, adjoint, t, s, b, at, nothing, D, N, ti.static(self._force(1, varied)), 1.0, in_lanes
-            )
-        else:
-            damping = EVADER_DAMPING
-            for d in range(D):
-                gathered -= self.centre_scale * self._pull_back_steering(control, adjoint, t, s, b, d)
-            gathered += self._weight(1, parameters, b, varied) * pair_adjoints(
-                state, adjoint, t, s, b, at, velocity, 0, D, ti.static(self._force(1, varied)), 0.0, in_lanes
-            )
-            gathered += self._weight(2, parameters, b, varied) * pair_adjoints(
-                state, adjoint, t, s, b, at, velocity, D, N, ti.static(self._force(2, varied)), 1.0, in_lanes
-            )
-        to_position = position + self.dt * gathered
-        to_velocity = velocity + self.dt * (position - damping * velocity)
-        return ti.Vector([to_position[0], to_position[1], to_velocity[0], to_velocity[1]])
-
-    @ti.func
-    def _pull_back_steering(self, control: ti.template(), adjoint: ti.template(), t, s, b, d):
-        """What driver d's steering c₁ r + c₂ r⊥ passes to its r."""
-        gx, gy = adjoint[s, b, 2, d], adjoint[s, b, 3, d]
-        along, across = control[t, b, 0, d], control[t, b, 1, d]
-        return ti.Vector([along * gx + across * gy, along * gy - across * gx])
-
-    @ti.func
-    def _pull_back_control(self, state: ti.template(), adjoint: ti.template(), centre, t, s, b, d):
-        """Bᵀλ for the controls (c₁, c₂) of driver d."""
-        rx, ry = state[t, b, 0, d] - centre[0], state[t, b, 1, d] - centre[1]
-        gx, gy = adjoint[s, b, 2, d], adjoint[s, b, 3, d]
-        return self.dt * ti.Vector([rx * gx + ry * gy, rx * gy - ry * gx])
-
-    @ti.func
-    def _pull_back_policy(self, jacobian: ti.template(), cotangent: ti.template(), t, b, i):
-        """Rows of Kᵀμ for particle i."""
-        result = ti.Vector.zero(float, 4)
-        for c in ti.static(range(2)):
-            for d in range(self.drivers):
-                for row in ti.static(range(4)):
-                    entry = jacobian[t, b, c * self.drivers + d, row * self.particles + i]
-                    result[row] += entry * cotangent[t, b, c, d]
-        return result

@@ -3,7 +3,7 @@
 import taichi as ti
 
 from engine.checks import not_negative, positive
-from engine.vector_system import VectorSystem
+from engine.vector_system import VECTOR, VectorSystem
 
 GRAVITY = 9.8
 BODY_MASS, FOOT_MASS, INERTIA = 1.0, 0.1, 0.02
@@ -39,6 +39,8 @@ class Hopper(VectorSystem):
         stiffness: κ of the ground, N/m; softness: ε, m; friction: μ.
         spring: k of the leg, N/m; damping: c of the leg, N s/m.
     """
+
+    read_by_kernels = (*VECTOR, "dt", "stiffness", "softness", "friction", "spring", "damping")
 
     def __init__(
         self,

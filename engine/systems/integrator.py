@@ -3,7 +3,7 @@
 import taichi as ti
 
 from engine.system import positive_shape
-from engine.vector_system import VectorSystem
+from engine.vector_system import VECTOR, VectorSystem
 
 
 class Integrator(VectorSystem):
@@ -14,6 +14,8 @@ class Integrator(VectorSystem):
     Args:
         dimensions: n.
     """
+
+    read_by_kernels = VECTOR
 
     def __init__(self, dimensions: int = 1):
         self.name = "integrator"

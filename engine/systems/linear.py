@@ -6,7 +6,7 @@ import taichi as ti
 import torch
 
 from engine.errors import ShapeError
-from engine.vector_system import VectorSystem
+from engine.vector_system import VECTOR, VectorSystem
 
 
 class LinearSystem(VectorSystem):
@@ -17,6 +17,8 @@ class LinearSystem(VectorSystem):
     Args:
         A: [n, n] and B: [n, m], nested sequences, arrays or tensors; n at most 32.
     """
+
+    read_by_kernels = (*VECTOR, "A", "B")
 
     def __init__(self, A: Sequence[Sequence[float]] | torch.Tensor, B: Sequence[Sequence[float]] | torch.Tensor):
         self.name = "linear"

@@ -1,8 +1,9 @@
 """Bodies that attract each other by softened gravity, some of them with thrusters."""
 
 import math
+from collections import namedtuple
 from collections.abc import Sequence
-from typing import NamedTuple
+from functools import cached_property
 
 import taichi as ti
 import torch
@@ -13,14 +14,6 @@ from engine.errors import SettingError
 from engine.launch import prepare
 from engine.loops import LANES, lanes_pay, serial_pairs
 from engine.system import System
-
-
-class NBodyParameters(NamedTuple):
-    """Physical parameters, one value or one for each sample; `first_mass` is that of body 0."""
-
-    gravity: float
-    softening: float
-    first_mass: float
 
 
 @ti.data_oriented
@@ -41,7 +34,7 @@ class NBody(System):
     steps below 2 over that; longer ones are refused, by the constants, not by what varies between samples.
 
     State [2·dim, N]: rows x, y, (z,) vx, vy, (vz). Control [dim, thrusters]: a column for each body in `thrusters`.
-    Parameters: G, ε and the mass of the first body, as `gravity`, `softening` and `first_mass`.
+    Parameters: G, ε and the masses of the bodies, as `gravity`, `softening`, `mass_0`, `mass_1` and so on.
 
     All pairs are summed for each body, in the step and in the adjoint alike, without atomics: with the symmetric
     Jacobian H_ik of (x_k - x_i) / (...)^{3/2} and q̂ the adjoint of v', body i gathers G Σ_k H_ik (m_i q̂_k - m_k q̂_i).
@@ -57,6 +50,7 @@ class NBody(System):
         softening: ε, above 0.
     """
 
+    read_by_kernels = ("dim", "bodies", "dt", "gravity", "softening")
     positive_parameters = ("softening",)
 
     def __init__(
@@ -90,26 +84,29 @@ class NBody(System):
         self.bodies = len(masses)
         self.state_shape, self.control_shape = (2 * dim, self.bodies), (dim, len(thrusters))
         device = runtime.current().device
-        self._masses = torch.tensor(masses, dtype=runtime.current().dtype, device=device)
-        self.constants = NBodyParameters(gravity, softening, masses[0])
+        self._masses = torch.tensor([masses], dtype=runtime.current().dtype, device=device)
         self._columns = torch.full((self.bodies,), -1, dtype=torch.int32, device=device)
         self._columns[list(thrusters)] = torch.arange(len(thrusters), dtype=torch.int32, device=device)
 
+    @cached_property
+    def constants(self) -> tuple:  # type: ignore[override]
+        names = ("gravity", "softening", *(f"mass_{body}" for body in range(self.bodies)))
+        return namedtuple("NBodyParameters", names)(self.gravity, self.softening, *self.masses)
+
     def prepare_step(self, state, control, next_state, parameters=None):
         half, _ = self._half_and_kick(state)
-        arrays = state, control, self._masses, self._columns, half, next_state, self.rows_or_none(parameters)
+        arrays = state, control, self._given(parameters), self._columns, half, next_state
         return prepare(self._step, *arrays, *self._loops(state), parameters is not None)
 
     def prepare_pull_back(
         self, state, control, next_adjoint, adjoint, cotangent, parameters=None, parameter_adjoint=None
     ):
         half, kick = self._half_and_kick(state)
-        arrays = state, next_adjoint, self._masses, self._columns, half, kick, adjoint, cotangent
-        rows = self.rows_or_none(parameters)
-        pull_back = prepare(self._pull_back, *arrays, rows, *self._loops(state), parameters is not None)
-        if parameters is None:
+        arrays = state, next_adjoint, self._given(parameters), self._columns, half, kick, adjoint, cotangent
+        pull_back = prepare(self._pull_back, *arrays, *self._loops(state), parameters is not None)
+        if parameter_adjoint is None:
             return pull_back
-        of_parameters = prepare(self._pull_back_parameters, half, kick, self._masses, parameters, parameter_adjoint)
+        of_parameters = prepare(self._pull_back_parameters, half, kick, parameters, parameter_adjoint)
 
         def launch() -> None:
             pull_back()
@@ -120,13 +117,17 @@ class NBody(System):
     def scratch_bytes(self, batch):
         return 2 * batch * self.dim * self.bodies * runtime.current().dtype.itemsize
 
-    def launch_bytes(self, varied=False):
-        return super().launch_bytes(varied) + 2200
+    def launch_bytes(self):
+        return super().launch_bytes() + 2200
 
     def _half_and_kick(self, state: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Where launches put x½ and q̂ [B, dim, N]."""
         shape = len(state), self.dim, self.bodies
         return self.scratch("half", *shape), self.scratch("kick", *shape)
+
+    def _given(self, parameters: torch.Tensor | None) -> torch.Tensor:
+        """What kernels read masses from: parameters [B, 2 + N] where they vary, else the masses [1, N]."""
+        return self._masses if parameters is None else parameters
 
     def _loops(self, state: torch.Tensor) -> tuple[bool, bool]:
         """Whether a loop over the bodies of all samples is serial, and whether sums over bodies run in lanes."""
@@ -137,11 +138,10 @@ class NBody(System):
         self,
         state: ti.types.ndarray(ndim=3),
         control: ti.types.ndarray(ndim=3),
-        masses: ti.types.ndarray(ndim=1),
+        given: ti.types.ndarray(ndim=2),
         columns: ti.types.ndarray(ndim=1),
         half: ti.types.ndarray(ndim=3),
         next_state: ti.types.ndarray(ndim=3),
-        parameters: ti.types.ndarray(ndim=2),
         serial: ti.template(),
         in_lanes: ti.template(),
         varied: ti.template(),
@@ -152,7 +152,7 @@ class NBody(System):
                 half[b, axis, i] = state[b, axis, i] + 0.5 * self.dt * state[b, self.dim + axis, i]
         ti.loop_config(serialize=serial)
         for b, i in ti.ndrange(state.shape[0], self.bodies):
-            acceleration = self._attracted(half, masses, b, i, in_lanes, parameters, varied)
+            acceleration = self._attracted(half, given, b, i, in_lanes, varied)
             for axis in ti.static(range(self.dim)):
                 if columns[i] >= 0:
                     acceleration[axis] += control[b, axis, columns[i]]
@@ -165,13 +165,12 @@ class NBody(System):
         self,
         state: ti.types.ndarray(ndim=3),
         next_adjoint: ti.types.ndarray(ndim=3),
-        masses: ti.types.ndarray(ndim=1),
+        given: ti.types.ndarray(ndim=2),
         columns: ti.types.ndarray(ndim=1),
         half: ti.types.ndarray(ndim=3),
         kick: ti.types.ndarray(ndim=3),
         adjoint: ti.types.ndarray(ndim=3),
         cotangent: ti.types.ndarray(ndim=3),
-        parameters: ti.types.ndarray(ndim=2),
         serial: ti.template(),
         in_lanes: ti.template(),
         varied: ti.template(),
@@ -183,7 +182,7 @@ class NBody(System):
                 kick[b, axis, i] = next_adjoint[b, self.dim + axis, i] + 0.5 * self.dt * next_adjoint[b, axis, i]
         ti.loop_config(serialize=serial)
         for b, i in ti.ndrange(state.shape[0], self.bodies):
-            gathered = self._attracted_pull_back(half, kick, masses, b, i, in_lanes, parameters, varied)
+            gathered = self._attracted_pull_back(half, kick, given, b, i, in_lanes, varied)
             for axis in ti.static(range(self.dim)):
                 to_position = next_adjoint[b, axis, i] + self.dt * gathered[axis]
                 adjoint[b, axis, i] = to_position
@@ -196,139 +195,123 @@ class NBody(System):
         self,
         half: ti.types.ndarray(ndim=3),
         kick: ti.types.ndarray(ndim=3),
-        masses: ti.types.ndarray(ndim=1),
         parameters: ti.types.ndarray(ndim=2),
         parameter_adjoint: ti.types.ndarray(ndim=2),
     ):
         for b in range(half.shape[0]):
-            gravity, softening, first = parameters[b, 0], parameters[b, 1], parameters[b, 2]
-            found = ti.Vector.zero(float, 3)
-            for i in range(self.bodies):
-                x = ti.Vector([half[b, axis, i] for axis in range(self.dim)])
-                q = self.dt * ti.Vector([kick[b, axis, i] for axis in range(self.dim)])
-                for k in range(self.bodies):
-                    r = ti.Vector([half[b, axis, k] - x[axis] for axis in range(self.dim)])
+            gravity, softening = parameters[b, 0], parameters[b, 1]
+            of_gravity, of_softening = 0.0, 0.0
+            for k in range(self.bodies):
+                mass, of_mass = parameters[b, 2 + k], 0.0
+                y = ti.Vector([half[b, axis, k] for axis in range(self.dim)])
+                for i in range(self.bodies):
+                    r = y - ti.Vector([half[b, axis, i] for axis in range(self.dim)])
+                    q = self.dt * ti.Vector([kick[b, axis, i] for axis in range(self.dim)])
                     inverse = 1.0 / ti.sqrt(r.dot(r) + softening * softening)
                     work = r.dot(q) * inverse * inverse * inverse
-                    mass = first if k == 0 else masses[k]
-                    found[0] += mass * work
-                    found[1] -= 3.0 * gravity * mass * softening * inverse * inverse * work
-                    if k == 0:
-                        found[2] += gravity * work
-            for index in ti.static(range(3)):
-                parameter_adjoint[b, index] += found[index]
+                    of_mass += work
+                    of_softening -= 3.0 * gravity * mass * softening * inverse * inverse * work
+                of_gravity += mass * of_mass
+                parameter_adjoint[b, 2 + k] += gravity * of_mass
+            parameter_adjoint[b, 0] += of_gravity
+            parameter_adjoint[b, 1] += of_softening
+
+    @ti.func
+    def _mass(self, given: ti.template(), b, k, varied: ti.template()):
+        return given[b, 2 + k] if ti.static(varied) else given[0, k]
+
+    @ti.func
+    def _gravity(self, given: ti.template(), b, varied: ti.template()):
+        """G, and ε²."""
+        gravity, squared = self.gravity, self.softening * self.softening
+        if ti.static(varied):
+            gravity, squared = given[b, 0], given[b, 1] * given[b, 1]
+        return gravity, squared
 
     @ti.func
     def _attracted(
-        self,
-        half: ti.template(),
-        masses: ti.template(),
-        b,
-        i,
-        in_lanes: ti.template(),
-        parameters: ti.template(),
-        varied: ti.template(),
+        self, half: ti.template(), given: ti.template(), b, i, in_lanes: ti.template(), varied: ti.template()
     ):
-        """G Σ_k m_k (x_k - x_i) / d³, with the sample's own parameters if they vary."""
-        result = ti.Vector.zero(float, self.dim)
-        if ti.static(varied):
-            squared = parameters[b, 1] * parameters[b, 1]
-            r = ti.Vector([half[b, axis, 0] - half[b, axis, i] for axis in range(self.dim)])
-            inverse = 1.0 / ti.sqrt(r.dot(r) + squared)
-            more = (parameters[b, 2] - masses[0]) * inverse * inverse * inverse * r  # of the first body
-            result = parameters[b, 0] * (self._pull(half, masses, b, i, in_lanes, squared) + more)
-        else:
-            result = self.gravity * self._pull(half, masses, b, i, in_lanes, self.softening * self.softening)
-        return result
+        """G Σ_k m_k (x_k - x_i) / d³."""
+        gravity, squared = self._gravity(given, b, varied)
+        return gravity * self._pull(half, given, b, i, in_lanes, squared, varied)
 
     @ti.func
     def _attracted_pull_back(
         self,
         half: ti.template(),
         kick: ti.template(),
-        masses: ti.template(),
+        given: ti.template(),
         b,
         i,
         in_lanes: ti.template(),
-        parameters: ti.template(),
         varied: ti.template(),
     ):
-        """G Σ_k H_ik (m_i q̂_k - m_k q̂_i), in the same way."""
-        result = ti.Vector.zero(float, self.dim)
-        if ti.static(varied):
-            squared = parameters[b, 1] * parameters[b, 1]
-            r = ti.Vector([half[b, axis, 0] - half[b, axis, i] for axis in range(self.dim)])
-            h = (masses[0] - parameters[b, 2]) * ti.Vector([kick[b, axis, i] for axis in range(self.dim)])
-            mass = parameters[b, 2] if i == 0 else masses[i]
-            result = self._pull_adjoint(half, kick, masses, b, i, mass, in_lanes, squared) + _bent(r, h, squared)
-            result *= parameters[b, 0]
-        else:
-            squared = self.softening * self.softening
-            result = self.gravity * self._pull_adjoint(half, kick, masses, b, i, masses[i], in_lanes, squared)
-        return result
+        """G Σ_k H_ik (m_i q̂_k - m_k q̂_i)."""
+        gravity, squared = self._gravity(given, b, varied)
+        return gravity * self._pull_adjoint(half, kick, given, b, i, in_lanes, squared, varied)
 
     @ti.func
-    def _pull(self, half: ti.template(), masses: ti.template(), b, i, in_lanes: ti.template(), squared):
+    def _pull(
+        self, half: ti.template(), given: ti.template(), b, i, in_lanes: ti.template(), squared, varied: ti.template()
+    ):
         """Σ_k m_k (x_k - x_i) / d³ with ε² = `squared`."""
         x = ti.Vector([half[b, axis, i] for axis in range(self.dim)])
-        result, rest = ti.Vector.zero(float, self.dim), 0
-        if ti.static(in_lanes):
-            lanes_x, lanes_y = ti.Vector.zero(float, LANES), ti.Vector.zero(float, LANES)
-            lanes_z = ti.Vector.zero(float, LANES)
-            for block in range(self.bodies // LANES):
-                for lane in range(LANES):
-                    term = self._attraction(half, masses, b, block * LANES + lane, x, squared)
-                    lanes_x[lane] += term[0]
-                    lanes_y[lane] += term[1]
-                    if ti.static(self.dim == 3):
-                        lanes_z[lane] += term[2]
-            result[0], result[1] = lanes_x.sum(), lanes_y.sum()
-            if ti.static(self.dim == 3):
-                result[2] = lanes_z.sum()
-            rest = self.bodies // LANES * LANES
-        for k in range(rest, self.bodies):
-            result += self._attraction(half, masses, b, k, x, squared)
-        return result
-
-    @ti.func
-    def _attraction(self, half: ti.template(), masses: ti.template(), b, k, x, squared):
-        r = ti.Vector([half[b, axis, k] - x[axis] for axis in range(self.dim)])
-        inverse = 1.0 / ti.sqrt(r.dot(r) + squared)
-        return masses[k] * inverse * inverse * inverse * r
+        return self._summed(self._attraction, half, half, given, b, x, x, 0.0, in_lanes, squared, varied)
 
     @ti.func
     def _pull_adjoint(
-        self, half: ti.template(), kick: ti.template(), masses: ti.template(), b, i, mass, in_lanes: ti.template(),
-        squared,
+        self, half: ti.template(), kick: ti.template(), given: ti.template(), b, i, in_lanes: ti.template(), squared,
+        varied: ti.template(),
     ):  # fmt: skip
-        """Σ_k H_ik (m_i q̂_k - m_k q̂_i) with m_i = `mass` and ε² = `squared`."""
+        """Σ_k H_ik (m_i q̂_k - m_k q̂_i) with ε² = `squared`."""
+        mass = self._mass(given, b, i, varied)
         x = ti.Vector([half[b, axis, i] for axis in range(self.dim)])
         q = ti.Vector([kick[b, axis, i] for axis in range(self.dim)])
+        return self._summed(self._attraction_pull_back, half, kick, given, b, x, q, mass, in_lanes, squared, varied)
+
+    @ti.func
+    def _summed(
+        self, term: ti.template(), half: ti.template(), kick: ti.template(), given: ti.template(), b, x, q, mass,
+        in_lanes: ti.template(), squared, varied: ti.template(),
+    ):  # fmt: skip
+        """Σ_k term(k) over all bodies, where x_i = `x`, q̂_i = `q` and m_i = `mass`."""
         result, rest = ti.Vector.zero(float, self.dim), 0
         if ti.static(in_lanes):
             lanes_x, lanes_y = ti.Vector.zero(float, LANES), ti.Vector.zero(float, LANES)
             lanes_z = ti.Vector.zero(float, LANES)
             for block in range(self.bodies // LANES):
                 for lane in range(LANES):
-                    term = self._attraction_pull_back(half, kick, masses, b, block * LANES + lane, x, q, mass, squared)
-                    lanes_x[lane] += term[0]
-                    lanes_y[lane] += term[1]
+                    part = term(half, kick, given, b, block * LANES + lane, x, q, mass, squared, varied)
+                    lanes_x[lane] += part[0]
+                    lanes_y[lane] += part[1]
                     if ti.static(self.dim == 3):
-                        lanes_z[lane] += term[2]
+                        lanes_z[lane] += part[2]
             result[0], result[1] = lanes_x.sum(), lanes_y.sum()
             if ti.static(self.dim == 3):
                 result[2] = lanes_z.sum()
             rest = self.bodies // LANES * LANES
         for k in range(rest, self.bodies):
-            result += self._attraction_pull_back(half, kick, masses, b, k, x, q, mass, squared)
+            result += term(half, kick, given, b, k, x, q, mass, squared, varied)
         return result
 
     @ti.func
-    def _attraction_pull_back(
-        self, half: ti.template(), kick: ti.template(), masses: ti.template(), b, k, x, q, mass, squared
-    ):
+    def _attraction(
+        self, half: ti.template(), kick: ti.template(), given: ti.template(), b, k, x, q, mass, squared,
+        varied: ti.template(),
+    ):  # fmt: skip
         r = ti.Vector([half[b, axis, k] - x[axis] for axis in range(self.dim)])
-        h = ti.Vector([mass * kick[b, axis, k] - masses[k] * q[axis] for axis in range(self.dim)])
+        inverse = 1.0 / ti.sqrt(r.dot(r) + squared)
+        return self._mass(given, b, k, varied) * inverse * inverse * inverse * r
+
+    @ti.func
+    def _attraction_pull_back(
+        self, half: ti.template(), kick: ti.template(), given: ti.template(), b, k, x, q, mass, squared,
+        varied: ti.template(),
+    ):  # fmt: skip
+        r = ti.Vector([half[b, axis, k] - x[axis] for axis in range(self.dim)])
+        other = self._mass(given, b, k, varied)
+        h = ti.Vector([mass * kick[b, axis, k] - other * q[axis] for axis in range(self.dim)])
         return _bent(r, h, squared)
 
 

@@ -8,7 +8,6 @@ import torch
 
 from engine import runtime
 from engine.checks import positive, whole
-from engine.gain import Gain
 from engine.launch import prepare
 from engine.loops import serial_loop
 from engine.system import STEP_LAUNCH_BYTES, System
@@ -55,12 +54,14 @@ class QuantumBox(System):
         dt: time step; by default the paper's.
     """
 
+    read_by_kernels = ("points", "dt", "dx", "_half", "_centre", "_beside")
+
     def __init__(self, points: int = 32, dt: float = 0.0625):
         points, dt = whole("quantum with at least 2 points", points, 2), positive("a time step dt above 0", dt)
         self.name = "quantum"
         self.points, self.dt = points, dt
         self.state_shape, self.control_shape = (2, points), (1,)
-        self.constants, self.gain = QuantumParameters(), Gain(1.0)
+        self.constants = QuantumParameters()
         self.dx = LENGTH / (points + 1)
         self._half = 0.5 * dt
         self._centre, self._beside = 2.0 / self.dx**2, -1.0 / self.dx**2
@@ -73,29 +74,27 @@ class QuantumBox(System):
         return values / values.norm()
 
     def prepare_step(self, state, control, next_state, parameters=None):
-        if parameters is not None:
-            return self.gain.prepare_step(self, state, control, next_state, parameters)
-        return prepare(self._step, state, control, next_state, self._scratch(state), serial_loop(len(state)))
+        arrays = state, control, next_state, self._scratch(state), self.rows_or_none(parameters)
+        return prepare(self._step, *arrays, serial_loop(len(state)), parameters is not None)
 
     def prepare_pull_back(
         self, state, control, next_adjoint, adjoint, cotangent, parameters=None, parameter_adjoint=None
     ):
-        arrays = state, control, next_adjoint, adjoint, cotangent
-        if parameters is not None:
-            assert parameter_adjoint is not None
-            return self.gain.prepare_pull_back(self, *arrays, parameters, parameter_adjoint)
-        return prepare(self._pull_back, *arrays, self._scratch(state), serial_loop(len(state)))
+        arrays = state, control, next_adjoint, adjoint, cotangent, self._scratch(state)
+        rows = self.rows_or_none(parameters), self.rows_or_none(parameter_adjoint)
+        asked = parameters is not None, parameter_adjoint is not None
+        return prepare(self._pull_back, *arrays, *rows, serial_loop(len(state)), *asked)
 
     def prepare_sweep(self, arrays):
-        if arrays.parameters is not None:
-            return None
-        return arrays.prepare(self._sweep, self._scratch(arrays.states[0]))
+        rows = self.rows_or_none(arrays.parameters), self.rows_or_none(arrays.parameter_adjoint)
+        asked = arrays.parameters is not None, arrays.parameter_adjoint is not None
+        return arrays.prepare(self._sweep, self._scratch(arrays.states[0]), *rows, *asked)
 
     def scratch_bytes(self, batch):
         return batch * _ROWS * self.points * runtime.current().dtype.itemsize
 
-    def launch_bytes(self, varied=False):
-        return (super().launch_bytes(varied) if varied else STEP_LAUNCH_BYTES) + 1100
+    def launch_bytes(self):
+        return STEP_LAUNCH_BYTES + 1100
 
     def _scratch(self, state: torch.Tensor) -> torch.Tensor:
         """[B, 6, N]: elimination factors, right-hand side and then solution, ½(ψ + ψ'); Re and Im of each.
@@ -114,12 +113,14 @@ class QuantumBox(System):
         control: ti.types.ndarray(ndim=2),
         next_state: ti.types.ndarray(ndim=3),
         scratch: ti.types.ndarray(ndim=3),
+        parameters: ti.types.ndarray(ndim=2),
         serial: ti.template(),
+        varied: ti.template(),
     ):
         ti.loop_config(serialize=serial)
         for b in range(state.shape[0]):
             self._load(state, scratch, b)
-            self._solve(scratch, b, control[b, 0], 1.0)
+            self._solve(scratch, b, self._slope(parameters, b, varied) * control[b, 0], 1.0)
             for j in range(self.points):
                 next_state[b, 0, j] = 2.0 * scratch[b, 2, j] - state[b, 0, j]
                 next_state[b, 1, j] = 2.0 * scratch[b, 3, j] - state[b, 1, j]
@@ -133,11 +134,16 @@ class QuantumBox(System):
         adjoint: ti.types.ndarray(ndim=3),
         cotangent: ti.types.ndarray(ndim=2),
         scratch: ti.types.ndarray(ndim=3),
+        parameters: ti.types.ndarray(ndim=2),
+        parameter_adjoint: ti.types.ndarray(ndim=2),
         serial: ti.template(),
+        varied: ti.template(),
+        asked: ti.template(),
     ):
         ti.loop_config(serialize=serial)
         for b in range(state.shape[0]):
-            u = control[b, 0]
+            slope = self._slope(parameters, b, varied)
+            u = slope * control[b, 0]
             self._load(state, scratch, b)
             self._solve(scratch, b, u, 1.0)
             for j in range(self.points):
@@ -150,7 +156,9 @@ class QuantumBox(System):
                 pulled += (j + 1) * (re * scratch[b, 5, j] - im * scratch[b, 4, j])
                 adjoint[b, 0, j] = 2.0 * re - next_adjoint[b, 0, j]
                 adjoint[b, 1, j] = 2.0 * im - next_adjoint[b, 1, j]
-            cotangent[b, 0] += self.dt * self.dx * pulled
+            cotangent[b, 0] += slope * (self.dt * self.dx * pulled)
+            if ti.static(asked):
+                parameter_adjoint[b, 0] += control[b, 0] * (self.dt * self.dx * pulled)
 
     @ti.kernel
     def _sweep(
@@ -169,14 +177,18 @@ class QuantumBox(System):
         serial: ti.template(),
         law: ti.template(),
         scratch: ti.types.ndarray(ndim=3),
+        parameters: ti.types.ndarray(ndim=2),
+        parameter_adjoint: ti.types.ndarray(ndim=2),
+        varied: ti.template(),
+        asked: ti.template(),
     ):
         ti.loop_config(serialize=serial)
         for sample in range(last - first):
             b = first + sample
-            steps = controls.shape[0]
+            steps, slope = controls.shape[0], self._slope(parameters, b, varied)
             for back in range(steps):
                 t = steps - 1 - back
-                u = controls[t, b, 0]
+                u = slope * controls[t, b, 0]
                 for j in range(self.points):
                     scratch[b, 2, j] = adjoints[t + 1, b, 0, j]
                     scratch[b, 3, j] = adjoints[t + 1, b, 1, j]
@@ -186,8 +198,10 @@ class QuantumBox(System):
                     re = states[t, b, 0, j] + states[t + 1, b, 0, j]
                     im = states[t, b, 1, j] + states[t + 1, b, 1, j]
                     pulled += (j + 1) * (scratch[b, 2, j] * im - scratch[b, 3, j] * re)
-                cotangent = cotangents[t, b, 0] + self._half * self.dx * pulled
+                cotangent = cotangents[t, b, 0] + slope * (self._half * self.dx * pulled)
                 cotangents[t, b, 0] = cotangent
+                if ti.static(asked):
+                    parameter_adjoint[b, 0] += controls[t, b, 0] * (self._half * self.dx * pulled)
                 if ti.static(law.sums_paths):
                     for j in range(self.points):
                         for row in ti.static(range(2)):
@@ -228,6 +242,14 @@ class QuantumBox(System):
         for j in range(self.points):
             adjoints[t, b, 0, j] = adjoint[j]
             adjoints[t, b, 1, j] = adjoint[self.points + j]
+
+    @ti.func
+    def _slope(self, parameters: ti.template(), b, varied: ti.template()):
+        """s of sample b."""
+        result = 1.0
+        if ti.static(varied):
+            result = parameters[b, 0]
+        return result
 
     @ti.func
     def _load(self, values: ti.template(), scratch: ti.template(), b):

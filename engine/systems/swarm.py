@@ -7,12 +7,13 @@ import torch
 
 from engine import runtime
 from engine.checks import finite, flag, positive
-from engine.launch import prepare
+from engine.launch import Launch, prepare
 from engine.loops import serial_loop
 from engine.particles.cells import Cells
+from engine.particles.herding import DRIVER_DAMPING, EVADER_DAMPING
 from engine.particles.neighbours import Neighbours, neighbour_run
 from engine.particles.pairs import pair_adjoints, pair_forces
-from engine.systems.guidance import DRIVER_DAMPING, EVADER_DAMPING, FLIGHT, FLOCKING, Guidance, GuidanceParameters
+from engine.systems.guidance import FLIGHT, FLOCKING, Guidance, GuidanceParameters
 
 # Explicit Euler lets damped velocities decay for time steps below this.
 LONGEST_DT = 2.0 / max(DRIVER_DAMPING, EVADER_DAMPING)
@@ -55,6 +56,8 @@ class Swarm(Guidance):
         mean_centre, reversed_flocking: as in `Guidance`.
     """
 
+    read_by_kernels = (*Guidance.read_by_kernels, "_flight", "_flock", "_grid")
+
     def __init__(
         self,
         drivers: int = 8,
@@ -84,17 +87,8 @@ class Swarm(Guidance):
         if self._neighbours is None or parameters is not None:
             return super().prepare_step(state, control, next_state, parameters)
         cells, ordered = self._sorted(len(state))
-        positions = state.detach()[:, :2, self.drivers :]
-        rows = ordered[0, :, :2]
-        gather = prepare(
-            self._step_in_cells,
-            *(tensor.unsqueeze(0) for tensor in (state, control, next_state)),
-            ordered,
-            cells.order,
-            cells.cell,
-            cells.starts,
-            *self._loops(state),
-        )
+        positions, rows = state.detach()[:, :2, self.drivers :], ordered[0, :, :2]
+        gather = self._prepare_gather(self._step_in_cells, state, control, next_state)
 
         def launch() -> None:
             cells.build(positions)
@@ -111,20 +105,9 @@ class Swarm(Guidance):
                 state, control, next_adjoint, adjoint, cotangent, parameters, parameter_adjoint
             )
         cells, ordered = self._sorted(len(state))
-        positions, velocities = (
-            state.detach()[:, :2, self.drivers :],
-            next_adjoint.detach()[:, 2:, self.drivers :],
-        )
-        rows, adjoint_rows = ordered[0, :, :2], ordered[0, :, 2:]
-        gather = prepare(
-            self._pull_back_in_cells,
-            *(tensor.unsqueeze(0) for tensor in (state, control, next_adjoint, adjoint, cotangent)),
-            ordered,
-            cells.order,
-            cells.cell,
-            cells.starts,
-            *self._loops(state),
-        )
+        positions, rows = state.detach()[:, :2, self.drivers :], ordered[0, :, :2]
+        velocities, adjoint_rows = next_adjoint.detach()[:, 2:, self.drivers :], ordered[0, :, 2:]
+        gather = self._prepare_gather(self._pull_back_in_cells, state, control, next_adjoint, adjoint, cotangent)
 
         def launch() -> None:
             cells.build(positions)
@@ -133,6 +116,12 @@ class Swarm(Guidance):
             gather()
 
         return launch
+
+    def _prepare_gather(self, kernel, *tensors: torch.Tensor) -> Launch:
+        """A launch of a kernel that reads what is sorted."""
+        cells, ordered = self._sorted(len(tensors[0]))
+        whole = (tensor.unsqueeze(0) for tensor in tensors)
+        return prepare(kernel, *whole, ordered, cells.order, cells.cell, cells.starts, *self._loops(tensors[0]))
 
     def prepare_sweep(self, arrays):
         return super().prepare_sweep(arrays) if self._neighbours is None else None
@@ -143,8 +132,8 @@ class Swarm(Guidance):
         ordered = 4 * batch * self.evaders * runtime.current().dtype.itemsize
         return ordered + self._neighbours.scratch_bytes(batch)
 
-    def launch_bytes(self, varied=False):
-        return super().launch_bytes(varied) if self._neighbours is None else 20500
+    def launch_bytes(self):
+        return super().launch_bytes() if self._neighbours is None else 20500
 
     def _sorted(self, batch: int) -> tuple[Cells, torch.Tensor]:
         """The cells, and [1, B, 4, E] in which evaders are sorted: rows x, y, and the adjoint of vx, vy."""

@@ -11,7 +11,7 @@ from engine.checks import not_negative, one_of, positive, whole
 from engine.held import Held
 from engine.systems.fluid import Fluid, longest_dt
 from policies import Moments
-from training.objectives import Objective
+from training.objectives import Aimed
 from training.starts import policy_for
 from training.task import Task
 
@@ -20,7 +20,7 @@ TANKS = {2: (2.0, 1.0), 3: (2.0, 0.5, 1.0)}
 FILLING = 0.3
 
 
-class Gathered(Objective):
+class Gathered(Aimed):
     """How far a fluid is from a target at the end, plus what its jets push.
 
         ℓ_T = mean_i max(0, |x_i - x*| - ρ)² / L²,   ℓ_t = rc mean(u²) / T
@@ -43,20 +43,15 @@ class Gathered(Objective):
         horizon: int,
         regularisation: float,
     ):
-        self.jets, self.goal, self.radius, self.length = jets, goal, radius, length
+        super().__init__(goal)
+        self.jets, self.radius, self.length = jets, radius, length
         self.horizon, self.regularisation = horizon, regularisation
-
-    def aimed_at(self, place):
-        if len(self.goal) != len(place):
-            return None
-        return Gathered(self.jets, place, self.radius, self.length, self.horizon, self.regularisation)
 
     def running(self, states, controls, steps):
         return self.regularisation / self.horizon * controls.flatten(2).square().mean(2)
 
     def final(self, state):
-        places = state[..., : len(self.goal), self.jets :]
-        away = places - places.new_tensor(self.goal).unsqueeze(1)
+        away = state[..., : len(self.goal), self.jets :] - self.target(state)
         outside = ((away.square().sum(-2) + 1e-12).sqrt() - self.radius).clamp(min=0.0)
         return (outside / self.length).square().mean(-1)
 

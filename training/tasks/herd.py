@@ -1,14 +1,13 @@
 """What the tasks with a herd share: what is minimised, and where drivers and evaders start."""
 
 import math
-from typing import Any
 
 import torch
 
-from training.objectives import Objective
+from training.objectives import Aimed, after_the_start
 
 
-class Herd(Objective):
+class Herd(Aimed):
     """Mean over steps 1..T, evaders and x/y of (x_e - target)², plus rc times the mean of c² over steps and controls.
 
     Args:
@@ -19,44 +18,16 @@ class Herd(Objective):
     """
 
     def __init__(self, drivers: int, horizon: int, regularisation: float, goal: tuple[float, float]):
+        super().__init__(goal)
         self.drivers, self.horizon, self.regularisation = drivers, horizon, regularisation
-        self.goal = goal
-        self.parameters = {"target_x": float(goal[0]), "target_y": float(goal[1])}
-
-    def given(self, parameters):
-        if not self.parameters.keys() & parameters.keys():
-            return self
-        x, y = (parameters.get(name, usual) for name, usual in self.parameters.items())
-        return _Aimed(self, x, y)
-
-    def aimed_at(self, place):
-        return Herd(self.drivers, self.horizon, self.regularisation, place)
 
     def running(self, states, controls, steps):
-        # The mean over states starts at step 1: the first state is given.
-        counted = (steps > 0).to(states.dtype).view(-1, 1)
         effort = controls.flatten(2).square().mean(2)
-        return counted * self.final(states) + self.regularisation / self.horizon * effort
+        return after_the_start(steps, self.final(states)) + self.regularisation / self.horizon * effort
 
     def final(self, state):
-        away = state[..., :2, self.drivers :] - self._target(state)
+        away = state[..., :2, self.drivers :] - self.target(state)
         return away.square().flatten(-2).mean(-1) / self.horizon
-
-    def _target(self, state: torch.Tensor) -> torch.Tensor:
-        """(x, y) as [..., 2, 1]."""
-        return state.new_tensor(self.goal).view(2, 1)
-
-
-class _Aimed(Herd):
-    """A herd's objective with a goal for each sample: x and y as numbers or tensors [...]."""
-
-    def __init__(self, of: Herd, x: Any, y: Any):
-        super().__init__(of.drivers, of.horizon, of.regularisation, of.goal)
-        self._place = x, y
-
-    def _target(self, state):
-        x, y = (torch.as_tensor(place, dtype=state.dtype, device=state.device) for place in self._place)
-        return torch.stack(torch.broadcast_tensors(x, y), -1).unsqueeze(-1)
 
 
 def scattered(

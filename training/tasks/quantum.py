@@ -1,5 +1,6 @@
 """Steering a particle in a box from its lowest states to a higher one."""
 
+import copy
 import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -9,7 +10,7 @@ import torch
 from engine import QuantumBox
 from engine.checks import whole
 from policies import Convolutional
-from training.objectives import Objective
+from training.objectives import Objective, after_the_start, constant
 from training.starts import policy_for
 from training.task import Task
 
@@ -17,22 +18,41 @@ from training.task import Task
 class Transfer(Objective):
     """Σ_{t=1..T} (1 - |⟨ψ_t|φ_n⟩|²), with φ_n the target eigenstate.
 
+    Where n varies between samples, as `target`, it may lie between two eigenstates: φ_n is sin(π n j / (N + 1)), of
+    norm 1.
+
     Args:
         system: the box.
         target: n, from 1.
     """
 
+    positive_parameters = ("target",)
+
     def __init__(self, system: QuantumBox, target: int):
         self.target = target
         with torch.inference_mode(False):
             self.goal = system.eigenstate(target)
+        self._wave = tuple(self.goal.tolist())
+        self.parameters = {"target": float(target)}
+
+    def given(self, parameters):
+        if "target" not in parameters:
+            return self
+        other = copy.copy(self)
+        target = parameters["target"].unsqueeze(-1)
+        points = torch.arange(1, len(self.goal) + 1, dtype=target.dtype, device=target.device)
+        other.goal = torch.nn.functional.normalize(torch.sin(math.pi / (len(points) + 1) * target * points), dim=-1)
+        return other
 
     def running(self, states, controls, steps):
-        # The sum starts at step 1: the first state is given.
-        return (steps > 0).to(states.dtype).view(-1, 1) * self.final(states)
+        return after_the_start(steps, self.final(states))
 
     def final(self, state):
-        return 1.0 - (state @ self.goal.to(state)).square().sum(-1)
+        if self.goal.dim() == 1:
+            overlap = state @ constant(self._wave, state)
+        else:
+            overlap = (state * self.goal.to(state).unsqueeze(-2)).sum(-1)
+        return 1.0 - overlap.square().sum(-1)
 
 
 @dataclass(frozen=True)

@@ -98,7 +98,7 @@ class Simulation:
             swept = found.setdefault(rule, torch.zeros_like(self._rollout.states[:, 0], requires_grad=False))
             swept[part.start : part.stop + 1] = adjoints[:, 0]
 
-        self._rollout.backward(rules, self.task.objective, inspect=note)
+        self._rollout.backward(rules, self.task.objective, inspect=note, physical=False)
         return {
             variant.text: _array(variant.estimator.combine({rule: found[rule] for rule in variant.estimator.rules}))
             for variant in self._variants

@@ -6,12 +6,10 @@ from pathlib import Path
 
 import torch
 
-from engine import SettingError
 from training.checkpoint import load_checkpoint
-from training.controllers import best_member, checkpoint_at, fitting_members, parameters_of
+from training.controllers import addressed, best_member, checkpoint_at, fitting_members, parameters_of
 from training.errors import RunError
 from training.experiment import Experiment
-from training.grammar import parts
 from training.run import RunDirectory, epoch_of
 from training.task import Task
 from training.tasks import TASKS, TaskOptions
@@ -66,13 +64,16 @@ def watched(address: str) -> Watched:
         RunError: no run there, or one without checkpoints, or of another version.
         SettingError: a task, gradient or seed that does not exist.
     """
-    name, _, member = address.partition("@")
+    name, gradient, seed = addressed(address)
     if not Path(name).is_dir():
-        if name in TASKS and not member:
+        if name in TASKS and gradient is None and seed is None:
             return untrained(TASKS[name]())
         raise RunError(f"Expected a run directory or a task among {', '.join(TASKS)}, got {name!r}.")
     run = RunDirectory.open(name)
-    return member_of(run, _member(run, Experiment.from_config(run.config), member))
+    labels = Experiment.from_config(run.config).labels()
+    fitting = fitting_members(labels, gradient, seed, f"after @ a controller of {run.path}")
+    records = run.metrics()
+    return member_of(run, best_member(fitting, records[-1]["test_loss"] if records else ()))
 
 
 def member_of(run: RunDirectory, index: int) -> Watched:
@@ -84,15 +85,3 @@ def member_of(run: RunDirectory, index: int) -> Watched:
     files = tuple((epoch_of(path), path) for path in run.checkpoints())
     label = experiment.labels()[index]
     return Watched(f"{label.gradient}, seed {label.seed}", options, files, index, precision)
-
-
-def _member(run: RunDirectory, experiment: Experiment, wanted: str) -> int:
-    """Index of the member that "C" or "C,3" names, else of the best."""
-    name, *rest = parts(wanted)
-    seed = ",".join(rest)
-    labels = experiment.labels()
-    if seed and not seed.isdecimal():
-        raise SettingError(f"Expected a seed after the comma, got {seed!r} in {wanted!r}.")
-    fitting = fitting_members(labels, name or None, int(seed) if seed else None, f"after @ a controller of {run.path}")
-    records = run.metrics()
-    return best_member(fitting, records[-1]["test_loss"] if records else ())

@@ -1,0 +1,54 @@
+"""Whether what was computed is finite, asked at once or once for many: the host waits for a device whenever it asks."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+
+class Finiteness:
+    """What a rollout and its sweeps ask of their own numbers, to which the answer is nearly always yes.
+
+    In a block of `put_off` every question is answered by yes unseen and noted on the device. `all_were` then asks them
+    all at once; if it says no, what was done in the block has to be done again outside of one, where it goes another
+    way.
+    """
+
+    def __init__(self):
+        self._off, self._noted = False, None
+
+    def __call__(self, *tensors: torch.Tensor) -> bool:
+        """Whether every element is finite, from sums; large finite elements may be taken for infinite ones."""
+        if not self._off:
+            return all(bool(torch.isfinite(tensor.sum())) for tensor in tensors)
+        for tensor in tensors:
+            self._note(tensor.sum())
+        return True
+
+    def holds(self, flags: torch.Tensor) -> bool:
+        """Whether all of these booleans are true."""
+        if not self._off:
+            return bool(flags.all())
+        self._note(flags.all().reciprocal())  # 1, or infinite
+        return True
+
+    def equal(self, one: torch.Tensor, other: torch.Tensor) -> bool:
+        """Whether two tensors of one shape are equal."""
+        return self.holds(one == other) if self._off else torch.equal(one, other)
+
+    @contextmanager
+    def put_off(self) -> Iterator[None]:
+        """A block in which nothing waits for an answer."""
+        self._off, self._noted = True, None
+        try:
+            yield
+        finally:
+            self._off = False
+
+    def all_were(self) -> bool:
+        """Whether yes was right throughout the last block; false alarms are possible, where finite sums overflow."""
+        return self._noted is None or bool(torch.isfinite(self._noted))
+
+    def _note(self, value: torch.Tensor) -> None:
+        value = value.detach()
+        self._noted = value if self._noted is None else self._noted + value

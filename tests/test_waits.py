@@ -1,0 +1,99 @@
+"""What makes the host wait for a device, and that no update of a training does."""
+
+import math
+from collections import Counter
+
+import pytest
+import torch
+from conftest import uniform
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from engine.finiteness import Finiteness
+from training import TASKS, Member, Trainer, TrainingSettings, build_task
+from training.gradients import gradient_named
+
+pytestmark = pytest.mark.float64
+
+# Reads of a device by the host, whatever it does with them, and copies of what the host made.
+WAITS = ("_local_scalar_dense", "nonzero", "equal", "is_nonzero", "lift_fresh", "_to_copy")
+SIZES = {"fluid": {"particles": 60, "jets": 2, "duration": 0.02}, "swarm": {"evaders": 30, "drivers": 2}}
+
+
+class Operations(TorchDispatchMode):
+    """How often torch runs each operation."""
+
+    def __init__(self):
+        super().__init__()
+        self.counts = Counter()
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        self.counts[operation.name().partition("::")[2].partition(".")[0]] += 1
+        return operation(*args, **(kwargs or {}))
+
+
+def trainer_of(task, names=("R", "M", "C")):
+    members = [Member(gradient_named(name).estimator) for name in names]
+    return Trainer(task, members, TrainingSettings(train_samples=6, batch_size=2, test_samples=2))
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_no_update_after_the_first_waits_for_the_device(name, monkeypatch):
+    trainer, seen = trainer_of(build_task(name, **{"horizon": 4, **SIZES.get(name, {})})), Operations()
+    update = trainer.update
+
+    def watched(states, parameters, place):
+        if place != 1:
+            return update(states, parameters, place)
+        with seen:
+            return update(states, parameters, place)
+
+    monkeypatch.setattr(trainer, "update", watched)
+    trainer.run_epoch()
+    assert sum(seen.counts.values()) > 100
+    assert {kind: seen.counts[kind] for kind in WAITS if seen.counts[kind]} == {}
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+def test_questions_that_are_put_off_are_answered_at_the_end(number):
+    finite, fine = Finiteness(), uniform(0, 3, 4)
+    bad = fine.clone()
+    bad[1, 2] = number
+    assert finite(fine)
+    assert not finite(fine, bad)
+    for put, right in (
+        (lambda: finite(fine, fine), True),
+        (lambda: finite(fine, bad), False),
+        (lambda: finite.equal(fine, fine.clone()), True),
+        (lambda: finite.equal(fine, bad), False),
+        (lambda: finite.holds(fine < 2), True),
+        (lambda: finite.holds(fine < 0), False),
+    ):
+        with finite.put_off():
+            assert put()
+        assert finite.all_were() is right
+        assert put() is right
+
+
+def test_what_was_put_off_is_forgotten_by_the_next_block():
+    finite = Finiteness()
+    with finite.put_off():
+        finite(torch.full((1,), math.nan))
+    assert not finite.all_were()
+    with finite.put_off():
+        finite(torch.zeros(1))
+    assert finite.all_were()
+
+
+def test_an_epoch_in_which_something_is_not_finite_is_that_of_its_updates_one_by_one(monkeypatch):
+    apart, together = (trainer_of(build_task("cart-pole", horizon=4), ("R", "C")) for _ in range(2))
+    for trainer in (apart, together):
+        states = trainer._train
+        states[1, 2] = 1e300  # of one member, so that its costs overflow in the second update
+    for place, (states, parameters) in enumerate(apart.batches()):
+        apart.update(states, parameters, place)
+        apart.updates = place + 1
+    together.run_epoch()
+    assert apart.divergences == together.divergences
+    assert [(one.member, one.update) for one in together.divergences.values()] == [(1, 2)]
+    for name, value in apart.state().items():
+        assert torch.equal(value, together.state()[name]), name
