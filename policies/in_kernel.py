@@ -182,7 +182,7 @@ class DenseInKernel:
         Every thread calls it, with its number as `lane`, after a barrier and before another.
         """
         layers, threads, places = ti.static(len(self.widths) - 1, self.threads, self.places(rows))
-        inputs, outputs, parts = ti.static(self.widths[0], self.widths[-1], self.parts(rows))
+        inputs = ti.static(self.widths[0])
         # Read, since Vulkan is not sent what a kernel only writes, and would lose all that this one does not.
         one = memory[self._at(memory, 0, kept) + inputs]
         for turn in range(ti.static(-(-rows * inputs // threads))):
@@ -205,6 +205,13 @@ class DenseInKernel:
                     if r <= most:
                         memory[self._at(memory, ti.static(layer + 1), kept + r) + lane] = unit
             ti.simt.block.sync()
+        self._outputs_in_block(shared, theta, member, one, lane, rows)
+
+    @ti.func
+    def _outputs_in_block(self, shared: ti.template(), theta: ti.template(), member, one, lane, rows: ti.template()):
+        """The last layer: parts of each output's sum by as many threads, and then the sum of these."""
+        threads, places, inputs = ti.static(self.threads, self.places(rows), self.widths[0])
+        outputs, parts = ti.static(self.widths[-1], self.parts(rows))
         source, partial, weights = ti.static(places[-2], places[-1], self.weights[-1])
         width = ti.static(self.widths[-2])
         for turn in range(ti.static(-(-rows * outputs * parts // threads))):
