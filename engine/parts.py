@@ -70,6 +70,21 @@ class Parts:
             if scale > 0
         }
 
+    @property
+    def calls_between_steps(self) -> bool:
+        """Whether tensors are looked at between two steps: by an observation, or to see which samples end."""
+        return self._observation is not None or self.ends is not None
+
+    @property
+    def noise(self) -> dict[int, torch.Tensor]:
+        """The noise of every slot [slots, B, ...] by its kind."""
+        return {kind: source.values for kind, source in self._sources.items()}
+
+    @property
+    def of_system(self) -> torch.Tensor | None:
+        """The system's parameters of every sample [B, q], if any vary."""
+        return None if self.parameters is None else self.parameters.of_system
+
     def slot_bytes(self) -> int:
         """Bytes of one slot of those buffers."""
         shapes = {STATE: self.system.state_shape, CONTROL: self.system.control_shape}

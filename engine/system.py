@@ -76,6 +76,13 @@ class System(abc.ABC):
         """A launch that sweeps a whole segment at once, or None where the system has none."""
         return None
 
+    def advances_in_kernel(self) -> bool:
+        """Whether it has a `ti.func` `advance_at(states, controls, t, b, parameters, varied)` that does in another
+        kernel what its step does to sample b: from `states[t]` [B, *state_shape] and `controls[t]` to `states[t + 1]`,
+        with the row b of `parameters` where they are `varied`.
+        """
+        return False
+
     @property
     def parameters(self) -> dict[str, float]:
         """The physical parameters that may differ from sample to sample, with the values they have otherwise."""

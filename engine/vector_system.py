@@ -73,6 +73,34 @@ class VectorSystem(System):
         rows = self.rows_or_none(arrays.parameters), self.rows_or_none(arrays.parameter_adjoint)
         return arrays.prepare(self._sweep, *rows, arrays.parameters is not None, arrays.parameter_adjoint is not None)
 
+    def advances_in_kernel(self):
+        return getattr(self.prepare_step, "__func__", None) is VectorSystem.prepare_step
+
+    @ti.func
+    def advance_at(
+        self, states: ti.template(), controls: ti.template(), t, b, parameters: ti.template(), varied: ti.template()
+    ):
+        self.advance_held_at(states, controls, t, b, parameters, varied, 1)
+
+    @ti.func
+    def advance_held_at(
+        self,
+        states: ti.template(),
+        controls: ti.template(),
+        t,
+        b,
+        parameters: ti.template(),
+        varied: ti.template(),
+        steps: ti.template(),
+    ):
+        """`advance_at` in so many steps under one control."""
+        x = ti.Vector([states[t, b, i] for i in range(self.state_shape[0])])
+        u = ti.Vector([controls[t, b, j] for j in range(self.control_shape[0])])
+        for _ in range(steps):
+            x = self._advanced(x, u, parameters, b, varied)
+        for i in ti.static(range(self.state_shape[0])):
+            states[t + 1, b, i] = x[i]
+
     def launch_bytes(self):
         return STEP_LAUNCH_BYTES
 

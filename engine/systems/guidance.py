@@ -124,6 +124,18 @@ class Guidance(Herding, System):
 
         return launch
 
+    def advances_in_kernel(self):
+        own = getattr(self.prepare_step, "__func__", None) is Guidance.prepare_step
+        return own and self.particles <= _FUSED_PARTICLES
+
+    @ti.func
+    def advance_at(
+        self, states: ti.template(), controls: ti.template(), t, b, parameters: ti.template(), varied: ti.template()
+    ):
+        in_lanes = ti.static(lanes_pay(self.particles - self.drivers))
+        for i in range(self.particles):
+            self._advance_particle(states, controls, states, t, t + 1, b, i, in_lanes, parameters, varied)
+
     def prepare_sweep(self, arrays):
         if self.particles > _FUSED_PARTICLES:
             return None
@@ -151,11 +163,7 @@ class Guidance(Herding, System):
     ):
         ti.loop_config(serialize=serial)
         for b, i in ti.ndrange(state.shape[1], self.particles):
-            acceleration = self._acceleration(state, control, b, i, in_lanes, parameters, varied)
-            for axis in ti.static(range(2)):
-                velocity = state[0, b, 2 + axis, i]
-                next_state[0, b, axis, i] = state[0, b, axis, i] + self.dt * velocity
-                next_state[0, b, 2 + axis, i] = velocity + self.dt * acceleration[axis]
+            self._advance_particle(state, control, next_state, 0, 0, b, i, in_lanes, parameters, varied)
 
     @ti.kernel
     def _pull_back(
