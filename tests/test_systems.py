@@ -11,6 +11,7 @@ from contract import RULES, check_buffers, check_oracle, check_sweep, simulated,
 import engine
 from engine import CartPole, Integrator, LinearSystem
 from engine.launch import prepare_adjoint
+from engine.loops import Loop
 
 A = [[1.0, 0.1, 0.0], [-0.02, 0.97, 0.3], [0.5, -0.4, 1.1]]
 B = [[0.0, 1.0], [0.1, 0.0], [-0.7, 0.2]]
@@ -78,7 +79,7 @@ def test_pull_back_passes_gradcheck(case):
 @pytest.mark.parametrize("serial", [True, False], ids=["serial", "parallel"])
 def test_pull_back_equals_taichis_derivative_of_the_step(case, serial):
     system, _, state, control, next_adjoint = case
-    arguments = state, control, torch.zeros_like(state), state.new_zeros(1, 1), serial, False
+    arguments = state, control, torch.zeros_like(state), state.new_zeros(1, 1), Loop(serial), False
     adjoint, cotangent = torch.zeros_like(state), torch.zeros_like(control)
     prepare_adjoint(system._step, arguments, (adjoint, cotangent, next_adjoint.clone(), None, None, None))()
     expected_adjoint, expected_cotangent = system.pull_back(state, control, next_adjoint)

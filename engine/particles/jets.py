@@ -34,11 +34,11 @@ class Jets:
         kick: ti.types.ndarray(ndim=3),
         order: ti.types.ndarray(ndim=2),
         sums: ti.types.ndarray(ndim=4),
-        serial: ti.template(),
+        loop: ti.template(),
     ):
         """For each chunk of particles and each jet Σ E q̂, then the adjoint of the jet's place without dt."""
-        ti.loop_config(serialize=serial)
-        for b, chunk in ti.ndrange(half.shape[0], self.chunks):
+        ti.loop_config(serialize=loop.serial, block_dim=loop.block_dim)
+        for b, chunk in ti.ndrange(loop.count if ti.static(loop.count > 0) else half.shape[0], self.chunks):
             for j in range(self.jets):
                 pushes, places = ti.Vector.zero(float, self.dim), ti.Vector.zero(float, self.dim)
                 y = self._of(half, b, j)

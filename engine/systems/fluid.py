@@ -12,7 +12,7 @@ from engine.checks import finite, flag, not_negative, positive, real, whole
 from engine.errors import SettingError
 from engine.gain import Gain
 from engine.launch import Launch, prepare
-from engine.loops import LANES, serial_loop
+from engine.loops import LANES, Loop, loop_over
 from engine.particles.cells import Cells
 from engine.particles.jets import CHUNK, JET_DAMPING, Jets
 from engine.particles.neighbours import Neighbours
@@ -114,6 +114,7 @@ class Fluid(Smoothing, Jets, System):
         self.name = "fluid"
         self.dim, self.size, self.spacing, self.dt = len(size), size, spacing, dt
         self.particles, self.jets, self.steered = particles, jets, flag("steered", steered)
+        self.bodies = jets + particles
         self.sound_speed, self.viscosity, self.gravity = sound_speed, viscosity, gravity
         self.jet_radius, self.jet_strength = jet_radius, jet_strength
         self.state_shape = (2 * self.dim, jets + particles)
@@ -169,11 +170,9 @@ class Fluid(Smoothing, Jets, System):
         kick = self.scratch("kick", len(state), self.dim, self.jets + self.particles)
         turned = self.scratch("turned", len(state), self.dim, self.particles)
         sort, loops = self._prepare_sort(state, turned), self._loops(state)
-        drift_back = prepare(
-            self._drift_back, state, next_adjoint, kick, turned, serial_loop(len(state) * state.shape[2])
-        )
+        drift_back = prepare(self._drift_back, state, next_adjoint, kick, turned, loop_over(len(state), state.shape[2]))
         find_pressures = prepare(self.find_pressures_back, ordered, cells.cell, cells.starts, *loops)
-        sum_jets = prepare(self.sum_jets, control, half, kick, cells.order, sums, serial_loop(len(state) * self.chunks))
+        sum_jets = prepare(self.sum_jets, control, half, kick, cells.order, sums, loop_over(len(state), self.chunks))
         arrays = half, kick, ordered, cells.order, cells.cell, cells.starts, sums, adjoint, cotangent
         pull_back = prepare(self._pull_back, control, next_adjoint, *arrays, *loops)
 
@@ -193,7 +192,7 @@ class Fluid(Smoothing, Jets, System):
         """
         cells, half, ordered, _ = self._buffers_for(state)
         inside = self.scratch("inside", len(state), 2 * self.dim, self.particles)
-        drift = prepare(self._drift, state, half, inside, serial_loop(len(state) * state.shape[2]))
+        drift = prepare(self._drift, state, half, inside, loop_over(len(state), state.shape[2]))
         fluid, rows = inside[:, : self.dim], self._rows(ordered)
 
         def launch() -> None:
@@ -206,7 +205,7 @@ class Fluid(Smoothing, Jets, System):
         return launch
 
     def scratch_bytes(self, batch):
-        bodies = self.jets + self.particles
+        bodies = self.bodies
         numbers = (
             2 * self.dim * bodies
             + 3 * self.dim * self.particles
@@ -242,9 +241,9 @@ class Fluid(Smoothing, Jets, System):
         """x½, v and q̂ of the sorted particles, [B, 3·dim, N]; sums in lanes read beyond the last, and drop it."""
         return ordered[:, : 3 * self.dim, : self.particles]
 
-    def _loops(self, state: torch.Tensor) -> tuple[bool, int]:
-        """Whether loops over the particles of all samples are serial, and in how many lanes sums run."""
-        return serial_loop(len(state) * self.particles), LANES if runtime.current().backend == "cpu" else 1
+    def _loops(self, state: torch.Tensor) -> tuple[Loop, int]:
+        """The loop over the particles of all samples, and in how many lanes sums run."""
+        return loop_over(len(state), self.particles), LANES if runtime.current().backend == "cpu" else 1
 
     @ti.kernel
     def _drift(
@@ -252,11 +251,11 @@ class Fluid(Smoothing, Jets, System):
         state: ti.types.ndarray(ndim=3),
         half: ti.types.ndarray(ndim=3),
         inside: ti.types.ndarray(ndim=3),
-        serial: ti.template(),
+        loop: ti.template(),
     ):
         """x½ of all bodies; x½ and v of the particles' images inside the box."""
-        ti.loop_config(serialize=serial)
-        for b, i in ti.ndrange(state.shape[0], state.shape[2]):
+        ti.loop_config(serialize=loop.serial, block_dim=loop.block_dim)
+        for b, i in ti.ndrange(loop.count if ti.static(loop.count > 0) else state.shape[0], self.bodies):
             for axis in ti.static(range(self.dim)):
                 velocity = state[b, self.dim + axis, i]
                 place = state[b, axis, i] + 0.5 * self.dt * velocity
@@ -273,11 +272,11 @@ class Fluid(Smoothing, Jets, System):
         next_adjoint: ti.types.ndarray(ndim=3),
         kick: ti.types.ndarray(ndim=3),
         turned: ti.types.ndarray(ndim=3),
-        serial: ti.template(),
+        loop: ti.template(),
     ):
         """q̂ of all bodies, and of the particles' images inside the box."""
-        ti.loop_config(serialize=serial)
-        for b, i in ti.ndrange(kick.shape[0], kick.shape[2]):
+        ti.loop_config(serialize=loop.serial, block_dim=loop.block_dim)
+        for b, i in ti.ndrange(loop.count if ti.static(loop.count > 0) else kick.shape[0], self.bodies):
             for axis in ti.static(range(self.dim)):
                 q = next_adjoint[b, self.dim + axis, i] + 0.5 * self.dt * next_adjoint[b, axis, i]
                 kick[b, axis, i] = q
@@ -297,11 +296,11 @@ class Fluid(Smoothing, Jets, System):
         cell: ti.types.ndarray(ndim=2),
         starts: ti.types.ndarray(ndim=2),
         next_state: ti.types.ndarray(ndim=3),
-        serial: ti.template(),
+        loop: ti.template(),
         lanes: ti.template(),
     ):
-        ti.loop_config(serialize=serial)
-        for b, place in ti.ndrange(state.shape[0], self.jets + self.particles):
+        ti.loop_config(serialize=loop.serial, block_dim=loop.block_dim)
+        for b, place in ti.ndrange(loop.count if ti.static(loop.count > 0) else state.shape[0], self.bodies):
             if place < self.jets:
                 j = place
                 for axis in ti.static(range(self.dim)):
@@ -342,11 +341,11 @@ class Fluid(Smoothing, Jets, System):
         sums: ti.types.ndarray(ndim=4),
         adjoint: ti.types.ndarray(ndim=3),
         cotangent: ti.types.ndarray(ndim=3),
-        serial: ti.template(),
+        loop: ti.template(),
         lanes: ti.template(),
     ):
-        ti.loop_config(serialize=serial)
-        for b, place in ti.ndrange(control.shape[0], self.jets + self.particles):
+        ti.loop_config(serialize=loop.serial, block_dim=loop.block_dim)
+        for b, place in ti.ndrange(loop.count if ti.static(loop.count > 0) else control.shape[0], self.bodies):
             if place < self.jets:
                 self.pull_back_jet(next_adjoint, kick, sums, adjoint, cotangent, b, place)
             else:

@@ -8,7 +8,7 @@ import torch
 
 from engine.checks import flag, positive, whole
 from engine.launch import prepare
-from engine.loops import lanes_pay, serial_pairs
+from engine.loops import Loop, lanes_pay, loop_over
 from engine.particles.pairs import CentralForce, pair_adjoints, pair_forces
 from engine.system import STEP_LAUNCH_BYTES, System
 
@@ -113,7 +113,9 @@ class Guidance(System):
         pull_back = prepare(self._pull_back, *arrays, rows, *loops, parameters is not None)
         if parameters is None:
             return pull_back
-        of_parameters = prepare(self._pull_back_parameters, whole, after, parameter_adjoint, loops[1])
+        of_parameters = prepare(
+            self._pull_back_parameters, whole, after, parameter_adjoint, loop_over(len(state)), loops[1]
+        )
 
         def launch() -> None:
             pull_back()
@@ -129,9 +131,9 @@ class Guidance(System):
     def launch_bytes(self, varied=False):
         return super().launch_bytes(varied) if varied or self.particles > _FUSED_PARTICLES else STEP_LAUNCH_BYTES
 
-    def _loops(self, state: torch.Tensor) -> tuple[bool, bool]:
-        """Whether a loop over the particles of all samples is serial, and whether sums over evaders run in lanes."""
-        return serial_pairs(len(state) * self.particles, self.particles), lanes_pay(self.evaders)
+    def _loops(self, state: torch.Tensor) -> tuple[Loop, bool]:
+        """The loop over the particles of all samples, and whether sums over evaders run in lanes."""
+        return loop_over(len(state), self.particles, self.particles), lanes_pay(self.evaders)
 
     @ti.kernel
     def _step(
@@ -140,12 +142,12 @@ class Guidance(System):
         control: ti.types.ndarray(ndim=4),
         next_state: ti.types.ndarray(ndim=4),
         parameters: ti.types.ndarray(ndim=2),
-        serial: ti.template(),
+        loop: ti.template(),
         in_lanes: ti.template(),
         varied: ti.template(),
     ):
-        ti.loop_config(serialize=serial)
-        for b, i in ti.ndrange(state.shape[1], self.particles):
+        ti.loop_config(serialize=loop.serial, block_dim=loop.block_dim)
+        for b, i in ti.ndrange(loop.count if ti.static(loop.count > 0) else state.shape[1], self.particles):
             acceleration = self._acceleration(state, control, b, i, in_lanes, parameters, varied)
             for axis in ti.static(range(2)):
                 velocity = state[0, b, 2 + axis, i]
@@ -161,12 +163,12 @@ class Guidance(System):
         adjoint: ti.types.ndarray(ndim=4),
         cotangent: ti.types.ndarray(ndim=4),
         parameters: ti.types.ndarray(ndim=2),
-        serial: ti.template(),
+        loop: ti.template(),
         in_lanes: ti.template(),
         varied: ti.template(),
     ):
-        ti.loop_config(serialize=serial)
-        for b, i in ti.ndrange(state.shape[1], self.particles):
+        ti.loop_config(serialize=loop.serial, block_dim=loop.block_dim)
+        for b, i in ti.ndrange(loop.count if ti.static(loop.count > 0) else state.shape[1], self.particles):
             physics = self._pull_back_particle(state, control, next_adjoint, 0, 0, b, i, in_lanes, parameters, varied)
             for row in ti.static(range(4)):
                 adjoint[0, b, row, i] = physics[row]
@@ -189,12 +191,12 @@ class Guidance(System):
         start: int,
         physics_weight: float,
         policy_weight: float,
-        serial: ti.template(),
+        loop: ti.template(),
         law: ti.template(),
         in_lanes: ti.template(),
     ):
-        ti.loop_config(serialize=serial)
-        for sample in range(last - first):
+        ti.loop_config(serialize=loop.serial, block_dim=loop.block_dim)
+        for sample in range(loop.count if ti.static(loop.count > 0) else last - first):
             b = first + sample
             steps = controls.shape[0]
             for back in range(steps):
@@ -280,9 +282,11 @@ class Guidance(System):
         state: ti.types.ndarray(ndim=4),
         next_adjoint: ti.types.ndarray(ndim=4),
         parameter_adjoint: ti.types.ndarray(ndim=2),
+        loop: ti.template(),
         in_lanes: ti.template(),
     ):
-        for b in range(state.shape[1]):
+        ti.loop_config(block_dim=loop.block_dim)
+        for b in range(loop.count if ti.static(loop.count > 0) else state.shape[1]):
             found = ti.Vector.zero(float, 3)
             for i in range(self.particles):
                 at = ti.Vector([state[0, b, 0, i], state[0, b, 1, i]])

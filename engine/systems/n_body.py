@@ -11,7 +11,7 @@ from engine import runtime
 from engine.checks import finite, is_number, is_whole, not_negative, one_of, positive
 from engine.errors import SettingError
 from engine.launch import prepare
-from engine.loops import LANES, lanes_pay, serial_pairs
+from engine.loops import LANES, Loop, lanes_pay, loop_over
 from engine.system import System
 
 
@@ -109,7 +109,8 @@ class NBody(System):
         pull_back = prepare(self._pull_back, *arrays, rows, *self._loops(state), parameters is not None)
         if parameters is None:
             return pull_back
-        of_parameters = prepare(self._pull_back_parameters, half, kick, self._masses, parameters, parameter_adjoint)
+        arrays = half, kick, self._masses, parameters, parameter_adjoint
+        of_parameters = prepare(self._pull_back_parameters, *arrays, loop_over(len(state)))
 
         def launch() -> None:
             pull_back()
@@ -128,9 +129,9 @@ class NBody(System):
         shape = len(state), self.dim, self.bodies
         return self.scratch("half", *shape), self.scratch("kick", *shape)
 
-    def _loops(self, state: torch.Tensor) -> tuple[bool, bool]:
-        """Whether a loop over the bodies of all samples is serial, and whether sums over bodies run in lanes."""
-        return serial_pairs(len(state) * self.bodies, self.bodies), lanes_pay(self.bodies)
+    def _loops(self, state: torch.Tensor) -> tuple[Loop, bool]:
+        """The loop over the bodies of all samples, and whether sums over bodies run in lanes."""
+        return loop_over(len(state), self.bodies, self.bodies), lanes_pay(self.bodies)
 
     @ti.kernel
     def _step(
@@ -142,16 +143,16 @@ class NBody(System):
         half: ti.types.ndarray(ndim=3),
         next_state: ti.types.ndarray(ndim=3),
         parameters: ti.types.ndarray(ndim=2),
-        serial: ti.template(),
+        loop: ti.template(),
         in_lanes: ti.template(),
         varied: ti.template(),
     ):
-        ti.loop_config(serialize=serial)
-        for b, i in ti.ndrange(state.shape[0], self.bodies):
+        ti.loop_config(serialize=loop.serial, block_dim=loop.block_dim)
+        for b, i in ti.ndrange(loop.count if ti.static(loop.count > 0) else state.shape[0], self.bodies):
             for axis in ti.static(range(self.dim)):
                 half[b, axis, i] = state[b, axis, i] + 0.5 * self.dt * state[b, self.dim + axis, i]
-        ti.loop_config(serialize=serial)
-        for b, i in ti.ndrange(state.shape[0], self.bodies):
+        ti.loop_config(serialize=loop.serial, block_dim=loop.block_dim)
+        for b, i in ti.ndrange(loop.count if ti.static(loop.count > 0) else state.shape[0], self.bodies):
             acceleration = self._attracted(half, masses, b, i, in_lanes, parameters, varied)
             for axis in ti.static(range(self.dim)):
                 if columns[i] >= 0:
@@ -172,17 +173,17 @@ class NBody(System):
         adjoint: ti.types.ndarray(ndim=3),
         cotangent: ti.types.ndarray(ndim=3),
         parameters: ti.types.ndarray(ndim=2),
-        serial: ti.template(),
+        loop: ti.template(),
         in_lanes: ti.template(),
         varied: ti.template(),
     ):
-        ti.loop_config(serialize=serial)
-        for b, i in ti.ndrange(state.shape[0], self.bodies):
+        ti.loop_config(serialize=loop.serial, block_dim=loop.block_dim)
+        for b, i in ti.ndrange(loop.count if ti.static(loop.count > 0) else state.shape[0], self.bodies):
             for axis in ti.static(range(self.dim)):
                 half[b, axis, i] = state[b, axis, i] + 0.5 * self.dt * state[b, self.dim + axis, i]
                 kick[b, axis, i] = next_adjoint[b, self.dim + axis, i] + 0.5 * self.dt * next_adjoint[b, axis, i]
-        ti.loop_config(serialize=serial)
-        for b, i in ti.ndrange(state.shape[0], self.bodies):
+        ti.loop_config(serialize=loop.serial, block_dim=loop.block_dim)
+        for b, i in ti.ndrange(loop.count if ti.static(loop.count > 0) else state.shape[0], self.bodies):
             gathered = self._attracted_pull_back(half, kick, masses, b, i, in_lanes, parameters, varied)
             for axis in ti.static(range(self.dim)):
                 to_position = next_adjoint[b, axis, i] + self.dt * gathered[axis]
@@ -199,8 +200,9 @@ class NBody(System):
         masses: ti.types.ndarray(ndim=1),
         parameters: ti.types.ndarray(ndim=2),
         parameter_adjoint: ti.types.ndarray(ndim=2),
+        loop: ti.template(),
     ):
-        for b in range(half.shape[0]):
+        for b in range(loop.count if ti.static(loop.count > 0) else half.shape[0]):
             gravity, softening, first = parameters[b, 0], parameters[b, 1], parameters[b, 2]
             found = ti.Vector.zero(float, 3)
             for i in range(self.bodies):

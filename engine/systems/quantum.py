@@ -10,7 +10,7 @@ from engine import runtime
 from engine.checks import positive, whole
 from engine.gain import Gain
 from engine.launch import prepare
-from engine.loops import serial_loop
+from engine.loops import loop_over
 from engine.system import STEP_LAUNCH_BYTES, System
 
 LENGTH = 2.0
@@ -75,7 +75,7 @@ class QuantumBox(System):
     def prepare_step(self, state, control, next_state, parameters=None):
         if parameters is not None:
             return self.gain.prepare_step(self, state, control, next_state, parameters)
-        return prepare(self._step, state, control, next_state, self._scratch(state), serial_loop(len(state)))
+        return prepare(self._step, state, control, next_state, self._scratch(state), loop_over(len(state)))
 
     def prepare_pull_back(
         self, state, control, next_adjoint, adjoint, cotangent, parameters=None, parameter_adjoint=None
@@ -84,7 +84,7 @@ class QuantumBox(System):
         if parameters is not None:
             assert parameter_adjoint is not None
             return self.gain.prepare_pull_back(self, *arrays, parameters, parameter_adjoint)
-        return prepare(self._pull_back, *arrays, self._scratch(state), serial_loop(len(state)))
+        return prepare(self._pull_back, *arrays, self._scratch(state), loop_over(len(state)))
 
     def prepare_sweep(self, arrays):
         if arrays.parameters is not None:
@@ -114,10 +114,10 @@ class QuantumBox(System):
         control: ti.types.ndarray(ndim=2),
         next_state: ti.types.ndarray(ndim=3),
         scratch: ti.types.ndarray(ndim=3),
-        serial: ti.template(),
+        loop: ti.template(),
     ):
-        ti.loop_config(serialize=serial)
-        for b in range(state.shape[0]):
+        ti.loop_config(serialize=loop.serial, block_dim=loop.block_dim)
+        for b in range(loop.count if ti.static(loop.count > 0) else state.shape[0]):
             self._load(state, scratch, b)
             self._solve(scratch, b, control[b, 0], 1.0)
             for j in range(self.points):
@@ -133,10 +133,10 @@ class QuantumBox(System):
         adjoint: ti.types.ndarray(ndim=3),
         cotangent: ti.types.ndarray(ndim=2),
         scratch: ti.types.ndarray(ndim=3),
-        serial: ti.template(),
+        loop: ti.template(),
     ):
-        ti.loop_config(serialize=serial)
-        for b in range(state.shape[0]):
+        ti.loop_config(serialize=loop.serial, block_dim=loop.block_dim)
+        for b in range(loop.count if ti.static(loop.count > 0) else state.shape[0]):
             u = control[b, 0]
             self._load(state, scratch, b)
             self._solve(scratch, b, u, 1.0)
@@ -166,12 +166,12 @@ class QuantumBox(System):
         start: int,
         physics_weight: float,
         policy_weight: float,
-        serial: ti.template(),
+        loop: ti.template(),
         law: ti.template(),
         scratch: ti.types.ndarray(ndim=3),
     ):
-        ti.loop_config(serialize=serial)
-        for sample in range(last - first):
+        ti.loop_config(serialize=loop.serial, block_dim=loop.block_dim)
+        for sample in range(loop.count if ti.static(loop.count > 0) else last - first):
             b = first + sample
             steps = controls.shape[0]
             for back in range(steps):
