@@ -4,6 +4,7 @@ from training.checkpoint import describe_checkpoint
 from training.clipping import Clipping, clipping_named
 from training.controllers import load_controller, load_task
 from training.differentiable import differentiable
+from training.divergence import Divergence
 from training.errors import RunError
 from training.estimators import Backpropagation, GradientEstimator, SignAgreement
 from training.experiment import Experiment, resume, train
