@@ -14,7 +14,7 @@ from engine.gain import Gain
 from engine.launch import Launch, prepare
 from engine.loops import LANES, Loop, loop_over
 from engine.particles.cells import Cells
-from engine.particles.jets import CHUNK, JET_DAMPING, Jets
+from engine.particles.jets import CHUNK, DEVICE_CHUNK, JET_DAMPING, Jets
 from engine.particles.neighbours import Neighbours
 from engine.particles.smoothing import RADIUS, Smoothing, lattice_sum, longest_dt
 from engine.particles.walls import DEPTH
@@ -127,7 +127,8 @@ class Fluid(Smoothing, Jets, System):
         self.thickness = 2.0 * (self.dim + 2) * viscosity
         self.depth = DEPTH * spacing
         self._spring = (2.0 * sound_speed / spacing) ** 2
-        self.chunks = -(-particles // CHUNK)
+        self.chunk = CHUNK if runtime.current().backend == "cpu" else DEVICE_CHUNK
+        self.chunks = -(-particles // self.chunk)
         self._neighbours = Neighbours(self.dim, particles, self.radius)
         self.grid = self._neighbours.grid
 
