@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import taichi as ti
@@ -163,7 +164,7 @@ def test_a_tensor_on_another_device_of_the_same_kind_is_refused(monkeypatch):
     # The CPU has one device only; torch's meta device stands for two of a kind.
     first, second = (torch.device("meta", index) for index in range(2))
     monkeypatch.setattr(runtime, "_current", dataclasses.replace(engine.current(), device=first))
-    tensor = SimpleNamespace(numel=lambda: 1, is_contiguous=lambda: True, device=second)
+    tensor: Any = SimpleNamespace(numel=lambda: 1, is_contiguous=lambda: True, device=second)
     with pytest.raises(engine.ShapeError, match=r"Expected state on meta:0, got meta:1; call .to\('meta:0'\)"):
         launch.check_memory("state", tensor)
     tensor.device = first

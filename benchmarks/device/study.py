@@ -32,7 +32,7 @@ def device(out: Path, console: Console, sizes: Sizes | None = None, backend: str
     if backend not in available_backends():
         raise BackendError(f"Expected a machine with {NEEDS[backend]}, got one without, on which nothing is measured.")
     machine = this_machine() | {"device": torch.cuda.get_device_name(0) if backend == "cuda" else backend}
-    found, parts = _found_before(out, machine), parts_of(sizes or Sizes())
+    found, parts, written = _found_before(out, machine), parts_of(sizes or Sizes()), []
     with only_writer(out, "study"):
         for part in parts:
             if found.get(part.name, {}).get("status") != apart.DONE:

@@ -43,16 +43,14 @@ def launches(backend: str) -> dict[str, Any]:
     launch = prepare(_double, source[1], target)
     launch()
     repeats = torch.equal(target, 2 * given)
-    waits = None
-    if device.type == "cuda":
+    done = torch.cuda.Event() if device.type == "cuda" else None
+    if done is not None:
         torch.cuda.synchronize(device)
-        done = torch.cuda.Event()
         torch.cuda._sleep(_LONG)
         done.record()
     source.neg_()
     launch()
-    if device.type == "cuda":
-        waits = done.query()
+    waits = None if done is None else done.query()
     return {"repeats": repeats and torch.equal(target, -2 * given), "waits for the device": waits}
 
 

@@ -83,7 +83,7 @@ class Cells:
 
     def _with_torch(self, batch: int, particles: int) -> Callable[[torch.Tensor], None]:
         """By torch, whose float64 Vulkan's kernels need not have; on the CPU then by counting."""
-        keys = torch.zeros_like(self.order)
+        keys = self._keys = torch.zeros_like(self.order)
         results = self.order, self.cell, self.starts, self._indices
         on_cpu = runtime.current().backend == "cpu"
         order = prepare(_count_and_place, keys, *results, serial_loop(batch)) if on_cpu else self._order_by(keys)
