@@ -157,15 +157,16 @@ class MLPTrace(LayeredTrace):
 
             return act
 
-        # Batched products and tanh are several times slower on a slot, whose rows are not contiguous, than on a buffer.
-        buffers = [self._buffer("act", tuple(activation.shape)) for activation in activations]
+        buffers = [self._buffer("act", tuple(one.shape)) if self.apart else one for one in activations]
         hidden_layers = list(zip(sources[:-1], weights[:-1], buffers, activations, strict=True))
 
         def act_together() -> None:
             first_source.copy_(inputs)
             for source, layer, buffer, activation in hidden_layers:
                 torch.bmm(source, layer, out=buffer)
-                activation.copy_(buffer.tanh_())
+                buffer.tanh_()
+                if buffer is not activation:
+                    activation.copy_(buffer)
             torch.bmm(last_source, last_weights, out=out)
             if moved:
                 outputs.copy_(out)
