@@ -45,6 +45,11 @@ def aligned_rows(rows: torch.Tensor) -> torch.Tensor:
     return copy.copy_(rows)
 
 
+def whole_rows(rows: torch.Tensor) -> torch.Tensor:
+    """All of `aligned_rows` [P, n or more] with what fills them up, as kernels take them."""
+    return rows.as_strided((len(rows), rows.stride(0)), (rows.stride(0), 1))
+
+
 def on_cpu(tensor: torch.Tensor) -> bool:
     """Whether it is the CPU's, whose products a copy may make faster, or the same; on a device one takes a kernel."""
     return tensor.device.type == "cpu"
