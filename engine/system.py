@@ -165,7 +165,8 @@ class KernelSystem(System):
             else, and depends on nothing else.
         state_shape, control_shape: shapes of one sample.
         constants: floats and ints, or tensors for parameters that are `ti.types.ndarray`, handed to the kernels after
-            the arrays.
+            the arrays; the same for every sample. What is to vary between samples, or to be differentiated by, is a
+            component of the state that the step hands on as it is, or a parameter of a `VectorSystem`.
         pull_back: `@ti.kernel pull_back(state, control, next_adjoint, adjoint, cotangent, *constants)`, which
             assigns `adjoint` = Aᵀ next_adjoint and adds Bᵀ next_adjoint to `cotangent`. Without it the
             adjoint comes from Taichi's automatic differentiation of `step`, on CPU and CUDA. That knows no `while`,

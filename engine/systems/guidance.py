@@ -197,11 +197,7 @@ class Guidance(Herding, System):
         jacobian: ti.types.ndarray(ndim=4),
         adjoints: ti.types.ndarray(ndim=4),
         cotangents: ti.types.ndarray(ndim=4),
-        first: int,
-        last: int,
-        start: int,
-        physics_weight: float,
-        policy_weight: float,
+        first: int, last: int, start: int, physics_weight: float, policy_weight: float,
         serial: ti.template(),
         law: ti.template(),
         in_lanes: ti.template(),
@@ -209,7 +205,7 @@ class Guidance(Herding, System):
         parameter_adjoint: ti.types.ndarray(ndim=2),
         varied: ti.template(),
         asked: ti.template(),
-    ):
+    ):  # fmt: skip
         ti.loop_config(serialize=serial)
         for sample in range(last - first):
             b = first + sample

@@ -169,11 +169,7 @@ class QuantumBox(System):
         jacobian: ti.types.ndarray(ndim=4),
         adjoints: ti.types.ndarray(ndim=4),
         cotangents: ti.types.ndarray(ndim=3),
-        first: int,
-        last: int,
-        start: int,
-        physics_weight: float,
-        policy_weight: float,
+        first: int, last: int, start: int, physics_weight: float, policy_weight: float,
         serial: ti.template(),
         law: ti.template(),
         scratch: ti.types.ndarray(ndim=3),
@@ -181,7 +177,7 @@ class QuantumBox(System):
         parameter_adjoint: ti.types.ndarray(ndim=2),
         varied: ti.template(),
         asked: ti.template(),
-    ):
+    ):  # fmt: skip
         ti.loop_config(serialize=serial)
         for sample in range(last - first):
             b = first + sample
