@@ -287,4 +287,4 @@ def test_an_update_of_cart_pole_launches_fewer_than_80_kernels(monkeypatch):
     with Kernels() as kernels:
         trainer.update(initial)
     assert launched == [2]
-    assert kernels.count + launched[0] < 80
+    assert kernels.count + 2 * launched[0] < 80  # a loop whose bound is no constant takes two
