@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from conftest import ROOT, run_python
+from children import ROOT, run_python
 
 pytestmark = pytest.mark.float64
 
