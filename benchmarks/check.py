@@ -18,6 +18,7 @@ from rich.table import Table
 
 from benchmarks.apart import DONE, OVER_TIME, run_module
 from benchmarks.propagation import sentence, step_error
+from benchmarks.timing import now
 from engine import available_backends, current, init
 from engine.launch import prepare
 from engine.norms import norm
@@ -128,11 +129,10 @@ def _launch_costs(dtype: torch.dtype, device: torch.device) -> dict[str, float]:
     costs = {}
     for name, (call, count) in calls.items():
         call()
-        started = time.perf_counter()
+        started = now()
         for _ in range(count):
             call()
-        ti.sync()
-        costs[name] = (time.perf_counter() - started) / count * 1e6
+        costs[name] = (now() - started) / count * 1e6
     return costs
 
 

@@ -1,23 +1,30 @@
 """How updates are timed: in turns, so that every side sees the same machine, and by phase; and on what machine."""
 
-import cProfile
 import importlib.util
-import inspect
 import os
 import platform
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from importlib.metadata import version
 from typing import Any
+from unittest import mock
 
 import torch
 
 from engine import Rollout
+from engine.runtime import synchronise
 from training import Trainer
 
 PHASES = ("forward", "K", "sweep", "pull-back", "optimiser")
 _WARM_UP, _IN_A_ROW = 3, 4
+
+
+def now() -> float:
+    """Seconds on a clock, read once the device has done what it was given."""
+    synchronise()
+    return time.perf_counter()
 
 
 def in_turns(updates: dict[Any, Callable[[], Any]], rounds: int) -> dict[Any, list[float]]:
@@ -26,30 +33,49 @@ def in_turns(updates: dict[Any, Callable[[], Any]], rounds: int) -> dict[Any, li
     warm_up = min(_WARM_UP, rounds)
     for number in range(rounds + warm_up):
         for key, update in updates.items():
-            started = time.perf_counter()
+            started = now()
             for _ in range(_IN_A_ROW):
                 update()
             if number >= warm_up:
-                times[key].append((time.perf_counter() - started) / _IN_A_ROW * 1e3)
+                times[key].append((now() - started) / _IN_A_ROW * 1e3)
     return times
 
 
 def phases(trainer: Trainer, batch: tuple[torch.Tensor, torch.Tensor | None], rounds: int) -> dict[str, float]:
-    """Median ms of each phase of an update with a mini-batch, by Python's profiler, which itself takes some."""
+    """Median ms of each phase of an update with a mini-batch; on a device the waits between them take some."""
     trace = type(trainer.rollout.trace)
-    parts = {"forward": Rollout.forward, "K": trace.linearise, "pull-back": trace.pull_back_parameters}
+    parts = {
+        "forward": (Rollout, "forward"),
+        "K": (trace, "linearise"),
+        "pull-back": (trace, "pull_back_parameters"),
+        "gradient": (Trainer, "gradient"),
+    }
     samples: dict[str, list[float]] = {phase: [] for phase in PHASES}
     for _ in range(rounds):
-        profile = cProfile.Profile(builtins=False)
-        profile.runcall(trainer.update, *batch)
-        of_code = {entry.code: entry.totaltime * 1e3 for entry in profile.getstats()}
-        spent = {name: of_code.get(inspect.unwrap(part).__code__, 0.0) for name, part in parts.items()}
-        gradient, update = (of_code[inspect.unwrap(part).__code__] for part in (Trainer.gradient, Trainer.update))
-        spent["sweep"] = gradient - sum(spent.values())
-        spent["optimiser"] = update - gradient
+        spent = dict.fromkeys(parts, 0.0)
+        with ExitStack() as stack:
+            for name, (owner, method) in parts.items():
+                stack.enter_context(mock.patch.object(owner, method, _timed(getattr(owner, method), spent, name)))
+            started = now()
+            trainer.update(*batch)
+            whole = (now() - started) * 1e3
+        gradient = spent.pop("gradient")
+        spent["sweep"], spent["optimiser"] = gradient - sum(spent.values()), whole - gradient
         for phase in PHASES:
             samples[phase].append(spent[phase])
     return {phase: statistics.median(values) for phase, values in samples.items()}
+
+
+def _timed(function: Callable[..., Any], spent: dict[str, float], name: str) -> Callable[..., Any]:
+    """`function`, whose ms are added to those spent under a name."""
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        started = now()
+        result = function(*args, **kwargs)
+        spent[name] += (now() - started) * 1e3
+        return result
+
+    return run
 
 
 def this_machine() -> dict[str, Any]:

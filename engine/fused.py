@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from engine.launch import Launch, prepare
-from engine.loops import serial_loop
+from engine.loops import loop_over
 
 MOST_COMPONENTS = 128
 """Compile times grow with the square of the numbers that a kernel unrolls over."""
@@ -63,11 +63,11 @@ class SweepArrays:
     parameter_adjoint: torch.Tensor | None = None
 
     def prepare(self, kernel, *own) -> Launch:
-        """Bind `kernel(states, controls, direct, jacobian, adjoints, cotangents, first, last, start, p, k, serial, law,
+        """Bind `kernel(states, controls, direct, jacobian, adjoints, cotangents, first, last, start, p, k, loop, law,
         *own)`, which sweeps the samples [first, last).
         """
         first, last, _ = self.samples.indices(self.states.shape[1])
         arrays = self.states, self.controls, self.direct, self.jacobian, self.adjoints, self.cotangents
         numbers = first, last, self.start, *(float(weight) for weight in self.weights)
         owner = "" if self.law.sums_paths else f" by {type(self.law.rule).__name__}.on_sample"
-        return prepare(kernel, *arrays, *numbers, serial_loop(last - first), self.law, *own, owner=owner)
+        return prepare(kernel, *arrays, *numbers, loop_over(last - first), self.law, *own, owner=owner)

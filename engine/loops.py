@@ -1,7 +1,9 @@
 """Which loops are shared among threads or run in vector lanes, and which are not: handing out work costs time too."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import torch
 
@@ -18,10 +20,16 @@ _SERIAL_ITERATIONS = 512
 # Up to this many pairs, about 100 µs of them, waking other threads for a step costs more than it saves.
 _SERIAL_PAIRS = 2**15
 
+# A thread for each sample: in small blocks a few hundred samples are spread over many processors of the device.
+_SAMPLE_BLOCK = 32
+
 
 @contextmanager
 def torch_threads(shared: bool) -> Iterator[None]:
-    """Run a block with every thread of the runtime if its work is worth sharing, else with one."""
+    """Run a block with every thread of the runtime if its work is worth sharing, else with one; not so on CUDA."""
+    if runtime.current().backend == "cuda":
+        yield
+        return
     before = torch.get_num_threads()
     torch.set_num_threads(runtime.current().threads if shared else 1)
     try:
@@ -35,9 +43,31 @@ def serial_loop(iterations: int) -> bool:
     return iterations <= _SERIAL_ITERATIONS and runtime.current().backend == "cpu"
 
 
-def serial_pairs(rows: int, partners: int) -> bool:
-    """`serial_loop` over `rows` particles, each of which is paired with as many `partners`."""
-    return serial_loop(rows) or (rows * partners <= _SERIAL_PAIRS and runtime.current().backend == "cpu")
+class Loop(NamedTuple):
+    """How the outermost loop of a kernel runs.
+
+    Attributes:
+        serial: by one thread.
+        count: how many samples it is over; 0 for as many as the arrays have, which on a CPU compiles once for all.
+        block_dim: threads of a CUDA block; None for as many as Taichi has.
+    """
+
+    serial: bool
+    count: int = 0
+    block_dim: int | None = None
+
+
+def loop_over(samples: int, rows: int = 1, partners: int = 0, weight: float = 1.0) -> Loop:
+    """The loop over `rows` things of each of `samples`, of which each is paired with as many `partners`.
+
+    `weight` is how long one thing takes beside those of 50 ns or more, of which 512 are worth sharing.
+
+    A device's loop whose bounds arrays tell takes another kernel to read them, and all blocks that it has room for.
+    """
+    total, backend = samples * rows, runtime.current().backend
+    if backend == "cpu":
+        return Loop(serial_loop(math.ceil(weight * total)) or 0 < total * partners <= _SERIAL_PAIRS)
+    return Loop(False, samples, _SAMPLE_BLOCK if rows == 1 and backend == "cuda" else None)
 
 
 def lanes_pay(terms: int) -> bool:

@@ -5,6 +5,9 @@ import math
 import re
 import sys
 
+import torch
+
+from engine import runtime
 from engine.errors import BudgetError
 
 _UNITS = {"": 1, "b": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30, "kb": 10**3, "mb": 10**6, "gb": 10**9}
@@ -41,7 +44,9 @@ def return_freed_memory() -> None:
 
 
 class PeakMemory:
-    """Growth of this process's resident memory, in bytes: `with PeakMemory() as peak: ...; peak.bytes`.
+    """Growth of the memory that is computed in, in bytes: `with PeakMemory() as peak: ...; peak.bytes`.
+
+    On a CUDA device it is that of torch's tensors, where all of a rollout lies; else this process's resident memory.
 
     On Linux the kernel's high-water mark is reset first, so that earlier peaks do not count; elsewhere only growth
     beyond an earlier peak is seen.
@@ -50,6 +55,11 @@ class PeakMemory:
     bytes: int = 0
 
     def __enter__(self) -> "PeakMemory":
+        self._device = runtime.device_in_use()
+        if self._device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self._device)
+            self._start = torch.cuda.memory_allocated(self._device)
+            return self
         try:
             with open("/proc/self/clear_refs", "w") as handle:
                 handle.write("5")
@@ -59,7 +69,9 @@ class PeakMemory:
         return self
 
     def __exit__(self, *_) -> None:
-        self.bytes = max(0, _resident("VmHWM") - self._start)
+        on_device = self._device.type == "cuda"
+        peak = torch.cuda.max_memory_allocated(self._device) if on_device else _resident("VmHWM")
+        self.bytes = max(0, peak - self._start)
 
 
 def _resident(field: str) -> int:

@@ -27,6 +27,8 @@ _ARCHITECTURES = {"cpu": ti.cpu, "cuda": ti.cuda, "vulkan": ti.vulkan}
 _THREAD_STACK, _ALL_THREAD_STACKS, _LEAST_THREAD_STACK = 2**28, 2**33, 2**23
 # What torch leaves of a CUDA device to Taichi's kernels and what their launches take for a moment.
 _LAUNCHES_BYTES = 2**29
+# Blocks of 128 threads, of which a processor of a CUDA device runs so many at once, and the largest that kernels use.
+_BLOCKS_A_PROCESSOR, _BLOCK = 16, 256
 _DTYPES = {"float32": (torch.float32, ti.f32), "float64": (torch.float64, ti.f64)}
 
 
@@ -151,11 +153,21 @@ def _start_taichi(
         unrolling_limit=0,  # no warning of long loops: what is unrolled here is so on purpose
         log_level=ti.ERROR,
         enable_fallback=False,
+        **(_grid() if backend == "cuda" else {}),
     )
     started = _backend_name(ti.cfg.arch)
     if started != backend:
         ti.reset()
         raise BackendError(f"Expected Taichi to start on {backend}, but it started on {started}.")
+
+
+def _grid() -> dict[str, int]:
+    """The largest grid of a kernel, which fills the device, and the largest block.
+
+    Taichi keeps the state of a random generator for each thread of such a grid: 173 MB by its own choice of them.
+    """
+    processors = torch.cuda.get_device_properties(0).multi_processor_count
+    return {"saturating_grid_dim": _BLOCKS_A_PROCESSOR * processors, "max_block_dim": _BLOCK}
 
 
 def _leave_room(device: torch.device) -> None:
@@ -236,6 +248,18 @@ def current() -> Runtime:
     if _current is None:
         raise BackendError("Expected init() before the first system, got a process without a runtime; call ef.init().")
     return _current
+
+
+def synchronise() -> None:
+    """Wait until the device has done all that it was given; kernels and torch's work on it return before they end."""
+    ti.sync()
+    if current().device.type == "cuda":
+        torch.cuda.synchronize(current().device)
+
+
+def device_in_use() -> torch.device:
+    """Where this process computes: the CPU before `init`."""
+    return torch.device("cpu") if _current is None else _current.device
 
 
 def available_backends() -> tuple[str, ...]:

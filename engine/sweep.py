@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from engine import ended, first_use
+from engine import ended, first_use, runtime
 from engine.alignment import aligned
 from engine.buffers import SweepBuffers
 from engine.contracts import check_tensor, described
@@ -330,6 +330,8 @@ class Sweeper(SweepBuffers):
     def _tell_of_more_launches(self) -> None:
         """Warn where launches that plans do not count, since path rules do without, may exceed the budget."""
         rollout, count = self.rollout, len(self._pull_backs) + 1
+        if runtime.current().backend == "cuda":  # a budget there is of the device's memory, and launches in the host's
+            return
         counted = rollout.system.launch_bytes() >= PULL_BACK_LAUNCH_BYTES
         more = rollout.plan.slots * PULL_BACK_LAUNCH_BYTES * (count - counted)
         if rollout.budget is not None and rollout.plan.predicted + more > rollout.budget:

@@ -309,7 +309,9 @@ class Trajectory:
         n, m = math.prod(system.state_shape), math.prod(system.control_shape)
         per_slot = batch * (n + m) * item + SweepBuffers.slot_bytes(system, batch, self.holds_jacobian)
         per_slot += controller.trace_bytes(batch, system.state_shape, system.control_shape)
-        per_slot += _LAUNCH_BYTES + system.launch_bytes() + self.parts.slot_bytes()
+        per_slot += self.parts.slot_bytes()
+        if runtime.current().backend != "cuda":  # where launches are in the host's memory, not in the device's
+            per_slot += _LAUNCH_BYTES + system.launch_bytes()
         fixed = batch * self.horizon * m * item
         fixed += SweepBuffers.fixed_bytes(system, batch, self.block, controller.members * controller.parameter_count)
         fixed += controller.scratch_bytes(self.block * batch) + system.scratch_bytes(batch)

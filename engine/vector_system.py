@@ -1,14 +1,13 @@
 """Systems whose state is a short vector: written as two functions on one sample, swept in one launch."""
 
 import abc
-import math
 
 import taichi as ti
 
 from engine.errors import SettingError
 from engine.fused import MOST_COMPONENTS
 from engine.launch import prepare
-from engine.loops import serial_loop
+from engine.loops import loop_over
 from engine.system import STEP_LAUNCH_BYTES, System
 
 VECTOR = ("state_shape", "control_shape", "constants")
@@ -57,8 +56,8 @@ class VectorSystem(System):
     def prepare_step(self, state, control, next_state, parameters=None):
         self.check_size()
         rows = self.rows_or_none(parameters)
-        serial = serial_loop(math.ceil(self.step_weight * len(state)))
-        return prepare(self._step, state, control, next_state, rows, serial, parameters is not None)
+        loop = loop_over(len(state), weight=self.step_weight)
+        return prepare(self._step, state, control, next_state, rows, loop, parameters is not None)
 
     def prepare_pull_back(
         self, state, control, next_adjoint, adjoint, cotangent, parameters=None, parameter_adjoint=None
@@ -67,7 +66,7 @@ class VectorSystem(System):
         arrays = state, control, next_adjoint, adjoint, cotangent
         rows = self.rows_or_none(parameters), self.rows_or_none(parameter_adjoint)
         asked = parameters is not None, parameter_adjoint is not None
-        return prepare(self._pull_back, *arrays, *rows, serial_loop(state.shape[0]), *asked)
+        return prepare(self._pull_back, *arrays, *rows, loop_over(len(state)), *asked)
 
     def prepare_sweep(self, arrays):
         rows = self.rows_or_none(arrays.parameters), self.rows_or_none(arrays.parameter_adjoint)
@@ -146,11 +145,11 @@ class VectorSystem(System):
         control: ti.types.ndarray(ndim=2),
         next_state: ti.types.ndarray(ndim=2),
         parameters: ti.types.ndarray(ndim=2),
-        serial: ti.template(),
+        loop: ti.template(),
         varied: ti.template(),
     ):
-        ti.loop_config(serialize=serial)
-        for b in range(state.shape[0]):
+        ti.loop_config(serialize=loop.serial, block_dim=loop.block_dim)
+        for b in range(loop.count if ti.static(loop.count > 0) else state.shape[0]):
             x = ti.Vector([state[b, i] for i in range(self.state_shape[0])])
             u = ti.Vector([control[b, j] for j in range(self.control_shape[0])])
             y = self._advanced(x, u, parameters, b, varied)
@@ -167,12 +166,12 @@ class VectorSystem(System):
         cotangent: ti.types.ndarray(ndim=2),
         parameters: ti.types.ndarray(ndim=2),
         parameter_adjoint: ti.types.ndarray(ndim=2),
-        serial: ti.template(),
+        loop: ti.template(),
         varied: ti.template(),
         asked: ti.template(),
     ):
-        ti.loop_config(serialize=serial)
-        for b in range(state.shape[0]):
+        ti.loop_config(serialize=loop.serial, block_dim=loop.block_dim)
+        for b in range(loop.count if ti.static(loop.count > 0) else state.shape[0]):
             x = ti.Vector([state[b, i] for i in range(self.state_shape[0])])
             u = ti.Vector([control[b, j] for j in range(self.control_shape[0])])
             costate = ti.Vector([next_adjoint[b, i] for i in range(self.state_shape[0])])
@@ -199,17 +198,16 @@ class VectorSystem(System):
         start: int,
         physics_weight: float,
         policy_weight: float,
-        serial: ti.template(),
+        loop: ti.template(),
         law: ti.template(),
         parameters: ti.types.ndarray(ndim=2),
         parameter_adjoint: ti.types.ndarray(ndim=2),
         varied: ti.template(),
         asked: ti.template(),
     ):
-        ti.loop_config(serialize=serial)
-        for sample in range(last - first):
-            b = first + sample
-            steps = controls.shape[0]
+        ti.loop_config(serialize=loop.serial, block_dim=loop.block_dim)
+        for sample in range(loop.count if ti.static(loop.count > 0) else last - first):
+            b, steps = first + sample, controls.shape[0]
             costate = ti.Vector([adjoints[steps, b, i] for i in range(self.state_shape[0])])
             total = ti.Vector.zero(float, ti.static(max(1, len(self.constants))))
             if ti.static(asked):

@@ -13,8 +13,9 @@ from safetensors.torch import save_file
 
 from engine import current
 from training import Experiment, RunDirectory, TrainingSettings, read_checkpoint
+from training.divergence import Divergence
 from training.errors import RunError
-from training.trainer import Divergence, EpochRecord
+from training.trainer import EpochRecord
 
 pytestmark = pytest.mark.float64
 

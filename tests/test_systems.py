@@ -11,6 +11,7 @@ from oracles import Case, OracleTests, accuracy, simulate
 import engine
 from engine import CartPole, Integrator, LinearSystem
 from engine.launch import prepare_adjoint
+from engine.loops import Loop
 
 A = [[1.0, 0.1, 0.0], [-0.02, 0.97, 0.3], [0.5, -0.4, 1.1]]
 B = [[0.0, 1.0], [0.1, 0.0], [-0.7, 0.2]]
@@ -43,7 +44,7 @@ def reference_pull_back(step, state, control, adjoint):
 @pytest.mark.parametrize("name", CASES)
 def test_pull_back_equals_taichis_derivative_of_the_step(name, serial):
     system, state, control, next_adjoint = CASES[name].points()
-    arguments = state, control, torch.zeros_like(state), state.new_zeros(1, 1), serial, False
+    arguments = state, control, torch.zeros_like(state), state.new_zeros(1, 1), Loop(serial), False
     adjoint, cotangent = torch.zeros_like(state), torch.zeros_like(control)
     prepare_adjoint(system._step, arguments, (adjoint, cotangent, next_adjoint.clone(), None, None, None))()
     expected_adjoint, expected_cotangent = system.pull_back(state, control, next_adjoint)

@@ -18,12 +18,13 @@ from safetensors.torch import save
 
 from engine import SettingError
 from training.checks import check_types
+from training.divergence import Divergence
 from training.errors import RunError
 from training.estimators import GradientEstimator
 from training.files import write_whole
 from training.gradients import gradient_named, text_of
 from training.optimisers import settings_from_file, settings_to_file
-from training.trainer import Divergence, Trainer
+from training.trainer import Trainer
 from training.variant import Label, Variant
 
 CHECKPOINT_FORMAT = 1

@@ -22,11 +22,12 @@ from typing import Any, NamedTuple
 import yaml
 
 from training.checkpoint import check_settings, continue_from, load_checkpoint, read_checkpoint, write_checkpoint
+from training.divergence import Divergence
 from training.errors import RunError
 from training.files import reason, remove_parts, write_whole
 from training.lock import LOCK, only_writer
 from training.metrics import first_lines, read_metrics
-from training.trainer import Divergence, EpochRecord, Trainer
+from training.trainer import EpochRecord, Trainer
 
 __all__ = ["RUN_FORMAT", "RunDirectory", "read_checkpoint"]
 

@@ -9,7 +9,6 @@ import json
 import os
 import statistics
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -20,6 +19,7 @@ import torch
 from benchmarks.peers.peer import Timed
 from benchmarks.peers.table import peers_of_particles
 from benchmarks.scale.cases import Case, case_named
+from benchmarks.timing import now
 from engine import FULL, EvenflowError, PeakMemory, Rollout, System, init
 from engine.norms import norm_of_array
 from training.doors import load
@@ -111,13 +111,13 @@ def _horizon(job: Job, case: Case) -> dict[str, Any]:
         policy.initialise(0, torch.Generator().manual_seed(0))
         _roll(Rollout(system, policy, 1, len(state)), state)
     with PeakMemory() as peak:
-        started = time.perf_counter()
+        started = now()
         rollout = Rollout(system, policy, job.horizon, len(state), memory=job.memory)
-        prepared = time.perf_counter()
+        prepared = now()
         rollout.forward(state)
-        forward = time.perf_counter()
+        forward = now()
         gradients = rollout.backward([FULL], FinalSpread())
-        backward = time.perf_counter()
+        backward = now()
     rollout.restore(rollout.plan.segments[-1])
     adjoint = gradients.initial[FULL]
     return {
@@ -180,9 +180,9 @@ def _times(call: Callable[[], Any]) -> dict[str, float]:
     call()
     times: list[float] = []
     while not times or sum(times) < (_LEAST_SECONDS if len(times) >= _LEAST_CALLS else _PATIENCE_SECONDS):
-        started = time.perf_counter()
+        started = now()
         call()
-        times.append(time.perf_counter() - started)
+        times.append(now() - started)
     return {"median": statistics.median(times) * 1e3, "least": min(times) * 1e3, "calls": len(times)}
 
 

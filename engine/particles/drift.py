@@ -10,10 +10,11 @@ class Drift(MirrorWalls):
     """The drifts of `Fluid`, whose docstring defines the symbols. Derived classes set the attributes.
 
     Attributes:
-        jets, dt: of the fluid.
+        jets, bodies, dt: of the fluid.
     """
 
     jets: int
+    bodies: int
     dt: float
 
     @ti.kernel
@@ -22,11 +23,11 @@ class Drift(MirrorWalls):
         state: ti.types.ndarray(ndim=3),
         half: ti.types.ndarray(ndim=3),
         inside: ti.types.ndarray(ndim=3),
-        serial: ti.template(),
+        loop: ti.template(),
     ):
         """x½ of all bodies; x½ and v of the particles' images inside the box."""
-        ti.loop_config(serialize=serial)
-        for b, i in ti.ndrange(state.shape[0], state.shape[2]):
+        ti.loop_config(serialize=loop.serial, block_dim=loop.block_dim)
+        for b, i in ti.ndrange(loop.count if ti.static(loop.count > 0) else state.shape[0], self.bodies):
             for axis in ti.static(range(self.dim)):
                 velocity = state[b, self.dim + axis, i]
                 place = state[b, axis, i] + 0.5 * self.dt * velocity
@@ -43,11 +44,11 @@ class Drift(MirrorWalls):
         next_adjoint: ti.types.ndarray(ndim=3),
         kick: ti.types.ndarray(ndim=3),
         turned: ti.types.ndarray(ndim=3),
-        serial: ti.template(),
+        loop: ti.template(),
     ):
         """q̂ of all bodies, and of the particles' images inside the box."""
-        ti.loop_config(serialize=serial)
-        for b, i in ti.ndrange(kick.shape[0], kick.shape[2]):
+        ti.loop_config(serialize=loop.serial, block_dim=loop.block_dim)
+        for b, i in ti.ndrange(loop.count if ti.static(loop.count > 0) else kick.shape[0], self.bodies):
             for axis in ti.static(range(self.dim)):
                 q = next_adjoint[b, self.dim + axis, i] + 0.5 * self.dt * next_adjoint[b, axis, i]
                 kick[b, axis, i] = q

@@ -45,8 +45,17 @@ class Herding:
         return result
 
     @ti.func
-    def _pull_back_coefficients(self, state: ti.template(), adjoint: ti.template(), t, s, b, in_lanes: ti.template()):
-        """(∂S/∂p)ᵀλ of sample b for the three coefficients, with the state at t and λ = adjoint[s]."""
+    def _pull_back_coefficients(
+        self,
+        state: ti.template(),
+        adjoint: ti.template(),
+        parameter_adjoint: ti.template(),
+        t,
+        s,
+        b,
+        in_lanes: ti.template(),
+    ):
+        """Add (∂S/∂p)ᵀλ of sample b for the three coefficients, with the state at t and λ = adjoint[s]."""
         found = ti.Vector.zero(float, 3)
         for i in range(self.particles):
             at = ti.Vector([state[t, b, 0, i], state[t, b, 1, i]])
@@ -60,7 +69,8 @@ class Herding:
                 flocked = push * pair_forces(state, t, b, at, first, last, self._units[2], in_lanes)
                 found[1] += fled[0] + fled[1]
                 found[2] += flocked[0] + flocked[1]
-        return found
+        for which in ti.static(range(3)):
+            parameter_adjoint[b, which] += found[which]
 
     @ti.func
     def _acceleration(

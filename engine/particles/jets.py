@@ -35,12 +35,12 @@ class Jets:
         order: ti.types.ndarray(ndim=2),
         sums: ti.types.ndarray(ndim=4),
         parameters: ti.types.ndarray(ndim=2),
-        serial: ti.template(),
+        loop: ti.template(),
         varied: ti.template(),
     ):
         """For each chunk of particles and each jet Σ E q̂, then the adjoint of the jet's place without dt."""
-        ti.loop_config(serialize=serial)
-        for b, chunk in ti.ndrange(half.shape[0], self.chunks):
+        ti.loop_config(serialize=loop.serial, block_dim=loop.block_dim)
+        for b, chunk in ti.ndrange(loop.count if ti.static(loop.count > 0) else half.shape[0], self.chunks):
             strength = self.strength(parameters, b, varied)
             for j in range(self.jets):
                 pushes, places = ti.Vector.zero(float, self.dim), ti.Vector.zero(float, self.dim)

@@ -48,11 +48,11 @@ class Smoothing(MirrorWalls):
         cell: ti.types.ndarray(ndim=2),
         starts: ti.types.ndarray(ndim=2),
         found: ti.types.ndarray(ndim=2),
-        serial: ti.template(),
+        loop: ti.template(),
         lanes: ti.template(),
     ):
-        ti.loop_config(serialize=serial)
-        for b, s in ti.ndrange(order.shape[0], self.particles):
+        ti.loop_config(serialize=loop.serial, block_dim=loop.block_dim)
+        for b, s in ti.ndrange(loop.count if ti.static(loop.count > 0) else order.shape[0], self.particles):
             total = self.gather(self.weigh, 1, ordered, cell, starts, b, s, lanes, 0.0)
             found[b, order[b, s]] = self.weight * total[0]
 
@@ -62,11 +62,11 @@ class Smoothing(MirrorWalls):
         ordered: ti.types.ndarray(ndim=3),
         cell: ti.types.ndarray(ndim=2),
         starts: ti.types.ndarray(ndim=2),
-        serial: ti.template(),
+        loop: ti.template(),
         lanes: ti.template(),
     ):
-        ti.loop_config(serialize=serial)
-        for b, s in ti.ndrange(cell.shape[0], self.particles):
+        ti.loop_config(serialize=loop.serial, block_dim=loop.block_dim)
+        for b, s in ti.ndrange(loop.count if ti.static(loop.count > 0) else cell.shape[0], self.particles):
             total = self.gather(self.weigh, 1, ordered, cell, starts, b, s, lanes, 0.0)
             pressure, _ = self.pressure(self.weight * total[0])
             ordered[b, 3 * self.dim, s] = pressure
@@ -77,12 +77,12 @@ class Smoothing(MirrorWalls):
         ordered: ti.types.ndarray(ndim=3),
         cell: ti.types.ndarray(ndim=2),
         starts: ti.types.ndarray(ndim=2),
-        serial: ti.template(),
+        loop: ti.template(),
         lanes: ti.template(),
     ):
         """P, and σ."""
-        ti.loop_config(serialize=serial)
-        for b, s in ti.ndrange(cell.shape[0], self.particles):
+        ti.loop_config(serialize=loop.serial, block_dim=loop.block_dim)
+        for b, s in ti.ndrange(loop.count if ti.static(loop.count > 0) else cell.shape[0], self.particles):
             total = self.gather(self.weigh_back, 2, ordered, cell, starts, b, s, lanes, 0.0)
             pressure, derivative = self.pressure(self.weight * total[0])
             ordered[b, 3 * self.dim, s] = pressure

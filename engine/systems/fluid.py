@@ -13,7 +13,7 @@ from engine import runtime
 from engine.checks import finite, flag, not_negative, positive, real, whole
 from engine.errors import SettingError
 from engine.launch import Launch, prepare
-from engine.loops import LANES, serial_loop
+from engine.loops import LANES, Loop, loop_over
 from engine.particles.cells import Cells
 from engine.particles.drift import Drift
 from engine.particles.jets import CHUNK, JET_DAMPING, Jets
@@ -90,8 +90,8 @@ class Fluid(Smoothing, Jets, Drift, System):
     """
 
     read_by_kernels = (
-        "dim", "size", "spacing", "dt", "particles", "jets", "steered", "sound_speed", "viscosity", "gravity",
-        "jet_radius", "jet_strength", "weight", "slope", "thickness", "depth", "radius", "chunks", "grid", "_spring",
+        "dim", "size", "spacing", "dt", "particles", "jets", "bodies", "steered", "sound_speed", "viscosity", "gravity",
+        "jet_radius", "jet_strength", "weight", "slope", "depth", "radius", "chunks", "grid", "_spring",
     )  # fmt: skip
     positive_parameters = ("jet_strength", "viscosity")
 
@@ -128,6 +128,7 @@ class Fluid(Smoothing, Jets, Drift, System):
         self.name = "fluid"
         self.dim, self.size, self.spacing, self.dt = len(size), size, spacing, dt
         self.particles, self.jets, self.steered = particles, jets, flag("steered", steered)
+        self.bodies = jets + particles
         self.sound_speed, self.viscosity, self.gravity = sound_speed, viscosity, gravity
         self.jet_radius, self.jet_strength = jet_radius, jet_strength
         self.state_shape = (2 * self.dim, jets + particles)
@@ -176,13 +177,11 @@ class Fluid(Smoothing, Jets, Drift, System):
         kick = self.scratch("kick", len(state), self.dim, self.jets + self.particles)
         turned = self.scratch("turned", len(state), self.dim, self.particles)
         sort, loops = self._prepare_sort(state, turned), self._loops(state)
-        drift_back = prepare(
-            self.drift_back, state, next_adjoint, kick, turned, serial_loop(len(state) * state.shape[2])
-        )
+        drift_back = prepare(self.drift_back, state, next_adjoint, kick, turned, loop_over(len(state), state.shape[2]))
         find_pressures = prepare(self.find_pressures_back, ordered, cells.cell, cells.starts, *loops)
         rows, varied = self.rows_or_none(parameters), parameters is not None
-        serial = serial_loop(len(state) * self.chunks)
-        sum_jets = prepare(self.sum_jets, control, half, kick, cells.order, sums, rows, serial, varied)
+        loop = loop_over(len(state), self.chunks)
+        sum_jets = prepare(self.sum_jets, control, half, kick, cells.order, sums, rows, loop, varied)
         # What was sorted is not read again: its place takes each particle's part in the parameters' adjoint.
         works = self.scratch("inside", len(state), 2 * self.dim, self.particles)
         arrays = half, kick, ordered, cells.order, cells.cell, cells.starts, sums, adjoint, cotangent, rows, works
@@ -208,7 +207,7 @@ class Fluid(Smoothing, Jets, Drift, System):
         """
         cells, half, ordered, _ = self._buffers_for(state)
         inside = self.scratch("inside", len(state), 2 * self.dim, self.particles)
-        drift = prepare(self.drift, state, half, inside, serial_loop(len(state) * state.shape[2]))
+        drift = prepare(self.drift, state, half, inside, loop_over(len(state), state.shape[2]))
         fluid, rows = inside[:, : self.dim], self._rows(ordered)
 
         def launch() -> None:
@@ -221,7 +220,7 @@ class Fluid(Smoothing, Jets, Drift, System):
         return launch
 
     def scratch_bytes(self, batch):
-        bodies = self.jets + self.particles
+        bodies = self.bodies
         numbers = (
             2 * self.dim * bodies
             + 3 * self.dim * self.particles
@@ -257,9 +256,9 @@ class Fluid(Smoothing, Jets, Drift, System):
         """x½, v and q̂ of the sorted particles, [B, 3·dim, N]; sums in lanes read beyond the last, and drop it."""
         return ordered[:, : 3 * self.dim, : self.particles]
 
-    def _loops(self, state: torch.Tensor) -> tuple[bool, int]:
-        """Whether loops over the particles of all samples are serial, and in how many lanes sums run."""
-        return serial_loop(len(state) * self.particles), LANES if runtime.current().backend == "cpu" else 1
+    def _loops(self, state: torch.Tensor) -> tuple[Loop, int]:
+        """The loop over the particles of all samples, and in how many lanes sums run."""
+        return loop_over(len(state), self.particles), LANES if runtime.current().backend == "cpu" else 1
 
     @ti.kernel
     def _advance(
@@ -273,12 +272,12 @@ class Fluid(Smoothing, Jets, Drift, System):
         starts: ti.types.ndarray(ndim=2),
         next_state: ti.types.ndarray(ndim=3),
         parameters: ti.types.ndarray(ndim=2),
-        serial: ti.template(),
+        loop: ti.template(),
         lanes: ti.template(),
         varied: ti.template(),
     ):
-        ti.loop_config(serialize=serial)
-        for b, place in ti.ndrange(state.shape[0], self.jets + self.particles):
+        ti.loop_config(serialize=loop.serial, block_dim=loop.block_dim)
+        for b, place in ti.ndrange(loop.count if ti.static(loop.count > 0) else state.shape[0], self.bodies):
             if place < self.jets:
                 j = place
                 for axis in ti.static(range(self.dim)):
@@ -320,13 +319,13 @@ class Fluid(Smoothing, Jets, Drift, System):
         cotangent: ti.types.ndarray(ndim=3),
         parameters: ti.types.ndarray(ndim=2),
         works: ti.types.ndarray(ndim=3),
-        serial: ti.template(),
+        loop: ti.template(),
         lanes: ti.template(),
         varied: ti.template(),
         asked: ti.template(),
     ):
-        ti.loop_config(serialize=serial)
-        for b, place in ti.ndrange(control.shape[0], self.jets + self.particles):
+        ti.loop_config(serialize=loop.serial, block_dim=loop.block_dim)
+        for b, place in ti.ndrange(loop.count if ti.static(loop.count > 0) else control.shape[0], self.bodies):
             strength = self.strength(parameters, b, varied)
             if place < self.jets:
                 self.pull_back_jet(next_adjoint, kick, sums, adjoint, cotangent, strength, b, place)

@@ -11,7 +11,7 @@ import torch
 
 from engine.checks import flag, positive, whole
 from engine.launch import prepare
-from engine.loops import lanes_pay, serial_pairs
+from engine.loops import Loop, lanes_pay, loop_over
 from engine.particles.herding import SOFTENING, Herding
 from engine.particles.pairs import CentralForce
 from engine.system import STEP_LAUNCH_BYTES, System
@@ -116,7 +116,9 @@ class Guidance(Herding, System):
         pull_back = prepare(self._pull_back, *arrays, rows, *loops, parameters is not None)
         if parameter_adjoint is None:
             return pull_back
-        of_parameters = prepare(self._pull_back_parameters, whole, after, parameter_adjoint, loops[1])
+        of_parameters = prepare(
+            self._pull_back_parameters, whole, after, parameter_adjoint, loop_over(len(state)), loops[1]
+        )
 
         def launch() -> None:
             pull_back()
@@ -134,9 +136,9 @@ class Guidance(Herding, System):
     def launch_bytes(self):
         return super().launch_bytes() if self.particles > _FUSED_PARTICLES else STEP_LAUNCH_BYTES
 
-    def _loops(self, state: torch.Tensor) -> tuple[bool, bool]:
-        """Whether a loop over the particles of all samples is serial, and whether sums over evaders run in lanes."""
-        return serial_pairs(len(state) * self.particles, self.particles), lanes_pay(self.evaders)
+    def _loops(self, state: torch.Tensor) -> tuple[Loop, bool]:
+        """The loop over the particles of all samples, and whether sums over evaders run in lanes."""
+        return loop_over(len(state), self.particles, self.particles), lanes_pay(self.evaders)
 
     @ti.kernel
     def _step(
@@ -145,12 +147,12 @@ class Guidance(Herding, System):
         control: ti.types.ndarray(ndim=4),
         next_state: ti.types.ndarray(ndim=4),
         parameters: ti.types.ndarray(ndim=2),
-        serial: ti.template(),
+        loop: ti.template(),
         in_lanes: ti.template(),
         varied: ti.template(),
     ):
-        ti.loop_config(serialize=serial)
-        for b, i in ti.ndrange(state.shape[1], self.particles):
+        ti.loop_config(serialize=loop.serial, block_dim=loop.block_dim)
+        for b, i in ti.ndrange(loop.count if ti.static(loop.count > 0) else state.shape[1], self.particles):
             acceleration = self._acceleration(state, control, b, i, in_lanes, parameters, varied)
             for axis in ti.static(range(2)):
                 velocity = state[0, b, 2 + axis, i]
@@ -166,12 +168,12 @@ class Guidance(Herding, System):
         adjoint: ti.types.ndarray(ndim=4),
         cotangent: ti.types.ndarray(ndim=4),
         parameters: ti.types.ndarray(ndim=2),
-        serial: ti.template(),
+        loop: ti.template(),
         in_lanes: ti.template(),
         varied: ti.template(),
     ):
-        ti.loop_config(serialize=serial)
-        for b, i in ti.ndrange(state.shape[1], self.particles):
+        ti.loop_config(serialize=loop.serial, block_dim=loop.block_dim)
+        for b, i in ti.ndrange(loop.count if ti.static(loop.count > 0) else state.shape[1], self.particles):
             physics = self._pull_back_particle(state, control, next_adjoint, 0, 0, b, i, in_lanes, parameters, varied)
             for row in ti.static(range(4)):
                 adjoint[0, b, row, i] = physics[row]
@@ -194,7 +196,7 @@ class Guidance(Herding, System):
         start: int,
         physics_weight: float,
         policy_weight: float,
-        serial: ti.template(),
+        loop: ti.template(),
         law: ti.template(),
         in_lanes: ti.template(),
         parameters: ti.types.ndarray(ndim=2),
@@ -202,8 +204,8 @@ class Guidance(Herding, System):
         varied: ti.template(),
         asked: ti.template(),
     ):
-        ti.loop_config(serialize=serial)
-        for sample in range(last - first):
+        ti.loop_config(serialize=loop.serial, block_dim=loop.block_dim)
+        for sample in range(loop.count if ti.static(loop.count > 0) else last - first):
             b = first + sample
             steps = controls.shape[0]
             for back in range(steps):
@@ -214,9 +216,7 @@ class Guidance(Herding, System):
                     cotangents[t, b, 0, i] += steering[0]
                     cotangents[t, b, 1, i] += steering[1]
                 if ti.static(asked):
-                    found = self._pull_back_coefficients(states, adjoints, t, t + 1, b, in_lanes)
-                    for which in ti.static(range(3)):
-                        parameter_adjoint[b, which] += found[which]
+                    self._pull_back_coefficients(states, adjoints, parameter_adjoint, t, t + 1, b, in_lanes)
                 if ti.static(law.sums_paths):
                     for i in range(self.particles):
                         value = ti.Vector([direct[t, b, row, i] for row in range(4)])
@@ -281,9 +281,9 @@ class Guidance(Herding, System):
         state: ti.types.ndarray(ndim=4),
         next_adjoint: ti.types.ndarray(ndim=4),
         parameter_adjoint: ti.types.ndarray(ndim=2),
+        loop: ti.template(),
         in_lanes: ti.template(),
     ):
-        for b in range(state.shape[1]):
-            found = self._pull_back_coefficients(state, next_adjoint, 0, 0, b, in_lanes)
-            for which in ti.static(range(3)):
-                parameter_adjoint[b, which] += found[which]
+        ti.loop_config(block_dim=loop.block_dim)
+        for b in range(loop.count if ti.static(loop.count > 0) else state.shape[1]):
+            self._pull_back_coefficients(state, next_adjoint, parameter_adjoint, 0, 0, b, in_lanes)

@@ -12,7 +12,7 @@ from engine import runtime
 from engine.checks import finite, is_number, is_whole, not_negative, one_of, positive
 from engine.errors import SettingError
 from engine.launch import prepare
-from engine.loops import LANES, lanes_pay, serial_pairs
+from engine.loops import LANES, Loop, lanes_pay, loop_over
 from engine.system import System
 
 
@@ -106,7 +106,8 @@ class NBody(System):
         pull_back = prepare(self._pull_back, *arrays, *self._loops(state), parameters is not None)
         if parameter_adjoint is None:
             return pull_back
-        of_parameters = prepare(self._pull_back_parameters, half, kick, parameters, parameter_adjoint)
+        arrays = half, kick, parameters, parameter_adjoint
+        of_parameters = prepare(self._pull_back_parameters, *arrays, loop_over(len(state)))
 
         def launch() -> None:
             pull_back()
@@ -129,9 +130,9 @@ class NBody(System):
         """What kernels read masses from: parameters [B, 2 + N] where they vary, else the masses [1, N]."""
         return self._masses if parameters is None else parameters
 
-    def _loops(self, state: torch.Tensor) -> tuple[bool, bool]:
-        """Whether a loop over the bodies of all samples is serial, and whether sums over bodies run in lanes."""
-        return serial_pairs(len(state) * self.bodies, self.bodies), lanes_pay(self.bodies)
+    def _loops(self, state: torch.Tensor) -> tuple[Loop, bool]:
+        """The loop over the bodies of all samples, and whether sums over bodies run in lanes."""
+        return loop_over(len(state), self.bodies, self.bodies), lanes_pay(self.bodies)
 
     @ti.kernel
     def _step(
@@ -142,16 +143,16 @@ class NBody(System):
         columns: ti.types.ndarray(ndim=1),
         half: ti.types.ndarray(ndim=3),
         next_state: ti.types.ndarray(ndim=3),
-        serial: ti.template(),
+        loop: ti.template(),
         in_lanes: ti.template(),
         varied: ti.template(),
     ):
-        ti.loop_config(serialize=serial)
-        for b, i in ti.ndrange(state.shape[0], self.bodies):
+        ti.loop_config(serialize=loop.serial, block_dim=loop.block_dim)
+        for b, i in ti.ndrange(loop.count if ti.static(loop.count > 0) else state.shape[0], self.bodies):
             for axis in ti.static(range(self.dim)):
                 half[b, axis, i] = state[b, axis, i] + 0.5 * self.dt * state[b, self.dim + axis, i]
-        ti.loop_config(serialize=serial)
-        for b, i in ti.ndrange(state.shape[0], self.bodies):
+        ti.loop_config(serialize=loop.serial, block_dim=loop.block_dim)
+        for b, i in ti.ndrange(loop.count if ti.static(loop.count > 0) else state.shape[0], self.bodies):
             acceleration = self._attracted(half, given, b, i, in_lanes, varied)
             for axis in ti.static(range(self.dim)):
                 if columns[i] >= 0:
@@ -171,17 +172,17 @@ class NBody(System):
         kick: ti.types.ndarray(ndim=3),
         adjoint: ti.types.ndarray(ndim=3),
         cotangent: ti.types.ndarray(ndim=3),
-        serial: ti.template(),
+        loop: ti.template(),
         in_lanes: ti.template(),
         varied: ti.template(),
     ):
-        ti.loop_config(serialize=serial)
-        for b, i in ti.ndrange(state.shape[0], self.bodies):
+        ti.loop_config(serialize=loop.serial, block_dim=loop.block_dim)
+        for b, i in ti.ndrange(loop.count if ti.static(loop.count > 0) else state.shape[0], self.bodies):
             for axis in ti.static(range(self.dim)):
                 half[b, axis, i] = state[b, axis, i] + 0.5 * self.dt * state[b, self.dim + axis, i]
                 kick[b, axis, i] = next_adjoint[b, self.dim + axis, i] + 0.5 * self.dt * next_adjoint[b, axis, i]
-        ti.loop_config(serialize=serial)
-        for b, i in ti.ndrange(state.shape[0], self.bodies):
+        ti.loop_config(serialize=loop.serial, block_dim=loop.block_dim)
+        for b, i in ti.ndrange(loop.count if ti.static(loop.count > 0) else state.shape[0], self.bodies):
             gathered = self._attracted_pull_back(half, kick, given, b, i, in_lanes, varied)
             for axis in ti.static(range(self.dim)):
                 to_position = next_adjoint[b, axis, i] + self.dt * gathered[axis]
@@ -197,8 +198,10 @@ class NBody(System):
         kick: ti.types.ndarray(ndim=3),
         parameters: ti.types.ndarray(ndim=2),
         parameter_adjoint: ti.types.ndarray(ndim=2),
+        loop: ti.template(),
     ):
-        for b in range(half.shape[0]):
+        ti.loop_config(block_dim=loop.block_dim)
+        for b in range(loop.count if ti.static(loop.count > 0) else half.shape[0]):
             gravity, softening = parameters[b, 0], parameters[b, 1]
             of_gravity, of_softening = 0.0, 0.0
             for k in range(self.bodies):

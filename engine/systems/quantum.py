@@ -9,7 +9,7 @@ import torch
 from engine import runtime
 from engine.checks import positive, whole
 from engine.launch import prepare
-from engine.loops import serial_loop
+from engine.loops import loop_over
 from engine.system import STEP_LAUNCH_BYTES, System
 
 LENGTH = 2.0
@@ -75,7 +75,7 @@ class QuantumBox(System):
 
     def prepare_step(self, state, control, next_state, parameters=None):
         arrays = state, control, next_state, self._scratch(state), self.rows_or_none(parameters)
-        return prepare(self._step, *arrays, serial_loop(len(state)), parameters is not None)
+        return prepare(self._step, *arrays, loop_over(len(state)), parameters is not None)
 
     def prepare_pull_back(
         self, state, control, next_adjoint, adjoint, cotangent, parameters=None, parameter_adjoint=None
@@ -83,7 +83,7 @@ class QuantumBox(System):
         arrays = state, control, next_adjoint, adjoint, cotangent, self._scratch(state)
         rows = self.rows_or_none(parameters), self.rows_or_none(parameter_adjoint)
         asked = parameters is not None, parameter_adjoint is not None
-        return prepare(self._pull_back, *arrays, *rows, serial_loop(len(state)), *asked)
+        return prepare(self._pull_back, *arrays, *rows, loop_over(len(state)), *asked)
 
     def prepare_sweep(self, arrays):
         rows = self.rows_or_none(arrays.parameters), self.rows_or_none(arrays.parameter_adjoint)
@@ -114,11 +114,11 @@ class QuantumBox(System):
         next_state: ti.types.ndarray(ndim=3),
         scratch: ti.types.ndarray(ndim=3),
         parameters: ti.types.ndarray(ndim=2),
-        serial: ti.template(),
+        loop: ti.template(),
         varied: ti.template(),
     ):
-        ti.loop_config(serialize=serial)
-        for b in range(state.shape[0]):
+        ti.loop_config(serialize=loop.serial, block_dim=loop.block_dim)
+        for b in range(loop.count if ti.static(loop.count > 0) else state.shape[0]):
             self._load(state, scratch, b)
             self._solve(scratch, b, self._slope(parameters, b, varied) * control[b, 0], 1.0)
             for j in range(self.points):
@@ -136,12 +136,12 @@ class QuantumBox(System):
         scratch: ti.types.ndarray(ndim=3),
         parameters: ti.types.ndarray(ndim=2),
         parameter_adjoint: ti.types.ndarray(ndim=2),
-        serial: ti.template(),
+        loop: ti.template(),
         varied: ti.template(),
         asked: ti.template(),
     ):
-        ti.loop_config(serialize=serial)
-        for b in range(state.shape[0]):
+        ti.loop_config(serialize=loop.serial, block_dim=loop.block_dim)
+        for b in range(loop.count if ti.static(loop.count > 0) else state.shape[0]):
             slope = self._slope(parameters, b, varied)
             u = slope * control[b, 0]
             self._load(state, scratch, b)
@@ -174,7 +174,7 @@ class QuantumBox(System):
         start: int,
         physics_weight: float,
         policy_weight: float,
-        serial: ti.template(),
+        loop: ti.template(),
         law: ti.template(),
         scratch: ti.types.ndarray(ndim=3),
         parameters: ti.types.ndarray(ndim=2),
@@ -182,17 +182,15 @@ class QuantumBox(System):
         varied: ti.template(),
         asked: ti.template(),
     ):
-        ti.loop_config(serialize=serial)
-        for sample in range(last - first):
-            b = first + sample
-            steps, slope = controls.shape[0], self._slope(parameters, b, varied)
+        ti.loop_config(serialize=loop.serial, block_dim=loop.block_dim)
+        for sample in range(loop.count if ti.static(loop.count > 0) else last - first):
+            b, steps = first + sample, controls.shape[0]
+            slope = self._slope(parameters, b, varied)
             for back in range(steps):
                 t = steps - 1 - back
-                u = slope * controls[t, b, 0]
                 for j in range(self.points):
-                    scratch[b, 2, j] = adjoints[t + 1, b, 0, j]
-                    scratch[b, 3, j] = adjoints[t + 1, b, 1, j]
-                self._solve(scratch, b, u, -1.0)
+                    scratch[b, 2, j], scratch[b, 3, j] = adjoints[t + 1, b, 0, j], adjoints[t + 1, b, 1, j]
+                self._solve(scratch, b, slope * controls[t, b, 0], -1.0)
                 pulled = 0.0
                 for j in range(self.points):
                     re = states[t, b, 0, j] + states[t + 1, b, 0, j]

@@ -8,7 +8,7 @@ import torch
 from engine import runtime
 from engine.checks import finite, flag, positive
 from engine.launch import Launch, prepare
-from engine.loops import serial_loop
+from engine.loops import Loop, loop_over
 from engine.particles.cells import Cells
 from engine.particles.herding import DRIVER_DAMPING, EVADER_DAMPING
 from engine.particles.neighbours import Neighbours, neighbour_run
@@ -142,11 +142,11 @@ class Swarm(Guidance):
         with torch.inference_mode(False):
             return self._neighbours.cells(batch), self.scratch("ordered", 1, batch, 4, self.evaders)
 
-    def _loops(self, state: torch.Tensor) -> tuple[bool, bool]:
-        serial, in_lanes = super()._loops(state)
+    def _loops(self, state: torch.Tensor) -> tuple[Loop, bool]:
+        loop, in_lanes = super()._loops(state)
         if self._neighbours is not None:
-            serial = serial_loop(len(state) * self.particles)
-        return serial, in_lanes
+            loop = loop_over(len(state), self.particles)
+        return loop, in_lanes
 
     @ti.kernel
     def _step_in_cells(
@@ -158,11 +158,11 @@ class Swarm(Guidance):
         order: ti.types.ndarray(ndim=2),
         cell: ti.types.ndarray(ndim=2),
         starts: ti.types.ndarray(ndim=2),
-        serial: ti.template(),
+        loop: ti.template(),
         in_lanes: ti.template(),
     ):
-        ti.loop_config(serialize=serial)
-        for b, place in ti.ndrange(state.shape[1], self.particles):
+        ti.loop_config(serialize=loop.serial, block_dim=loop.block_dim)
+        for b, place in ti.ndrange(loop.count if ti.static(loop.count > 0) else state.shape[1], self.particles):
             i, acceleration = place, ti.Vector.zero(float, 2)
             position, velocity = ti.Vector.zero(float, 2), ti.Vector.zero(float, 2)
             if place < self.drivers:
@@ -197,11 +197,11 @@ class Swarm(Guidance):
         order: ti.types.ndarray(ndim=2),
         cell: ti.types.ndarray(ndim=2),
         starts: ti.types.ndarray(ndim=2),
-        serial: ti.template(),
+        loop: ti.template(),
         in_lanes: ti.template(),
     ):
-        ti.loop_config(serialize=serial)
-        for b, place in ti.ndrange(state.shape[1], self.particles):
+        ti.loop_config(serialize=loop.serial, block_dim=loop.block_dim)
+        for b, place in ti.ndrange(loop.count if ti.static(loop.count > 0) else state.shape[1], self.particles):
             i, physics = place, ti.Vector.zero(float, 4)
             if place < self.drivers:
                 physics = self._pull_back_particle(state, control, next_adjoint, 0, 0, b, i, in_lanes, state, False)
