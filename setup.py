@@ -41,7 +41,7 @@ setup(
             *("gymnasium>=1.1", "onnx", "onnxscript", "onnxruntime"),
         ],
         "export": ["onnx", "onnxscript"],
-        "gym": ["gymnasium>=1.1"],
+        "gym": ["gymnasium>=1.1", "stable-baselines3"],
         "peers": ["jax"],
     },
     classifiers=[

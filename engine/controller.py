@@ -5,7 +5,7 @@ The engine never sees a network. A controller (a policy, anything that maps stat
 """
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -48,6 +48,33 @@ class ControllerTrace(Protocol):
         `states` are [last - first, B, *state_shape], `cotangents` [last - first, B, *control_shape]; rows of
         `gradient` whose members have no sample in `samples` are left alone.
         """
+        ...
+
+
+class InKernel(Protocol):
+    """What acts inside a kernel of `engine/one_launch.py`.
+
+    Attributes:
+        act: an object that can be hashed, with two `ti.func`s that act on a group of samples, b to b + `most`:
+            `on_rows(read, write, states, controls, theta, memory, t, member, b, kept, most, rows)` on the CPU, and for
+            a block of `threads`, a power of two, that share `shared(rows)` numbers, `in_block(shared, theta, memory,
+            member, kept, most, lane, rows)`. What differentiation needs goes to the rows [member, slot, sample] of
+            `memory`, which begin at `kept`.
+        theta: [P, n], the parameters it computes with; memory: one row of numbers.
+        rows: samples of a member that are taken together.
+    """
+
+    act: Any
+    theta: torch.Tensor
+    memory: torch.Tensor
+    rows: int
+
+
+class ActsInKernel(Protocol):
+    """What a trace has besides where its controller's `acts_in_kernel(batch, in_blocks)` is true."""
+
+    def in_kernel(self, in_blocks: bool) -> InKernel:
+        """What does the same as `prepare_act`, for blocks of threads or for the CPU."""
         ...
 
 

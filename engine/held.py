@@ -3,12 +3,14 @@
 import math
 from typing import NamedTuple
 
+import taichi as ti
 import torch
 
 from engine import runtime
 from engine.checks import whole
 from engine.launch import Launch
 from engine.system import System
+from engine.vector_system import VectorSystem
 
 
 class _Chain(NamedTuple):
@@ -24,6 +26,7 @@ class _Chain(NamedTuple):
     parameter_adjoint: torch.Tensor
 
 
+@ti.data_oriented
 class Held(System):
     """`steps` steps of another system under one control: S(... S(S(x, u), u) ..., u).
 
@@ -67,6 +70,15 @@ class Held(System):
             next_state.copy_(chain.states[self.steps])
 
         return launch
+
+    def advances_in_kernel(self):
+        return isinstance(self.system, VectorSystem) and self.system.advances_in_kernel()
+
+    @ti.func
+    def advance_at(
+        self, states: ti.template(), controls: ti.template(), t, b, parameters: ti.template(), varied: ti.template()
+    ):
+        self.system.advance_held_at(states, controls, t, b, parameters, varied, self.steps)
 
     def prepare_pull_back(
         self, state, control, next_adjoint, adjoint, cotangent, parameters=None, parameter_adjoint=None

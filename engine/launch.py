@@ -72,8 +72,9 @@ def compile_kernel(compiled, arguments: Sequence, owner: str = "", settings: Map
     """
     program, settings = impl.get_runtime().prog, settings or {}
     config, kernels = program.config(), compiled.compiled_kernels
-    # What this pass removes LLVM removes too, to the same bits and in a fraction of the time, but derivatives need it.
-    passes = {"cfg_optimization": runtime.current().backend != "cpu" or compiled.autodiff_mode != AutodiffMode.NONE}
+    # What this pass removes the backends' compilers remove too, in a fraction of the time, and it is not to be trusted:
+    # of a vector that a loop sums up in a function it may drop a store. Derivatives need it.
+    passes = {"cfg_optimization": compiled.autodiff_mode != AutodiffMode.NONE}
     before = {name: getattr(config, name) for name in (*settings, *passes)}
     _core.set_logging_level("critical")  # what Taichi refuses is said by the error, once
     try:

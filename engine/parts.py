@@ -70,6 +70,21 @@ class Parts:
             if scale > 0
         }
 
+    @property
+    def calls_between_steps(self) -> bool:
+        """Whether tensors are looked at between two steps: by an observation, or to see which samples end."""
+        return self._observation is not None or self.ends is not None
+
+    @property
+    def noise(self) -> dict[int, torch.Tensor]:
+        """The noise of every slot [slots, B, ...] by its kind."""
+        return {kind: source.values for kind, source in self._sources.items()}
+
+    @property
+    def of_system(self) -> torch.Tensor | None:
+        """The system's parameters of every sample [B, q], if any vary."""
+        return None if self.parameters is None else self.parameters.of_system
+
     def slot_bytes(self) -> int:
         """Bytes of one slot of those buffers."""
         shapes = {STATE: self.system.state_shape, CONTROL: self.system.control_shape}
@@ -122,8 +137,8 @@ class Parts:
         return given(self.parameters.named(rows))
 
     def check_names(self, cost: Any, states: torch.Tensor) -> None:
-        """SettingError for a parameter that is nearly one of the system or the cost, and that neither this nor the
-        observation of `states` reads.
+        """SettingError for a parameter that neither the cost nor the observation of `states` reads, and that is nearly
+        one of the system or the cost, or cannot be the system's since it has none.
 
         Where the cost lists `parameters` of its own it reads these alone. Other names may be for what comes after.
         """
@@ -142,12 +157,18 @@ class Parts:
         by_policy = Asked(self.parameters.named(rows[None]))
         if self._observation is not None:
             self._observation(states[None], torch.zeros(1, dtype=torch.int64, device=states.device), by_policy)
-        for name in self.parameters.names:
+        for name in (name for name in self.parameters.names if name in unknown - by_cost.names - by_policy.names):
             meant = perhaps(name, known)
-            if meant and name in unknown - by_cost.names - by_policy.names:
+            if meant:
                 raise SettingError(
                     "Expected parameters that the system has or that the objective or the observation reads, got "
                     f"{name!r}{meant}."
+                )
+            if not self.parameters.known:
+                raise SettingError(
+                    f"Expected parameters that the objective or the observation reads, since {self.system.name} has "
+                    f"the same constants for every sample, got {name!r}; make it a component of the state, or write a "
+                    "VectorSystem."
                 )
 
     def masked(self, values: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:

@@ -76,6 +76,13 @@ class System(abc.ABC):
         """A launch that sweeps a whole segment at once, or None where the system has none."""
         return None
 
+    def advances_in_kernel(self) -> bool:
+        """Whether it has a `ti.func` `advance_at(states, controls, t, b, parameters, varied)` that does in another
+        kernel what its step does to sample b: from `states[t]` [B, *state_shape] and `controls[t]` to `states[t + 1]`,
+        with the row b of `parameters` where they are `varied`.
+        """
+        return False
+
     @property
     def parameters(self) -> dict[str, float]:
         """The physical parameters that may differ from sample to sample, with the values they have otherwise."""
@@ -158,7 +165,8 @@ class KernelSystem(System):
             else, and depends on nothing else.
         state_shape, control_shape: shapes of one sample.
         constants: floats and ints, or tensors for parameters that are `ti.types.ndarray`, handed to the kernels after
-            the arrays.
+            the arrays; the same for every sample. What is to vary between samples, or to be differentiated by, is a
+            component of the state that the step hands on as it is, or a parameter of a `VectorSystem`.
         pull_back: `@ti.kernel pull_back(state, control, next_adjoint, adjoint, cotangent, *constants)`, which
             assigns `adjoint` = Aᵀ next_adjoint and adds Bᵀ next_adjoint to `cotangent`. Without it the
             adjoint comes from Taichi's automatic differentiation of `step`, on CPU and CUDA. That knows no `while`,

@@ -1,8 +1,8 @@
 """Trajectories: T steps of a system under a controller, in buffers allocated once, cut into segments if asked."""
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 import torch
 
@@ -16,19 +16,22 @@ from engine.controller import Controller
 from engine.ends import End
 from engine.errors import AdjointError, ShapeError
 from engine.finiteness import Finiteness
-from engine.loops import STEP_ROWS, torch_threads
 from engine.memory import parse_bytes, return_freed_memory
 from engine.modes import plain_torch
 from engine.noise import Noise
 from engine.observation import Observation
+from engine.one_launch import OneLaunch, offered
 from engine.parts import Parts
 from engine.plan import MemoryPlan, Segment
-from engine.system import System
+from engine.step_launches import StepLaunches
+from engine.system import STEP_LAUNCH_BYTES, System
 
 # Rows that are linearised together: enough to fill a matrix product, few enough to stay in cache.
 _BLOCK_ROWS = 2**14
 _BLOCK_BYTES = 4 * 2**20
 _BLOCK_STEPS = 512
+# Steps that an evaluation computes in one launch and then forgets.
+_PASSING_STEPS = 128
 # Beyond these sizes one policy pull-back per step is cheaper than all of K.
 _JACOBIAN_CONTROLS = 8
 _JACOBIAN_ELEMENTS = 2**18
@@ -58,7 +61,7 @@ class Trajectory:
         batch: B = P·b, samples.
         memory: budget of all buffers, such as "512MiB"; None stores every state.
         segment: steps between stored states, overriding `memory`.
-        forward_only: store no states at all; for evaluation.
+        forward_only: keep nothing for an adjoint, and no states but those of a few steps; for evaluation.
         observation: what the controller sees; by default the state.
         parameters: names of physical parameters that vary between samples: the system's, or others that the objective
             and the observation read.
@@ -108,9 +111,11 @@ class Trajectory:
         n, m = math.prod(system.state_shape), math.prod(system.control_shape)
         self.holds_jacobian = m <= _JACOBIAN_CONTROLS and m * n * batch <= _JACOBIAN_ELEMENTS
         self.forward_only = forward_only
-        self.block = 1 if forward_only else self._block_steps()
+        self._at_once = offered(system, controller, self.parts, batch)
+        passing = _PASSING_STEPS if self._at_once else 1
+        self.block = min(passing, self._block_steps()) if forward_only else self._block_steps()
         self.budget = None if memory is None else parse_bytes(memory)
-        self.plan = self._plan(None, 1) if forward_only else self._plan(memory, segment)
+        self.plan = self._plan(None, self.block) if forward_only else self._plan(memory, segment)
         check_available(
             self.plan.predicted, f"{batch} samples of {horizon} steps of {system.name}", runtime.current().device
         )
@@ -135,15 +140,18 @@ class Trajectory:
         self.slot_controls = torch.zeros(slots, batch, *system.control_shape, **options) if several else self.controls
         stored = len(self.plan.segments) if several and not self.forward_only else 0
         self._checkpoints = torch.zeros(stored, batch, *system.state_shape, **options)
-        self.trace = self.controller.trace(slots, batch, system.state_shape, system.control_shape)
+        kept = 1 if self.forward_only else slots
+        self.trace = self.controller.trace(kept, batch, system.state_shape, system.control_shape)
         self._watch = self.controller.watch(self.trace, differentiated=not self.forward_only)
         self.parts.allocate(slots, self.controller.members)
-        self._actions: list[Callable[[], None]] = []
-        self._steps: list[Callable[[], None]] = []
-        for slot in range(slots):
-            x, y, u = self.states[slot], self.states[slot + 1], self.slot_controls[slot]
-            self._actions.append(self.parts.prepare_act(slot, self.trace.prepare_act(slot, x, u), u))
-            self._steps.append(self.parts.prepare_step(slot, x, u, y))
+        self._launches = self._prepare_launches()
+
+    def _prepare_launches(self) -> OneLaunch | StepLaunches:
+        trace: Any = self.trace
+        if self._at_once and OneLaunch.indexes(trace):
+            places = 1 if self.forward_only else self.plan.slots
+            return OneLaunch(self.system, self.parts, trace, self.states, self.slot_controls, places)
+        return StepLaunches(self.parts, trace, self.states, self.slot_controls)
 
     @plain_torch
     def forward(
@@ -238,9 +246,7 @@ class Trajectory:
     def show(self, first: int, last: int, states: torch.Tensor) -> None:
         """Put `states` [last - first, B, ...] into slots and have the controller act on them, which writes controls."""
         self.states[first:last].copy_(states)
-        with torch_threads(self.batch >= STEP_ROWS):
-            for act in self._actions[first:last]:
-                act()
+        self._launches.show(first, last)
         self._versions = (self.states._version, self.controls._version)
 
     @plain_torch
@@ -258,14 +264,10 @@ class Trajectory:
         return None
 
     def _run(self, part: Segment) -> None:
-        slots = slice(part.first, part.last)
         self.parts.enter(part)
-        with torch_threads(self.batch >= STEP_ROWS):
-            for act, step in zip(self._actions[slots], self._steps[slots], strict=True):
-                act()
-                step()
+        self._launches.run(part.first, part.last)
         if self.slot_controls is not self.controls:
-            self.controls[part.start : part.stop].copy_(self.slot_controls[slots])
+            self.controls[part.start : part.stop].copy_(self.slot_controls[part.first : part.last])
         self._versions = (self.states._version, self.controls._version)
 
     def _add_running(self, cost: Cost, part: Segment, losses: torch.Tensor) -> None:
@@ -307,19 +309,30 @@ class Trajectory:
     def _plan(self, memory: str | int | None, segment: int | None) -> MemoryPlan:
         system, controller, batch, item = self.system, self.controller, self.batch, runtime.current().dtype.itemsize
         n, m = math.prod(system.state_shape), math.prod(system.control_shape)
-        per_slot = batch * (n + m) * item + SweepBuffers.slot_bytes(system, batch, self.holds_jacobian)
-        per_slot += controller.trace_bytes(batch, system.state_shape, system.control_shape)
-        per_slot += self.parts.slot_bytes()
-        if runtime.current().backend != "cuda":  # where launches are in the host's memory, not in the device's
-            per_slot += _LAUNCH_BYTES + system.launch_bytes()
+        trace_bytes = controller.trace_bytes(batch, system.state_shape, system.control_shape)
+        per_slot = batch * (n + m) * item + self.parts.slot_bytes() + self._launch_bytes()
         fixed = batch * self.horizon * m * item
+        if self.forward_only:
+            fixed += trace_bytes
+        else:
+            per_slot += trace_bytes + SweepBuffers.slot_bytes(system, batch, self.holds_jacobian)
         fixed += SweepBuffers.fixed_bytes(system, batch, self.block, controller.members * controller.parameter_count)
-        fixed += controller.scratch_bytes(self.block * batch) + system.scratch_bytes(batch)
+        fixed += controller.scratch_bytes(batch if self.forward_only else self.block * batch)
+        fixed += system.scratch_bytes(batch)
         checkpoint = 0 if self.forward_only else batch * n * item
         return planning.plan(
             self.horizon, self.block, memory, per_slot, checkpoint, fixed, segment=segment,
             elements_per_slot=batch * max(n, m, m * n if self.holds_jacobian else 0),
         )  # fmt: skip
+
+    def _launch_bytes(self) -> int:
+        """Bytes of one slot's launches; in one launch there are none but a pull-back's."""
+        if runtime.current().backend == "cuda":  # where launches are in the host's memory, not in the device's
+            return 0
+        of_system = self.system.launch_bytes()
+        if self._at_once:
+            return max(0, of_system - STEP_LAUNCH_BYTES)
+        return _LAUNCH_BYTES + of_system + getattr(self.controller, "launch_bytes", int)()
 
 
 def _check_fit(system: System, controller: Controller, batch: int) -> None:

@@ -72,6 +72,34 @@ class VectorSystem(System):
         rows = self.rows_or_none(arrays.parameters), self.rows_or_none(arrays.parameter_adjoint)
         return arrays.prepare(self._sweep, *rows, arrays.parameters is not None, arrays.parameter_adjoint is not None)
 
+    def advances_in_kernel(self):
+        return getattr(self.prepare_step, "__func__", None) is VectorSystem.prepare_step
+
+    @ti.func
+    def advance_at(
+        self, states: ti.template(), controls: ti.template(), t, b, parameters: ti.template(), varied: ti.template()
+    ):
+        self.advance_held_at(states, controls, t, b, parameters, varied, 1)
+
+    @ti.func
+    def advance_held_at(
+        self,
+        states: ti.template(),
+        controls: ti.template(),
+        t,
+        b,
+        parameters: ti.template(),
+        varied: ti.template(),
+        steps: ti.template(),
+    ):
+        """`advance_at` in so many steps under one control."""
+        x = ti.Vector([states[t, b, i] for i in range(self.state_shape[0])])
+        u = ti.Vector([controls[t, b, j] for j in range(self.control_shape[0])])
+        for _ in range(steps):
+            x = self._advanced(x, u, parameters, b, varied)
+        for i in ti.static(range(self.state_shape[0])):
+            states[t + 1, b, i] = x[i]
+
     def launch_bytes(self):
         return STEP_LAUNCH_BYTES
 
@@ -193,21 +221,18 @@ class VectorSystem(System):
         jacobian: ti.types.ndarray(ndim=4),
         adjoints: ti.types.ndarray(ndim=3),
         cotangents: ti.types.ndarray(ndim=3),
-        first: int,
-        last: int,
-        start: int,
-        physics_weight: float,
-        policy_weight: float,
+        first: int, last: int, start: int, physics_weight: float, policy_weight: float,
         loop: ti.template(),
         law: ti.template(),
         parameters: ti.types.ndarray(ndim=2),
         parameter_adjoint: ti.types.ndarray(ndim=2),
         varied: ti.template(),
         asked: ti.template(),
-    ):
+    ):  # fmt: skip
         ti.loop_config(serialize=loop.serial, block_dim=loop.block_dim)
         for sample in range(loop.count if ti.static(loop.count > 0) else last - first):
-            b, steps = first + sample, controls.shape[0]
+            b = first + sample
+            steps = controls.shape[0]
             costate = ti.Vector([adjoints[steps, b, i] for i in range(self.state_shape[0])])
             total = ti.Vector.zero(float, ti.static(max(1, len(self.constants))))
             if ti.static(asked):

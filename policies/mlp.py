@@ -10,9 +10,10 @@ from torch import nn
 
 from policies.alone import dense
 from policies.checks import shape, sizes
+from policies.in_kernel import InKernel, fits_blocks, for_blocks, for_cpu, pays_on_cpu
 from policies.network import Network
 from policies.policy import Policy
-from policies.slots import aligned, aligned_slots, is_aligned, padded_width
+from policies.slots import aligned, aligned_slots, is_aligned, padded_width, together
 from policies.trace import LayeredTrace
 
 
@@ -71,7 +72,19 @@ class MLP(Policy):
         inputs = sum(padded_width(rows, width + 1, size) for width in self.widths[:-1])
         kept = self.widths[-1] if self.widths[-1] <= _KEPT_CONTROLS else 0
         numbers = inputs + kept * sum(padded_width(rows, width, size) for width in self.widths[1:-1])
-        return batch * numbers * size + _VIEW_BYTES * (len(self.widths) - 1)
+        return batch * numbers * size
+
+    def launch_bytes(self) -> int:
+        """Bytes of what `prepare_act` makes for one slot, where it is asked to."""
+        return _VIEW_BYTES * (len(self.widths) - 1)
+
+    def acts_in_kernel(self, batch: int, in_blocks: bool) -> bool:
+        """Whether traces of `batch` samples have an `in_kernel`: for blocks of threads, or for a CPU if it pays."""
+        if type(self).trace is not MLP.trace:
+            return False
+        if in_blocks:
+            return fits_blocks(self.widths, self.theta.element_size())
+        return pays_on_cpu(self.widths, batch // self.members)
 
     def scratch_bytes(self, rows: int) -> int:
         # For each hidden layer δ, what reaches it and, for K, G and what reaches that; activations before they are
@@ -107,7 +120,8 @@ class MLPTrace(LayeredTrace):
         super().__init__(policy, batch)
         self.policy = policy
         make = partial(aligned_slots, self.layers[0], self.members, slots, self.rows)
-        self.augmented = [make(width + 1) for width in policy.widths[:-1]]
+        inputs = [width + 1 for width in policy.widths[:-1]]
+        self.memory, self.augmented = together(self.layers[0], self.members, slots, self.rows, inputs)
         for buffer in self.augmented:
             buffer[..., -1] = 1.0
         self.hidden = [buffer[..., :-1] for buffer in self.augmented[1:]]
@@ -157,6 +171,17 @@ class MLPTrace(LayeredTrace):
                 outputs.copy_(out)
 
         return act_together
+
+    def in_kernel(self, in_blocks: bool) -> InKernel:
+        """What acts inside a kernel and keeps what `prepare_act` would; asked for where `acts_in_kernel`."""
+        widths, size = self.policy.widths, self.memory.element_size()
+        strides = tuple(padded_width(self.rows, width + 1, size) for width in widths[:-1])
+        if in_blocks:
+            act, rows = for_blocks(widths, strides, self.rows, self.members, size)
+        else:
+            act, rows = for_cpu(widths, strides, self.rows, size)
+        assert self.theta is not None
+        return InKernel(act, self.theta, self.memory, rows)
 
     def linearise(
         self, first: int, last: int, states: torch.Tensor, samples: slice, jacobian: torch.Tensor | None

@@ -7,6 +7,7 @@ come out the same to the bit in any segment.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 
@@ -24,6 +25,17 @@ def padded_width(rows: int, width: int, element_size: int) -> int:
 def aligned_slots(like: torch.Tensor, members: int, slots: int, rows: int, width: int) -> torch.Tensor:
     """Zeros [members, slots, rows, width] in rows that are padded, so that slots flatten with rows into a view."""
     return like.new_zeros(members, slots, rows, padded_width(rows, width, like.element_size()))[..., :width]
+
+
+def together(
+    like: torch.Tensor, members: int, slots: int, rows: int, widths: Sequence[int]
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """`aligned_slots` of several widths, and the one row of numbers in which they follow each other."""
+    lengths = [padded_width(rows, width, like.element_size()) for width in widths]
+    memory = like.new_zeros(members * slots * rows * sum(lengths))
+    parts = memory.split([members * slots * rows * length for length in lengths])
+    shaped = (part.view(members, slots, rows, -1) for part in parts)
+    return memory, [part[..., :width] for part, width in zip(shaped, widths, strict=True)]
 
 
 def is_aligned(tensor: torch.Tensor) -> bool:

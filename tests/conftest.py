@@ -30,6 +30,8 @@ from engine.start import NEEDS
 from training.viewing.drawings import has_display
 
 PRECISIONS = ("float32", "float64")
+LONGEST = ("test_examples", "test_memory", "test_scale", "test_sizes", "test_speed", "test_study")
+"""Files that begin first, so that no process is left with one of them while the others are done."""
 DISPLAY = "an X display (on Debian, apt-get install xvfb xauth for `make test`, which lends one)"
 
 
@@ -62,7 +64,7 @@ def pytest_collection_modifyitems(config, items):
         runs = backend == "cpu" or backend in marks or (backend == "cuda" and "card" in marks)
         fits = runs and (precision in marks or marks.isdisjoint(PRECISIONS))
         (selected if fits else deselected).append(item)
-    items[:] = selected
+    items[:] = sorted(selected, key=lambda item: item.path.stem not in LONGEST)
     if deselected:
         config.hook.pytest_deselected(items=deselected)
 

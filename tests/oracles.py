@@ -64,26 +64,15 @@ class Case:
 
 
 class OracleTests:
-    """The tests of a table of cases, which a file collects by deriving a class `TestOracle`.
-
-    Attributes:
-        cases: by name.
-        small: those whose Jacobians are compared with differences entry by entry, to `departure`.
-        large: those compared along random directions.
-        swept: those that sweep in one launch.
-    """
+    """The tests of a table of cases, which a file collects by deriving a class `TestOracle`, the classes below too."""
 
     cases: Mapping[Any, Case] = {}
-    small: Sequence = ()
-    large: Sequence = ()
-    swept: Sequence = ()
-    departure = 1e-8
+    """By name."""
 
     def pytest_generate_tests(self, metafunc):
-        tables = {"name": self.cases, "small": self.small, "large": self.large, "swept": self.swept}
-        for argument, names in tables.items():
+        for argument, names in (("name", "cases"), ("small", "small"), ("large", "large"), ("swept", "swept")):
             if argument in metafunc.fixturenames:
-                metafunc.parametrize(argument, [pytest.param(name, id=str(name)) for name in names])
+                metafunc.parametrize(argument, [pytest.param(name, id=str(name)) for name in getattr(self, names)])
 
     @pytest.mark.cuda
     @pytest.mark.vulkan
@@ -96,10 +85,23 @@ class OracleTests:
     def test_pull_back_leaves_next_adjoint_alone_writes_adjoint_and_adds_to_cotangent(self, name):
         check_buffers(*self.cases[name].points())
 
+
+class JacobianTests(OracleTests):
+    """Of the cases `small`: their Jacobians equal differences entry by entry, to `departure`."""
+
+    small: Sequence = ()
+    departure = 1e-8
+
     @pytest.mark.float64
     def test_pull_back_equals_central_differences_in_every_entry_of_A_and_B(self, small):
         system, state, control, _ = self.cases[small].points()
         check_jacobians(system, state, control, self.departure)
+
+
+class DirectionTests(OracleTests):
+    """Of the cases `large`: their pull-backs equal differences along random directions."""
+
+    large: Sequence = ()
 
     @pytest.mark.float64
     def test_pull_back_of_many_equals_central_differences_along_random_directions(self, large):
@@ -110,6 +112,12 @@ class OracleTests:
             ahead, behind = (system.step(state + sign * shift, control + sign * push) for sign in (eps, -eps))
             slope = ((ahead - behind) / (2 * eps) * next_adjoint).sum()
             assert relative_error((to_state * shift).sum() + (to_control * push).sum(), slope) < 1e-7
+
+
+class SweepTests(OracleTests):
+    """Of the cases `swept`: they sweep in one launch, to the same as step by step."""
+
+    swept: Sequence = ()
 
     @pytest.mark.cuda
     @pytest.mark.vulkan

@@ -7,7 +7,7 @@ import pytest
 import reference
 import torch
 from conftest import StepCost, relative_error, swing_up_states, tensor_options, uniform
-from oracles import Case, OracleTests, simulate
+from oracles import Case, JacobianTests, SweepTests, simulate
 from test_rollout import check_path_rules, random_policy
 
 import engine
@@ -87,7 +87,7 @@ def momentum(state):
 CASES = {links: Case(system, cart_pendulum_step, reach=3.0, push=3.0) for links, system in SYSTEMS.items()}
 
 
-class TestOracle(OracleTests):
+class TestOracle(JacobianTests, SweepTests):
     cases = CASES
     small, swept = tuple(SYSTEMS), (2, 4)
 

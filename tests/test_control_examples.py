@@ -14,6 +14,12 @@ def run(name, folder, *words):
     return run_python(source + f"runpy.run_path({str(ROOT / 'examples' / name)!r})").stdout
 
 
+@pytest.mark.parametrize("name", ["identify_chain", "open_loop_swing_up", "randomised_masses", "ppo_cart_pole"])
+def test_an_example_takes_at_most_30_lines(name):
+    lines = (ROOT / "examples" / f"{name}.py").read_text().splitlines()
+    assert len([line for line in lines if line.strip() and '"""' not in line]) <= 30
+
+
 @pytest.mark.parametrize("name", ["identify_chain.py", "open_loop_swing_up.py"])
 def test_an_example_finds_what_it_looks_for_and_draws_it(name, tmp_path):
     printed = run(name, tmp_path, "picture.png")
@@ -37,3 +43,11 @@ def test_environments_are_timed_beside_gymnasium_s_own(tmp_path):
     times = [float(number) for number in re.findall(r"Evenflow ([\d.]+) times", printed)]
     assert len(times) == 2
     assert all(time > 0 for time in times)
+
+
+def test_stable_baselines_3_learns_on_a_task_as_an_environment(tmp_path):
+    pytest.importorskip("stable_baselines3", reason="needs the package stable-baselines3")
+    printed = run("ppo_cart_pole.py", tmp_path, "1")  # which is an epoch at least
+    losses = [float(number) for number in re.findall(r"([\d.]+) by", printed)]
+    assert len(losses) == 3
+    assert all(0.0 < loss <= 2.0 for loss in losses)

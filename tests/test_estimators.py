@@ -104,20 +104,20 @@ def test_an_infinite_component_is_dropped_where_signs_differ():
 def test_the_combined_gradient_takes_one_rollout_and_two_sweeps():
     task = build_task("cart-pole", horizon=20)
     trainer = Trainer(task, [Member(gradient_named("C").estimator)])
-    launched = {"steps": 0, "sweeps": 0}
+    launched = {"rollouts": 0, "sweeps": 0}
 
     def counted(kind, launch):
-        def count_and_launch():
+        def count_and_launch(*args):
             launched[kind] += 1
-            launch()
+            launch(*args)
 
         return count_and_launch
 
-    rollout, prepare_sweep = trainer.rollout, task.system.prepare_sweep
-    rollout._steps[:] = [counted("steps", step) for step in rollout._steps]
+    launches, prepare_sweep = trainer.rollout._launches, task.system.prepare_sweep
+    launches.run = counted("rollouts", launches.run)  # type: ignore[method-assign]
     task.system.prepare_sweep = lambda *args: counted("sweeps", prepare_sweep(*args))  # type: ignore[method-assign]
     trainer.update(task.initial_states(8, 0, "train", engine.current().dtype))
-    assert launched == {"steps": 20, "sweeps": 2}
+    assert launched == {"rollouts": 1, "sweeps": 2}
 
 
 @pytest.mark.float64

@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import StepCost, relative_error, tensor_options, uniform
 from contract import prepare_sweep, simulated, sweep_buffers
-from oracles import Case, OracleTests, accuracy
+from oracles import Case, DirectionTests, JacobianTests, SweepTests, accuracy
 from test_rollout import check_path_rules, random_policy
 
 import engine
@@ -59,7 +59,7 @@ CASES = {
 }
 
 
-class TestOracle(OracleTests):
+class TestOracle(DirectionTests, JacobianTests, SweepTests):
     # 18 evaders are summed in lanes, with a rest of 2; the large herd has every thread at work, and drivers in lanes.
     cases, small, large, swept = CASES, SMALL, (LARGE,), SMALL
     # The third derivative is of order 15/ε² = 1500.
@@ -112,11 +112,11 @@ def test_gradients_of_a_short_rollout_equal_the_oracle_on_vulkan_too():
 @pytest.mark.cuda
 @pytest.mark.vulkan
 def test_pair_forces_add_up_to_nothing():
-    plain, reversed_flocking = Guidance(3, 70), Guidance(3, 70, reversed_flocking=True)
-    state, control = uniform(0, BATCH, 4, 73, low=-2, high=2), torch.zeros(BATCH, 2, 3, **tensor_options())
+    plain, reversed_flocking = CASES[LARGE].system, Guidance(17, 150, mean_centre=True, reversed_flocking=True)
+    state, control = uniform(0, BATCH, 4, 167, low=-2, high=2), torch.zeros(BATCH, 2, 17, **tensor_options())
     state[:, 2:] = 0.0
     ahead, behind = (system.step(state, control)[:, 2:] for system in (plain, reversed_flocking))
-    drivers, flock = ahead[:, :, :3], (ahead - behind)[:, :, 3:]
+    drivers, flock = ahead[:, :, :17], (ahead - behind)[:, :, 17:]
     for force in (drivers, flock):
         assert force.sum(2).abs().max() < 100 * torch.finfo(force.dtype).eps * ahead.abs().max()
         assert force.abs().max() > 1e-3
@@ -150,24 +150,25 @@ def test_a_turned_plane_moves_as_turned(name):
 
 @pytest.mark.cuda
 @pytest.mark.vulkan
-@pytest.mark.parametrize("evaders", [3, 80])
-def test_coincident_particles_exert_no_force_and_have_a_defined_gradient(evaders):
-    system = Guidance(2, evaders, mean_centre=True)
-    state = torch.full((1, 4, 2 + evaders), 0.5, **tensor_options())
-    control, next_adjoint = uniform(1, 1, 2, 2), uniform(2, 1, 4, 2 + evaders)
+@pytest.mark.parametrize("name", ["3-2", LARGE])
+def test_coincident_particles_exert_no_force_and_have_a_defined_gradient(name):
+    system = CASES[name].system
+    drivers, evaders = system.drivers, system.evaders
+    state = torch.full((1, *system.state_shape), 0.5, **tensor_options())
+    control, next_adjoint = uniform(1, 1, *system.control_shape), uniform(2, 1, *system.state_shape)
     ahead = system.step(state, control)
-    damping = torch.tensor([1.0] * 2 + [4.0] * evaders, **tensor_options())
+    damping = torch.tensor([1.0] * drivers + [4.0] * evaders, **tensor_options())
     torch.testing.assert_close(ahead[0, 2:], (0.5 - 4 / 60 * damping * 0.5).expand(2, -1))
 
     adjoint, cotangent = system.pull_back(state, control, next_adjoint)
     # Where |r| counts as constant, every force w r has the Jacobian w(ε): 15/ε² from drivers, 0.2 (1 - 0.5/ε)/ε else.
     to_acceleration = 4 / 60 * next_adjoint[0, 2:]
-    herd, shepherds = to_acceleration[:, 2:], to_acceleration[:, :2]
+    herd, shepherds = to_acceleration[:, drivers:], to_acceleration[:, :drivers]
     steered = torch.stack([control[0, 0] * shepherds[0] + control[0, 1] * shepherds[1],
                            control[0, 0] * shepherds[1] - control[0, 1] * shepherds[0]])  # fmt: skip
     flock = 0.2 * (1 - 0.5 / 0.1) / 0.1 * (evaders * herd - herd.sum(1, keepdim=True))
-    expected = next_adjoint[0, :2, 2:] + 2 * 1500 * herd + flock - steered.sum(1, keepdim=True) / evaders
-    torch.testing.assert_close(adjoint[0, :2, 2:], expected, rtol=1e-5, atol=1e-4)
+    expected = next_adjoint[0, :2, drivers:] + drivers * 1500 * herd + flock - steered.sum(1, keepdim=True) / evaders
+    torch.testing.assert_close(adjoint[0, :2, drivers:], expected, rtol=1e-5, atol=1e-4)
     assert torch.isfinite(adjoint).all()
     assert cotangent.abs().max() < 1e-5  # r = 0
 

@@ -17,7 +17,7 @@ from engine.plan import Segment, plan
 from policies import MLP, Linear, ModulePolicy
 
 SYSTEM = CartPole(1)  # one object for all tests, since Taichi compiles the kernels of each object anew
-HORIZON = 20
+HORIZON = 12
 BATCH = 6
 RULES = [FULL, PHYSICS_ONLY, ClipNorm(Decay(FULL, factor=0.95), limit=0.5)]
 

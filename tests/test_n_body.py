@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 import torch
 from conftest import relative_error, tensor_options, uniform
-from oracles import Case, OracleTests, accuracy, gradient_of_rollout, losses_of_training, simulate
+from oracles import Case, JacobianTests, accuracy, gradient_of_rollout, losses_of_training, simulate
 
 import engine
 from engine import Rollout
@@ -55,7 +55,7 @@ CASES = {
 }
 
 
-class TestOracle(OracleTests):
+class TestOracle(JacobianTests):
     # 20 bodies are summed in lanes, with a rest of 4; the hundreds have every thread at work.
     cases, small = CASES, ("3", "1", "4 in space", "20")
 

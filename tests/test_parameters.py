@@ -1,6 +1,7 @@
 """Physical parameters of systems: steps and their three derivatives beside independent torch, sweeps, bad input."""
 
 import pytest
+import taichi as ti
 import torch
 from conftest import StepCost, relative_error, tensor_options, uniform
 
@@ -142,6 +143,31 @@ def test_a_misspelt_parameter_that_nothing_reads_is_refused(cost):
             SettingError, match=r"^Expected parameters that .*, got 'pole_mas' \(perhaps pole_mass\)\.$"
         ):
             way()
+
+
+@ti.kernel
+def decay(x: ti.types.ndarray(ndim=2), u: ti.types.ndarray(ndim=2), y: ti.types.ndarray(ndim=2)):
+    for b, i in ti.ndrange(x.shape[0], 4):
+        y[b, i] = 0.9 * x[b, i] + u[b, 0]
+
+
+@pytest.mark.parametrize("name", ["mass", "stiffness"])
+def test_a_system_of_a_user_s_kernels_has_no_parameters_that_vary(name):
+    class OfMass(StepCost):
+        def given(self, parameters):
+            mass = parameters.get("mass", 1.0)
+            return StepCost(None, lambda state: mass * state.square().sum(1))
+
+    system = engine.KernelSystem(decay, (4,), (1,))
+    linear, initial, cost = Linear((4,), (1,), **tensor_options()), uniform(1, BATCH, 4), OfMass(None, None)
+    rollout = Rollout(system, linear, 3, BATCH, parameters=(name,))
+    if name == "mass":  # which the objective reads
+        losses = rollout.forward(initial, cost, initial[:, :1].abs().contiguous())
+        assert losses is not None
+        assert losses.isfinite().all()
+        return
+    with pytest.raises(SettingError, match=r"since decay has the same constants for every sample, got 'stiffness'; "):
+        rollout.forward(initial, cost, initial[:, :1])
 
 
 def test_a_parameter_that_an_observation_reads_may_be_called_like_another():

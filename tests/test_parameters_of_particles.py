@@ -1,6 +1,7 @@
 """Physical parameters of guidance, swarm, N-body, quantum and fluid, and goals that vary, beside independent torch."""
 
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -122,8 +123,9 @@ def test_step_and_derivatives_equal_those_of_torch_at_every_sample_s_own_paramet
 @pytest.mark.float64
 def test_a_fluid_under_held_controls_is_that_of_its_sample():
     settings = {"particles": 30, "jets": 2, "size": (1.0, 1.0), "spacing": 0.15, "jet_radius": 0.5, "steered": True}
-    fluid = Held(Fluid(**settings, viscosity=0.0), 2)
-    state = fluid.system.sample(BATCH, torch.Generator().manual_seed(0))
+    inner = Fluid(**settings, viscosity=0.0)
+    fluid = Held(inner, 2)
+    state = inner.sample(BATCH, torch.Generator().manual_seed(0))
     control, adjoint = uniform(1, BATCH, *fluid.control_shape), uniform(2, *state.shape)
     rows = torch.tensor([[0.5, 0.01, 0.5], [1.0, 0.02, 1.0], [2.0, 0.04, 2.0]], **tensor_options())
     found, pulled = launch_step(fluid, state, control, rows), launch_pull_back(fluid, state, control, adjoint, rows)
@@ -131,7 +133,7 @@ def test_a_fluid_under_held_controls_is_that_of_its_sample():
     fluid.prepare_pull_back(state, control, adjoint, *unasked, rows)()
     assert torch.equal(unasked[0], pulled[0])
     for b, values in enumerate(rows.tolist()):
-        own = Held(Fluid(**settings, dt=fluid.system.dt, **dict(zip(fluid.parameters, values, strict=True))), 2)
+        own = Held(Fluid(**settings, dt=inner.dt, **dict(zip(fluid.parameters, values, strict=True))), 2)
         one = slice(b, b + 1)
         given = state[one].clone(), control[one].clone()
         assert relative_error(found[one], own.step(*given)) < 1e-12
@@ -169,9 +171,10 @@ def test_goals_that_vary_are_differentiated_as_those_of_tasks_with_other_options
         step[:, column] = 1e-5
         ahead, behind = (rollout.forward(initial, task.objective, given + sign * step) for sign in (1, -1))
         assert relative_error(found[:, column], (ahead - behind) / 2e-5) < 1e-7
-    option = {"target_radius": "radius"}.get(names[0], names[0])
+    option = "radius" if names[0] == "target_radius" else names[0]
     for b, value in enumerate(values):
-        other = build_task(name, **options, **{option: int(value[0]) if option == "target" else value[0]})
+        goal: Any = {option: int(value[0]) if option == "target" else value[0]}
+        other = build_task(name, **options, **goal)
         alone = Rollout(task.system, policy, task.horizon, 1, parameters=names[1:])
         own = alone.forward(initial[b : b + 1], other.objective, given[b : b + 1, 1:].contiguous())
         assert relative_error(losses[b : b + 1], own) < 1e-12

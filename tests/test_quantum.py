@@ -7,7 +7,8 @@ import pytest
 import reference
 import torch
 from conftest import relative_error, tensor_options, uniform
-from oracles import Case, OracleTests, within
+from contract import simulated
+from oracles import Case, JacobianTests, simulate, within
 from torch.nn import functional
 
 import engine
@@ -44,7 +45,7 @@ BOUND = 1e-10, 1e-5
 CASES = {points: Case(system, dense_step, BATCH, push=5.0, bound=BOUND) for points, system in SYSTEMS.items()}
 
 
-class TestOracle(OracleTests):
+class TestOracle(JacobianTests):
     cases, small = {**CASES, "many": Case(SYSTEMS[5], dense_step, 600, push=5.0, bound=BOUND)}, tuple(CASES)
 
 
@@ -69,8 +70,7 @@ def test_the_norm_is_kept():
     system = SYSTEMS[32]
     state = uniform(0, 8, 2, 32)
     state /= state.flatten(1).norm(dim=1).view(-1, 1, 1)
-    for step in range(128):
-        state = system.step(state, 10 * uniform(step, 8, 1))
+    state = simulated(system, state, torch.stack([10 * uniform(step, 8, 1) for step in range(128)]))[-1]
     limit = 1e-12 if engine.current().precision == "float64" else 1e-6
     assert (state.flatten(1).double().norm(dim=1) - 1).abs().max() < limit
 
@@ -83,8 +83,7 @@ def test_without_a_field_an_eigenstate_only_turns(n):
     energy = 2.0 / system.dx**2 * (1 - math.cos(math.pi * n / 33))
     turn = (1 - 0.5j * system.dt * energy) / (1 + 0.5j * system.dt * energy)
     state, control = torch.stack([wave, torch.zeros_like(wave)]).unsqueeze(0), torch.zeros(1, 1, **tensor_options())
-    for _ in range(steps):
-        state = system.step(state, control)
+    state = simulate(system, state, steps, control)[-1]
     expected = turn**steps * wave
     torch.testing.assert_close(torch.complex(state[0, 0], state[0, 1]), expected, rtol=0.0, atol=1e-11)
 
@@ -98,9 +97,7 @@ def test_the_error_falls_with_the_square_of_the_time_step():
     exact = vectors.to(torch.complex128) @ (torch.exp(-1j * values) * (vectors.T @ wave))
     errors = []
     for steps in (64, 128, 256):
-        system, state = QuantumBox(32, dt=1.0 / steps), start
-        for _ in range(steps):
-            state = system.step(state, field)
+        state = simulate(QuantumBox(32, dt=1.0 / steps), start, steps, field)[-1]
         errors.append(float((torch.complex(state[0, 0], state[0, 1]) - exact).abs().max()))
     assert all(math.log2(errors[i] / errors[i + 1]) > 1.75 for i in range(2))
 

@@ -140,6 +140,22 @@ def test_controllers_are_tested_at_fixed_values_of_a_parameter(tmp_path):
         transferred(tmp_path / "run", (-1.0,), "pole_mass")
 
 
+def test_a_trainer_tests_its_members_at_values_of_a_parameter():
+    task = full_task()
+    trainer = Trainer(task, members(0, 1), SMALL)
+    trainer.run_epoch()
+    starts = torch.cat([task.initial_states(3, seed, "test", torch.float64) for seed in (0, 1)])
+    parts = {"observation": SIGHT, "end": beyond, "noise": task.noise, "parameters": ("half_length", "pole_mass")}
+    alone = Trajectory(SYSTEM, trainer.policy, task.horizon, 6, forward_only=True, **parts)
+    alone.seed_noise([0, 1], 2**32 - 1)
+    losses: Any = alone.forward(starts, task.objective, torch.tensor([[0.6, 0.2]] * 6, dtype=torch.float64))
+    found = trainer.test(half_length=0.6, pole_mass=0.2)
+    assert relative_error(found, losses.view(2, 3).mean(1)) < 1e-12
+    assert relative_error(found, trainer.test()) > 1e-5
+    with pytest.raises(SettingError, match=r"^Expected a parameter among .*, got 'pole_mas' \(perhaps pole_mass\)\.$"):
+        trainer.test(pole_mas=0.1)
+
+
 def test_a_task_that_randomises_by_itself_goes_through_every_door(tmp_path, monkeypatch):
     kind, variants = TASKS["cart-pole"], [gradient_named(letter) for letter in "RC"]
     build = kind.build

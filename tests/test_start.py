@@ -1,14 +1,13 @@
 """Bare machines: what is missing is told in one sentence, and left out of the test suite unless it is required."""
 
 import os
-import subprocess
 import sys
 import textwrap
 
 import pytest
 import taichi as ti
 import torch
-from children import ROOT, run_fresh, run_python
+from children import ROOT, inherited, run_child, run_fresh, run_python
 from taichi.lang.ast.ast_transformer_utils import TextWrapper
 
 from engine.start import silenced
@@ -55,8 +54,8 @@ def test_missing_libx11_is_told_before_anything_else(module, error):
 def test_a_suite_without_its_backend_ends_with_a_sentence(backend, options, code, verb, needs):
     command = [sys.executable, "-m", "pytest", "--backend", backend, "--precision", "float32", *options]
     hidden = dict.fromkeys(("VK_DRIVER_FILES", "VK_ICD_FILENAMES"), "/nonexistent") | {"CUDA_VISIBLE_DEVICES": ""}
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")} | hidden
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    environment = {name: value for name, value in inherited().items() if not name.startswith("PYTEST_XDIST")} | hidden
+    done = run_child(command, environment, ROOT)
     assert done.returncode == code
     assert f"{verb} the tests on {backend}: they need {needs}" in done.stderr
     assert "RHI" not in done.stdout + done.stderr

@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 import torch
 from conftest import relative_error, tensor_options, uniform
-from oracles import Case, OracleTests, accuracy, gradient_of_rollout, losses_of_training, simulate
+from oracles import Case, DirectionTests, JacobianTests, accuracy, gradient_of_rollout, losses_of_training, simulate
 from test_guidance import guidance_step
 
 import engine
@@ -58,7 +58,11 @@ def build(drivers, evaders, options):
 CASES = {name: build(*settings) for name, settings in OPTIONS.items()}
 
 
-class TestOracle(OracleTests):
+MANY = {"drivers": 2, "evaders": 120, "mean_centre": True}
+"""Of most systems below, so that they share compiled kernels."""
+
+
+class TestOracle(DirectionTests, JacobianTests):
     cases = CASES
     small, large = ("one and one", "few in cells", "cells"), ("many in cells", "cut off in all pairs")
 
@@ -67,11 +71,11 @@ class TestOracle(OracleTests):
 @pytest.mark.vulkan
 def test_without_a_radius_a_swarm_is_guidance_bit_for_bit():
     state, control, adjoint = (
-        uniform(0, BATCH, 4, 43, low=-2, high=2),
-        uniform(1, BATCH, 2, 3),
-        uniform(2, BATCH, 4, 43),
+        uniform(0, BATCH, 4, 122, low=-2, high=2),
+        uniform(1, BATCH, 2, 2),
+        uniform(2, BATCH, 4, 122),
     )
-    swarm, guidance = Swarm(3, 40), Guidance(3, 40)
+    swarm, guidance = Swarm(**MANY), Guidance(**MANY)
     assert torch.equal(swarm.step(state, control), guidance.step(state, control))
     for found, expected in zip(
         swarm.pull_back(state, control, adjoint), guidance.pull_back(state, control, adjoint), strict=True
@@ -81,13 +85,13 @@ def test_without_a_radius_a_swarm_is_guidance_bit_for_bit():
 
 @pytest.mark.cuda
 @pytest.mark.vulkan
-@pytest.mark.parametrize("radius", [0.4, 12.0, 1e6])
+@pytest.mark.parametrize("radius", [0.5, 12.0, 1e9])
 def test_cells_and_all_pairs_agree_and_equal_guidance_where_the_radius_covers_everything(radius):
     state, control = uniform(0, BATCH, 4, 122, low=-2, high=2), uniform(1, BATCH, 2, 2)
     adjoint = uniform(2, BATCH, 4, 122)
-    systems = [Swarm(2, 120, radius=radius), Swarm(2, 120, radius=radius, cells=False)]
+    systems = [Swarm(**MANY, radius=radius), Swarm(**MANY, radius=radius, cells=False)]
     # Up to R/2 = 6 the window is 1, and the largest distance is 4 √2.
-    systems += [Guidance(2, 120)] if radius > 8 * math.sqrt(2) else []
+    systems += [Guidance(**MANY)] if radius > 8 * math.sqrt(2) else []
     first, *others = [(system.step(state, control), *system.pull_back(state, control, adjoint)) for system in systems]
     for other in others:
         for found, expected in zip(first, other, strict=True):
@@ -118,12 +122,12 @@ def test_the_force_and_its_jacobian_are_continuous_at_the_cut_off():
 @pytest.mark.cuda
 @pytest.mark.vulkan
 def test_flocking_forces_within_the_radius_add_up_to_nothing():
-    plain, turned = (Swarm(1, 200, radius=0.5, reversed_flocking=reverse) for reverse in (False, True))
-    state, control = uniform(0, BATCH, 4, 201, low=-2, high=2), torch.zeros(BATCH, 2, 1, **tensor_options())
+    plain, turned = (Swarm(**MANY, radius=0.5, reversed_flocking=reverse) for reverse in (False, True))
+    state, control = uniform(0, BATCH, 4, 122, low=-2, high=2), torch.zeros(BATCH, 2, 2, **tensor_options())
     state[:, 2:] = 0.0
-    flock = (plain.step(state, control) - turned.step(state, control))[:, 2:, 1:]
+    flock = (plain.step(state, control) - turned.step(state, control))[:, 2:, 2:]
     largest = plain.step(state, control)[:, 2:].abs().max()
-    assert flock.sum(2).abs().max() < 200 * torch.finfo(flock.dtype).eps * largest
+    assert flock.sum(2).abs().max() < 120 * torch.finfo(flock.dtype).eps * largest
     assert flock.abs().max() > 1e-3
 
 
@@ -131,15 +135,15 @@ def test_flocking_forces_within_the_radius_add_up_to_nothing():
 @pytest.mark.vulkan
 @pytest.mark.parametrize("radius", [1e-3, 0.5, 1e9])
 def test_coincident_and_far_particles_have_defined_steps_and_gradients(radius):
-    system = Swarm(2, 80, radius=radius, mean_centre=True)
-    state = torch.full((1, 4, 82), 0.5, **tensor_options())
+    system = Swarm(**MANY, radius=radius)
+    state = torch.full((1, 4, 122), 0.5, **tensor_options())
     state[0, 0, 40] = 1e9
-    control, next_adjoint = torch.zeros(1, 2, 2, **tensor_options()), uniform(2, 1, 4, 82)
+    control, next_adjoint = torch.zeros(1, 2, 2, **tensor_options()), uniform(2, 1, 4, 122)
     ahead = system.step(state, control)
     assert ahead.isfinite().all()
-    kept = [k for k in range(2, 82) if k != 40]
+    kept = [k for k in range(2, 122) if k != 40]
     if radius < 1e9:
-        torch.testing.assert_close(ahead[0, 2:, kept], torch.full((2, 79), 0.5 - 4 / 60 * 4 * 0.5, **tensor_options()))
+        torch.testing.assert_close(ahead[0, 2:, kept], torch.full((2, 119), 0.5 - 4 / 60 * 4 * 0.5, **tensor_options()))
     for gradient in system.pull_back(state, control, next_adjoint):
         assert gradient.isfinite().all()
 
@@ -240,7 +244,7 @@ def test_the_default_task_has_thousands_of_evaders():
 @pytest.mark.float64
 def test_a_swarm_left_alone_stays_finite():
     for radius in (0.0, 0.5):
-        task = build_task("swarm", evaders=200, radius=radius)
+        task = build_task("swarm", evaders=60, radius=radius)
         states = simulate(task.system, task.initial_states(2, 0, "train", torch.float64), task.horizon)
         assert states[:, :, :2].abs().max() < 1e3
 

@@ -6,7 +6,7 @@ import pytest
 import reference
 import torch
 from conftest import relative_error, swing_up_states, uniform
-from oracles import Case, OracleTests, accuracy, simulate
+from oracles import Case, JacobianTests, SweepTests, accuracy, simulate
 
 import engine
 from engine import CartPole, Integrator, LinearSystem
@@ -30,7 +30,7 @@ CASES = {
 }
 
 
-class TestOracle(OracleTests):
+class TestOracle(JacobianTests, SweepTests):
     cases, small, swept = CASES, tuple(CASES), tuple(CASES)
 
 

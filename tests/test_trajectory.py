@@ -10,6 +10,7 @@ from test_rollout import BATCH, CART_POLES, TRACKING, accuracy, cart_pole, mlp, 
 
 import engine
 from engine import FULL, LinearSystem, Rollout
+from engine import trajectory as trajectory_module
 from policies import MLP, Linear
 
 
@@ -24,12 +25,15 @@ def test_losses_of_both_passes_equal_the_oracle():
     torch.testing.assert_close(rollout.backward([FULL], TRACKING).losses, losses)
 
 
-def test_evaluation_stores_no_states_and_finds_the_same_losses():
+@pytest.mark.vulkan
+def test_evaluation_stores_no_states_and_finds_the_same_losses(monkeypatch):
+    monkeypatch.setattr(trajectory_module, "_BLOCK_ROWS", 16 * BATCH)
     _, stored, initial = cart_pole(2)
     evaluation = Rollout(stored.system, stored.controller, 100, BATCH, forward_only=True)
     torch.testing.assert_close(evaluation.forward(initial, TRACKING), stored.forward(initial, TRACKING))
     assert torch.equal(evaluation.final_state, stored.final_state)
-    assert len(evaluation.states) == 2
+    assert len(evaluation.states) == 17
+    assert evaluation.trace.augmented[1].shape[1] == 1
     with pytest.raises(engine.AdjointError, match="Expected a rollout that stores its states"):
         evaluation.backward([FULL], TRACKING)
 

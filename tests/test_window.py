@@ -3,13 +3,12 @@
 import ctypes
 import ctypes.util
 import os
-import subprocess
 import sys
 import time
 
 import numpy as np
 import pytest
-from children import HANGS, ROOT
+from children import HANGS, Child
 
 from engine import available_backends
 from engine.start import NEEDS
@@ -88,7 +87,7 @@ def test_a_window_moves_pauses_steps_restarts_and_closes(task, is_driver, fewest
     screen = Screen()
     before = set(screen.windows())
     command = [sys.executable, "-m", "evenflow", "view", *task, "--window", "--speed", "0.25", "--size", "400"]
-    with subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(ROOT)}) as process:
+    with Child(command) as process:
         try:
             first = settled(screen, lambda picture: is_driver(picture).sum() > fewest, seconds=60)
             press = lambda key: [screen.press(window, key) for window in set(screen.windows()) - before]  # noqa: E731

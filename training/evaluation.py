@@ -1,5 +1,8 @@
 """Tests of an ensemble on starts of their own, which no training sees."""
 
+from collections.abc import Mapping
+from dataclasses import replace
+
 import torch
 
 from engine import Trajectory
@@ -13,16 +16,30 @@ class Evaluation:
 
     Args:
         draw: numbers the noise that the task has, if any, among that of trainings and of other tests.
+        given: physical parameters by name that have other values than usual, for all samples.
 
     Attributes:
         trajectory: the rollouts.
     """
 
-    def __init__(self, task: Task, policy: Policy, seeds: list[int], stream: str, count: int, draw: int):
+    def __init__(
+        self,
+        task: Task,
+        policy: Policy,
+        seeds: list[int],
+        stream: str,
+        count: int,
+        draw: int,
+        given: Mapping[str, float] | None = None,
+    ):
+        if given:
+            task = replace(task, randomise=tuple((name, value, value) for name, value in given.items()))
         self._task, self._seeds, self._draw = task, seeds, draw
         states, parameters = starts_of(task, seeds, stream, count)
         self._states = states.flatten(0, 1).contiguous()
         self._parameters = None if parameters is None else parameters.flatten(0, 1).contiguous()
+        if given and self._parameters is not None:
+            self._parameters.copy_(torch.tensor(list(given.values()), dtype=torch.float64))
         setting = task.system, policy, task.horizon, len(self._states)
         self.trajectory = Trajectory(*setting, forward_only=True, **task.parts)
 

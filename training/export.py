@@ -120,9 +120,16 @@ def _onnx(module: nn.Module, state: torch.Tensor, metadata: Mapping[str, str]) -
                 f"Expected the package {package} to write .onnx, got none; pip install 'evenflow[export]'."
             )
     shapes = {"state": {0: torch.export.Dim("samples")}}
-    names = {"input_names": ["state"], "output_names": ["control"]}
     with _told(".onnx"):
-        program = torch.onnx.export(module, (state,), dynamo=True, dynamic_shapes=shapes, verbose=False, **names)
+        program = torch.onnx.export(
+            module,
+            (state,),
+            input_names=["state"],
+            output_names=["control"],
+            dynamo=True,
+            dynamic_shapes=shapes,
+            verbose=False,
+        )
     assert program is not None
     program.model.metadata_props.update(metadata)
     return program.model_proto.SerializeToString()

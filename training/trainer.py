@@ -264,9 +264,17 @@ class Trainer:
         """Bytes of all buffers of its training rollouts."""
         return self.rollout.plan.predicted + self._sources.planned_bytes
 
-    def test(self) -> torch.Tensor:
-        """Mean loss [P] on the test states."""
-        return self._tests.losses()
+    def test(self, **parameters: float) -> torch.Tensor:
+        """Mean loss [P] on the test states; with physical parameters of the task at other values than usual, if given.
+
+        Raises:
+            SettingError: a parameter that the task does not have, or cannot have at this value.
+        """
+        if not parameters:
+            return self._tests.losses()
+        seeds = [member.seed for member in self.members]
+        setting = self.task, self.policy, seeds, "test", self.settings.test_samples, _TEST_DRAW
+        return Evaluation(*setting, parameters).losses()
 
     def state(self) -> dict[str, torch.Tensor]:
         """Everything that training continues from, by name."""

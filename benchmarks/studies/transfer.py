@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from rich.table import Table
 
-from engine import SettingError, Trajectory, current
+from engine import SettingError, current
 from training import Experiment, RunDirectory, task_options
-from training.starts import starts_of
+from training.evaluation import Evaluation
 from training.summary import summaries
 from training.tasks import difficulty_of
 from training.viewing import member_of
@@ -42,10 +42,7 @@ def transferred(path: Path, values: Sequence[float], parameter: str | None = Non
     for value in values:
         if not math.isfinite(value) or kind(value) != value:
             raise SettingError(f"Expected {name} as {kind.__name__}, got {value}.")
-        if parameter is None:
-            task = replace(options, **{name: kind(value)}).build()
-        else:
-            task = replace(options.build(), randomise=((parameter, value, value),))
+        task = (options if parameter is not None else replace(options, **{name: kind(value)})).build()
         policy = task.policy(len(labels), dtype, device)
         if policy.parameter_count != trained:
             raise SettingError(
@@ -57,14 +54,9 @@ def transferred(path: Path, values: Sequence[float], parameter: str | None = Non
                 row.copy_(controller.weights(last, row))
         count = experiment.settings.test_samples
         seeds = [label.seed for label in labels]
-        starts, rows = starts_of(task, seeds, "test", count)
-        if rows is not None:
-            rows = rows.flatten(0, 1) if parameter is None else torch.full_like(rows.flatten(0, 1), value)
-        rollout = Trajectory(task.system, policy, task.horizon, count * len(labels), forward_only=True, **task.parts)
-        rollout.seed_noise(seeds)
-        losses = rollout.forward(starts.flatten(0, 1), task.objective, rows)
-        assert losses is not None
-        found[kind(value)] = losses.view(len(labels), -1).mean(1).tolist()
+        given = None if parameter is None else {parameter: value}
+        tests = Evaluation(task, policy, seeds, "test", count, draw=0, given=given)
+        found[kind(value)] = tests.losses().tolist()
     return found
 
 

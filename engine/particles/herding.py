@@ -73,33 +73,55 @@ class Herding:
             parameter_adjoint[b, which] += found[which]
 
     @ti.func
-    def _acceleration(
+    def _advance_particle(
         self,
-        state: ti.template(),
-        control: ti.template(),
+        states: ti.template(),
+        controls: ti.template(),
+        next_states: ti.template(),
+        t,
+        s,
         b,
         i,
         in_lanes: ti.template(),
         parameters: ti.template(),
         varied: ti.template(),
     ):
-        position = ti.Vector([state[0, b, 0, i], state[0, b, 1, i]])
-        velocity = ti.Vector([state[0, b, 2, i], state[0, b, 3, i]])
+        """Particle i of `next_states[s]` from `states[t]` and `controls[t]`."""
+        acceleration = self._acceleration(states, controls, t, b, i, in_lanes, parameters, varied)
+        for axis in ti.static(range(2)):
+            velocity = states[t, b, 2 + axis, i]
+            next_states[s, b, axis, i] = states[t, b, axis, i] + self.dt * velocity
+            next_states[s, b, 2 + axis, i] = velocity + self.dt * acceleration[axis]
+
+    @ti.func
+    def _acceleration(
+        self,
+        state: ti.template(),
+        control: ti.template(),
+        t,
+        b,
+        i,
+        in_lanes: ti.template(),
+        parameters: ti.template(),
+        varied: ti.template(),
+    ):
+        position = ti.Vector([state[t, b, 0, i], state[t, b, 1, i]])
+        velocity = ti.Vector([state[t, b, 2, i], state[t, b, 3, i]])
         result = ti.Vector.zero(float, 2)
         if i < self.drivers:
-            r = position - self._centre(state, 0, b)
-            steering = control[0, b, 0, i] * r + control[0, b, 1, i] * ti.Vector([-r[1], r[0]])
+            r = position - self._centre(state, t, b)
+            steering = control[t, b, 0, i] * r + control[t, b, 1, i] * ti.Vector([-r[1], r[0]])
             apart = self._weight(0, parameters, b, varied) * pair_forces(
-                state, 0, b, position, 0, self.drivers, ti.static(self._force(0, varied)), in_lanes
+                state, t, b, position, 0, self.drivers, ti.static(self._force(0, varied)), in_lanes
             )
             result = steering - DRIVER_DAMPING * velocity + apart
         else:
             flight = self._weight(1, parameters, b, varied) * pair_forces(
-                state, 0, b, position, 0, self.drivers, ti.static(self._force(1, varied)), in_lanes
+                state, t, b, position, 0, self.drivers, ti.static(self._force(1, varied)), in_lanes
             )
             first, last = ti.static(self.drivers, self.particles)
             flock = self._weight(2, parameters, b, varied) * pair_forces(
-                state, 0, b, position, first, last, ti.static(self._force(2, varied)), in_lanes
+                state, t, b, position, first, last, ti.static(self._force(2, varied)), in_lanes
             )
             result = flight - EVADER_DAMPING * velocity + flock
         return result

@@ -85,12 +85,10 @@ class Neighbours:
         arrays, counts = self._counted(positions)
         ends = counts.flatten().cumsum(0)
         total = int(ends[-1])
-        found = torch.zeros(max(1, total), 3, dtype=torch.int32, device=positions.device)
-        begins = (ends - counts.flatten()).view_as(counts)
         if total >= 2**31:
             raise SettingError(f"Expected fewer than 2³¹ pairs to list, got {total}; take a smaller radius.")
-        prepare(_list_pairs, *arrays, begins.to(torch.int32), found, self.grid)()
-        found = found[:total].long()
+        begins = (ends - counts.flatten()).view_as(counts).to(torch.int32)
+        found = self._pairs_from(begins, arrays, counts, total).long()
         keys = (found[:, 0] * self.particles + found[:, 1]) * self.particles + found[:, 2]
         return found[keys.argsort()]
 
@@ -101,10 +99,20 @@ class Neighbours:
         cells.build(positions)
         ordered = torch.empty_like(positions, memory_format=torch.contiguous_format)
         cells.sort(positions, ordered)
-        counts = torch.zeros_like(cells.order)
-        arrays = ordered, cells.order, cells.cell, cells.starts
-        prepare(_count_pairs, *arrays, counts, self.grid)()
+        counts, arrays = torch.zeros_like(cells.order), (ordered, cells.order, cells.cell, cells.starts)
+        self._pairs_from(torch.ones_like(counts), arrays, counts, 0)
         return arrays, counts
+
+    def _pairs_from(
+        self, begins: torch.Tensor, arrays: tuple[torch.Tensor, ...], counts: torch.Tensor, room: int
+    ) -> torch.Tensor:
+        """(sample, i, k) [room, 3] of the pairs of each sorted particle from its place in `begins` on; fills `counts`.
+
+        The radius is no part of what the kernel is compiled for: one serves all that cut space into as many cells.
+        """
+        found = torch.zeros(max(1, room), 3, dtype=torch.int32, device=counts.device)
+        prepare(_find_pairs, *arrays, begins, found, counts, self.grid.radius**2, self.grid._replace(radius=0.0))()
+        return found[:room]
 
     def candidates(self, positions: torch.Tensor) -> int:
         """How many pairs a gather over `positions` [B, dim, N] looks at: the cost of one sum."""
@@ -112,7 +120,7 @@ class Neighbours:
         cells = self.cells(len(positions))
         cells.build(positions)
         counts = torch.zeros_like(cells.order)
-        prepare(_count_candidates, cells.cell, cells.starts, counts, self.grid)()
+        prepare(_count_candidates, cells.cell, cells.starts, counts, self.grid._replace(radius=0.0))()
         return int(counts.long().sum())
 
 
@@ -162,41 +170,24 @@ def nearest_image(delta, axis: ti.template(), grid: ti.template()):
 
 
 @ti.func
-def _near(ordered: ti.template(), b, s, k, grid: ti.template()):
+def _near(ordered: ti.template(), b, s, k, radius_squared, grid: ti.template()):
     squared = 0.0
     for axis in ti.static(range(len(grid.counts))):
         delta = nearest_image(ordered[b, axis, s] - ordered[b, axis, k], axis, grid)
         squared += delta * delta
-    return s != k and squared <= grid.radius * grid.radius
+    return s != k and squared <= radius_squared
 
 
 @ti.kernel
-def _count_pairs(
-    ordered: ti.types.ndarray(ndim=3),
-    order: ti.types.ndarray(ndim=2),
-    cell: ti.types.ndarray(ndim=2),
-    starts: ti.types.ndarray(ndim=2),
-    counts: ti.types.ndarray(ndim=2),
-    grid: ti.template(),
-):
-    for b, s in ti.ndrange(order.shape[0], order.shape[1]):
-        count = 0
-        for run in range(grid.runs):
-            first, last = neighbour_run(starts, cell[b, s], b, run, grid)
-            for k in range(first, last):
-                if _near(ordered, b, s, k, grid):
-                    count += 1
-        counts[b, s] = count
-
-
-@ti.kernel
-def _list_pairs(
+def _find_pairs(
     ordered: ti.types.ndarray(ndim=3),
     order: ti.types.ndarray(ndim=2),
     cell: ti.types.ndarray(ndim=2),
     starts: ti.types.ndarray(ndim=2),
     begins: ti.types.ndarray(ndim=2),
     found: ti.types.ndarray(ndim=2),
+    counts: ti.types.ndarray(ndim=2),
+    radius_squared: float,
     grid: ti.template(),
 ):
     for b, s in ti.ndrange(order.shape[0], order.shape[1]):
@@ -204,11 +195,13 @@ def _list_pairs(
         for run in range(grid.runs):
             first, last = neighbour_run(starts, cell[b, s], b, run, grid)
             for k in range(first, last):
-                if _near(ordered, b, s, k, grid):
-                    found[place, 0] = b
-                    found[place, 1] = order[b, s]
-                    found[place, 2] = order[b, k]
+                if _near(ordered, b, s, k, radius_squared, grid):
+                    if place < found.shape[0]:
+                        found[place, 0] = b
+                        found[place, 1] = order[b, s]
+                        found[place, 2] = order[b, k]
                     place += 1
+        counts[b, s] = place - begins[b, s]
 
 
 @ti.kernel

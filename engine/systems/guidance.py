@@ -126,6 +126,18 @@ class Guidance(Herding, System):
 
         return launch
 
+    def advances_in_kernel(self):
+        own = getattr(self.prepare_step, "__func__", None) is Guidance.prepare_step
+        return own and self.particles <= _FUSED_PARTICLES
+
+    @ti.func
+    def advance_at(
+        self, states: ti.template(), controls: ti.template(), t, b, parameters: ti.template(), varied: ti.template()
+    ):
+        in_lanes = ti.static(lanes_pay(self.particles - self.drivers))
+        for i in range(self.particles):
+            self._advance_particle(states, controls, states, t, t + 1, b, i, in_lanes, parameters, varied)
+
     def prepare_sweep(self, arrays):
         if self.particles > _FUSED_PARTICLES:
             return None
@@ -153,11 +165,7 @@ class Guidance(Herding, System):
     ):
         ti.loop_config(serialize=loop.serial, block_dim=loop.block_dim)
         for b, i in ti.ndrange(loop.count if ti.static(loop.count > 0) else state.shape[1], self.particles):
-            acceleration = self._acceleration(state, control, b, i, in_lanes, parameters, varied)
-            for axis in ti.static(range(2)):
-                velocity = state[0, b, 2 + axis, i]
-                next_state[0, b, axis, i] = state[0, b, axis, i] + self.dt * velocity
-                next_state[0, b, 2 + axis, i] = velocity + self.dt * acceleration[axis]
+            self._advance_particle(state, control, next_state, 0, 0, b, i, in_lanes, parameters, varied)
 
     @ti.kernel
     def _pull_back(
@@ -191,11 +199,7 @@ class Guidance(Herding, System):
         jacobian: ti.types.ndarray(ndim=4),
         adjoints: ti.types.ndarray(ndim=4),
         cotangents: ti.types.ndarray(ndim=4),
-        first: int,
-        last: int,
-        start: int,
-        physics_weight: float,
-        policy_weight: float,
+        first: int, last: int, start: int, physics_weight: float, policy_weight: float,
         loop: ti.template(),
         law: ti.template(),
         in_lanes: ti.template(),
@@ -203,7 +207,7 @@ class Guidance(Herding, System):
         parameter_adjoint: ti.types.ndarray(ndim=2),
         varied: ti.template(),
         asked: ti.template(),
-    ):
+    ):  # fmt: skip
         ti.loop_config(serialize=loop.serial, block_dim=loop.block_dim)
         for sample in range(loop.count if ti.static(loop.count > 0) else last - first):
             b = first + sample

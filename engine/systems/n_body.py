@@ -208,7 +208,7 @@ class NBody(System):
                 mass, of_mass = parameters[b, 2 + k], 0.0
                 y = ti.Vector([half[b, axis, k] for axis in range(self.dim)])
                 for i in range(self.bodies):
-                    r = y - ti.Vector([half[b, axis, i] for axis in range(self.dim)])
+                    r = ti.Vector([y[axis] - half[b, axis, i] for axis in range(self.dim)])
                     q = self.dt * ti.Vector([kick[b, axis, i] for axis in range(self.dim)])
                     inverse = 1.0 / ti.sqrt(r.dot(r) + softening * softening)
                     work = r.dot(q) * inverse * inverse * inverse

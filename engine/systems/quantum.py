@@ -169,11 +169,7 @@ class QuantumBox(System):
         jacobian: ti.types.ndarray(ndim=4),
         adjoints: ti.types.ndarray(ndim=4),
         cotangents: ti.types.ndarray(ndim=3),
-        first: int,
-        last: int,
-        start: int,
-        physics_weight: float,
-        policy_weight: float,
+        first: int, last: int, start: int, physics_weight: float, policy_weight: float,
         loop: ti.template(),
         law: ti.template(),
         scratch: ti.types.ndarray(ndim=3),
@@ -181,16 +177,18 @@ class QuantumBox(System):
         parameter_adjoint: ti.types.ndarray(ndim=2),
         varied: ti.template(),
         asked: ti.template(),
-    ):
+    ):  # fmt: skip
         ti.loop_config(serialize=loop.serial, block_dim=loop.block_dim)
         for sample in range(loop.count if ti.static(loop.count > 0) else last - first):
-            b, steps = first + sample, controls.shape[0]
-            slope = self._slope(parameters, b, varied)
+            b = first + sample
+            steps, slope = controls.shape[0], self._slope(parameters, b, varied)
             for back in range(steps):
                 t = steps - 1 - back
+                u = slope * controls[t, b, 0]
                 for j in range(self.points):
-                    scratch[b, 2, j], scratch[b, 3, j] = adjoints[t + 1, b, 0, j], adjoints[t + 1, b, 1, j]
-                self._solve(scratch, b, slope * controls[t, b, 0], -1.0)
+                    scratch[b, 2, j] = adjoints[t + 1, b, 0, j]
+                    scratch[b, 3, j] = adjoints[t + 1, b, 1, j]
+                self._solve(scratch, b, u, -1.0)
                 pulled = 0.0
                 for j in range(self.points):
                     re = states[t, b, 0, j] + states[t + 1, b, 0, j]

@@ -168,7 +168,7 @@ class Swarm(Guidance):
             if place < self.drivers:
                 position = ti.Vector([state[0, b, 0, i], state[0, b, 1, i]])
                 velocity = ti.Vector([state[0, b, 2, i], state[0, b, 3, i]])
-                acceleration = self._acceleration(state, control, b, i, in_lanes, state, False)
+                acceleration = self._acceleration(state, control, 0, b, i, in_lanes, state, False)
             else:
                 # What is sorted already is read where it is sorted: elsewhere each row misses the cache.
                 s = place - self.drivers
