@@ -64,7 +64,7 @@ def probe(backend: str, precision: str) -> dict[str, Any]:
     started = time.perf_counter()
     runtime = init(backend, precision)
     result: dict[str, Any] = {"start_s": time.perf_counter() - started}
-    result |= _launch_costs(runtime.dtype, runtime.device)
+    result |= launch_costs(runtime.dtype, runtime.device)
     if (backend, precision) == ("cpu", "float64"):
         result["quantum"] = step_error()
     tasks = {name: build_task(name, **_SMALL.get(name, {})) for name in TASKS}
@@ -117,7 +117,7 @@ def _double(source: ti.types.ndarray(ndim=1), target: ti.types.ndarray(ndim=1), 
         target[i] = 2.0 * source[i]
 
 
-def _launch_costs(dtype: torch.dtype, device: torch.device) -> dict[str, float]:
+def launch_costs(dtype: torch.dtype, device: torch.device) -> dict[str, float]:
     """Mean µs of calling a kernel on eight numbers: plainly, prepared, and prepared with a loop in one thread."""
     source = torch.ones(8, dtype=dtype, device=device)
     target = torch.zeros_like(source)

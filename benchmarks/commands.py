@@ -54,6 +54,23 @@ class Scale:
 
 
 @dataclass(frozen=True)
+class Device:
+    """Try and time everything on a CUDA device: launches, marked tests, parity, repeatability, ensembles, particles.
+
+    Give the same command again to continue where it was stopped; what was measured is not measured again.
+    """
+
+    out: Path
+    """Directory of the study: a new one, or the one to continue."""
+
+    def run(self) -> None:
+        from benchmarks.device.study import device
+
+        for path in device(self.out, console):
+            console.print(f"written: {path}", highlight=False, soft_wrap=True)
+
+
+@dataclass(frozen=True)
 class Variants(Generic[Options]):
     """Compare gradients on a task: every gradient × difficulty × clipping × learning rate × seed, with a report.
 
@@ -229,6 +246,7 @@ class ReportPage:
 
 BENCHMARKS = {
     "speed": Speed,
+    "device": Device,
     "scale": Scale,
     "variants": Variants,
     "paper": Paper,

@@ -10,6 +10,7 @@ import io
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import taichi as ti
 import torch
@@ -161,7 +162,7 @@ def _start_taichi(
         raise BackendError(f"Expected Taichi to start on {backend}, but it started on {started}.")
 
 
-def _grid() -> dict[str, int]:
+def _grid() -> dict[str, Any]:
     """The largest grid of a kernel, which fills the device, and the largest block.
 
     Taichi keeps the state of a random generator for each thread of such a grid: 173 MB by its own choice of them.

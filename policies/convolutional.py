@@ -171,9 +171,8 @@ class ConvolutionalTrace(LayeredTrace):
         calls: list[Callable] = [partial(inside.copy_, unfolded)]
         source = windows
         for index, (kept, layer) in enumerate(zip(self.hidden, self.layers, strict=False)):
-            # Batched products and tanh are several times slower on a slot of several members, which is not contiguous.
-            hidden, apart = kept[:, slot], self.members > 1
-            target = self._buffer(f"act {index}", tuple(hidden.shape)) if apart else hidden
+            hidden = kept[:, slot]
+            target = self._buffer(f"act {index}", tuple(hidden.shape)) if self.apart else hidden
             sums, bias = target.flatten(1, 2), layer[:, -1:]
             if index == 0:
                 calls.append(_product(source.flatten(1, 2), layer, sums))
@@ -182,7 +181,7 @@ class ConvolutionalTrace(LayeredTrace):
                 calls.append(_product(rows, weights, sums, bias))
                 calls += [_product(rows, weights, sums[:, :-shift], add=True) for shift, rows, weights in others]
             calls.append(target.tanh_)
-            if apart:
+            if self.apart:
                 calls.append(partial(hidden.copy_, target))
             source = target
         outputs, last = control.view(self.members, self.rows, -1), self.layers[-1]

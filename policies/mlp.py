@@ -13,7 +13,7 @@ from policies.checks import shape, sizes
 from policies.in_kernel import InKernel, fits_blocks, for_blocks, for_cpu, pays_on_cpu
 from policies.network import Network
 from policies.policy import Policy
-from policies.slots import aligned, aligned_slots, is_aligned, padded_width, together
+from policies.slots import aligned, aligned_slots, is_aligned, padded_rows, padded_width, together
 from policies.trace import LayeredTrace
 
 
@@ -157,15 +157,16 @@ class MLPTrace(LayeredTrace):
 
             return act
 
-        # Batched products and tanh are several times slower on a slot, whose rows are not contiguous, than on a buffer.
-        buffers = [self._buffer("act", tuple(activation.shape)) for activation in activations]
+        buffers = [self._buffer("act", tuple(one.shape)) if self.apart else one for one in activations]
         hidden_layers = list(zip(sources[:-1], weights[:-1], buffers, activations, strict=True))
 
         def act_together() -> None:
             first_source.copy_(inputs)
             for source, layer, buffer, activation in hidden_layers:
                 torch.bmm(source, layer, out=buffer)
-                activation.copy_(buffer.tanh_())
+                buffer.tanh_()
+                if buffer is not activation:
+                    activation.copy_(buffer)
             torch.bmm(last_source, last_weights, out=out)
             if moved:
                 outputs.copy_(out)
@@ -181,7 +182,7 @@ class MLPTrace(LayeredTrace):
         else:
             act, rows = for_cpu(widths, strides, self.rows, size)
         assert self.theta is not None
-        return InKernel(act, self.theta, self.memory, rows)
+        return InKernel(act, padded_rows(self.theta), self.memory, rows)
 
     def linearise(
         self, first: int, last: int, states: torch.Tensor, samples: slice, jacobian: torch.Tensor | None

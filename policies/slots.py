@@ -38,9 +38,26 @@ def together(
     return memory, [part[..., :width] for part, width in zip(shaped, widths, strict=True)]
 
 
+def aligned_rows(rows: torch.Tensor) -> torch.Tensor:
+    """A copy of rows [P, n] each of which begins at a multiple of ALIGNMENT, as that of one member alone does."""
+    members, width = rows.shape
+    copy = aligned_slots(rows, members, 1, 1, width)[:, 0, 0]
+    return copy.copy_(rows)
+
+
+def padded_rows(rows: torch.Tensor) -> torch.Tensor:
+    """`aligned_rows` with what pads each, which together are contiguous, as kernels take them."""
+    return rows.as_strided((len(rows), rows.stride(0)), rows.stride())
+
+
+def on_cpu(tensor: torch.Tensor) -> bool:
+    """Whether it is the CPU's, whose products a copy may make faster, or the same; on a device one takes a kernel."""
+    return tensor.device.type == "cpu"
+
+
 def is_aligned(tensor: torch.Tensor) -> bool:
-    """Whether it begins at a multiple of ALIGNMENT."""
-    return tensor.data_ptr() % ALIGNMENT == 0
+    """Whether it begins at a multiple of ALIGNMENT, or on a device, where products do not look at it."""
+    return not on_cpu(tensor) or tensor.data_ptr() % ALIGNMENT == 0
 
 
 def aligned(tensor: torch.Tensor) -> torch.Tensor:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from policies.slots import aligned
+from policies.slots import aligned, aligned_rows, on_cpu
 
 if TYPE_CHECKING:
     from policies.convolutional import Convolutional
@@ -134,12 +134,15 @@ class LayeredTrace(PolicyTrace):
 
     Attributes:
         members, rows: P and b.
+        apart: whether products of several members are computed in a buffer and then copied to their slot, whose rows
+            are not contiguous: several times faster on a CPU.
         layers: views of `theta`, as `policy.layers` gives them.
     """
 
     def __init__(self, policy: "MLP | Convolutional", batch: int):
         self.members, self.rows = policy.members, batch // policy.members
-        self.theta = policy.theta.detach().clone()
+        self.theta = aligned_rows(policy.theta.detach())
+        self.apart = self.members > 1 and on_cpu(self.theta)
         self.layers = policy.layers(self.theta)
         self._held: slice | None = None
         self._scratch: dict[str, torch.Tensor] = {}

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import taichi as ti
@@ -164,7 +165,7 @@ def test_a_tensor_on_another_device_of_the_same_kind_is_refused(monkeypatch):
     # The CPU has one device only; torch's meta device stands for two of a kind.
     first, second = (torch.device("meta", index) for index in range(2))
     monkeypatch.setattr(runtime, "_current", dataclasses.replace(engine.current(), device=first))
-    tensor = SimpleNamespace(numel=lambda: 1, is_contiguous=lambda: True, device=second)
+    tensor: Any = SimpleNamespace(numel=lambda: 1, is_contiguous=lambda: True, device=second)
     with pytest.raises(engine.ShapeError, match=r"Expected state on meta:0, got meta:1; call .to\('meta:0'\)"):
         launch.check_memory("state", tensor)
     tensor.device = first
@@ -183,3 +184,38 @@ def test_torch_leaves_room_for_launches(monkeypatch):
     monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda *values: asked.append(values))
     runtime._leave_room(torch.device("cuda", 0))
     assert asked == [(1 - 2**29 / 2**34, torch.device("cuda", 0))]
+
+
+CELLS = """
+import dataclasses, math
+import engine, rehearsal, torch
+from engine.particles.neighbours import Neighbours
+from test_neighbours import SPACES
+
+engine.init("cpu", "float64", threads=1)
+draw = torch.Generator().manual_seed(0)
+cases = []
+for dim, period in SPACES.values():
+    for radius in (0.2, 0.9, 50.0):
+        positions = 6.0 * torch.rand(3, dim, 70, generator=draw, dtype=torch.float64) - 3.0
+        positions[0, 0, 5], positions[1, dim - 1, 9], positions[2, 0, :3] = math.nan, math.inf, 1e6
+        neighbours = Neighbours(dim, 70, radius, period)
+        cases.append((dim, period, radius, positions, neighbours.cells(3), neighbours.pairs(positions)))
+launcher = rehearsal.start()
+for dim, period, radius, positions, expected, pairs in cases:
+    neighbours = Neighbours(dim, 70, radius, period)
+    found, before = neighbours.cells(3), launcher.launches
+    found.build(positions)
+    assert launcher.launches == before + 2
+    for name in ("order", "cell", "starts", "_indices"):
+        assert torch.equal(getattr(found, name), getattr(expected, name)), (dim, period, radius, name)
+    assert torch.equal(neighbours.pairs(positions), pairs)
+    positions[:, 0, ::3] = 1e30  # too far out for a cell of its own
+    assert torch.equal(neighbours.pairs(positions), neighbours.pairs(positions))
+    assert 0 <= found.cell.min() <= found.cell.max() < found.starts.shape[1] - 1
+print(len(cases))
+"""
+
+
+def test_cells_found_by_one_sort_of_all_samples_are_those_of_the_cpu():
+    assert int(run_python(CHILD + CELLS).stdout.splitlines()[-1]) == 21

@@ -66,7 +66,7 @@ def _step(job: Job, case: Case) -> dict[str, Any]:
     with PeakMemory() as of_forward:
         system = case.build(job.particles)
         given = case.start(system, job.particles)
-        timed = _ours(system, *given) if job.side == OURS else _peer(job.side, case, system, *given)
+        timed = ours(system, *given) if job.side == OURS else _peer(job.side, case, system, *given)
         timed.forward()
     with PeakMemory() as of_adjoint:
         timed.adjoint()
@@ -74,8 +74,8 @@ def _step(job: Job, case: Case) -> dict[str, Any]:
         "state_bytes": given[0].nbytes,
         "forward_bytes": of_forward.bytes,
         "adjoint_bytes": of_adjoint.bytes,
-        "forward_ms": _times(timed.forward),
-        "adjoint_ms": _times(timed.adjoint),
+        "forward_ms": times_of(timed.forward),
+        "adjoint_ms": times_of(timed.adjoint),
     }
     return result | {"pairs": case.count(system, given[0])}
 
@@ -85,7 +85,7 @@ def check(job: Job, case: Case) -> dict[str, Any]:
     system = case.build(job.particles)
     given = case.start(system, job.particles)
     found = []
-    for timed in (_ours(system, *given), _peer(job.side, case, system, *given)):
+    for timed in (ours(system, *given), _peer(job.side, case, system, *given)):
         found.append([np.asarray(part).squeeze() for part in (timed.forward(), *timed.adjoint())])
     size = lambda array: norm_of_array(array.reshape(-1))  # noqa: E731
     apart = [size(theirs - ours) / size(ours) for ours, theirs in zip(*found, strict=True)]
@@ -140,7 +140,7 @@ def _roll(rollout: Rollout, state: torch.Tensor) -> None:
     rollout.backward([FULL], FinalSpread())
 
 
-def _ours(system: System, state: torch.Tensor, control: torch.Tensor, next_adjoint: torch.Tensor) -> Timed:
+def ours(system: System, state: torch.Tensor, control: torch.Tensor, next_adjoint: torch.Tensor) -> Timed:
     following, adjoint, cotangent = torch.zeros_like(state), torch.zeros_like(state), torch.zeros_like(control)
     step = system.prepare_step(state, control, following)
     pull_back: Callable[[], None] | None = None
@@ -175,7 +175,7 @@ def _warm_peer(side: str) -> None:
         jax.block_until_ready(jax.jit(lambda x: x + 1)(np.zeros(8, np.float32)))
 
 
-def _times(call: Callable[[], Any]) -> dict[str, float]:
+def times_of(call: Callable[[], Any]) -> dict[str, float]:
     """Median, least and number of timed calls, in ms; the call has run before."""
     call()
     times: list[float] = []

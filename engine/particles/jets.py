@@ -2,8 +2,9 @@
 
 import taichi as ti
 
-# Sums over the particles go over so many at a time, in parallel and always in the same order.
-CHUNK = 512
+# Sums over the particles go over so many at a time, in parallel and always in the same order; a device has threads
+# for shorter ones.
+CHUNK, DEVICE_CHUNK = 512, 32
 # A steered jet's velocity decays at this rate.
 JET_DAMPING = 1.0
 
@@ -14,7 +15,7 @@ class Jets:
 
     Attributes:
         dim, jets, particles, dt, steered, jet_radius, jet_strength: of the fluid.
-        chunks: chunks of particles.
+        chunk, chunks: particles in a chunk, and how many chunks there are.
     """
 
     dim: int
@@ -24,6 +25,7 @@ class Jets:
     steered: bool
     jet_radius: float
     jet_strength: float
+    chunk: int
     chunks: int
 
     @ti.kernel
@@ -45,7 +47,7 @@ class Jets:
             for j in range(self.jets):
                 pushes, places = ti.Vector.zero(float, self.dim), ti.Vector.zero(float, self.dim)
                 y = self._of(half, b, j)
-                for s in range(chunk * CHUNK, ti.min((chunk + 1) * CHUNK, self.particles)):
+                for s in range(chunk * self.chunk, ti.min((chunk + 1) * self.chunk, self.particles)):
                     i = self.jets + order[b, s]
                     r, q = self._of(half, b, i) - y, self._of(kick, b, i)
                     reach, work = self.reach(r), 0.0

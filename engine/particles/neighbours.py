@@ -3,7 +3,7 @@
     neighbours of i = {k : |x_i - x_k| ≤ radius},   |·| to the nearest image where an axis is periodic
 
 Space is cut into cells at least `radius` wide, so that all neighbours of a particle are in the 3^dim cells around it.
-Particles are sorted by cell, on the CPU by counting and elsewhere with torch; kernels then gather over runs of
+Particles are sorted by cell, on the CPU by counting and elsewhere by torch's sort; kernels then gather over runs of
 consecutive sorted particles, one thread for each particle and without atomics. An axis without period is unbounded: its
 cells are counted modulo their number, so that cells far apart may share an entry, which costs a few distances and loses
 no pair. No place is outside, and no array overflows.
@@ -74,7 +74,8 @@ class Neighbours:
     def scratch_bytes(self, batch: int) -> int:
         """Bytes of the buffers for a batch of this size, and of what building them takes for a while."""
         places = 4 * math.prod(self.grid.counts) * 2
-        return batch * (places + self.particles * (4 + 4 + 4 + 8 + 8 + 8 * self.dim))
+        keys = 28 if runtime.current().backend == "cuda" else 0  # of all samples at once, twice, and what sorts them
+        return batch * (places + self.particles * (4 + 4 + 4 + 8 + 8 + 8 * self.dim + keys))
 
     def count(self, positions: torch.Tensor) -> int:
         """How many (sample, i, k) with i ≠ k are within the radius for `positions` [B, dim, N]."""

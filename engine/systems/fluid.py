@@ -16,7 +16,7 @@ from engine.launch import Launch, prepare
 from engine.loops import LANES, Loop, loop_over
 from engine.particles.cells import Cells
 from engine.particles.drift import Drift
-from engine.particles.jets import CHUNK, JET_DAMPING, Jets
+from engine.particles.jets import CHUNK, DEVICE_CHUNK, JET_DAMPING, Jets
 from engine.particles.neighbours import Neighbours
 from engine.particles.smoothing import RADIUS, Smoothing, check_room, lattice_sum, longest_dt
 from engine.particles.walls import DEPTH
@@ -91,7 +91,7 @@ class Fluid(Smoothing, Jets, Drift, System):
 
     read_by_kernels = (
         "dim", "size", "spacing", "dt", "particles", "jets", "bodies", "steered", "sound_speed", "viscosity", "gravity",
-        "jet_radius", "jet_strength", "weight", "slope", "depth", "radius", "chunks", "grid", "_spring",
+        "jet_radius", "jet_strength", "weight", "slope", "depth", "radius", "chunk", "chunks", "grid", "_spring",
     )  # fmt: skip
     positive_parameters = ("jet_strength", "viscosity")
 
@@ -140,7 +140,8 @@ class Fluid(Smoothing, Jets, Drift, System):
         self.slope = 20.0 / (scale * self.radius**2)
         self.depth = DEPTH * spacing
         self._spring = (2.0 * sound_speed / spacing) ** 2
-        self.chunks = -(-particles // CHUNK)
+        self.chunk = CHUNK if runtime.current().backend == "cpu" else DEVICE_CHUNK
+        self.chunks = -(-particles // self.chunk)
         self._neighbours = Neighbours(self.dim, particles, self.radius)
         self.grid = self._neighbours.grid
 
