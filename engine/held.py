@@ -78,7 +78,7 @@ class Held(System):
     def advance_at(
         self, states: ti.template(), controls: ti.template(), t, b, parameters: ti.template(), varied: ti.template()
     ):
-        self.system.advance_held_at(states, controls, t, b, parameters, varied, self.steps)
+        self.system.advance_held_at(states, controls, t, b, parameters, varied, self.steps)  # type: ignore
 
     def prepare_pull_back(
         self, state, control, next_adjoint, adjoint, cotangent, parameters=None, parameter_adjoint=None

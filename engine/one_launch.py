@@ -15,6 +15,7 @@ from taichi.lang import impl
 from engine import runtime
 from engine.controller import ActsInKernel, Controller
 from engine.launch import Launch, prepare
+from engine.loops import STEP_ROWS
 from engine.noise import CONTROL, STATE
 from engine.parts import Parts
 from engine.plan import MOST_ELEMENTS
@@ -23,8 +24,6 @@ from engine.system import System
 
 # Taichi hands out iterations to CPU threads by at least as many.
 _SHARE = 512
-# Multiplications of a segment from which waking another thread pays, some 200 µs of them.
-_SHARED_WORK = 2**22
 
 
 def offered(system: System, controller: Controller, parts: Parts, batch: int) -> bool:
@@ -88,14 +87,13 @@ class OneLaunch:
         members = len(acting.theta)
         each = batch // members
         groups = members * -(-each // acting.rows)
-        work = batch * len(self._controls) * acting.theta.shape[1]
-        shared = groups > 1 and runtime.current().threads > 1 and work >= _SHARED_WORK
-        share = 1 if blocks or not shared else _SHARE
+        serial = batch < STEP_ROWS or groups == 1
+        share = 1 if blocks or serial or groups >= _SHARE * runtime.current().threads else _SHARE
         physical, noise = self._parts.of_system, self._parts.noise
         arrays = (self._states, self._controls, acting.theta, acting.memory)
         stand_in = self._controls
         setting = _Setting(
-            acting.rows, groups if blocks else 0, acting.act.threads, share, moves, physical is not None,
+            acting.rows, groups if blocks else 0, acting.act.threads, serial, share, moves, physical is not None,
             STATE in noise, CONTROL in noise, *map(math.prod, (self._system.state_shape, self._system.control_shape)),
         )  # fmt: skip
         return prepare(
@@ -112,7 +110,7 @@ class _Setting:
     Attributes:
         rows: samples taken together.
         groups: of all samples, for blocks, whose loop needs a constant bound; threads: of a block.
-        share: iterations that one group takes on the CPU.
+        serial: whether one thread of the CPU takes all groups; share: iterations that one takes otherwise.
         moves: whether the system advances, or states are given; varied, state_noise, control_noise: what else there is.
         state_size, control_size: numbers of a state and of a control.
     """
@@ -120,6 +118,7 @@ class _Setting:
     rows: int
     groups: int
     threads: int
+    serial: bool
     share: int
     moves: bool
     varied: bool
@@ -199,7 +198,7 @@ def _by_rows(
     first: int,
     last: int,
 ):
-    ti.loop_config(serialize=ti.static(setting.share == 1))
+    ti.loop_config(serialize=setting.serial)
     for iteration in range(states.shape[1] // each * _chunks(each, setting) * setting.share):
         if iteration % setting.share == 0:
             group = iteration // setting.share

@@ -33,7 +33,7 @@ def test_evaluation_stores_no_states_and_finds_the_same_losses(monkeypatch):
     torch.testing.assert_close(evaluation.forward(initial, TRACKING), stored.forward(initial, TRACKING))
     assert torch.equal(evaluation.final_state, stored.final_state)
     assert len(evaluation.states) == 17
-    assert evaluation.trace.augmented[1].shape[1] == 1
+    assert evaluation.trace.augmented[1].shape[1] == 1  # type: ignore[attr-defined]
     with pytest.raises(engine.AdjointError, match="Expected a rollout that stores its states"):
         evaluation.backward([FULL], TRACKING)
 
