@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from conftest import ROOT
+from children import ROOT
 from rich.console import Console
 
 import engine
