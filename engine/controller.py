@@ -60,7 +60,7 @@ class InKernel(Protocol):
             a block of `threads`, a power of two, that share `shared(rows)` numbers, `in_block(shared, theta, memory,
             member, kept, most, lane, rows)`. What differentiation needs goes to the rows [member, slot, sample] of
             `memory`, which begin at `kept`.
-        theta: [P, n], the parameters it computes with; memory: one row of numbers.
+        theta: [P, n or more], rows that begin with the parameters it computes with; memory: one row of numbers.
         rows: samples of a member that are taken together.
     """
 

@@ -26,6 +26,11 @@ from engine.system import System
 _SHARE = 512
 
 
+def in_blocks() -> bool:
+    """Whether kernels run in blocks of threads, which share memory."""
+    return runtime.current().backend != "cpu"
+
+
 def offered(system: System, controller: Controller, parts: Parts, batch: int) -> bool:
     """Whether system and controller both have what a rollout in one launch takes, and nothing is called between steps.
 
@@ -35,7 +40,7 @@ def offered(system: System, controller: Controller, parts: Parts, batch: int) ->
     acts = getattr(controller, "acts_in_kernel", None)
     if acts is None or parts.calls_between_steps or not system.advances_in_kernel():
         return False
-    return acts(batch, runtime.current().backend != "cpu")
+    return acts(batch, in_blocks())
 
 
 class OneLaunch:
@@ -65,7 +70,7 @@ class OneLaunch:
     @staticmethod
     def indexes(acts: ActsInKernel) -> bool:
         """Whether kernels can index all that a trace keeps."""
-        return acts.in_kernel(runtime.current().backend != "cpu").memory.numel() <= MOST_ELEMENTS
+        return acts.in_kernel(in_blocks()).memory.numel() <= MOST_ELEMENTS
 
     def run(self, first: int, last: int) -> None:
         """Compute the slots [first, last) from the state in the first."""
@@ -82,7 +87,7 @@ class OneLaunch:
         return self._launches[key]
 
     def _prepare(self, first: int, last: int, moves: bool) -> Launch:
-        batch, blocks = self._states.shape[1], runtime.current().backend != "cpu"
+        batch, blocks = self._states.shape[1], in_blocks()
         acting = self._acts.in_kernel(blocks)
         members = len(acting.theta)
         each = batch // members

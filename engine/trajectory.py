@@ -326,9 +326,9 @@ class Trajectory:
         )  # fmt: skip
 
     def _launch_bytes(self) -> int:
-        """Bytes of one slot's launches where its buffers are; in one launch there are none but a pull-back's."""
-        if runtime.current().backend == "cuda":
-            return 0  # they are in the host's memory
+        """Bytes of one slot's launches; in one launch there are none but a pull-back's."""
+        if runtime.current().backend == "cuda":  # where launches are in the host's memory, not in the device's
+            return 0
         of_system = self.system.launch_bytes()
         if self._at_once:
             return max(0, of_system - STEP_LAUNCH_BYTES)

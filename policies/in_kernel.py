@@ -240,7 +240,8 @@ class InKernel:
 
     Attributes:
         act: acts on samples; what it holds is compiled in.
-        theta: [P, n], the parameters; memory: one row of numbers for all buffers of the trace.
+        theta: [P, n or more], rows that begin with a member's parameters; memory: one row of numbers for all buffers of
+            the trace.
         rows: samples of a member that are taken together.
     """
 

@@ -13,7 +13,7 @@ from policies.checks import shape, sizes
 from policies.in_kernel import InKernel, fits_blocks, for_blocks, for_cpu, pays_on_cpu
 from policies.network import Network
 from policies.policy import Policy
-from policies.slots import aligned, aligned_slots, is_aligned, padded_width, together, whole_rows
+from policies.slots import aligned, aligned_slots, is_aligned, padded_rows, padded_width, together
 from policies.trace import LayeredTrace
 
 
@@ -182,7 +182,7 @@ class MLPTrace(LayeredTrace):
         else:
             act, rows = for_cpu(widths, strides, self.rows, size)
         assert self.theta is not None
-        return InKernel(act, whole_rows(self.theta), self.memory, rows)
+        return InKernel(act, padded_rows(self.theta), self.memory, rows)
 
     def linearise(
         self, first: int, last: int, states: torch.Tensor, samples: slice, jacobian: torch.Tensor | None

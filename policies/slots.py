@@ -45,9 +45,9 @@ def aligned_rows(rows: torch.Tensor) -> torch.Tensor:
     return copy.copy_(rows)
 
 
-def whole_rows(rows: torch.Tensor) -> torch.Tensor:
-    """All of `aligned_rows` [P, n or more] with what fills them up, as kernels take them."""
-    return rows.as_strided((len(rows), rows.stride(0)), (rows.stride(0), 1))
+def padded_rows(rows: torch.Tensor) -> torch.Tensor:
+    """`aligned_rows` with what pads each, which together are contiguous, as kernels take them."""
+    return rows.as_strided((len(rows), rows.stride(0)), rows.stride())
 
 
 def on_cpu(tensor: torch.Tensor) -> bool:

@@ -15,7 +15,7 @@ import torch
 from taichi.lang import impl
 
 import engine
-from engine import runtime
+from engine import one_launch, runtime
 
 FREED = 0x7F1234000000
 
@@ -50,5 +50,6 @@ def start(precision="float64"):
     engine.init("cpu", precision, threads=1)
     runtime._current = dataclasses.replace(engine.current(), backend="cuda")
     torch.cuda.current_stream = lambda device=None: SimpleNamespace(cuda_stream=0)
+    one_launch.in_blocks = lambda: False  # a CPU has none
     launcher = impl.get_runtime().prog = Launcher(impl.get_runtime().prog)
     return launcher

@@ -27,11 +27,11 @@ def test_clocks_of_benchmarks_wait_for_the_device(on_cuda, monkeypatch):
     waited = []
     monkeypatch.setattr(torch.cuda, "synchronize", lambda device: (time.sleep(0.02), waited.append(device)))
     on_cuda()
-    times = timing.in_turns({"nothing": lambda: None}, rounds=2)
+    times = timing.in_turns({"nothing": lambda: None}, rounds=timing._WARM_UP)
     assert set(waited) == {torch.device("cuda", 0)}
     # Of the two looks at the clock in a round one lies between its start and its end; warming up takes one.
     assert min(times["nothing"]) > 0.02 * 1e3 / timing._IN_A_ROW
-    assert len(waited) == 2 * 2 + timing._WARM_UP
+    assert len(waited) == 3 * timing._WARM_UP
 
 
 def test_peak_memory_on_a_device_is_that_of_torch(on_cuda, monkeypatch):

@@ -16,6 +16,7 @@ launcher = rehearsal.start("float32")
 import policies.slots, policies.trace
 policies.slots.on_cpu = policies.trace.on_cpu = lambda tensor: False
 from torch.utils._python_dispatch import TorchDispatchMode
+from engine import trajectory
 from training import Member, Trainer, TrainingSettings, build_task
 from training.gradients import gradient_named
 
@@ -28,7 +29,10 @@ class Kernels(TorchDispatchMode):
         self.count += not operation.is_view and name not in NO_KERNEL
         return operation(*args, **(kwargs or {}))
 
-def counted(task, letter, members):
+offered = trajectory.offered
+
+def counted(task, letter, members, steps):
+    trajectory.offered = (lambda *_: False) if steps else offered
     settings = TrainingSettings(train_samples=16, batch_size=8, test_samples=8)
     chosen = [Member(gradient_named(letter).estimator, seed) for seed in range(members)]
     trainer, found = Trainer(build_task(task), chosen, settings), {}
@@ -44,21 +48,26 @@ def counted(task, letter, members):
     return found
 
 kinds = ("cart-pole", "R", 1), ("cart-pole", "C", 1), ("cart-pole", "C", 16), ("guidance", "R", 1)
-print(json.dumps({f"{task} {letter} {members}": counted(task, letter, members) for task, letter, members in kinds}))
+print(json.dumps([{" ".join(map(str, kind)): counted(*kind, steps) for kind in kinds} for steps in (True, False)]))
 """
 # Of a step: a copy of the state and two products with a tanh each, a last product, and the physics.
 A_STEP = 1 + 2 * 2 + 1 + 1
 # Of all the rest of an update: costs, K, sweep, gradient, optimiser.
 REST = 100
+# Of torch, where a rollout is one launch; the herd's costs take the more.
+AT_ONCE = {"cart-pole": 100, "guidance": 140}
 
 
 def test_an_update_launches_a_handful_of_kernels_a_step():
-    found = json.loads(run_python(COUNT.replace("TESTS", repr(str(ROOT / "tests")))).stdout.splitlines()[-1])
+    found, at_once = json.loads(run_python(COUNT.replace("TESTS", repr(str(ROOT / "tests")))).stdout.splitlines()[-1])
     kernels = {name: counts["torch"] + counts["taichi"] for name, counts in found.items()}
     for name, count in kernels.items():
         steps = 60 if name.startswith("guidance") else 100
+        rules = 2 if " C " in name else 1
         # The sweep is one launch for each rule; a step of physics is one, by its constant bounds.
-        assert found[name]["taichi"] == steps + (2 if " C " in name else 1), name
+        assert found[name]["taichi"] == steps + rules, name
         assert count < steps * (A_STEP + 1) + REST, name
+        assert at_once[name]["taichi"] == 1 + rules, name
+        assert at_once[name]["torch"] < AT_ONCE[name.split()[0]], name
     # An ensemble launches what one member does: 1,127 before products went where they belong.
     assert kernels["cart-pole C 16"] < kernels["cart-pole C 1"] + 20

@@ -91,8 +91,7 @@ class Fluid(Smoothing, Jets, Drift, System):
 
     read_by_kernels = (
         "dim", "size", "spacing", "dt", "particles", "jets", "bodies", "steered", "sound_speed", "viscosity", "gravity",
-        "jet_radius", "jet_strength", "weight", "slope", "depth", "radius", "chunk", "chunks", "grid",
-        "_spring",
+        "jet_radius", "jet_strength", "weight", "slope", "depth", "radius", "chunk", "chunks", "grid", "_spring",
     )  # fmt: skip
     positive_parameters = ("jet_strength", "viscosity")
 
