@@ -51,6 +51,7 @@ class Child:
             target=_become, args=([str(word) for word in command[1:]], streams, environment, str(cwd or Path.cwd()))
         )
         self._process.start()
+        assert self._process.pid is not None
         self.pid = self._process.pid
 
     def __enter__(self):
@@ -67,9 +68,10 @@ class Child:
 
     def wait(self, timeout=None):
         self._process.join(timeout)
-        if self.poll() is None:
-            raise subprocess.TimeoutExpired(self.args, timeout)
-        return self.returncode
+        returned = self.poll()
+        if returned is None:
+            raise subprocess.TimeoutExpired(self.args, timeout or 0.0)
+        return returned
 
     def send_signal(self, number):
         if self.poll() is None:
@@ -129,12 +131,12 @@ def run_child(command, env=None, cwd=None):
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as errors:
         child = Child(command, out, errors, env, cwd)
         try:
-            child.wait(HANGS)
+            returned = child.wait(HANGS)
         finally:
             child.kill()
         out.seek(0)
         errors.seek(0)
-        return subprocess.CompletedProcess(command, child.returncode, out.read(), errors.read())
+        return subprocess.CompletedProcess(command, returned, out.read(), errors.read())
 
 
 def run_evenflow(*words, cwd, env=None):
@@ -150,8 +152,9 @@ def run_python(source):
 def run_fresh(source):
     """The same in a process of which nothing is imported already."""
     command = [sys.executable, "-c", source]
-    pipes = {"capture_output": True, "text": True}
-    return _successful(subprocess.run(command, **pipes, env=inherited(), timeout=HANGS, check=False))
+    return _successful(
+        subprocess.run(command, capture_output=True, text=True, env=inherited(), timeout=HANGS, check=False)
+    )
 
 
 def _successful(done):

@@ -180,8 +180,8 @@ class OwnStep(engine.CartPole):
 class OwnTrace(MLP):
     """An MLP with a trace of its own."""
 
-    def trace(self, *sizes):
-        return super().trace(*sizes)
+    def trace(self, slots, batch, state_shape, control_shape):
+        return super().trace(slots, batch, state_shape, control_shape)
 
 
 SIGHT = Observation.components([0, 1, 2, 3])
