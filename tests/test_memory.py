@@ -99,7 +99,7 @@ def test_budgets_of_any_size_change_no_bit(kind, monkeypatch):
     whole = sweep(policy)
     full, least = (Rollout(SYSTEM, policy, HORIZON, BATCH, segment=cut).plan.predicted for cut in (None, 3))
     counts = set()
-    for share in (0.0, 0.3, 0.6, 0.9):
+    for share in (0.0, 0.3, 0.6, 0.9, 1.0):
         budget = int(least + share * (full - least))
         counts.add(len(Rollout(SYSTEM, policy, HORIZON, BATCH, memory=budget).plan.segments))
         assert_same_but_for_the_order_of_sums(sweep(policy, memory=budget), whole)
