@@ -246,13 +246,13 @@ class ReportPage:
 
 BENCHMARKS = {
     "speed": Speed,
-    "device": Device,
     "scale": Scale,
     "variants": Variants,
     "paper": Paper,
     "figures": Figures,
     "outcome": Outcome,
     "transfer": Transfer,
+    "device": Device,
 }
 PLAIN = {
     ("doctor",): Doctor,
