@@ -1,9 +1,12 @@
 """Whether what was computed is finite, asked at once or once for many: the host waits for a device whenever it asks."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
+
+Result = TypeVar("Result")
 
 
 class Finiteness:
@@ -44,6 +47,17 @@ class Finiteness:
             yield
         finally:
             self._off = False
+
+    def unasked(self, work: Callable[[], Result]) -> tuple[Result | None, bool]:
+        """What `work()` returns with every question put off, and whether yes was right; None if it failed where not."""
+        try:
+            with self.put_off():
+                result = work()
+        except Exception:  # perhaps of numbers that an answer would have kept away
+            if self.all_were():
+                raise
+            return None, False
+        return result, self.all_were()
 
     def all_were(self) -> bool:
         """Whether yes was right throughout the last block; false alarms are possible, where finite sums overflow."""

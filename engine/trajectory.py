@@ -332,7 +332,8 @@ class Trajectory:
         of_system = self.system.launch_bytes()
         if self._at_once:
             return max(0, of_system - STEP_LAUNCH_BYTES)
-        return _LAUNCH_BYTES + of_system + getattr(self.controller, "launch_bytes", int)()
+        of_controller = getattr(self.controller, "launch_bytes", None)  # few have any to speak of
+        return _LAUNCH_BYTES + of_system + (0 if of_controller is None else of_controller())
 
 
 def _check_fit(system: System, controller: Controller, batch: int) -> None:

@@ -97,3 +97,34 @@ def test_an_epoch_in_which_something_is_not_finite_is_that_of_its_updates_one_by
     assert [(one.member, one.update) for one in together.divergences.values()] == [(1, 2)]
     for name, value in apart.state().items():
         assert torch.equal(value, together.state()[name]), name
+
+
+def strict(trainer, monkeypatch):
+    """The trainer with updates that fail at parameters that are not finite, as somebody's own code may."""
+    update = trainer.update
+
+    def checked(states, parameters, place):
+        if not torch.isfinite(trainer.policy.theta).all():
+            raise ValueError("not finite")
+        return update(states, parameters, place)
+
+    monkeypatch.setattr(trainer, "update", checked)
+    return trainer
+
+
+def test_what_fails_at_numbers_that_would_have_been_frozen_fails_nothing(monkeypatch):
+    apart, together = (trainer_of(build_task("cart-pole", horizon=4), ("R", "C")) for _ in range(2))
+    for trainer in (apart, together):
+        trainer._train[1, 2] = 1e300
+    apart.run_epoch()
+    strict(together, monkeypatch).run_epoch()
+    assert together.divergences == apart.divergences
+    assert list(together.divergences) == [1]
+    assert torch.equal(together.policy.theta, apart.policy.theta)
+
+
+def test_what_fails_at_finite_numbers_is_told(monkeypatch):
+    trainer = trainer_of(build_task("cart-pole", horizon=4), ("R", "C"))
+    monkeypatch.setattr(trainer, "_step", lambda gradient: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        trainer.run_epoch()

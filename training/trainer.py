@@ -163,15 +163,13 @@ class Trainer:
         """`run_epoch`, unless `stop()` is true before one of its updates: then None, and all is as before the epoch."""
         before = {name: value.clone() for name, value in self.state().items()}
         divergences = dict(self.divergences)
-        total = None
-        if not divergences:  # as yet nothing was ever found that is not finite
-            with self.rollout.finite.put_off():
-                total = self._losses_of_epoch(stop)
-            if total is not None and not self.rollout.finite.all_were():
+        if divergences:  # what is not finite may be a frozen member's from now on, so every update asks
+            total = self._losses_of_epoch(stop)
+        else:
+            total, sound = self.rollout.finite.unasked(lambda: self._losses_of_epoch(stop))
+            if not sound:
                 self.load(self.epoch, before, divergences)
                 total = self._losses_of_epoch(stop)
-        else:
-            total = self._losses_of_epoch(stop)
         if total is None:
             self.load(self.epoch, before, divergences)
             return None
