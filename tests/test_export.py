@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from children import run_evenflow
 from conftest import relative_error, uniform
 from safetensors import safe_open
 from test_run import contents
@@ -198,6 +199,12 @@ def test_nothing_that_is_there_is_replaced(run, tmp_path):
     with pytest.raises(RunError, match="which exists"):
         export_controller(run, file)
     assert file.read_text() == "mine"
+
+
+def test_torch_says_nothing_on_the_command_line(run, tmp_path):
+    pytest.importorskip("onnxscript", reason="needs onnxscript, which the extra export brings")
+    done = run_evenflow("export", f"{run}@C,3", "--out", "policy.onnx", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_the_command_line_exports(run, tmp_path, capsys):

@@ -7,6 +7,7 @@ key "evenflow", as JSON, what it is: task, gradient, seed, epoch, shapes and pre
 import importlib.util
 import io
 import json
+import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
@@ -150,9 +151,11 @@ def _parameters(module: nn.Module, state: torch.Tensor, metadata: Mapping[str, s
 
 @contextmanager
 def _told(ending: str) -> Iterator[None]:
-    """What torch cannot follow, in a sentence."""
+    """What torch cannot follow, in a sentence, and nothing of what it says besides."""
+    before = logging.root.manager.disable
     with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
+        logging.disable(logging.WARNING)
         try:
             yield
         except Exception as error:
@@ -161,6 +164,8 @@ def _told(ending: str) -> Iterator[None]:
                 f"Expected a controller that torch can write as {ending}, got {type(error).__name__} ({said}); write "
                 "it without branches on values, or export .safetensors."
             ) from error
+        finally:
+            logging.disable(before)
 
 
 _WRITERS: dict[str, Callable[[nn.Module, torch.Tensor, Mapping[str, str]], bytes]] = {
