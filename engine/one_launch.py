@@ -15,13 +15,14 @@ from taichi.lang import impl
 from engine import runtime
 from engine.controller import ActsInKernel, Controller
 from engine.launch import Launch, prepare
-from engine.loops import STEP_ROWS
 from engine.noise import CONTROL, STATE
 from engine.parts import Parts
 from engine.plan import MOST_ELEMENTS
 from engine.sharing import compiled_for
 from engine.system import System
 
+# Samples from which threads share a launch; waking them gains nothing for fewer.
+_SHARED_SAMPLES = 64
 # Taichi hands out iterations to CPU threads by at least as many.
 _SHARE = 512
 
@@ -92,7 +93,7 @@ class OneLaunch:
         members = len(acting.theta)
         each = batch // members
         groups = members * -(-each // acting.rows)
-        serial = batch < STEP_ROWS or groups == 1
+        serial = batch < _SHARED_SAMPLES or groups == 1
         share = 1 if blocks or serial or groups >= _SHARE * runtime.current().threads else _SHARE
         physical, noise = self._parts.of_system, self._parts.noise
         arrays = (self._states, self._controls, acting.theta, acting.memory)
