@@ -13,7 +13,7 @@ import benchmarks.studies.report
 from benchmarks.studies.report import loss_panels, paper_panels
 from benchmarks.studies.study import Study
 from training.optimisers import settings_to_file
-from training.style import WIDEST, legend_below, new_figure, plain_log, plain_number
+from training.style import WIDEST, legend_below, new_figure, panel_figure, plain_log, plain_number
 from training.viewing.palette import style_of, styles_of
 
 COLOURS = {letter: style.colour for letter, style in styles_of("RMSNC").items()}
@@ -194,3 +194,15 @@ def test_long_names_stand_in_a_legend_of_few_columns():
     box = legend.get_window_extent()
     assert box.width <= figure.bbox.width
     assert not axes.get_window_extent().overlaps(box)
+
+
+def test_panels_keep_their_height_above_a_legend_of_many_rows():
+    heights = []
+    for count in (2, 24):
+        figure, (axes,) = panel_figure(1, "loss")
+        for number in range(count):
+            axes.plot([0, 1], [number, 1], label=f"where-agree(M, R, decay(R, 0.{number}))")
+        legend_below(figure, [axes])
+        figure.draw_without_rendering()
+        heights.append(axes.get_window_extent().height)
+    assert heights[1] == pytest.approx(heights[0], rel=0.05)

@@ -20,6 +20,8 @@ from training.errors import RunError
 from training.files import reason, write_ours, write_whole
 
 WIDEST = 8.5
+# Rows of a legend for which a figure has room, and the height of each further one in inches.
+_LEGEND_ROWS, _LEGEND_ROW = 2, 0.195
 _COLUMNS = 3  # of panels
 
 matplotlib.rcParams.update(
@@ -66,7 +68,9 @@ def picture_grid(count: int, title: float) -> tuple[Figure, list[Axes]]:
 
 
 def legend_below(figure: Figure, panels: Sequence[Axes]) -> None:
-    """One legend for all panels, under them, with lines long enough to show their dashes."""
+    """One legend for all panels, under them, with lines long enough to show their dashes; many rows of it make the
+    figure higher.
+    """
     shown: dict[Any, Any] = {}
     for axes in panels:
         handles, labels = axes.get_legend_handles_labels()
@@ -75,9 +79,12 @@ def legend_below(figure: Figure, panels: Sequence[Axes]) -> None:
         return
     letters = max(len(label) for label in shown)
     room = int(figure.get_figwidth() * 72 / (45 + 5.2 * letters))
+    columns = max(1, min(len(shown), room))
+    more = max(0, math.ceil(len(shown) / columns) - _LEGEND_ROWS)
+    figure.set_figheight(figure.get_figheight() + more * _LEGEND_ROW)  # panels keep their height
     figure.legend(
         shown.values(), shown.keys(), loc="outside lower center", frameon=False, handlelength=3.6,
-        ncols=max(1, min(len(shown), room)),
+        ncols=columns,
     )  # fmt: skip
 
 
