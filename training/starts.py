@@ -9,7 +9,9 @@ import torch
 from engine import SettingError, ShapeError, System, current
 from engine.observation import Observation
 from policies import MLP, Policy
-from training.task import PolicyFactory, Task
+from training.task import PolicyFactory, Task, generator
+
+_APART = 2**32  # between the seeds of draws that are told apart
 
 
 class _PolicyOf:
@@ -47,6 +49,13 @@ def starts_of(task: Task, seeds: Sequence[int], stream: str, count: int) -> tupl
     rows = [parameters for _, parameters in found if parameters is not None]
     states = torch.stack([states for states, _ in found]).to(runtime.device)
     return states, torch.stack(rows).to(runtime.device) if rows else None
+
+
+def drawn_anew(task: Task, count: int, seed: int, draw: int) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Further initial states [count, *state_shape] of a seed and what is randomised with them; other ones each draw."""
+    apart, dtype = seed + draw * _APART, current().dtype
+    states = task.sample(count, generator(apart, "environments")).to(dtype)
+    return states, task.drawn_parameters(count, generator(apart, "environments", "parameters"), dtype)
 
 
 def uniform_states(
