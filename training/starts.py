@@ -11,7 +11,9 @@ from engine.observation import Observation
 from policies import MLP, Policy
 from training.task import PolicyFactory, Task, generator
 
-_APART = 2**32  # between the seeds of draws that are told apart
+# Between the seeds of draws that are told apart: torch's generators read 32 bits of a seed, of which a task's use 30,
+# and the golden ratio's part of 2³⁰ keeps many multiples of it away from small numbers.
+_APART = 663608941
 
 
 class _PolicyOf:
