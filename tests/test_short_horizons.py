@@ -3,6 +3,7 @@
 # pyright: reportIncompatibleMethodOverride=false
 
 from dataclasses import replace
+from itertools import pairwise
 from types import SimpleNamespace
 
 import pytest
@@ -29,10 +30,8 @@ RULES = {"R": FULL, "M": PHYSICS_ONLY}
 class Timed(Objective):
     """Costs that depend on the time and on a parameter of the sample."""
 
-    parameters = {"goal": 0.5}
-
     def __init__(self, has_final):
-        self.has_final, self.goal = has_final, 0.5
+        self.has_final, self.goal, self.parameters = has_final, 0.5, {"goal": 0.5}
 
     def given(self, parameters):
         other = Timed(self.has_final)
@@ -83,7 +82,7 @@ def windows_of(task, shorts, seeds=(0, 1)):
 def network(theta, widths, x):
     """The reference's perceptron with the weights of a row."""
     weights, biases, first = [], [], 0
-    for inputs, outputs in zip(widths, widths[1:], strict=False):
+    for inputs, outputs in pairwise(widths):
         layer = theta[first : first + (inputs + 1) * outputs].view(inputs + 1, outputs)
         weights.append(layer[:-1])
         biases.append(layer[-1])
@@ -97,6 +96,10 @@ def followed(task, theta, value, state, start, goal, short):
     objective.goal = goal
     state, loss, costs, shown = state[None], torch.zeros(()).to(theta), [], []
 
+    def shown_to_critic(observation, time):
+        rest = observation.new_tensor([[1.0 - time / task.horizon]])
+        return torch.cat([observation, rest], 1) if objective.has_final else observation
+
     def look(state, time):
         return seen(state[None], torch.tensor([time]), {"goal": goal.view(1, 1)})[0]
 
@@ -105,7 +108,7 @@ def followed(task, theta, value, state, start, goal, short):
         observation = look(state.detach() if short.of is PHYSICS_ONLY else state, time)
         control = network(theta, (5, 3, 1), observation)
         cost = objective.running(state[None], control[None], torch.tensor([time]))[0, 0]
-        shown.append(observation.detach()[0])
+        shown.append(shown_to_critic(observation.detach(), time)[0])
         costs.append(cost.detach())
         loss = loss + short.discount**step * cost
         state, stop = reference.cart_pole_step(state, control), step + 1
@@ -118,7 +121,8 @@ def followed(task, theta, value, state, start, goal, short):
     elif over and final is not None:
         left, how = final[0], f"horizon after {stop}"
     else:
-        left, how = value(look(state, start + stop))[0, 0], f"horizon after {stop}" if over else "goes on"
+        left = value(shown_to_critic(look(state, start + stop), start + stop))[0, 0]
+        how = f"horizon after {stop}" if over else "goes on"
     loss = loss + short.discount**stop * left
     return SimpleNamespace(loss=loss, costs=costs, shown=shown, left=left.detach(), state=state.detach()[0], how=how)
 
@@ -142,7 +146,7 @@ def test_windows_are_those_of_an_independent_loop(has_final):
             own = theta[member].clone().requires_grad_()
 
             def value(observation, critic=critics[member]):
-                return network(critic, (5, 64, 64, 1), observation)
+                return network(critic, (observation.shape[1], 64, 64, 1), observation)
 
             found = [
                 followed(task, own, value, states[row], int(rows[row, -1]), rows[row, 0], short)
@@ -194,7 +198,7 @@ def test_with_an_exact_value_windows_make_the_gradient_of_the_whole_horizon():
     )  # fmt: skip
     windows = Windows(task, lambda members: task.policy(members=members, **tensor_options()),
                       {0: Short(FULL, steps, 1.0)}, [0], 1)  # fmt: skip
-    windows._cost._value = task.objective.final
+    windows._cost._value = lambda seen: task.objective.final(seen[:, :2])
     policy = task.policy(members=1, **tensor_options())
     policy.theta.data.copy_(K)
     whole = Rollout(task.system, policy, 12, 1)
@@ -288,7 +292,6 @@ def test_a_member_that_diverges_is_frozen_and_the_others_go_on():
 
 
 def test_it_has_a_name_and_refuses_nonsense():
-    assert gradient_named("short").text == "short(R, 32, 0.99)"
     assert gradient_named("short(r, 32)").estimator == Short(FULL, 32, 0.99)
     assert text_of(Short(PHYSICS_ONLY, 8, 1.0)) == "short(M, 8, 1)"
     for text, message in {
@@ -296,6 +299,7 @@ def test_it_has_a_name_and_refuses_nonsense():
         "short(R, 2.5)": "a whole number as steps in short",
         "short(R, 8, 0)": "a discount above 0 and at most 1",
         "short(R, 8, 1.5)": "a discount above 0 and at most 1",
+        "short(R)": "without steps",
         "short(C, 32)": "a rule as of in short",
         "short(short(R, 8), 8)": "a rule as of in short",
         "agree(short(M, 8), R)": "environments of its own",

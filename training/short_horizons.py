@@ -19,14 +19,14 @@ from typing import Any
 
 import torch
 
-from engine import FULL, AdjointRule, Rollout, SettingError, current
+from engine import AdjointRule, Rollout, SettingError, current
 from engine.checks import finite, whole
 from engine.contracts import check_rule
 from policies import Policy
 from training.critic import Critic, targets_of
 from training.starts import drawn_anew
 from training.task import Task
-from training.window_cost import START, WindowCost, in_windows, observed
+from training.window_cost import START, WindowCost, critics_shape, in_windows
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,8 @@ class Short:
         discount: γ in (0, 1].
     """
 
-    of: AdjointRule = FULL
-    steps: int = 32
+    of: AdjointRule
+    steps: int
     discount: float = 0.99
 
     def __post_init__(self):
@@ -97,8 +97,7 @@ class Windows:
         parts = task.parts | {"observation": in_windows(task.observation), "parameters": names}
         count = len(self.members) * self._each
         self.rollout = Rollout(task.system, self._policy, steps, count, **parts)
-        seen = task.system.state_shape if task.observation is None else task.observation.shape
-        self.critic = Critic(seen, self._seeds)
+        self.critic = Critic(critics_shape(task), self._seeds)
         discounts = torch.tensor([short.discount for short in self.shorts], dtype=current().dtype, device=device)
         self._discount = discounts.repeat_interleave(self._each)
         self._cost = WindowCost(task, self.critic, self._discount)
@@ -168,7 +167,7 @@ class Windows:
         steps = torch.arange(self.steps, device=stop.device)
         cost = self._cost.given({name: values.expand(self.steps, -1) for name, values in named.items()})
         costs = cost.of_steps(rollout.states.detach()[:-1], rollout.controls, steps)
-        seen = observed(self.task.observation, rollout.states.detach()[:-1], steps.view(-1, 1), named)
+        seen = cost.seen(rollout.states.detach()[:-1], steps.view(-1, 1))
         values = torch.stack([self.critic(rows) for rows in seen])
         targets = targets_of(costs, values, self._cost.given(named).after(last), stop, self._discount)
         counted = steps.view(-1, 1) < stop

@@ -1,12 +1,14 @@
 """What a window of a task's steps is judged by: its costs, and what a critic says is still to be paid after it."""
 
 import copy
+import math
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
 import torch
 
+from engine import current
 from engine.observation import Observation
 from training.objectives import Objective
 from training.task import Task
@@ -23,11 +25,12 @@ class WindowCost(Objective):
         v = ℓ_T(x_τ)   where it ended, and at the horizon if the task has a final cost
         v = V(o_τ)     at the horizon of any other task, and wherever it goes on
 
-    with ℓ_T = 0 at the end of a task without a final cost. ℓ is asked for every sample at a time of its own.
+    with ℓ_T = 0 at the end of a task without a final cost. ℓ is asked for every sample at a time of its own. Where
+    there is a final cost, what is still to be paid depends on when it is due: then V is shown (T - t)/T beside o.
 
     Args:
         task: whose costs these are.
-        value: V [B] of observations [B, *shape].
+        value: V [B] of what is `seen` [B, *shape].
         discount: γ [B].
 
     Attributes, of the windows that are judged:
@@ -42,7 +45,7 @@ class WindowCost(Objective):
     out_of_time: torch.Tensor
 
     def __init__(self, task: Task, value: Callable[[torch.Tensor], torch.Tensor], discount: torch.Tensor):
-        self._task, self._value, self._discount = task, value, discount
+        self._task, self._value, self._discount, self._timed = task, value, discount, has_final(task)
         self.parameters = {**getattr(task.objective, "parameters", {}), START: 0.0}
         self._named: Mapping[str, torch.Tensor] = MappingProxyType({})
 
@@ -75,15 +78,37 @@ class WindowCost(Objective):
     def after(self, state: torch.Tensor) -> torch.Tensor:
         """v [B] of states x_τ [B, *state_shape]."""
         final = self._objective(self._named).final(state)
-        seen = observed(self._task.observation, state[None], self.stop[None], self._named)[0]
+        seen = self.seen(state[None], self.stop[None])[0]
         if final is None:
             return torch.where(self.ended, 0.0, self._value(seen))
         return torch.where(self.ended | self.out_of_time, final, self._value(seen))
+
+    def seen(self, states: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
+        """What the critic is shown [S, B, *shape] of states [S, B, ...] at `steps` [S, 1] or [S, B] of the windows."""
+        found = observed(self._task.observation, states, steps, self._named)
+        if not self._timed:
+            return found
+        horizon = self._task.horizon
+        left = (horizon - self._named[START] - steps).expand(states.shape[:2]) / horizon
+        return torch.cat([found.flatten(2), left.to(found.dtype).unsqueeze(2)], 2)
 
     def _objective(self, named: Mapping[str, torch.Tensor]) -> Any:
         given = getattr(self._task.objective, "given", None)
         named = {name: values for name, values in named.items() if name != START}
         return given(named) if named and given is not None else self._task.objective
+
+
+def has_final(task: Task) -> bool:
+    """Whether the task has a final cost, which makes its horizon a part of the problem."""
+    runtime = current()
+    state = task.initial_states(1, 0, "test", runtime.dtype).to(runtime.device)
+    return task.objective.final(state) is not None
+
+
+def critics_shape(task: Task) -> tuple[int, ...]:
+    """The shape of what a critic is shown of a sample."""
+    shape = task.system.state_shape if task.observation is None else task.observation.shape
+    return (math.prod(shape) + 1,) if has_final(task) else tuple(shape)
 
 
 def observed(
