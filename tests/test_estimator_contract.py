@@ -168,6 +168,7 @@ FORMULAS = {
     "adaptive-clip": itself,  # until it has seen 25 updates, see test_samples.py
     "score": itself,  # the copies' loss tells it, see test_scores.py
     "score-physics": itself,
+    "short": itself,  # see test_short_horizons.py
     "cautious": itself,  # it acts on the optimiser's step; see test_cautious.py
     "C": agree,
     "agree": agree,

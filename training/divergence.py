@@ -24,11 +24,11 @@ def within(rows: torch.Tensor, most: float) -> torch.Tensor:
 
 
 def cause_of(
-    rollout: Trajectory, member: int, loss: torch.Tensor, gradient: torch.Tensor, settings: TrainingSettings
+    rollout: Trajectory | None, member: int, loss: torch.Tensor, gradient: torch.Tensor, settings: TrainingSettings
 ) -> str:
-    """What is not finite of a member, in words: of its states in the last rollout, its loss, its gradient [n]."""
+    """What is not finite of a member, in words: its states in the last rollout, if any, its loss, its gradient."""
     first = member * settings.batch_size
-    place = rollout.first_nonfinite(slice(first, first + settings.batch_size))
+    place = None if rollout is None else rollout.first_nonfinite(slice(first, first + settings.batch_size))
     if place is not None:
         return f"the state is not finite at step {place[0]}, sample {place[1] - first}"
     if not torch.isfinite(loss):

@@ -10,6 +10,7 @@ import torch
 from engine import FULL, AdjointRule, PerSample, SettingError
 from engine.contracts import check_rule, check_tensor, described
 from training.scores import Score
+from training.short_horizons import Short
 
 
 @runtime_checkable
@@ -40,7 +41,7 @@ def check_estimator(estimator: Any) -> None:
         for source in estimator.rules:
             if is_sweep(source):
                 check_rule(source)
-            elif not isinstance(source.of if isinstance(source, PerSample) else source, Score):
+            elif not isinstance(source.of if isinstance(source, PerSample) else source, (Score, Short)):
                 raise SettingError(
                     f"Expected adjoint rules or scores, got {described(source)}; combine its rules instead."
                 )
@@ -63,6 +64,11 @@ def check_estimator(estimator: Any) -> None:
 def check_part(estimator: Any) -> None:
     """As `check_estimator`, for one that another combines: such a one cannot follow a whole training."""
     check_estimator(estimator)
+    if isinstance(estimator, Short):
+        raise SettingError(
+            f"Expected a gradient to combine, got {described(estimator)}, which is of environments of its own; train "
+            "with it alone."
+        )
     for method, what in (("adjust_step", "acts on the optimiser's step"), ("memory", "remembers earlier updates")):
         if hasattr(estimator, method):
             raise SettingError(

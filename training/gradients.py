@@ -45,6 +45,7 @@ from training.estimators import Backpropagation, GradientEstimator, SignAgreemen
 from training.grammar import Call, parse
 from training.samples import AdaptiveClip, AndMask, Mix
 from training.scores import PhysicsScore, Score
+from training.short_horizons import Short
 
 _KINDS = {AdjointRule: "a rule", GradientEstimator: "a gradient", float: "a number", int: "a whole number"}
 
@@ -318,3 +319,6 @@ with registering(SHIPPED):
         "score-physics", PhysicsScore, "as score, the policy shown the states without noise; M in the mean"
     )
     register_gradient("mix", Mix, "a sweep and a score, weighted by the inverse of their variances over samples")
+    register_gradient(
+        "short", Short, "over windows of so many steps, with a learned value of what follows; with R it is SHAC"
+    )

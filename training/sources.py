@@ -1,6 +1,7 @@
 """What an ensemble's estimators are combined from: sweeps, rollouts of copies, and what they remember of updates.
 
-Members that need one rule are swept together; score estimators roll out copies of their members' states besides.
+Members that need one rule are swept together; score estimators roll out copies of their members' states besides, and
+members of short horizons go on with environments of their own.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +12,8 @@ import torch
 from engine import AdjointRule, PerSample, current
 from policies import Policy
 from training.estimators import GradientEstimator, combined, is_sweep
-from training.scores import Copies
+from training.scores import Copies, Score
+from training.short_horizons import Short, Windows, by_steps
 from training.task import Task, generator
 
 _APART = 2**20  # between the seeds of starts that are told apart, where the task has noise
@@ -30,6 +32,7 @@ class Sources:
     Attributes:
         rules: for each rule that is swept the smallest run of samples that holds every member who needs it.
         acting: (estimator, members) of those that act on the optimiser's step.
+        windowed: indices of the members of short horizons, whose losses are those of their windows.
     """
 
     def __init__(
@@ -54,13 +57,16 @@ class Sources:
         self._copies = {
             source: (span, _copies(task, policy, span.stop - span.start, source, batch))
             for source, span in spans.items()
-            if not is_sweep(source)
+            if not is_sweep(source) and not isinstance(source, Short)
         }
+        self._windows = [Windows(task, policy, shorts, seeds, batch) for shorts in by_steps(estimators)]
+        self.windowed = {index for windows in self._windows for index in windows.members}
+        self._losses = torch.zeros(len(seeds), dtype=theta.dtype, device=device)
         self._seeds = list(seeds)
         self._draws: dict[tuple[int, Any], torch.Generator] = {}
         self._named_draws: dict[str, torch.Generator] = {}
         for index, estimator in enumerate(estimators):
-            scores = [source for source in estimator.rules if not is_sweep(source)]
+            scores = [source for source in estimator.rules if source in self._copies]
             # Each has its own, so that what one draws depends on no other, and all of a seed begin alike. Checkpoints
             # have one for every member, whether or not it draws.
             for place, source in enumerate((scores or [None]) if self._copies else []):
@@ -86,7 +92,7 @@ class Sources:
 
         `parameters` [P·b, q] are those that the task randomises; `draw` is that of its noise.
         """
-        found = {**swept, **self._scores(initial, theta, parameters, draw)}
+        found = {**swept, **self._scores(initial, theta, parameters, draw), **self._of_windows(theta)}
         gradient = torch.empty_like(theta, requires_grad=False)
         for index, (estimator, rows) in enumerate(self._estimators):
             rows_found = combined(estimator, {source: found[source][rows] for source in estimator.rules})
@@ -95,10 +101,21 @@ class Sources:
             gradient[rows] = rows_found
         return gradient
 
+    def losses(self, found: torch.Tensor | None) -> torch.Tensor:
+        """Each member's loss [P]: the mean of its own of `found` [P·b], or what its last windows had."""
+        if found is None:
+            return self._losses.clone()
+        whole = found.view(len(self._losses), -1).mean(1)
+        if self.windowed:
+            windowed = sorted(self.windowed)
+            whole[windowed] = self._losses[windowed]
+        return whole
+
     @property
     def planned_bytes(self) -> int:
-        """Bytes of the rollouts of copies."""
-        return sum(copies.rollout.plan.predicted for _, copies in self._copies.values())
+        """Bytes of the rollouts of copies and windows."""
+        rollouts = [copies.rollout for _, copies in self._copies.values()]
+        return sum(one.plan.predicted for one in (*rollouts, *(windows.rollout for windows in self._windows)))
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """What goes on from update to update, by name, for a checkpoint."""
@@ -108,7 +125,8 @@ class Sources:
             for index, memory in self._memories.items()
             for name, value in memory.items()
         }
-        return draws | memories
+        of_windows = {name: value for windows in self._windows for name, value in windows.tensors().items()}
+        return draws | memories | of_windows
 
     def load(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Continue from `tensors()`."""
@@ -117,6 +135,18 @@ class Sources:
         for index, memory in self._memories.items():
             for name, value in memory.items():
                 value.copy_(tensors[f"memory.{index}.{name}"])
+        for windows in self._windows:
+            windows.load(tensors)
+
+    def _of_windows(self, theta: torch.Tensor) -> dict[Any, torch.Tensor]:
+        """The gradient [P, n] of every short horizon that is wanted, whose environments go on."""
+        found: dict[Any, torch.Tensor] = {}
+        for windows in self._windows:
+            self._losses[windows.members], gradients = windows.gradients(theta[windows.members])
+            for short, rows in gradients.items():
+                found[short] = torch.zeros_like(theta, requires_grad=False)
+                found[short][windows.members] = rows
+        return found
 
     def _scores(
         self, initial: torch.Tensor, theta: torch.Tensor, parameters: torch.Tensor | None, draw: int
@@ -147,9 +177,12 @@ class Sources:
 
 
 def passes(estimator: GradientEstimator) -> int:
-    """How many times an update steps a batch through its horizon: forward, back for each sweep, and all copies both."""
-    copies = [2 * (_score(source).copies + 1) for source in estimator.rules if not is_sweep(source)]
-    return 1 + sum(map(is_sweep, estimator.rules)) + sum(copies)
+    """How many times an update steps a batch through its horizon: forward, back for each sweep, and all copies both.
+
+    The windows of a short horizon are as many steps as the whole horizon of a batch, but for rounding.
+    """
+    copies = [_score(source).copies + 1 for source in estimator.rules if isinstance(_score(source), Score)]
+    return 1 + len(estimator.rules) - len(copies) + 2 * sum(copies)
 
 
 def _copies(task: Task, policy: Callable[[int], Policy], members: int, source: Any, batch: int) -> Copies:

@@ -9,7 +9,11 @@ import torch
 from engine import SettingError, ShapeError, System, current
 from engine.observation import Observation
 from policies import MLP, Policy
-from training.task import PolicyFactory, Task
+from training.task import PolicyFactory, Task, generator
+
+# Between the seeds of draws that are told apart: torch's generators read 32 bits of a seed, of which a task's use 30,
+# and the golden ratio's part of 2³⁰ keeps many multiples of it away from small numbers.
+_APART = 663608941
 
 
 class _PolicyOf:
@@ -47,6 +51,13 @@ def starts_of(task: Task, seeds: Sequence[int], stream: str, count: int) -> tupl
     rows = [parameters for _, parameters in found if parameters is not None]
     states = torch.stack([states for states, _ in found]).to(runtime.device)
     return states, torch.stack(rows).to(runtime.device) if rows else None
+
+
+def drawn_anew(task: Task, count: int, seed: int, draw: int) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Further initial states [count, *state_shape] of a seed and what is randomised with them; other ones each draw."""
+    apart, dtype = seed + draw * _APART, current().dtype
+    states = task.sample(count, generator(apart, "environments")).to(dtype)
+    return states, task.drawn_parameters(count, generator(apart, "environments", "parameters"), dtype)
 
 
 def uniform_states(

@@ -126,7 +126,7 @@ def _bounds(given: Any) -> tuple[float, float]:
     return low, high
 
 
-_STREAMS = {"policy": 0, "train": 1, "test": 2, "order": 3, "noise": 4, "validation": 5}
+_STREAMS = {"policy": 0, "train": 1, "test": 2, "order": 3, "noise": 4, "validation": 5, "environments": 6, "critic": 7}
 
 
 def generator(seed: int, stream: str, of: str = "states") -> torch.Generator:

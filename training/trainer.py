@@ -133,12 +133,12 @@ class Trainer:
         check_available(needed, what, runtime.device)
 
     def _check_copies(self) -> None:
-        """SettingError if the copies of scores, which store everything, do not fit a memory budget by themselves."""
+        """SettingError if copies of scores and windows, which store everything, do not fit a budget by themselves."""
         budget, needed = self.settings.memory, self._sources.planned_bytes
         if budget is not None and needed > parse_bytes(budget):
             raise SettingError(
-                f"Expected a memory budget of more than the {format_bytes(needed)} of the scores' copies, which store "
-                f"everything, got {budget}; raise memory, or lower the copies, the batch or the members."
+                f"Expected a memory budget of more than the {format_bytes(needed)} of the scores' copies or windows, "
+                f"which store everything, got {budget}; raise memory, or lower the copies, the batch or the members."
             )
 
     @property
@@ -246,8 +246,9 @@ class Trainer:
             result = tape.gradients(self.rollout)
             losses, swept = result.losses, result.parameters
         else:
-            losses, swept = self.rollout.forward(initial, self.task.objective, parameters), {}
-            assert losses is not None
+            losses, swept = None, {}
+            if len(self._sources.windowed) < len(self.members):
+                losses = self.rollout.forward(initial, self.task.objective, parameters)
         gradient = self._sources.gradients(swept, initial, self.policy.theta.detach(), parameters, draw)
         frozen = self._frozen()
         if frozen is not None:
@@ -255,7 +256,7 @@ class Trainer:
         for clipping, rows in self._clippings:
             if clipping.kind != "none":
                 gradient[rows] = clipping(gradient[rows])
-        return losses.view(len(self.members), -1).mean(1), gradient
+        return self._sources.losses(losses), gradient
 
     @property
     def planned_bytes(self) -> int:
@@ -316,7 +317,8 @@ class Trainer:
 
     def _freeze(self, bad: torch.Tensor, update: int, losses: torch.Tensor, gradient: torch.Tensor) -> None:
         for member in bad.nonzero().flatten().tolist():
-            cause = cause_of(self.rollout, member, losses[member], gradient[member], self.settings)
+            rollout = None if member in self._sources.windowed else self.rollout
+            cause = cause_of(rollout, member, losses[member], gradient[member], self.settings)
             self.divergences[member] = Divergence(member, self.epoch + 1, update + 1, cause)
         self._active &= ~bad
         self._optimiser.only(self._active)
