@@ -18,6 +18,7 @@ from training.critic import TRACE
 from training.gradients import gradient_named, text_of
 from training.short_horizons import Short, Windows
 from training.sources import passes
+from training.starts import FreshStarts
 from training.window_cost import START
 
 pytestmark = pytest.mark.float64
@@ -95,6 +96,7 @@ def followed(task, theta, value, state, start, goal, short):
     objective = Timed(task.objective.has_final)
     objective.goal = goal
     state, loss, costs, shown = state[None], torch.zeros(()).to(theta), [], []
+    stop, ended, over = 0, False, False
 
     def shown_to_critic(observation, time):
         rest = observation.new_tensor([[1.0 - time / task.horizon]])
@@ -128,7 +130,7 @@ def followed(task, theta, value, state, start, goal, short):
 
 
 @pytest.mark.parametrize("has_final", [True, False])
-def test_windows_are_those_of_an_independent_loop(has_final):
+def test_windows_are_those_of_an_independent_loop(has_final, monkeypatch):
     task = timed_task(has_final)
     shorts = [Short(RULES["R"], STEPS), Short(RULES["M"], STEPS, 0.9)]
     windows, theta = windows_of(task, shorts)
@@ -136,7 +138,7 @@ def test_windows_are_those_of_an_independent_loop(has_final):
     assert each == 8  # ⌈3·10/4⌉
     assert windows._rows[:each, -1].tolist() == [0, 4, 8, 0, 4, 8, 0, 4]
     learned = []
-    windows.critic.learn = lambda *arguments: learned.append(arguments)
+    monkeypatch.setattr(windows.critic, "learn", lambda *arguments: learned.append(arguments))
     for _ in range(5):
         states, rows = windows._states.clone(), windows._rows.clone()
         critics = windows.critic.tensors()["follower"].clone()
@@ -176,7 +178,7 @@ def test_windows_are_those_of_an_independent_loop(has_final):
     assert kinds == {"ended", "horizon after 2", "goes on"}
 
 
-def test_with_an_exact_value_windows_make_the_gradient_of_the_whole_horizon():
+def test_with_an_exact_value_windows_make_the_gradient_of_the_whole_horizon(monkeypatch):
     """LQR with V = xᵀPx of the present policy: what windows have in common with a value, P = Q + KᵀrK + CᵀPC."""
     numbers = [[1.0, 0.1], [-0.2, 0.97]], [[0.0], [0.1]], [[-1.0, -0.5]], [[1.0, 0.0], [0.0, 0.1]]
     A, B, K, Q = (torch.tensor(rows, dtype=torch.float64) for rows in numbers)
@@ -191,25 +193,24 @@ def test_with_an_exact_value_windows_make_the_gradient_of_the_whole_horizon():
         def final(self, state):
             return torch.einsum("bi,ij,bj->b", state, P.to(state), state)
 
-    steps = 4
+    steps, cost = 4, Cost()
     task = replace(
-        build_task("lqr", horizon=12), system=LinearSystem(A.tolist(), B.tolist()), objective=Cost(),
+        build_task("lqr", horizon=12), system=LinearSystem(A.tolist(), B.tolist()), objective=cost,
         policy=lambda **options: Linear((2,), (1,), bias=False, **options),
     )  # fmt: skip
     windows = Windows(task, lambda members: task.policy(members=members, **tensor_options()),
                       {0: Short(FULL, steps, 1.0)}, [0], 1)  # fmt: skip
-    windows._cost._value = lambda seen: task.objective.final(seen[:, :2])
+    monkeypatch.setattr(windows._cost, "_value", lambda seen: cost.final(seen[:, :2]))
     policy = task.policy(members=1, **tensor_options())
     policy.theta.data.copy_(K)
     whole = Rollout(task.system, policy, 12, 1)
-    losses = whole.forward(uniform(0, 1, 2), task.objective)
-    expected = whole.backward([FULL], task.objective).parameters[FULL]
+    whole.forward(uniform(0, 1, 2))
+    expected = whole.backward([FULL], cost).parameters[FULL]
     windows._states.copy_(whole.states.detach()[[0, 4, 8], 0])
     found, gradients = windows.gradients(policy.theta.detach().clone())
     assert relative_error(3 * gradients[windows.shorts[0]], expected) < 1e-10
-    # Every window is worth what is to be paid from its start on.
-    assert float(losses) == pytest.approx(float(task.objective.final(whole.states[0])), rel=1e-10)
-    assert float(found) == pytest.approx(float(task.objective.final(whole.states.detach()[[0, 4, 8], 0]).mean()))
+    # Every window is worth what is still to be paid from its start on.
+    assert float(found) == pytest.approx(float(cost.final(whole.states.detach()[[0, 4, 8], 0]).mean()), rel=1e-10)
 
 
 def test_over_the_whole_horizon_it_is_the_sweep():
@@ -232,6 +233,18 @@ def test_over_the_whole_horizon_it_is_the_sweep():
 
 
 SETTINGS = TrainingSettings(batch_size=4, train_samples=8, test_samples=4)
+
+
+def test_starts_without_end_are_the_same_however_they_are_asked_for():
+    task = timed_task()
+    states, rows = FreshStarts(task, 3)(0, 600)
+    assert rows is not None
+    assert len({float(value) for value in states[:, 0]}) == len({float(value) for value in rows[:, 0]}) == 600
+    for first, count in ((500, 20), (250, 12), (0, 1), (255, 300)):
+        some, of_them = FreshStarts(task, 3)(first, count)
+        assert of_them is not None
+        assert torch.equal(some, states[first : first + count])
+        assert torch.equal(of_them, rows[first : first + count])
 
 
 def noisy_task():

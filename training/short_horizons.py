@@ -24,7 +24,7 @@ from engine.checks import finite, whole
 from engine.contracts import check_rule
 from policies import Policy
 from training.critic import Critic, targets_of
-from training.starts import drawn_anew
+from training.starts import FreshStarts
 from training.task import Task
 from training.window_cost import START, WindowCost, critics_shape, in_windows
 
@@ -103,7 +103,8 @@ class Windows:
         self._cost = WindowCost(task, self.critic, self._discount)
         self._states = torch.zeros_like(self.rollout.states[0], requires_grad=False)
         self._rows = torch.zeros(count, len(names), dtype=self._states.dtype, device=device)
-        self._count = torch.zeros(1, dtype=torch.int64)
+        self._starts = [FreshStarts(task, seed) for seed in self._seeds]
+        self._drawn, self._count = torch.zeros(len(self.members), dtype=torch.int64), torch.zeros(1, dtype=torch.int64)
         self._begin_anew(torch.ones(count, dtype=torch.bool, device=device))
         places = torch.arange(self._each, device=device) % -(-task.horizon // steps)
         self._rows[:, -1] = (places * steps).repeat(len(self.members))
@@ -130,16 +131,20 @@ class Windows:
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """What goes on from window to window, by name, for a checkpoint."""
-        own = {"states": self._states, "rows": self._rows, "windows": self._count, **self.critic.tensors()}
+        own = self._going() | self.critic.tensors()
         return {f"short.{self.steps}.{name}": value for name, value in own.items()}
 
     def load(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Continue from `tensors()`."""
         prefix = f"short.{self.steps}."
         own = {name[len(prefix) :]: value for name, value in tensors.items() if name.startswith(prefix)}
-        for mine, name in ((self._states, "states"), (self._rows, "rows"), (self._count, "windows")):
+        for name, mine in self._going().items():
             mine.copy_(own[name])
         self.critic.load(own)
+
+    def _going(self) -> dict[str, torch.Tensor]:
+        """Of environments: states, parameters, and how many windows there were and starts were drawn."""
+        return {"states": self._states, "rows": self._rows, "windows": self._count, "drawn": self._drawn}
 
     def _spans(self) -> dict[AdjointRule, slice]:
         """For each rule the smallest run of samples that holds every member who needs it."""
@@ -182,11 +187,12 @@ class Windows:
         self._begin_anew(self._cost.ended | self._cost.out_of_time | ~torch.isfinite(last).flatten(1).all(1))
 
     def _begin_anew(self, over: torch.Tensor) -> None:
-        """Draw states and parameters for samples that are `over` [B], by seed, member and window alone."""
+        """Draw states and parameters for samples that are `over` [B]: the next of each member's."""
         for index, wanted in enumerate(over.view(len(self.members), -1).sum(1).tolist()):
             if not wanted:
                 continue
-            states, parameters = drawn_anew(self.task, wanted, self._seeds[index], int(self._count))
+            states, parameters = self._starts[index](int(self._drawn[index]), wanted)
+            self._drawn[index] += wanted
             places = over.view(len(self.members), -1)[index].nonzero().flatten() + index * self._each
             self._states[places] = states.to(self._states)
             self._rows[places, -1] = 0.0

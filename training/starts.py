@@ -14,6 +14,8 @@ from training.task import PolicyFactory, Task, generator
 # Between the seeds of draws that are told apart: torch's generators read 32 bits of a seed, of which a task's use 30,
 # and the golden ratio's part of 2³⁰ keeps many multiples of it away from small numbers.
 _APART = 663608941
+# Initial states that are drawn at once.
+_POOL = 256
 
 
 class _PolicyOf:
@@ -53,11 +55,35 @@ def starts_of(task: Task, seeds: Sequence[int], stream: str, count: int) -> tupl
     return states, torch.stack(rows).to(runtime.device) if rows else None
 
 
-def drawn_anew(task: Task, count: int, seed: int, draw: int) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Further initial states [count, *state_shape] of a seed and what is randomised with them; other ones each draw."""
-    apart, dtype = seed + draw * _APART, current().dtype
-    states = task.sample(count, generator(apart, "environments")).to(dtype)
-    return states, task.drawn_parameters(count, generator(apart, "environments", "parameters"), dtype)
+class FreshStarts:
+    """Initial states of a seed without end, with what is randomised: the k-th depends on the task, seed and k alone.
+
+    They are drawn many at a time, since a few cost some samplers as much.
+    """
+
+    def __init__(self, task: Task, seed: int):
+        self._task, self._seed, self._number = task, seed, -1
+        self._pool: tuple[torch.Tensor, torch.Tensor | None] = torch.zeros(0), None
+
+    def __call__(self, first: int, count: int) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Those from `first` on: [count, *state_shape], and [count, q] if anything is randomised."""
+        states, rows = [], []
+        while count:
+            number, place = divmod(first, _POOL)
+            self._draw(number)
+            taken = slice(place, place + count)
+            states.append(self._pool[0][taken])
+            rows += [] if self._pool[1] is None else [self._pool[1][taken]]
+            first, count = first + len(states[-1]), count - len(states[-1])
+        return torch.cat(states), torch.cat(rows) if rows else None
+
+    def _draw(self, number: int) -> None:
+        if number == self._number:
+            return
+        apart, dtype = self._seed + number * _APART, current().dtype
+        states = self._task.sample(_POOL, generator(apart, "environments")).to(dtype)
+        rows = self._task.drawn_parameters(_POOL, generator(apart, "environments", "parameters"), dtype)
+        self._pool, self._number = (states, rows), number
 
 
 def uniform_states(
