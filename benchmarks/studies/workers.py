@@ -4,11 +4,12 @@ Whoever it is, a pack has a run directory with a checkpoint after every epoch, s
 on from there to the same numbers. Results come back to one writer, in the order of the packs.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from benchmarks.studies.pack import Pack, Watch, train_pack
+from training.errors import RunError
 from training.stopping import Stopping
 
 Lines = list[dict[str, Any]]
@@ -32,7 +33,7 @@ class Workers(Protocol):
         Args:
             packs: of one study, that may be trained at the same time.
             out: the directory of the study.
-            watch: called as each pack begins, with the number of packs that are not done.
+            watch: called as each pack begins, with the number of packs that are not done, where that is known here.
 
         Raises:
             RunError: a pack that cannot be trained, or whose workers die again and again.
@@ -68,3 +69,17 @@ def in_order(done: Iterable[tuple[int, Lines]]) -> Iterator[Lines]:
 def name_of(pack: Pack) -> str:
     """A pack in few words: the difficulty's folder and the run's."""
     return f"{pack.path.parent.name}/{pack.path.name}"
+
+
+def lines_of(answer: Mapping[str, Any]) -> Lines:
+    """The lines of a worker's answer; RunError with the sentence of one that has failed."""
+    if "error" in answer:
+        raise RunError(str(answer["error"]))
+    return answer["lines"]
+
+
+def done_with(pack: Pack, lines: Lines, left: int) -> str:
+    """What is told of a pack that is done."""
+    diverged = sum(line["diverged"] is not None for line in lines)
+    note = f", {diverged} diverged" if diverged else ""
+    return f"{name_of(pack)}: done in {lines[0]['seconds']:.0f} s{note}; {left} {'pack' if left == 1 else 'packs'} left"
