@@ -188,6 +188,7 @@ def _connected(address: str) -> Iterator[None]:
     try:
         ray.init(address=address, log_to_driver=False, logging_level="error", **own)
     except (RuntimeError, ConnectionError, ValueError, OSError, ray.exceptions.RayError) as error:
+        ray.shutdown()  # of what it has begun
         said = " ".join(str(error).split())
         raise RunError(
             f"Expected a cluster of Ray {ray.__version__} at {address}, with this Python, got: "
