@@ -176,7 +176,8 @@ def test_what_a_worker_cannot_do_is_its_sentence(tmp_path):
 
 
 def test_lines_come_in_the_order_of_the_packs():
-    assert list(in_order([(2, ["c"]), (0, ["a"]), (1, ["b"]), (3, ["d"])])) == [["a"], ["b"], ["c"], ["d"]]
+    lines = {number: [{"member": number}] for number in range(4)}
+    assert list(in_order((number, lines[number]) for number in (2, 0, 1, 3))) == list(lines.values())
 
 
 @pytest.mark.parametrize(
@@ -283,6 +284,6 @@ def test_ray_that_is_not_there_is_one_sentence(tmp_path, monkeypatch, capsys):
     pytest.importorskip("ray")
     with pytest.raises(SettingError, match=r"^Expected the address of a cluster of Ray as HOST:PORT, .* got 'here'\.$"):
         OnRay("here")
-    with pytest.raises(RunError, match=r"^Expected a cluster of Ray at 127.0.0.1:1, got Connection stopped; .*\.$"):
+    with pytest.raises(RunError, match=r"^Expected a cluster of Ray at 127.0.0.1:1, got Connection refused; .*\.$"):
         run_study(STUDY, tmp_path / "out", workers=OnRay("127.0.0.1:1"))
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["study.yaml"]

@@ -5,7 +5,7 @@ import secrets
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any
 from benchmarks.apart import surroundings
 from benchmarks.studies.orders import TRIES, Order, fulfil
 from benchmarks.studies.pack import Pack, Watch
-from benchmarks.studies.workers import Lines, done_with, in_order, lines_of, name_of
+from benchmarks.studies.workers import Lines, Trained, done_with, in_order, lines_of, name_of
 from engine import LibraryError, SettingError, current, format_bytes
 from engine.checks import whole
 from training.errors import RunError
@@ -62,11 +62,15 @@ class OnRay:
         """Nodes have memory of their own, of which Ray keeps account."""
         return 1
 
-    def train(self, packs: Sequence[Pack], out: Path, watch: Watch, stopping: Stopping) -> Iterator[Lines]:
-        return in_order(self._as_done(packs, out, stopping)) if packs else iter(())
+    def train(self, packs: Sequence[Pack], out: Path, watch: Watch, stopping: Stopping) -> Trained:
+        return in_order(self._as_done(packs, out, stopping))
 
-    def _as_done(self, packs: Sequence[Pack], out: Path, stopping: Stopping) -> Iterator[tuple[int, Lines]]:
+    def _as_done(
+        self, packs: Sequence[Pack], out: Path, stopping: Stopping
+    ) -> Generator[tuple[int, Lines], None, None]:
         ray = _ray()
+        if not packs:
+            return
         with _connected(self.address), _token(out.absolute() / _TOKEN) as token:
             self._check_room(packs)
             tasks = {self._begin(pack, token): number for number, pack in enumerate(packs)}
@@ -100,7 +104,7 @@ class OnRay:
 
     def _claim(self, pack: Pack) -> dict[str, float]:
         """What a pack takes of a node, by Ray's names."""
-        needed = {"num_cpus": self.threads, "memory": max(1, pack.needed)}
+        needed: dict[str, float] = {"num_cpus": self.threads, "memory": max(1, pack.needed)}
         return needed | ({"num_gpus": 1} if current().backend == "cuda" else {})
 
     def _check_room(self, packs: Sequence[Pack]) -> None:

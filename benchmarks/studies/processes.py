@@ -8,7 +8,7 @@ import sys
 import tempfile
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ from pathlib import Path
 from benchmarks.apart import HOME, last_line, surroundings
 from benchmarks.studies.orders import TRIES, Order
 from benchmarks.studies.pack import Pack, Watch
-from benchmarks.studies.workers import Lines, done_with, in_order, lines_of, name_of
+from benchmarks.studies.workers import Lines, Trained, done_with, in_order, lines_of, name_of
 from engine import current
 from engine.checks import whole
 from training.errors import RunError
@@ -48,10 +48,12 @@ class Processes:
         """Threads of each: its share of this process's, at least 1."""
         return max(1, current().threads // self.at_once)
 
-    def train(self, packs: Sequence[Pack], out: Path, watch: Watch, stopping: Stopping) -> Iterator[Lines]:
+    def train(self, packs: Sequence[Pack], out: Path, watch: Watch, stopping: Stopping) -> Trained:
         return in_order(self._as_done(packs, watch, stopping))
 
-    def _as_done(self, packs: Sequence[Pack], watch: Watch, stopping: Stopping) -> Iterator[tuple[int, Lines]]:
+    def _as_done(
+        self, packs: Sequence[Pack], watch: Watch, stopping: Stopping
+    ) -> Generator[tuple[int, Lines], None, None]:
         waiting, running, deaths = deque(range(len(packs))), dict[int, _Process](), Counter[int]()
         left = len(packs)
         try:

@@ -4,7 +4,8 @@ Whoever it is, a pack has a run directory with a checkpoint after every epoch, s
 on from there to the same numbers. Results come back to one writer, in the order of the packs.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,6 +15,8 @@ from training.stopping import Stopping
 
 Lines = list[dict[str, Any]]
 """What is written of each training of a pack."""
+Trained = Generator[Lines, None, None]
+"""The lines of one pack after another."""
 
 
 class Workers(Protocol):
@@ -24,7 +27,7 @@ class Workers(Protocol):
         """How many packs share the memory of this machine."""
         ...
 
-    def train(self, packs: Sequence[Pack], out: Path, watch: Watch, stopping: Stopping) -> Iterator[Lines]:
+    def train(self, packs: Sequence[Pack], out: Path, watch: Watch, stopping: Stopping) -> Trained:
         """Train what is left of each pack, and yield the lines of every one that is done, in the order of `packs`.
 
         Ends early once `stopping.requested`; what was trained until then is kept in the run directories. Closing it
@@ -46,7 +49,7 @@ class Here:
 
     at_once = 1
 
-    def train(self, packs: Sequence[Pack], out: Path, watch: Watch, stopping: Stopping) -> Iterator[Lines]:
+    def train(self, packs: Sequence[Pack], out: Path, watch: Watch, stopping: Stopping) -> Trained:
         for index, pack in enumerate(packs):
             lines = train_pack(pack, watch(pack, len(packs) - index), stopping)
             if lines:
@@ -55,15 +58,16 @@ class Here:
                 return
 
 
-def in_order(done: Iterable[tuple[int, Lines]]) -> Iterator[Lines]:
+def in_order(done: Generator[tuple[int, Lines], None, None]) -> Trained:
     """Lines of packs that are done at any time, in the order of their numbers, from 0 on without a gap."""
     held: dict[int, Lines] = {}
     following = 0
-    for number, lines in done:
-        held[number] = lines
-        while following in held:
-            yield held.pop(following)
-            following += 1
+    with closing(done):
+        for number, lines in done:
+            held[number] = lines
+            while following in held:
+                yield held.pop(following)
+                following += 1
 
 
 def name_of(pack: Pack) -> str:
