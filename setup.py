@@ -43,6 +43,7 @@ setup(
         "export": ["onnx", "onnxscript"],
         "gym": ["gymnasium>=1.1", "stable-baselines3"],
         "peers": ["jax"],
+        "ray": ["ray"],
     },
     classifiers=[
         "Development Status :: 3 - Alpha",

@@ -9,11 +9,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 DONE, OUT_OF_MEMORY, OVER_TIME, FAILED = "done", "out of memory", "over time", "failed"
 _POLL_SECONDS = 0.05
-_ROOT = Path(__file__).resolve().parents[1]
+HOME = Path(__file__).resolve().parents[1]
+"""Evenflow's folder."""
 # How the libraries say that there is no memory.
 _NO_MEMORY = ("MemoryError", "RESOURCE_EXHAUSTED", "Out of memory", "can't allocate memory", "bad_alloc")
 
@@ -44,18 +45,16 @@ def run_module(module: str, arguments: Sequence[str], seconds: float | None = No
     It runs in Evenflow's folder, so that no file of a user's where we are is taken for one of ours, and finds the
     modules that this process finds.
     """
-    places = [str(_ROOT), *(str(Path(path).resolve()) for path in sys.path)]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(dict.fromkeys(places))}
     command, started = [sys.executable, "-m", module, *arguments], time.monotonic()
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as errors:
-        process = subprocess.Popen(command, stdout=out, stderr=errors, env=environment, cwd=_ROOT)
+        process = subprocess.Popen(command, stdout=out, stderr=errors, env=surroundings(), cwd=HOME)
         try:
             stopped = _watch(process, seconds, memory)
         finally:
             process.kill()
             process.wait()
         spent = time.monotonic() - started
-        printed, complaint = _last_line(out), _last_line(errors)
+        printed, complaint = last_line(out), last_line(errors)
         errors.seek(0)
         no_memory = any(sign in errors.read() for sign in _NO_MEMORY)
     if stopped is not None:
@@ -96,7 +95,14 @@ def _resident(pid: int) -> int:
     return int(shown.stdout.strip() or 0) * 1024
 
 
-def _last_line(file) -> str:
+def surroundings() -> dict[str, str]:
+    """This process's environment, for a Python that is to find the modules that this one finds."""
+    places = [str(HOME), *(str(Path(path).resolve()) for path in sys.path)]
+    return os.environ | {"PYTHONPATH": os.pathsep.join(dict.fromkeys(places))}
+
+
+def last_line(file: IO[str]) -> str:
+    """The last line of what a process wrote; empty if it wrote nothing."""
     file.seek(0)
     lines = file.read().strip().splitlines()
     return lines[-1] if lines else ""

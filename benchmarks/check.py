@@ -34,7 +34,7 @@ LIMITS = {"float64": 1e-7, "float32": 1e-4}
 # Among thousands of particles some are always at a kink, such as where pressure sets in, where differences see nothing.
 _SMALL = {"fluid": {"particles": 100, "horizon": 200}, "swarm": {"evaders": 100}}
 _KINDS = ("plain", "prepared", "serial")
-_PACKAGES = ("taichi", "torch", "numpy", "scipy", "jax")
+_PACKAGES = ("taichi", "torch", "numpy", "scipy", "jax", "ray")
 
 
 def check(console: Console) -> bool:

@@ -8,6 +8,8 @@ import tyro
 
 from benchmarks.doctor.command import Doctor, DoctorTask
 from benchmarks.scale.settings import ScaleSettings
+from benchmarks.studies.spread import Spread
+from engine import SettingError
 from training.gradients import gradient_named
 from training.machine import Machine, console
 from training.settings import COMPARED, Comparison
@@ -96,6 +98,7 @@ class Variants(Generic[Options]):
     """Write the report of what is done, and train nothing."""
     against: str = "R"
     """The gradient of those trained that the report compares the others with."""
+    spread: tyro.conf.OmitArgPrefixes[Spread] = field(default_factory=Spread)
     machine: tyro.conf.OmitArgPrefixes[Machine] = field(default_factory=Machine)
 
     def run(self) -> None:
@@ -103,7 +106,9 @@ class Variants(Generic[Options]):
         from benchmarks.studies.study import Study
         from benchmarks.studies.variants import compare
 
-        against = gradient_named(self.against).text
+        against, workers = gradient_named(self.against).text, self.spread.workers(self.machine)
+        if workers is not None and self.hours is not None:
+            raise SettingError("Expected --hours, which are timed in one process, without --jobs and --ray, got both.")
         self.machine.start()
         study = Study.of(
             task_name(self.options),  # pyright: ignore[reportArgumentType]
@@ -118,7 +123,7 @@ class Variants(Generic[Options]):
             study, told = sized(study, self.hours, self.out)
             for sentence in told:
                 console.print(sentence, highlight=False)
-        for path in compare(study, self.out, console, not self.report_only, against):
+        for path in compare(study, self.out, console, not self.report_only, against, workers):
             console.print(f"written: {path}", highlight=False, soft_wrap=True)
 
 
@@ -142,11 +147,13 @@ class Paper:
     """Tell the hours, and train nothing."""
     report_only: bool = False
     """Write the reports of what is done, and train nothing."""
+    spread: tyro.conf.OmitArgPrefixes[Spread] = field(default_factory=Spread)
     machine: tyro.conf.OmitArgPrefixes[Machine] = field(default_factory=Machine)
 
     def run(self) -> None:
         from benchmarks.studies.programme import print_plan, programme, report_programme, run_programme
 
+        workers = self.spread.workers(self.machine)
         self.machine.start()
         studies = programme(self.tasks, self.seeds, self.epochs)
         if not self.report_only:
@@ -155,7 +162,7 @@ class Paper:
             return
         try:
             if not self.report_only:
-                run_programme(studies, self.out, console)
+                run_programme(studies, self.out, console, workers)
         finally:
             for path in report_programme(studies, self.out, console):
                 console.print(f"written: {path}", highlight=False, soft_wrap=True)

@@ -8,6 +8,7 @@ from rich.console import Console
 import evenflow
 from benchmarks.studies import programme as programme_module
 from benchmarks.studies.directory import StudyDirectory
+from benchmarks.studies.packs import run_study
 from benchmarks.studies.programme import plan, print_plan, programme, report_programme, run_programme, stages
 from benchmarks.studies.study import Study
 from engine import SettingError
@@ -55,14 +56,14 @@ def test_it_trains_stage_by_stage_and_goes_on_where_it_was_stopped(tmp_path, mon
     study, console = small(), Console(quiet=True)
     done = []
 
-    def stop_after_two(study, out, progress, stopping, stage):
-        run_study(study, out, progress, stopping, stage)
+    def stop_after_two(study, out, console, workers, stopping, stage):
+        train_shown(study, out, console, workers, stopping, stage)
         done.append(stage.name)
         if len(done) == 2:
             raise KeyboardInterrupt
 
-    run_study = programme_module.run_study
-    monkeypatch.setattr(programme_module, "run_study", stop_after_two)
+    train_shown = programme_module.train_shown
+    monkeypatch.setattr(programme_module, "train_shown", stop_after_two)
     with pytest.raises(KeyboardInterrupt):
         run_programme({"cart-pole": study}, tmp_path, console)
     assert done == ["first", "seeds"]
@@ -85,7 +86,7 @@ def test_it_trains_stage_by_stage_and_goes_on_where_it_was_stopped(tmp_path, mon
 def test_a_training_does_not_depend_on_the_stages(tmp_path):
     study, console = small(seed_count=5, clippings=("none",)), Console(quiet=True)
     run_programme({"cart-pole": study}, tmp_path / "staged", console)
-    programme_module.run_study(study, tmp_path / "whole")
+    run_study(study, tmp_path / "whole")
     staged, whole = (
         {(result.difficulty, result.label): result.final_loss for result in StudyDirectory(place).results}
         for place in (tmp_path / "staged" / "cart-pole", tmp_path / "whole")

@@ -3,6 +3,7 @@
 import errno
 import os
 import socket
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -14,6 +15,7 @@ from training.errors import RunError
 from training.files import reason
 
 LOCK = ".lock"
+_POLL_SECONDS = 0.2
 
 
 # What file systems answer that have no locks, some of them over a network.
@@ -59,6 +61,17 @@ def only_writer(folder: Path, what: str = "run") -> Iterator[None]:
             with suppress(OSError):
                 path.unlink(missing_ok=True)
         lock.release()
+
+
+def wait_for_writer(folder: Path, seconds: float) -> None:
+    """Return once nobody writes in a directory any more, or after so many seconds; it need not be there."""
+    deadline = time.monotonic() + seconds
+    while folder.is_dir():
+        with suppress(RunError), only_writer(folder):
+            return
+        if time.monotonic() > deadline:  # whoever writes next is told by whom it is held
+            return
+        time.sleep(_POLL_SECONDS)
 
 
 def _holder(path: Path) -> str:

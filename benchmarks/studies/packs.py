@@ -1,16 +1,16 @@
-"""The trainings of a study: packs of them, one after another, each result appended as its pack is done.
+"""The trainings of a study in packs: which there are, and the results of each, appended by one writer.
 
 Members of one difficulty share a shape, so they train together in packs, each a run directory of its own with a
 checkpoint after every epoch; a study that was killed continues where it stopped when the same command is given again.
+Who trains them is handed in. Results stand in the order of the packs, whoever trained them and whenever.
 """
 
+import itertools
 import json
 import os
-import platform
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, replace
-from importlib.metadata import version
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +18,16 @@ import yaml
 
 from benchmarks.studies.directory import StudyDirectory, check_same
 from benchmarks.studies.knobs import family_of
+from benchmarks.studies.pack import Pack, Watch, identities, key_of
 from benchmarks.studies.statistics import interquartile_mean
-from benchmarks.studies.study import STUDY_FORMAT, Study
-from engine import current
-from training import Experiment, RunDirectory, resume, train
+from benchmarks.studies.study import Study
+from benchmarks.studies.workers import Here, Workers
+from training import Experiment, RunDirectory
 from training.errors import RunError
-from training.experiment import Progress
 from training.files import add_lines, reason, write_whole
 from training.lock import LOCK, only_writer
 from training.optimisers import settings_to_file
 from training.stopping import Stopped, Stopping
-from training.trainer import Trainer
 from training.variant import Variant
 
 _MEMBERS = 48  # more fill neither cache nor cores better
@@ -48,22 +47,13 @@ class Stage:
     seeds: tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class Pack:
-    """Trainings that share one ensemble and its run directory."""
-
-    path: Path
-    phase: str
-    difficulty: Any
-    experiment: Experiment
-
-
 def run_study(
     study: Study,
     out: Path,
-    progress: Callable[[Pack, int], Progress | None] = lambda pack, left: None,
+    progress: Watch = lambda pack, left: None,
     stopping: Stopping | None = None,
     stage: Stage | None = None,
+    workers: Workers | None = None,
 ) -> None:
     """Train whatever of the study is not trained yet. KeyboardInterrupt where a signal stops it.
 
@@ -73,24 +63,36 @@ def run_study(
         progress: called before each pack with the number of packs left; what it returns sees every epoch.
         stopping: who listens to signals, if the caller does.
         stage: the part to train; by default everything, with learning rates chosen where there are several.
+        workers: who trains the packs; by default this process, one after another.
 
     Raises:
-        RunError: a directory of something else, one in which another process trains, or that cannot be written.
+        RunError: a directory of something else, one in which another process trains, or that cannot be written; or
+            workers that die again and again.
     """
+    workers = Here() if workers is None else workers
     if not out.is_dir() or not any(out.iterdir()):
         for difficulty in study.difficulties:  # what cannot be trained leaves no directory behind
             study.experiment(difficulty, (0,)).trainer()
     with _claimed(study, out), Stopping() if stopping is None else nullcontext(stopping) as stop:
-        for difficulty in study.difficulties:
-            if stage is not None:
-                _train_all(packs_of(study, out, difficulty, stage), out, progress, stop)
-                continue
-            chosen: tuple[Variant, ...] = ()
-            if study.tunes:
-                tuning = _packs(study, out, "tuning", difficulty, study.tuning_seeds, ())
-                _train_all(tuning, out, progress, stop)
-                chosen = _best_tuned(out, study, difficulty)
-            _train_all(_packs(study, out, "report", difficulty, study.seeds, chosen), out, progress, stop)
+        for packs in _rounds(study, out, stage, workers.at_once):
+            _train_all(packs, out, workers, progress, stop)
+
+
+def _rounds(study: Study, out: Path, stage: Stage | None, at_once: int) -> Iterator[list[Pack]]:
+    """Packs that may be trained at the same time, every difficulty's; a round begins when the one before is done."""
+    if stage is not None:
+        yield [pack for difficulty in study.difficulties for pack in packs_of(study, out, difficulty, stage, at_once)]
+        return
+    chosen: dict[Any, tuple[Variant, ...]] = dict.fromkeys(study.difficulties, ())
+    if study.tunes:
+        seeds = study.tuning_seeds
+        yield [pack for value in chosen for pack in _packs(study, out, "tuning", value, seeds, (), at_once=at_once)]
+        chosen = {difficulty: _best_tuned(out, study, difficulty) for difficulty in study.difficulties}
+    yield [
+        pack
+        for value, variants in chosen.items()
+        for pack in _packs(study, out, "report", value, study.seeds, variants, at_once=at_once)
+    ]
 
 
 @contextmanager
@@ -125,12 +127,13 @@ def _check_place(study: Study, out: Path) -> None:
 def packed_seeds(study: Study, difficulty: Any) -> tuple[int, ...]:
     """Seeds of a full pack of this difficulty, every combination of each."""
     one = study.experiment(difficulty, (0,))
-    return tuple(range(max(1, min(_MEMBERS, _members_that_fit(one)) // len(one.labels()))))
+    most = min(_MEMBERS, _members_that_fit(_needed_by_each(one)))
+    return tuple(range(max(1, most // len(one.labels()))))
 
 
-def packs_of(study: Study, out: Path, difficulty: Any, stage: Stage) -> list[Pack]:
-    """The packs of one stage at one difficulty."""
-    return _packs(study, out, "report", difficulty, stage.seeds, stage.variants, f"{stage.name}-")
+def packs_of(study: Study, out: Path, difficulty: Any, stage: Stage, at_once: int = 1) -> list[Pack]:
+    """The packs of one stage at one difficulty, of which so many share this machine's memory."""
+    return _packs(study, out, "report", difficulty, stage.seeds, stage.variants, f"{stage.name}-", at_once)
 
 
 def _packs(
@@ -141,108 +144,91 @@ def _packs(
     seeds: tuple[int, ...],
     variants: tuple[Variant, ...],
     prefix: str = "",
+    at_once: int = 1,
 ) -> list[Pack]:
     """Seeds in as few packs as memory and cache allow, of nearly equal size; a seed's variants stay together."""
-    per_seed = len(study.experiment(difficulty, seeds[:1], variants).labels())
-    most = max(1, min(_MEMBERS, _members_that_fit(study.experiment(difficulty, seeds[:1], variants))) // per_seed)
-    count = -(-len(seeds) // most)
-    bounds = [len(seeds) * index // count for index in range(count + 1)]
-    root = out / f"{study.difficulty}-{difficulty}"
+    one = study.experiment(difficulty, seeds[:1], variants)
+    needed = _needed_by_each(one)
+    most = max(1, min(_MEMBERS, _members_that_fit(needed, at_once)) // len(one.labels()))
+    root, stem = out / f"{study.difficulty}-{difficulty}", f"{phase}-{prefix}"
+    runs = _runs(seeds, -(-len(seeds) // most), bool(prefix), _begun(root, stem))
+    if runs is None:
+        raise RunError(
+            f"Expected the runs {stem}* in {root} to be of this study, got other seeds; choose another --out."
+        )
     return [
         Pack(
-            root / f"{phase}-{prefix}{seeds[bounds[index]]}" if prefix else root / f"{phase}-{bounds[index]}",
+            root / f"{stem}{number}",
             phase,
             difficulty,
-            study.experiment(difficulty, seeds[bounds[index] : bounds[index + 1]], variants),
+            study.experiment(difficulty, its_seeds, variants),
+            int(needed * len(its_seeds) * len(one.labels())),
         )
-        for index in range(count)
+        for number, its_seeds in runs.items()
     ]
 
 
-def _members_that_fit(experiment: Experiment) -> int:
-    """How many members' buffers take half of the memory that is free: as many of each variant, with their copies."""
+def _runs(
+    seeds: tuple[int, ...], wanted: int, by_seed: bool, begun: dict[int, tuple[int, ...]]
+) -> dict[int, tuple[int, ...]] | None:
+    """The seeds of each run directory by its number: so many runs, or that number of them which holds all begun ones.
+
+    Memory may have been free for other packs when those were begun. None if no number does.
+
+    Args:
+        by_seed: whether runs are numbered by their first seed, else by its place among the seeds.
+    """
+    for count in (wanted, *range(1, len(seeds) + 1)):
+        bounds = [len(seeds) * index // count for index in range(count + 1)]
+        runs = {seeds[low] if by_seed else low: seeds[low:high] for low, high in itertools.pairwise(bounds)}
+        if begun.items() <= runs.items():
+            return runs
+    return None
+
+
+def _begun(root: Path, stem: str) -> dict[int, tuple[int, ...]]:
+    """The seeds of every run directory of this stem, by its number."""
+    folders = [file.parent for file in root.glob(f"{stem}*/config.yaml")]
+    numbered = {folder.name.removeprefix(stem): folder for folder in folders}
+    return {
+        int(number): tuple(RunDirectory.open(folder).config.get("seeds") or ())
+        for number, folder in numbered.items()
+        if number.isdecimal()
+    }
+
+
+def _needed_by_each(experiment: Experiment) -> float:
+    """Bytes of a member's buffers where there are as many of each variant, with their copies."""
     trainer = replace(experiment, seeds=experiment.seeds[:1]).trainer()
-    needed = (trainer.planned_bytes + trainer.evaluation.plan.predicted) / len(trainer.members)
+    return (trainer.planned_bytes + trainer.evaluation.plan.predicted) / len(trainer.members)
+
+
+def _members_that_fit(needed: float, at_once: int = 1) -> int:
+    """How many members of so many bytes take half of the memory that is free, where so many packs share it."""
     try:
         free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (ValueError, OSError, AttributeError):  # not on this system
         return _MEMBERS
-    return max(1, int(free / 2 / needed))
+    return max(1, int(free / 2 / at_once / needed))
 
 
-def _train_all(
-    packs: list[Pack], out: Path, progress: Callable[[Pack, int], Progress | None], stopping: Stopping
-) -> None:
-    done = {_key(result) for result in StudyDirectory(out).lines}
-    waiting = [pack for pack in packs if not all(_key(line) in done for line in _lines(pack))]
-    for index, pack in enumerate(waiting):
-        watch = progress(pack, len(waiting) - index)
-        if (pack.path / "config.yaml").exists():
-            trainer = resume(pack.path, watch, stopping=stopping)
-        else:
-            trainer = train(pack.experiment, pack.path, watch, stopping)
-        if trainer.epoch >= pack.experiment.epochs:
-            _append(pack, trainer, out)
-        if stopping.requested is not None:
-            raise Stopped(stopping.requested, "give the same command again to go on")
+def _train_all(packs: list[Pack], out: Path, workers: Workers, progress: Watch, stopping: Stopping) -> None:
+    done = {key_of(result) for result in StudyDirectory(out).lines}
+    waiting = [pack for pack in packs if not all(key_of(line) in done for line in identities(pack))]
+    with closing(workers.train(waiting, out, progress, stopping)) as trained:
+        for lines in trained:
+            _append(lines, out)
+    if stopping.requested is not None:
+        raise Stopped(stopping.requested, "give the same command again to go on")
 
 
-def _append(pack: Pack, trainer: Trainer, out: Path) -> None:
+def _append(lines: Sequence[Mapping[str, Any]], out: Path) -> None:
     file = out / "results.jsonl"
-    done = {_key(result) for result in StudyDirectory(out).lines}
-    records = RunDirectory.open(pack.path).metrics()
-    lines = [line for line in _lines(pack, trainer, records) if _key(line) not in done]
+    done = {key_of(result) for result in StudyDirectory(out).lines}
     try:
-        add_lines(file, map(json.dumps, lines))
+        add_lines(file, [json.dumps(line) for line in lines if key_of(line) not in done])
     except OSError as error:
         raise RunError(f"Expected results that can be written, got {file}: {reason(error)}.") from error
-
-
-def _lines(
-    pack: Pack, trainer: Trainer | None = None, records: list[dict[str, Any]] | None = None
-) -> Iterator[dict[str, Any]]:
-    """What is written of each member; without a trainer only what identifies it."""
-    experiment = pack.experiment
-    runtime = current()
-    packages = {name: version(name) for name in ("taichi", "torch")}
-    for member, label in enumerate(experiment.labels()):
-        line = {
-            "format": STUDY_FORMAT,
-            "task": experiment.task,
-            "phase": pack.phase,
-            "options": asdict(experiment.task_options),
-            "difficulty": pack.difficulty,
-            **label.to_file(),
-            "epochs": experiment.epochs,
-        }
-        if trainer is not None and records is not None:
-            divergence = trainer.divergences.get(member)
-            line |= {
-                "settings": settings_to_file(asdict(experiment.settings)),
-                "backend": runtime.backend,
-                "precision": runtime.precision,
-                "versions": {"python": platform.python_version(), **packages},
-                "members": len(experiment.labels()),
-                "seconds": records[-1]["seconds"],
-                "run": str(pack.path.name),
-                "member": member,
-                "train_loss": [record["train_loss"][member] for record in records],
-                "test_loss": [record["test_loss"][member] for record in records],
-                **_validation(records, member),
-                "diverged": None if divergence is None else asdict(divergence),
-            }
-        yield line
-
-
-def _validation(records: list[dict[str, Any]], member: int) -> dict[str, Any]:
-    """The losses on the validation states, where there are any."""
-    losses = [record["validation_loss"][member] for record in records if "validation_loss" in record]
-    return {"validation_loss": losses} if len(losses) == len(records) else {}
-
-
-def _key(line: dict[str, Any]) -> tuple:
-    names = ("phase", "difficulty", "gradient", "clipping", "learning_rate", "seed", "epochs")
-    return tuple(line[name] for name in names)
 
 
 def _best_tuned(out: Path, study: Study, difficulty: Any) -> tuple[Variant, ...]:

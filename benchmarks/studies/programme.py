@@ -5,7 +5,6 @@ stage goes through all tasks and difficulties before the next one begins.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -15,12 +14,13 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.studies.directory import StudyDirectory
-from benchmarks.studies.packs import Stage, packs_of, run_study
+from benchmarks.studies.packs import Stage, packs_of
 from benchmarks.studies.sizing import seconds_of_an_epoch
 from benchmarks.studies.study import Study
-from benchmarks.studies.variants import PackProgress, write_comparison
+from benchmarks.studies.variants import train_shown, write_comparison
+from benchmarks.studies.workers import Workers
 from engine import SettingError
-from training.stopping import CLOSED_PIPE, Stopped, Stopping
+from training.stopping import Stopping
 from training.variant import Variant
 
 TASKS = ("cart-pole", "guidance", "quantum")
@@ -112,16 +112,11 @@ def print_plan(studies: dict[str, Study], out: Path, console: Console) -> None:
     console.print(f"{total:.1f} hours are left on this machine as it is now", highlight=False)
 
 
-def run_programme(studies: dict[str, Study], out: Path, console: Console) -> None:
+def run_programme(studies: dict[str, Study], out: Path, console: Console, workers: Workers | None = None) -> None:
     """Train what is left, stage by stage; KeyboardInterrupt where a signal stops it."""
     with Stopping() as stopping:
         for index, task, study in _by_stages(studies):
-            with closing(PackProgress(study, console)) as watch:
-                try:
-                    run_study(study, out / task, watch, stopping, stages(study)[index])
-                except BrokenPipeError as error:
-                    console.quiet = True
-                    raise Stopped(CLOSED_PIPE, "give the same command again to go on") from error
+            train_shown(study, out / task, console, workers, stopping, stages(study)[index])
 
 
 def report_programme(studies: dict[str, Study], out: Path, console: Console) -> list[Path]:

@@ -10,26 +10,47 @@ from benchmarks.studies.comparisons import AGAINST, conclusions, table
 from benchmarks.studies.costs import load_costs, measure_costs
 from benchmarks.studies.diagnostics import diagnose, write_diagnostics
 from benchmarks.studies.directory import StudyDirectory, check_same
-from benchmarks.studies.packs import Pack, run_study
+from benchmarks.studies.pack import Pack
+from benchmarks.studies.packs import Stage, run_study
 from benchmarks.studies.report import write_report
 from benchmarks.studies.study import Study
+from benchmarks.studies.workers import Workers
 from training.display import TrainingProgress
 from training.files import write_ours
-from training.stopping import CLOSED_PIPE, Stopped
+from training.stopping import CLOSED_PIPE, Stopped, Stopping
 
 
-def compare(study: Study, out: Path, console: Console, train: bool = True, against: str = AGAINST) -> list[Path]:
+def compare(
+    study: Study,
+    out: Path,
+    console: Console,
+    train: bool = True,
+    against: str = AGAINST,
+    workers: Workers | None = None,
+) -> list[Path]:
     """Train what is left of a study if asked to, and write the report; returns the paths of what was written."""
     if train:
-        watch = PackProgress(study, console)
-        try:
-            run_study(study, out, watch)
-        except BrokenPipeError as error:
-            console.quiet = True
-            raise Stopped(CLOSED_PIPE, "give the same command again to go on") from error
-        finally:
-            watch.close()
+        train_shown(study, out, console, workers)
     return write_comparison(study, out, console, against)
+
+
+def train_shown(
+    study: Study,
+    out: Path,
+    console: Console,
+    workers: Workers | None = None,
+    stopping: Stopping | None = None,
+    stage: Stage | None = None,
+) -> None:
+    """Train what is left of a study, as `run_study` does, and show it: by epoch in this process, else pack by pack."""
+    watch = PackProgress(study, console, by_epoch=workers is None)
+    try:
+        run_study(study, out, watch, stopping, stage, workers)
+    except BrokenPipeError as error:
+        console.quiet = True
+        raise Stopped(CLOSED_PIPE, "give the same command again to go on") from error
+    finally:
+        watch.close()
 
 
 def write_comparison(study: Study, out: Path, console: Console, against: str = AGAINST) -> list[Path]:
@@ -65,10 +86,10 @@ def _costs(study: Study, out: Path, console: Console) -> dict[str, Any]:
 
 
 class PackProgress:
-    """Names each pack as it starts and shows its progress."""
+    """Names each pack as it starts and shows its progress, if that is seen epoch by epoch."""
 
-    def __init__(self, study: Study, console: Console):
-        self._study, self._console = study, console
+    def __init__(self, study: Study, console: Console, by_epoch: bool = True):
+        self._study, self._console, self._by_epoch = study, console, by_epoch
         self._progress: TrainingProgress | None = None
 
     def __call__(self, pack: Pack, left: int):
@@ -78,6 +99,8 @@ class PackProgress:
             f"{'pack' if left == 1 else 'packs'} left here",
             highlight=False,
         )
+        if not self._by_epoch:
+            return None
         if self._progress is not None:
             self._progress.__exit__()
         self._progress = TrainingProgress(labels, pack.experiment.epochs, self._console).__enter__()
