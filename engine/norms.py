@@ -19,6 +19,13 @@ def norm(values: torch.Tensor, dim: int = -1, keepdim: bool = False) -> torch.Te
     return found if keepdim else found.squeeze(dim)
 
 
+def wide_norm(values: torch.Tensor, dim: int = -1) -> torch.Tensor:
+    """`norm` as float64; of float32 in one pass, since squares of those neither overflow nor underflow there."""
+    if values.dtype == torch.float32:
+        return torch.linalg.vector_norm(values, 2, dim, dtype=torch.float64)
+    return norm(values, dim)
+
+
 def limited(rows: torch.Tensor, limit: float) -> torch.Tensor:
     """Rows [B, n], those longer than `limit` scaled to that length; rows that are not finite are left as they are."""
     length = torch.linalg.vector_norm(rows, 2, 1, keepdim=True)

@@ -32,7 +32,7 @@ def experiment(shuffle=True, **options):
 def outcome(path):
     """All of the metrics but their times, and the last checkpoint."""
     run = RunDirectory.open(path)
-    lines = [{name: value for name, value in line.items() if name != "seconds"} for line in run.metrics()]
+    lines = [{name: value for name, value in line.items() if "seconds" not in name} for line in run.metrics()]
     return lines, read_checkpoint(run.checkpoints()[-1])
 
 

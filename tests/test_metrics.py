@@ -8,12 +8,14 @@ import pytest
 import evenflow
 from training import Experiment, RunDirectory, TrainingSettings, resume, train
 from training.errors import RunError
-from training.metrics import first_lines, for_json, from_json, read_metrics
+from training.metrics import MEASURED, first_lines, for_json, from_json, read_metrics
 from training.viewing import watched
 
 pytestmark = pytest.mark.float64
 
-GOOD = {"epoch": 2, "seconds": 1.5, "train_loss": [1.0, None], "test_loss": [2, 0.5], "diverged": [1]}
+OLD = {"epoch": 2, "seconds": 1.5, "train_loss": [1.0, None], "test_loss": [2, 0.5], "diverged": [1]}
+MEASURES = {**{name: [0.5, None] for name in MEASURED}, "update_seconds": 0.01}
+GOOD = {**OLD, **MEASURES}
 BAD = {
     "losses too few": ({"train_loss": [1.0]}, "1 values of train_loss for 2 members"),
     "losses too many": ({"test_loss": [1.0] * 3}, "3 values of test_loss for 2 members"),
@@ -28,6 +30,9 @@ BAD = {
     "an epoch that is a float": ({"epoch": 2.0}, "epoch 2.0 where epoch 2 is due"),
     "an epoch that is a truth": ({"epoch": True}, "epoch True where epoch 2 is due"),
     "no time": ({"seconds": None}, "None as seconds"),
+    "no time of an update": ({"update_seconds": None}, "None as update_seconds"),
+    "norms too few": ({"gradient_norm": [1.0]}, "1 values of gradient_norm for 2 members"),
+    "an agreement in words": ({"sign_agreement": "all"}, "sign_agreement that is no list of numbers"),
     "diverged nobody": ({"diverged": [2]}, "diverged members that are none of the run's"),
     "diverged half": ({"diverged": [0.5]}, "diverged members that are none of the run's"),
     "diverged in words": ({"diverged": "none"}, "diverged members that are none of the run's"),
@@ -54,6 +59,7 @@ def test_good_lines_are_read_as_they_are(tmp_path):
     assert read_metrics(file, members=2) == read_metrics(file)
     assert first_lines(file, 2) == b"".join(file.read_bytes().splitlines(keepends=True)[:2])
     assert read_metrics(tmp_path / "nowhere") == []
+    assert read_metrics(file_with(tmp_path, json.dumps(OLD)))[1] == OLD
 
 
 @pytest.mark.parametrize("name", BAD)
@@ -74,6 +80,18 @@ def test_what_is_no_line_of_json_is_refused(name, tmp_path):
 def test_the_first_line_is_held_against_the_members_of_the_run(tmp_path):
     with pytest.raises(RunError, match=r"line 1 of .*, got 2 values of train_loss for 3 members"):
         read_metrics(file_with(tmp_path, json.dumps(GOOD)), members=3)
+
+
+def test_a_run_whose_lines_have_nothing_but_losses_goes_on(run, tmp_path):
+    path = shutil.copytree(run, tmp_path / "run")
+    file = path / "metrics.jsonl"
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    old = [{name: value for name, value in line.items() if name not in MEASURES} for line in lines]
+    file.write_text("".join(json.dumps(line) + "\n" for line in old))
+    resume(path, epochs=3)
+    *kept, new = RunDirectory.open(path).metrics()
+    assert kept == old
+    assert set(new) == set(GOOD)
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import torch
 
 from benchmarks.studies.diagnostics import _exploded, _scaled
 from engine import ClipNorm
-from engine.norms import limited, norm, norm_of_array
+from engine.norms import limited, norm, norm_of_array, wide_norm
 from engine.systems import NBody
 from training import Clipping
 from training.viewing.drawings import drawing_of
@@ -49,6 +49,10 @@ def test_norms_are_right_at_every_size(dtype, size):
         there = lengths <= torch.finfo(dtype).max / size
         torch.testing.assert_close(found[there] / size, lengths[there], rtol=20 * eps, atol=0.0)
         assert found[~there].isinf().all()
+    wide = wide_norm(given)
+    assert wide.dtype == torch.float64
+    torch.testing.assert_close((wide / size)[wide.isfinite()], lengths[wide.isfinite()], rtol=20 * eps, atol=0.0)
+    assert wide.isfinite().all() or (dtype == torch.float64 and bool(wide[there].isfinite().all()))
 
 
 @pytest.mark.parametrize(("dtype", "size"), CASES)

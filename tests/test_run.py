@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from training import Experiment, RunDirectory, TrainingSettings, read_checkpoint
 from training.divergence import Divergence
 from training.errors import RunError
+from training.metrics import MEASURED
 from training.trainer import EpochRecord
 
 pytestmark = pytest.mark.float64
@@ -337,4 +338,5 @@ def test_metrics_that_cannot_be_read_are_refused(run):
 def test_metrics_are_plain_json(trained):
     run, _ = trained
     for line in (run.path / "metrics.jsonl").read_text().splitlines():
-        assert set(json.loads(line)) == {"epoch", "seconds", "train_loss", "test_loss", "diverged"}
+        found = {"epoch", "seconds", "train_loss", "test_loss", "diverged", *MEASURED, "update_seconds"}
+        assert set(json.loads(line)) == found

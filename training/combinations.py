@@ -33,7 +33,7 @@ class _Pair(_Combination):
     def rules(self) -> tuple[AdjointRule, ...]:
         return tuple(dict.fromkeys((*self.other.rules, *self.one.rules)))
 
-    def _parts(self, gradients: Mapping[AdjointRule, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    def pair(self, gradients: Mapping[AdjointRule, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         return self.one.combine(gradients), self.other.combine(gradients)
 
 
@@ -56,7 +56,7 @@ class Bisect(_Pair):
     """a + b |a|/|b|: both at the size of the first, so that neither drowns the other; it bisects their angle."""
 
     def combine(self, gradients):
-        one, other = self._parts(gradients)
+        one, other = self.pair(gradients)
         return one + _direction(other) * _length(one)
 
 
@@ -65,7 +65,7 @@ class BisectUnit(_Pair):
     """â + b̂: the directions alone."""
 
     def combine(self, gradients):
-        one, other = self._parts(gradients)
+        one, other = self.pair(gradients)
         return _direction(one) + _direction(other)
 
 
@@ -78,7 +78,7 @@ class ConflictFree(_Pair):
     """
 
     def combine(self, gradients):
-        one, other = self._parts(gradients)
+        one, other = self.pair(gradients)
         along = _direction(_direction(one) + _direction(other))
         return along * _dot(one + other, along)
 
@@ -91,7 +91,7 @@ class ProjectConflicts(_Pair):
     """
 
     def combine(self, gradients):
-        one, other = self._parts(gradients)
+        one, other = self.pair(gradients)
         of_one, of_other = _direction(one), _direction(other)
         return one - of_other * _dot(one, of_other).clamp(max=0.0) + other - of_one * _dot(other, of_one).clamp(max=0.0)
 
@@ -107,7 +107,7 @@ class WhereSignsAgree(_Pair):
         return tuple(dict.fromkeys((*super().rules, *self.of.rules)))
 
     def combine(self, gradients):
-        one, other = self._parts(gradients)
+        one, other = self.pair(gradients)
         kept = self.of.combine(gradients)
         return torch.where(torch.sign(one) == torch.sign(other), kept, torch.zeros_like(kept))
 

@@ -9,6 +9,8 @@ from training.errors import RunError
 from training.files import complete_lines, reason
 
 Record = dict[str, Any]
+MEASURED = ("gradient_norm", "clipped_norm", "adjoint_norm", "sign_agreement")
+"""What a line says of each member besides its losses, as `EpochRecord` explains; lines of old runs do without."""
 
 
 def read_metrics(file: Path, members: int | None = None) -> list[Record]:
@@ -94,7 +96,9 @@ def _fault(record: Any, number: int, members: int | None) -> str:
         return f"epoch {record.get('epoch')!r} where epoch {number} is due"
     if not is_number(record.get("seconds")):
         return f"{record.get('seconds')!r} as seconds"
-    for name in ("train_loss", "test_loss", *(["validation_loss"] if "validation_loss" in record else [])):
+    if not is_number(record.get("update_seconds", 0.0)):
+        return f"{record['update_seconds']!r} as update_seconds"
+    for name in ("train_loss", "test_loss", *(name for name in ("validation_loss", *MEASURED) if name in record)):
         values = record.get(name)
         if not isinstance(values, list) or not are_losses(values):
             return f"{name} that is no list of numbers"

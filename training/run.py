@@ -11,7 +11,6 @@ reading writes nothing. Tensors are read as safetensors and settings as plain YA
 """
 
 import json
-import math
 import os
 import re
 from collections.abc import Collection, Iterator, Mapping
@@ -26,7 +25,7 @@ from training.divergence import Divergence
 from training.errors import RunError
 from training.files import reason, remove_parts, write_whole
 from training.lock import LOCK, only_writer
-from training.metrics import first_lines, read_metrics
+from training.metrics import MEASURED, first_lines, for_json, read_metrics
 from training.trainer import EpochRecord, Trainer
 
 __all__ = ["RUN_FORMAT", "RunDirectory", "read_checkpoint"]
@@ -107,16 +106,16 @@ class RunDirectory:
                 self._writing = False
 
     def append(self, record: EpochRecord, seconds: float, divergences: Mapping[int, Divergence]) -> None:
-        """Add one line to the metrics; losses that are not finite are written as null."""
+        """Add one line to the metrics; numbers that are not finite are written as null."""
         line = {
             "epoch": record.epoch,
             "seconds": round(seconds, 4),
-            "train_loss": [_finite(value) for value in record.train_loss],
-            "test_loss": [_finite(value) for value in record.test_loss],
+            "train_loss": record.train_loss,
+            "test_loss": record.test_loss,
             "diverged": sorted(divergences),
         }
-        if record.validation_loss is not None:
-            line["validation_loss"] = [_finite(value) for value in record.validation_loss]
+        found = {name: getattr(record, name) for name in ("validation_loss", *MEASURED, "update_seconds")}
+        line = for_json(line | {name: value for name, value in found.items() if value is not None})
         with self.writing(), open(self.path / _METRICS, "a") as handle:
             handle.write(json.dumps(line) + "\n")
 
@@ -276,7 +275,3 @@ def _settle(file: Path) -> None:
     if file.exists():
         with open(file, "rb+") as handle:
             os.fsync(handle.fileno())
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

@@ -18,6 +18,9 @@ from training.task import Task, generator
 
 _APART = 2**20  # between the seeds of starts that are told apart, where the task has noise
 
+Inspect = Callable[[GradientEstimator, Any, Mapping[Any, torch.Tensor]], None]
+"""Called with each estimator, the members that have it and the gradients that it combines, before it does."""
+
 
 class Sources:
     """Gradients [P, n] of members with estimators of their own, from one rollout.
@@ -87,6 +90,7 @@ class Sources:
         theta: torch.Tensor,
         parameters: torch.Tensor | None = None,
         draw: int = 0,
+        inspect: Inspect | None = None,
     ) -> torch.Tensor:
         """The members' gradients [P, n] from those of each rule and, where they need more, from `initial` states.
 
@@ -95,7 +99,10 @@ class Sources:
         found = {**swept, **self._scores(initial, theta, parameters, draw), **self._of_windows(theta)}
         gradient = torch.empty_like(theta, requires_grad=False)
         for index, (estimator, rows) in enumerate(self._estimators):
-            rows_found = combined(estimator, {source: found[source][rows] for source in estimator.rules})
+            given = {source: found[source][rows] for source in estimator.rules}
+            if inspect is not None:
+                inspect(estimator, rows, given)
+            rows_found = combined(estimator, given)
             if index in self._memories:
                 rows_found = estimator.remember(rows_found, self._memories[index])  # type: ignore[attr-defined]
             gradient[rows] = rows_found

@@ -7,22 +7,23 @@ from typing import Any
 
 import torch
 
-from engine import KernelSystem, Rollout, RolloutTape, SettingError, System, Trajectory, current
+from engine import Rollout, RolloutTape, SettingError, Trajectory, current
 from engine.available import check_available
 from engine.checks import positive, real, whole
 from engine.contracts import described
-from engine.held import Held
 from engine.memory import format_bytes, parse_bytes
 from engine.modes import plain_torch
+from engine.norms import wide_norm
 from policies import Policy, PolicyError
 from training.clipping import Clipping
 from training.divergence import Divergence, cause_of, within
 from training.estimators import Backpropagation, GradientEstimator, check_estimator
 from training.evaluation import Evaluation
+from training.measures import EpochRecord, Measures
 from training.optimisers import EnsembleOptimiser
 from training.settings import TrainingSettings
 from training.sources import Sources, grouped
-from training.starts import starts_of
+from training.starts import show_typical, starts_of
 from training.task import PolicyFactory, Task, generator
 
 
@@ -42,16 +43,6 @@ class Member:
             raise SettingError(f"Expected learning rates that are finite, got {rate}.")
         object.__setattr__(self, "learning_rate", positive("a learning rate above 0", rate))
         object.__setattr__(self, "seed", whole("a seed of at least 0", self.seed, least=0))
-
-
-@dataclass(frozen=True)
-class EpochRecord:
-    """Losses [P] of one epoch: mean over the epoch's updates, and on the other sets after it. NaN once frozen."""
-
-    epoch: int
-    train_loss: list[float]
-    test_loss: list[float]
-    validation_loss: list[float] | None = None
 
 
 # Of noise: no update comes so far.
@@ -97,7 +88,7 @@ class Trainer:
             self.policy.initialise(index, generator(member.seed, "policy"))
         seeds = [member.seed for member in self.members]
         self._train, self._train_parameters = starts_of(task, seeds, "train", settings.train_samples)
-        _show_typical(task.system, self._train.flatten(0, 1))
+        show_typical(task.system, self._train.flatten(0, 1))
         setting = task.system, self.policy, task.horizon
         self.rollout = Rollout(*setting, count * batch, memory=settings.memory, **task.parts)
         self._tests = Evaluation(task, self.policy, seeds, "test", settings.test_samples, _TEST_DRAW)
@@ -119,6 +110,7 @@ class Trainer:
         )  # fmt: skip
         self._check_copies()
         self._clippings = grouped([member.clipping for member in self.members], runtime.device)
+        self._measures = Measures(self.members, runtime.device)
         self.epoch = self.updates = 0
         self.divergences: dict[int, Divergence] = {}
 
@@ -173,6 +165,7 @@ class Trainer:
         if total is None:
             self.load(self.epoch, before, divergences)
             return None
+        measured = self._measures.found(self._active, self.updates_per_epoch)
         train = torch.where(self._active, total / self.updates_per_epoch, torch.nan)
         test = torch.where(self._active, self.test().to(torch.float64), torch.nan)
         validation = None
@@ -180,16 +173,17 @@ class Trainer:
             losses = self._validation.losses().to(torch.float64)
             validation = torch.where(self._active, losses, torch.nan).tolist()
         self.epoch, self.updates = self.epoch + 1, 0
-        return EpochRecord(self.epoch, train.tolist(), test.tolist(), validation)
+        return EpochRecord(self.epoch, train.tolist(), test.tolist(), validation, **measured)
 
     def _losses_of_epoch(self, stop: Callable[[], bool]) -> torch.Tensor | None:
         """The sum [P] of the losses of an epoch's updates, made now; None if `stop()` was true before one of them."""
         total = torch.zeros(len(self.members), dtype=torch.float64, device=self._train.device)
-        for update, (states, parameters) in enumerate(self.batches()):
-            if stop():
-                return None
-            total += self.update(states, parameters, update)
-            self.updates = update + 1
+        with self._measures.epoch():
+            for update, (states, parameters) in enumerate(self.batches()):
+                if stop():
+                    return None
+                total += self.update(states, parameters, update)
+                self.updates = update + 1
         return total
 
     @plain_torch
@@ -201,10 +195,13 @@ class Trainer:
         """
         losses, gradient = self.gradient(initial, parameters)
         # Norms tell at a fraction of the cost: where one is finite, so are the numbers and their squares.
-        if not self.rollout.finite(losses, torch.linalg.vector_norm(gradient, 2, 1)):
+        norms = torch.linalg.vector_norm(gradient, 2, 1)
+        if not self.rollout.finite(losses, norms):
+            norms = wide_norm(gradient)
             good = torch.isfinite(losses) & within(gradient, self._optimiser.largest())
             if not bool((good | ~self._active).all()):
                 self._freeze(~good & self._active, update, losses, gradient)
+        self._measures.clipped(norms)
         self._step(gradient)
         return losses
 
@@ -245,14 +242,17 @@ class Trainer:
                 self.rollout(initial, self.task.objective, parameters)
             result = tape.gradients(self.rollout)
             losses, swept = result.losses, result.parameters
+            self._measures.adjoints(result.initial)
         else:
             losses, swept = None, {}
             if len(self._sources.windowed) < len(self.members):
                 losses = self.rollout.forward(initial, self.task.objective, parameters)
-        gradient = self._sources.gradients(swept, initial, self.policy.theta.detach(), parameters, draw)
+        theta, inspect = self.policy.theta.detach(), self._measures.signs
+        gradient = self._sources.gradients(swept, initial, theta, parameters, draw, inspect)
         frozen = self._frozen()
         if frozen is not None:
             gradient.masked_fill_(frozen, 0.0)
+        self._measures.gradient(gradient)
         for clipping, rows in self._clippings:
             if clipping.kind != "none":
                 gradient[rows] = clipping(gradient[rows])
@@ -336,11 +336,3 @@ def _check(task: Any, members: Any, settings: Any) -> None:
         raise SettingError(f"Expected a list of members such as [Member()], got {came}.")
     if settings is not None and not isinstance(settings, TrainingSettings):
         raise SettingError(f"Expected settings as TrainingSettings(...), got {described(settings)}.")
-
-
-def _show_typical(system: System, states: torch.Tensor) -> None:
-    """Let the adjoint of a user's kernel be compared at states of the task too, where it has not been told others."""
-    while isinstance(system, Held):
-        system = system.system
-    if isinstance(system, KernelSystem) and system.typical_states is None:
-        system.typical_states = states
