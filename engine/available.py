@@ -16,16 +16,26 @@ _CGROUPS = {
     "v2": ("/sys/fs/cgroup", ("memory.max", "memory.current", "memory.stat")),
 }
 _CACHED = "inactive_file"
+_LESS = "lower the batch or the horizon, or give a memory budget"
+TRIAL_COPIES = 10
+"""Of a controller's parameters, as measured, that are held while its trial looks what controls depend on."""
 
 
-def check_available(predicted: int, what: str, device: torch.device) -> None:
+def check_available(predicted: int, what: str, device: torch.device, remedy: str = _LESS) -> None:
     """BudgetError if `what` needs more bytes than `device` can give now."""
     there = available_bytes(device)
     if there is not None and predicted > there:
         raise BudgetError(
             f"Expected what fits the {format_bytes(there)} of free memory on {device.type}, got {what}, which needs "
-            f"{format_bytes(predicted)}; lower the batch or the horizon, or give a memory budget."
+            f"{format_bytes(predicted)}; {remedy}."
         )
+
+
+def check_parameters(members: int, parameters: int, copies: int, dtype: torch.dtype, device: torch.device) -> None:
+    """BudgetError if `device` cannot hold so many copies of a controller's parameters now."""
+    what = f"a policy with {parameters} parameters for each of {members} members"
+    remedy = "make its layers, the system or the number of members smaller"
+    check_available(copies * members * parameters * dtype.itemsize, what, device, remedy)
 
 
 def available_bytes(device: torch.device) -> int | None:

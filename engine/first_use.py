@@ -12,9 +12,9 @@ from engine.trajectory import Cost, Trajectory
 
 
 def refuse_detached(rollout: Trajectory, cost: Cost) -> None:
-    """AdjointError if costs change with states or controls and none has a gradient; a warning if only some have.
+    """AdjointError if there are no costs, or they change with states or controls and none has a gradient.
 
-    The first segment is restored.
+    A warning if only some have. The first segment is restored.
     """
     states, controls = rollout.states[: rollout.block], rollout.controls[: rollout.block]
     steps, parts = torch.arange(len(controls), device=states.device), rollout.parts
@@ -22,16 +22,22 @@ def refuse_detached(rollout: Trajectory, cost: Cost) -> None:
         "running": lambda x, u: parts.priced(cost, parts.rows(len(u))).running(x[: len(u)], u, steps),
         "final": lambda x, u: parts.priced(cost, parts.rows()).final(x[0]),
     }
-    detached, differentiable = [], False
+    detached, differentiable, given = [], False, False
     with differentiating(cost):
         for name, evaluate in evaluations.items():
             value = evaluate(states.clone().requires_grad_(), controls.clone().requires_grad_())
+            given |= value is not None
             if value is None or value.requires_grad:
                 differentiable |= value is not None
                 continue
             other = evaluate(1.25 * states + 0.1, 1.25 * controls + 0.1)
             if other is not None and not torch.equal(value.nan_to_num(), other.nan_to_num()):
                 detached.append(name)
+    if not given:
+        raise AdjointError(
+            f"Expected an objective with a running or a final cost, got {described(cost)} whose methods both return "
+            "None; return the cost (a `return` left out?)."
+        )
     if not detached:
         return
     told = (

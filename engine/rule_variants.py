@@ -57,6 +57,7 @@ class ClipValue(WrappedRule):
     limit: float = 1.0
 
     def __post_init__(self):
+        super().__post_init__()
         limit = finite("ClipValue with a finite limit above 0", self.limit, lambda number: number > 0)
         object.__setattr__(self, "limit", limit)
 
@@ -107,6 +108,7 @@ class DecayRate(WrappedRule):
     rate: float = 1.0
 
     def __post_init__(self):
+        super().__post_init__()
         rate = finite("DecayRate with a finite rate of at least 0", self.rate, lambda number: number >= 0)
         object.__setattr__(self, "rate", rate)
 
@@ -129,6 +131,7 @@ class RandomCut(WrappedRule):
     seed: int = 0
 
     def __post_init__(self):
+        super().__post_init__()
         given = finite("RandomCut with a probability in [0, 1)", self.probability, lambda number: 0 <= number < 1)
         object.__setattr__(self, "probability", given)
         object.__setattr__(self, "seed", whole("RandomCut with a seed of at least 0", self.seed, least=0))

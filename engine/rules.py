@@ -14,14 +14,15 @@ That is all that a rule must be. One that besides says what it does to a single 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol, runtime_checkable
 
 import taichi as ti
 import torch
 
 from engine.checks import above_zero, finite, whole
-from engine.errors import SettingError
+from engine.contracts import check_rule, described
+from engine.errors import AdjointError, SettingError
 from engine.norms import limited, limited_vector
 
 
@@ -145,6 +146,16 @@ class WrappedRule:
 
     of: AdjointRule = FULL
 
+    def __post_init__(self):
+        try:
+            check_rule(self.of)
+        except AdjointError:
+            name, others = type(self).__name__, [field.name for field in fields(self)[1:]]
+            hint = f"; name the others, as in {name}({others[0]}=...)" if others else ""
+            raise AdjointError(
+                f"Expected a rule such as FULL as the first argument of {name}, got {described(self.of)}{hint}."
+            ) from None
+
     @property
     def uses_physics(self) -> bool:
         return self.of.uses_physics
@@ -173,6 +184,7 @@ class ClipNorm(WrappedRule):
     limit: float = 1.0
 
     def __post_init__(self):
+        super().__post_init__()
         object.__setattr__(self, "limit", above_zero("ClipNorm with a limit above 0", self.limit))
 
     def __call__(self, direct, physics, policy, t):
@@ -191,6 +203,7 @@ class Decay(WrappedRule):
     factor: float = 0.99
 
     def __post_init__(self):
+        super().__post_init__()
         factor = finite("Decay with a factor in [0, 1]", self.factor, lambda number: 0 <= number <= 1)
         object.__setattr__(self, "factor", factor)
 
@@ -210,6 +223,7 @@ class Truncate(WrappedRule):
     window: int = 10
 
     def __post_init__(self):
+        super().__post_init__()
         window = whole("Truncate with a window of at least 1 step", self.window)
         object.__setattr__(self, "window", window)
 

@@ -9,9 +9,10 @@ import torch
 
 from engine import runtime
 from engine.checks import is_whole
-from engine.errors import AdjointError, ShapeError
+from engine.errors import AdjointError, SettingError, ShapeError
 from engine.fused import SweepArrays
 from engine.launch import Launch, prepare, prepare_adjoint
+from engine.plan import MOST_ELEMENTS
 from engine.trials.trial import Trial
 
 # Points of the user's own at which the first trial looks.
@@ -125,7 +126,12 @@ class System(abc.ABC):
 
     def check_size(self) -> None:
         """SettingError if kernels of this size cannot be had; asked before any is compiled."""
-        return
+        numbers = max(math.prod(self.state_shape), math.prod(self.control_shape))
+        if numbers > MOST_ELEMENTS:
+            raise SettingError(
+                f"Expected {self.name} with at most {MOST_ELEMENTS} numbers in a state and in a control, which is what "
+                f"kernels can index, got {numbers}; make it smaller."
+            )
 
     def step(self, state: torch.Tensor, control: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
         """S(state, control) for tensors [B, *state_shape], [B, *control_shape]; for rollouts use `Rollout`."""

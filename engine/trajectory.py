@@ -8,7 +8,7 @@ import torch
 
 from engine import plan as planning
 from engine import runtime
-from engine.available import check_available
+from engine.available import TRIAL_COPIES, check_available, check_parameters
 from engine.buffers import SweepBuffers
 from engine.checks import flag, whole
 from engine.contracts import check_controller, check_cost, check_system, check_tensor, modified
@@ -337,10 +337,9 @@ class Trajectory:
 
 
 def _check_fit(system: System, controller: Controller, batch: int) -> None:
-    if batch % controller.members:
-        raise ShapeError(
-            f"Expected a batch that is a multiple of the {controller.members} members, got {batch} samples."
-        )
+    members = controller.members
+    if batch % members:
+        raise ShapeError(f"Expected a batch that is a multiple of the {members} members, got {batch} samples.")
     kind = runtime.current().dtype, runtime.current().device
     if (controller.dtype, controller.device) != kind:
         raise ShapeError(
@@ -348,3 +347,4 @@ def _check_fit(system: System, controller: Controller, batch: int) -> None:
             f"{controller.device}; build it with dtype and device."
         )
     system.check_size()
+    check_parameters(members, controller.parameter_count, TRIAL_COPIES, controller.dtype, controller.device)

@@ -197,6 +197,28 @@ def test_rollouts_that_no_machine_holds_are_refused_before_anything_is_allocated
         )
 
 
+def test_policies_that_no_machine_holds_are_refused_before_they_are_made_or_tried(monkeypatch):
+    refused(
+        lambda: build_task("guidance", drivers=10**8).policy(10, torch.float64, torch.device("cpu")),
+        r"Expected what fits the [\d.]+ [GT]iB of free memory on cpu, got a policy with \d+ parameters for each of 10 "
+        r"members, which needs [\d.]+ [GT]iB; make its layers, the system or the number of members smaller\.",
+    )
+    policy = Linear((4,), (1,), **tensor_options())
+    monkeypatch.setattr(available_module, "available_bytes", lambda device: 9 * policy.theta.nbytes)
+    refused(
+        lambda: Rollout(CALM, policy, 1, 1), r"Expected what fits .* got a policy with 5 parameters for each of 1 .*"
+    )
+
+
+def test_systems_that_no_kernel_can_index_are_refused_as_a_task_is_built():
+    for name, options in (("swarm", {"evaders": 10**12}), ("fluid", {"particles": 10**10})):
+        refused(
+            lambda name=name, options=options: build_task(name, **options),
+            r"Expected \w+ with at most 2147483647 numbers in a state and in a control, which is what kernels can "
+            r"index, got \d+; make it smaller\.",
+        )
+
+
 def test_the_trainer_refuses_them_too():
     task = build_task("integrator", horizon=10**9)
     settings = TrainingSettings(batch_size=1000, train_samples=1000, test_samples=1)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from engine import KernelSystem, SettingError, ShapeError, System, current
+from engine.available import check_parameters
 from engine.held import Held
 from engine.observation import Observation
 from policies import MLP, Policy
@@ -29,7 +30,16 @@ class _PolicyOf:
         self._make = partial(kind, seen, system.control_shape, **settings)
 
     def __call__(self, members: int, dtype: torch.dtype, device: torch.device) -> Policy:
+        self._check_parameters(members, dtype, device)
         return self._make(members=members, dtype=dtype, device=device)
+
+    def _check_parameters(self, members: int, dtype: torch.dtype, device: torch.device) -> None:
+        """BudgetError if they do not fit: counted where nothing is allocated, since that would end the process."""
+        try:
+            count = self._make(members=members, dtype=dtype, device=torch.device("meta")).parameter_count
+        except Exception:  # a class of the user's that needs numbers; what is wrong with it shows when it is made
+            return
+        check_parameters(members, count, 1, dtype, device)
 
 
 def policy_for(

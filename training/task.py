@@ -58,6 +58,7 @@ class Task:
 
     def __post_init__(self):
         check_system(self.system)
+        self.system.check_size()
         check_cost(self.objective)
         object.__setattr__(self, "horizon", whole("a horizon of at least 1 step", self.horizon))
         if self.success is not None:
