@@ -15,7 +15,7 @@ pytestmark = pytest.mark.float64
 
 TINY = Sizes(
     members=(1, 2), horizon=4, particles=(64,), rounds=1, systems=("integrator",),
-    tests=(str(ROOT / "tests" / "test_errors.py"),), side=64, bytes=2**16,
+    tests=(str(ROOT / "tests" / "test_combinations.py"),), side=64, bytes=2**16,
 )  # fmt: skip
 TAKEN = ("launches", "suite float32 1", "suite float64 1", "launch cost", "parity", "determinism cart-pole",
          "cart-pole 1", "swarm-cells 64", "ceilings")  # fmt: skip
@@ -50,7 +50,7 @@ def test_without_a_card_it_ends_in_a_sentence_and_makes_nothing(tmp_path, monkey
     assert not (tmp_path / "new").exists()
 
 
-def test_every_part_is_taken_once_and_reported(few_parts, tmp_path, monkeypatch, capsys):
+def test_every_part_is_taken_once_and_reported(few_parts, forked_modules, tmp_path, monkeypatch, capsys):
     out = tmp_path / "study"
     report, data = study.device(out, Console(width=200), TINY, "cpu")
     found = json.loads(data.read_text())

@@ -118,6 +118,15 @@ def test_results_do_not_depend_on_the_packing(done, tmp_path, monkeypatch):
         assert apart[identity(result)] == pytest.approx(result["test_loss"], rel=1e-9)
 
 
+EPOCHS = 40
+
+
+def quick():
+    """Two packs, whose kernels are soon compiled and whose epochs are many."""
+    chosen = {"difficulties": (20, 22), "gradients": ("R", "C"), "seed_count": 3, "epochs": EPOCHS}
+    return Study("lqr", settings=SETTINGS, **chosen)
+
+
 CHILD = """
 import sys
 sys.path.insert(0, {tests!r})
@@ -126,8 +135,8 @@ engine.init("cpu", "float64")
 from pathlib import Path
 from benchmarks.studies.directory import StudyDirectory
 from benchmarks.studies.packs import run_study
-from test_study import small
-run_study(small(epochs=12), Path({out!r}))
+from test_study import quick
+run_study(quick(), Path({out!r}))
 """
 
 
@@ -138,7 +147,7 @@ def test_a_study_killed_at_random_goes_on_where_it_stopped(tmp_path):
     def epochs():
         return [file.read_text().count("\n") for file in sorted(out.glob("*/*/metrics.jsonl"))]
 
-    for stop in (draw.randint(1, 10), draw.randint(13, 22)):
+    for stop in (draw.randint(1, EPOCHS - 20), draw.randint(EPOCHS + 1, 2 * EPOCHS - 20)):
         process = Child([sys.executable, "-c", source])
         deadline = time.monotonic() + HANGS
         while sum(epochs()) < stop and process.poll() is None and time.monotonic() < deadline:
@@ -146,12 +155,12 @@ def test_a_study_killed_at_random_goes_on_where_it_stopped(tmp_path):
         process.send_signal(signal.SIGKILL)
         process.wait()
         before = sum(epochs())
-        assert 1 <= before < 24
+        assert stop <= before < 2 * EPOCHS
     seen = []
-    run_study(small(epochs=12), out, lambda pack, left: lambda trainer, record: seen.append(record.epoch))
+    run_study(quick(), out, lambda pack, left: lambda trainer, record: seen.append(record.epoch))
     # At most the epoch under way is lost, so at most one more is trained than was missing.
-    assert 24 - before <= len(seen) <= 24 - before + 1
-    run_study(small(epochs=12), tmp_path / "whole")
+    assert 2 * EPOCHS - before <= len(seen) <= 2 * EPOCHS - before + 1
+    run_study(quick(), tmp_path / "whole")
     whole = {
         identity(result): (result["train_loss"], result["test_loss"])
         for result in StudyDirectory(tmp_path / "whole").lines
