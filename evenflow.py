@@ -178,13 +178,7 @@ from training.commands import Resume, Train, View, ViewTask  # noqa: F401
 from training.dispatch import CommandLine as _CommandLine
 from training.doors import load as load_plugin
 from training.environments import to_gymnasium
-from training.gradients import (
-    GRADIENTS,
-    Gradient,
-    gradient_named,
-    register_gradient,
-    text_of,
-)
+from training.gradients import GRADIENTS, Gradient, gradient_named, register_gradient, text_of
 from training.machine import Machine  # noqa: F401
 from training.program import run_program
 from training.starts import policy_for, uniform_states
