@@ -48,6 +48,7 @@ setup(
         "mlflow": ["mlflow"],
         "wandb": ["wandb"],
         "trackio": ["trackio"],
+        "optuna": ["optuna"],
     },
     classifiers=[
         "Development Status :: 3 - Alpha",
