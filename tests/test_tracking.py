@@ -242,9 +242,8 @@ def test_a_tracker_holds_what_the_metrics_say_after_an_interruption(name, read, 
     for key, values in wanted.items():
         assert [epoch for epoch, _ in found[key]] == [epoch for epoch, _ in values], key
         if "seconds" not in key:
-            assert np.float32([value for _, value in found[key]]) == pytest.approx(
-                np.float32([value for _, value in values]), rel=1e-7
-            ), key
+            numbers, wanted_numbers = (np.array([value for _, value in of], np.float32) for of in (found[key], values))
+            assert numbers == pytest.approx(wanted_numbers, rel=1e-7), key
     assert {entry.name for entry in tmp_path.iterdir()} == {"run"}
 
 

@@ -77,8 +77,8 @@ class MLflow:
 
     def __init__(self, run: Tracked):
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-        from mlflow import MlflowClient
-        from mlflow.entities import Metric, Param
+        from mlflow import MlflowClient  # pyright: ignore[reportMissingImports]
+        from mlflow.entities import Metric, Param  # pyright: ignore[reportMissingImports]
 
         logging.getLogger("mlflow").setLevel(logging.WARNING)  # it tells of each table that it makes
         logging.getLogger("alembic").setLevel(logging.WARNING)
@@ -114,7 +114,7 @@ class WeightsAndBiases:
 
     def __init__(self, run: Tracked):
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
-        import wandb
+        import wandb  # pyright: ignore[reportMissingImports]
 
         self.identity = run.identity or secrets.token_hex(4)
         self._run = wandb.init(
@@ -145,13 +145,13 @@ class Trackio:
         given, own = os.environ.get("TRACKIO_DIR"), (run.path / "trackio").resolve()
         os.environ["TRACKIO_DIR"] = given or str(own)
         try:
-            import trackio
+            import trackio  # pyright: ignore[reportMissingImports]
         finally:
             if given is None:
                 del os.environ["TRACKIO_DIR"]
         if given is None and Path(trackio.utils.TRACKIO_DIR) != own:
             raise RuntimeError(f"it keeps to {trackio.utils.TRACKIO_DIR} in this process; set TRACKIO_DIR to share one")
-        self.identity = run.identity or run.path.name
+        self.identity, self._trackio = run.identity or run.path.name, trackio
         with redirect_stdout(io.StringIO()):
             self._run = trackio.init(
                 project=_PROJECT,
@@ -168,7 +168,7 @@ class Trackio:
 
     def close(self) -> None:
         with redirect_stdout(io.StringIO()):
-            self._run.finish()
+            self._trackio.finish()
 
 
 TRACKERS: dict[str, Callable[[Tracked], Tracker]] = {

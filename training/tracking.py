@@ -70,8 +70,18 @@ class Tracking:
 
     def follow(self, trainer: Trainer) -> None:
         """Open the trackers of a run that is about to be trained, and tell them the epochs that they lack."""
+        self._begin()
+        self._tell()
         if isinstance(self._progress, Follower):
             self._progress.follow(trainer)
+
+    def __call__(self, trainer: Trainer, record: EpochRecord) -> None:
+        if self._progress is not None:
+            self._progress(trainer, record)
+        self._tell()
+
+    def _begin(self) -> None:
+        """Open the trackers."""
         if not self._told:
             return
         config = RunDirectory.open(self._path).config
@@ -85,12 +95,6 @@ class Tracking:
             if tracker is not None:
                 self._open[name] = tracker
                 self._told[name] = told._replace(identity=tracker.identity)
-        self._tell()
-
-    def __call__(self, trainer: Trainer, record: EpochRecord) -> None:
-        if self._progress is not None:
-            self._progress(trainer, record)
-        self._tell()
 
     def _tell(self) -> None:
         """Have the trackers draw what metrics.jsonl says and they do not have yet."""
