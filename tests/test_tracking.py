@@ -180,7 +180,7 @@ def of_mlflow(path):
 
 
 def of_wandb(path):
-    from wandb.proto.wandb_internal_pb2 import Record
+    from wandb.proto.wandb_internal_pb2 import Record  # pyright: ignore[reportAttributeAccessIssue]
 
     found, runs = {}, set()
     for file in sorted(path.glob("wandb/offline-run-*/*.wandb")):
