@@ -159,6 +159,7 @@ from training import (
     RunError,
     SignAgreement,
     Task,
+    Tracking,
     Trainer,
     TrainingSettings,
     Variant,
@@ -177,13 +178,7 @@ from training.commands import Resume, Train, View, ViewTask  # noqa: F401
 from training.dispatch import CommandLine as _CommandLine
 from training.doors import load as load_plugin
 from training.environments import to_gymnasium
-from training.gradients import (
-    GRADIENTS,
-    Gradient,
-    gradient_named,
-    register_gradient,
-    text_of,
-)
+from training.gradients import GRADIENTS, Gradient, gradient_named, register_gradient, text_of
 from training.machine import Machine  # noqa: F401
 from training.program import run_program
 from training.starts import policy_for, uniform_states
@@ -296,6 +291,7 @@ __all__ = [
     "System",
     "Task",
     "TaskOptions",
+    "Tracking",
     "Trainer",
     "TrainingSettings",
     "Trajectory",

@@ -38,12 +38,17 @@ setup(
     extras_require={
         "dev": [
             *("pytest", "pytest-xdist", "ruff", "pyright[nodejs]"),
-            *("gymnasium>=1.1", "onnx", "onnxscript", "onnxruntime"),
+            *("gymnasium>=1.1", "onnx", "onnxscript", "onnxruntime", "tensorboard"),
         ],
         "export": ["onnx", "onnxscript"],
         "gym": ["gymnasium>=1.1", "stable-baselines3"],
         "peers": ["jax"],
         "ray": ["ray"],
+        "tensorboard": ["tensorboard"],
+        "mlflow": ["mlflow"],
+        "wandb": ["wandb"],
+        "trackio": ["trackio"],
+        "optuna": ["optuna"],
     },
     classifiers=[
         "Development Status :: 3 - Alpha",

@@ -90,8 +90,13 @@ class Variants(Generic[Options]):
     tuning_seed_count: Annotated[int, tyro.conf.arg(name="tuning-seeds")] = 3
     """How many seeds learning rates are chosen on."""
     tune_knobs: bool = False
-    """Of gradients that differ in the last number of their outermost part alone, report only the one that is best on
-    the tuning seeds."""
+    """Of gradients that differ in their own number alone, as "clip-norm(R, 1)" and "clip-norm(R, 10)", report only the
+    one that is best on the tuning seeds."""
+    tune: str | None = None
+    """With what to search each gradient's learning rate and own number on the tuning seeds: optuna, of the extra so
+    named. Learning rates and gradients of one family that are given are the ends of what is searched."""
+    trials: int = 16
+    """With --tune, how many settings of each variant are tried."""
     hours: float | None = None
     """Take as many paired seeds as fit into so many hours on this machine, instead of --seeds."""
     report_only: bool = False
@@ -102,6 +107,7 @@ class Variants(Generic[Options]):
     machine: tyro.conf.OmitArgPrefixes[Machine] = field(default_factory=Machine)
 
     def run(self) -> None:
+        from benchmarks.studies.search import trials_with
         from benchmarks.studies.sizing import sized
         from benchmarks.studies.study import Study
         from benchmarks.studies.variants import compare
@@ -109,6 +115,9 @@ class Variants(Generic[Options]):
         against, workers = gradient_named(self.against).text, self.spread.workers(self.machine)
         if workers is not None and self.hours is not None:
             raise SettingError("Expected --hours, which are timed in one process, without --jobs and --ray, got both.")
+        trials = trials_with(self.tune, self.trials)
+        if trials and (self.hours is not None or self.tune_knobs):
+            raise SettingError("Expected --tune without --hours and --tune-knobs, got both.")
         self.machine.start()
         study = Study.of(
             task_name(self.options),  # pyright: ignore[reportArgumentType]
@@ -117,6 +126,7 @@ class Variants(Generic[Options]):
             seed_count=self.seed_count,
             tuning_seed_count=self.tuning_seed_count,
             tune_knobs=self.tune_knobs,
+            trials=trials,
             **self.comparison.shared(),
         )
         if self.hours is not None:

@@ -16,6 +16,7 @@ from training.run import RunDirectory, read_checkpoint
 from training.settings import TrainingSettings
 from training.task import PolicyFactory, Task
 from training.tasks import TASKS, TaskOptions, build_task, task_options
+from training.tracking import Tracking
 from training.trainer import EpochRecord, Member, Trainer
 from training.variant import Label, Variant
 
@@ -42,6 +43,7 @@ __all__ = [
     "SignAgreement",
     "Task",
     "TaskOptions",
+    "Tracking",
     "Trainer",
     "TrainingSettings",
     "Variant",

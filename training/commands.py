@@ -24,6 +24,8 @@ from training.run import RunDirectory
 from training.session import ended, shown
 from training.settings import Comparison
 from training.tasks import TASKS, task_name
+from training.trackers import check_trackers
+from training.tracking import Tracking
 from training.viewing.command import View, ViewTask
 from training.viewing.drawings import DRAWINGS
 
@@ -47,6 +49,8 @@ class Train(Generic[Options]):
     """Epochs between checkpoints."""
     out: Path | None = None
     """A new directory for the run; by default runs/TASK-TIME."""
+    track: tuple[str, ...] = ()
+    """Trackers that draw it: tensorboard, mlflow, wandb, trackio, each in the run's directory, by extras so named."""
     machine: tyro.conf.OmitArgPrefixes[Machine] = field(default_factory=Machine)
 
     def run(self) -> None:
@@ -60,10 +64,14 @@ class Train(Generic[Options]):
             randomise=self.randomise,
             **self.comparison.shared(),
         )
+        check_trackers(self.track)
         self.machine.start()
         out = self.out or Path("runs") / f"{task}-{time.strftime('%Y%m%d-%H%M%S')}"
-        with shown(experiment.labels(), experiment.epochs, console) as (progress, stopping):
-            train(experiment, out, progress, stopping)
+        with (
+            shown(experiment.labels(), experiment.epochs, console) as (progress, stopping),
+            Tracking(self.track, out, progress) as tracking,
+        ):
+            train(experiment, out, tracking, stopping)
         _conclude(out, experiment.epochs)
         ended(stopping, out, experiment.epochs)
 
@@ -82,8 +90,11 @@ class Resume:
     """A new total of epochs, to go on for longer than was asked for at first."""
     threads: int | None = None
     """CPU threads; every core by default."""
+    track: tuple[str, ...] = ()
+    """Trackers that follow it from now on, beside those that do already."""
 
     def run(self) -> None:
+        check_trackers(self.track)
         run = RunDirectory.open(self.resume)
         experiment = Experiment.from_config(run.config)
         epochs = experiment.epochs if self.epochs is None else replace(experiment, epochs=self.epochs).epochs
@@ -99,8 +110,11 @@ class Resume:
                 soft_wrap=True,
             )
             return _conclude(self.resume, epochs)
-        with shown(experiment.labels(), epochs, console) as (progress, stopping):
-            resume(self.resume, progress, self.epochs, stopping)
+        with (
+            shown(experiment.labels(), epochs, console) as (progress, stopping),
+            Tracking(self.track, self.resume, progress) as tracking,
+        ):
+            resume(self.resume, tracking, self.epochs, stopping)
         _conclude(self.resume, epochs)
         ended(stopping, self.resume, epochs)
 

@@ -9,6 +9,7 @@ from training.errors import RunError
 from training.files import complete_lines, reason
 
 Record = dict[str, Any]
+METRICS = "metrics.jsonl"
 MEASURED = ("gradient_norm", "clipped_norm", "adjoint_norm", "sign_agreement")
 """What a line says of each member besides its losses, as `EpochRecord` explains; lines of old runs do without."""
 

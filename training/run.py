@@ -4,6 +4,7 @@
     metrics.jsonl                        one line an epoch
     checkpoints/epoch-000010.safetensors parameters, optimiser, random generators
     *.png, report.html                   figures and reports; .written.json remembers which of them are ours
+    tensorboard/, mlflow.db, ...         of trackers, which tracking.json remembers
     .lock                                while somebody writes
 
 Files are written whole, under a temporary name, and then renamed, by one writer at a time. Readers need no lock, and
@@ -25,14 +26,14 @@ from training.divergence import Divergence
 from training.errors import RunError
 from training.files import reason, remove_parts, write_whole
 from training.lock import LOCK, only_writer
-from training.metrics import MEASURED, first_lines, for_json, read_metrics
+from training.metrics import MEASURED, METRICS, first_lines, for_json, read_metrics
 from training.trainer import EpochRecord, Trainer
 
 __all__ = ["RUN_FORMAT", "RunDirectory", "read_checkpoint"]
 
 RUN_FORMAT = 1
 _KIND = "evenflow run"
-_CONFIG, _METRICS, _CHECKPOINTS = "config.yaml", "metrics.jsonl", "checkpoints"
+_CONFIG, _CHECKPOINTS = "config.yaml", "checkpoints"
 
 
 class StoredRuntime(NamedTuple):
@@ -116,12 +117,12 @@ class RunDirectory:
         }
         found = {name: getattr(record, name) for name in ("validation_loss", *MEASURED, "update_seconds")}
         line = for_json(line | {name: value for name, value in found.items() if value is not None})
-        with self.writing(), open(self.path / _METRICS, "a") as handle:
+        with self.writing(), open(self.path / METRICS, "a") as handle:
             handle.write(json.dumps(line) + "\n")
 
     def metrics(self) -> list[dict[str, Any]]:
         """All complete lines of the metrics; a line cut off by a kill is left out, a damaged one is a RunError."""
-        return read_metrics(self.path / _METRICS, _member_count(self.config))
+        return read_metrics(self.path / METRICS, _member_count(self.config))
 
     def save(self, trainer: Trainer, milestones: Collection[int] | None = None) -> Path:
         """Write a checkpoint of the trainer after its last completed epoch.
@@ -130,7 +131,7 @@ class RunDirectory:
         """
         path = self.path / _CHECKPOINTS / f"epoch-{trainer.epoch:06d}.safetensors"
         with self.writing():
-            _settle(self.path / _METRICS)  # so that a checkpoint never knows more epochs than the metrics
+            _settle(self.path / METRICS)  # so that a checkpoint never knows more epochs than the metrics
             write_checkpoint(path, trainer, self.config)
             if milestones is not None:
                 for old in self.checkpoints()[:-2]:
@@ -185,7 +186,7 @@ class RunDirectory:
         Raises:
             RunError: metrics of fewer epochs, or a directory that cannot be written; then all is as it was.
         """
-        file, records = self.path / _METRICS, self.metrics()
+        file, records = self.path / METRICS, self.metrics()
         if len(records) < epoch:
             raise RunError(
                 f"Expected metrics of {epoch} epochs in {file}, as many as the checkpoint has, got {len(records)}; "
@@ -194,7 +195,7 @@ class RunDirectory:
         try:
             with self.writing():
                 remove_parts(self.path / _CHECKPOINTS, "epoch-*")
-                remove_parts(self.path, _METRICS)
+                remove_parts(self.path, METRICS)
                 remove_parts(self.path, _CONFIG)
                 kept = first_lines(file, epoch)
                 if file.exists() and file.read_bytes() != kept:

@@ -5,6 +5,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from benchmarks.studies.spaces import searched
 from benchmarks.studies.study import COUNTS, LATER, Study
 from engine import SettingError
 from training import TrainingSettings, clipping_named, gradient_named, task_options
@@ -64,9 +65,8 @@ def check_result(study: Mapping[str, Any], result: Mapping[str, Any], where: str
             result["difficulty"] in study["difficulties"]
             and options[difficulty_of(kind)[0]] == result["difficulty"]
             and options["horizon"] >= 1
-            and result["gradient"] in [gradient_named(text).text for text in study["gradients"]]
+            and _is_tried(study, result["gradient"], result["learning_rate"])
             and result["clipping"] in [clipping_named(text).text for text in study["clippings"]]
-            and result["learning_rate"] in study["learning_rates"]
             and result["epochs"] == study["epochs"]
             and min(result["seed"], result["member"]) >= 0
             and result["phase"] in ("tuning", "report")
@@ -75,6 +75,13 @@ def check_result(study: Mapping[str, Any], result: Mapping[str, Any], where: str
         raise RunError(f"Expected a training of the study in {where}, got values that make no sense in one.") from error
     if not fits:
         raise RunError(f"Expected a training of the study in {where}, got one of another.")
+
+
+def _is_tried(study: Mapping[str, Any], gradient: str, rate: float) -> bool:
+    """Whether the study trains this gradient at this learning rate."""
+    if study.get("trials"):
+        return searched(study, gradient, rate)
+    return gradient in [gradient_named(text).text for text in study["gradients"]] and rate in study["learning_rates"]
 
 
 def _tuples(value: Any) -> Any:

@@ -1,32 +1,17 @@
-"""A gradient's own number, the last one of its outermost part: families that differ in it alone, and what it does."""
+"""What tuning did: with how many trainings, of what it chose, and what a gradient's own number does to its loss."""
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks.studies.directory import Result, StudyDirectory
+from benchmarks.studies.spaces import OPEN, Space, families, family_of, spaces
 from benchmarks.studies.statistics import interquartile_mean, interval
 from training.gradients import rank_of
-from training.grammar import Call, parse
 from training.style import legend_below, panel_figure, plain_log, save, save_ours
+from training.variant import Variant
 from training.viewing.palette import styles_of
-
-_OPEN = "·"
-
-
-def family_of(text: str) -> str:
-    """A gradient's text with the last number of its outermost part open: clip-norm(R, ·); itself where it has none."""
-    return _split(text)[0]
-
-
-def families(gradients: Sequence[str]) -> dict[str, dict[float, str]]:
-    """Families of at least two gradients: their texts by their number, in its order."""
-    found: dict[str, dict[float, str]] = {}
-    for text in gradients:
-        family, knob = _split(text)
-        if knob is not None:
-            found.setdefault(family, {})[knob] = text
-    return {family: dict(sorted(texts.items())) for family, texts in found.items() if len(texts) > 1}
 
 
 def tuning_budgets(results: Sequence[Result]) -> list[str]:
@@ -45,6 +30,47 @@ def tuning_budgets(results: Sequence[Result]) -> list[str]:
         f"{family} {count}" for family, count in sorted(counts.items(), key=lambda entry: rank_of(entry[0]))
     )
     return [f"Trainings for tuning, on seeds that are not reported, which favours those with more: {told}."]
+
+
+def search_told(study: Mapping[str, Any], results: Sequence[Result], difficulty: str) -> list[str]:
+    """What Optuna searched and what it chose, in sentences, by a study's configuration; nothing where it did not."""
+    if not study.get("trials"):
+        return []
+    every = spaces(*(tuple(study[name]) for name in ("gradients", "clippings", "learning_rates")))
+    tuned = [result for result in results if result.phase == "tuning"]
+    seeds, (low, high) = sorted({result.label.seed for result in tuned}), every[0].rates
+    where = {space.family: space.numbers for space in every}
+    searched = [f"learning rates from {low:.3g} to {high:.3g}"]
+    searched += [
+        f"the number of {family} from {ends[0]:.3g} to {ends[1]:.3g}" for family, ends in where.items() if ends
+    ]
+    told = [
+        f"Optuna tried {study['trials']} settings of each variant at each value of {difficulty}, the first as given, "
+        f"for {study['epochs']} epochs on seeds {seeds[0]} to {seeds[-1]}, none of which is reported.",
+        f"It searched {', '.join(searched)}.",
+    ]
+    alone = [family for family, ends in where.items() if not ends]
+    if alone:
+        told.append(f"Without a number of their own to search, with their learning rate alone: {', '.join(alone)}.")
+    for at in study["difficulties"]:
+        chosen = dict.fromkeys(one.variant for one in results if one.phase == "report" and one.difficulty == at)
+        names = [f"{variant.short} at a learning rate of {variant.learning_rate:.3g}" for variant in chosen]
+        if names:
+            told.append(f"Chosen at {difficulty} {at}: {'; '.join(names)}.")
+        for space in every:
+            if _all_diverged([one for one in tuned if one.difficulty == at], space):
+                name = space.given.short
+                told.append(f"Every trial of {name} at {difficulty} {at} diverged; it is reported as given, untuned.")
+    return told
+
+
+def _all_diverged(tuned: Sequence[Result], space: Space) -> bool:
+    """Whether no trial of a variant, at one difficulty, has a finite mean over its seeds."""
+    finals: dict[Variant, list[float]] = {}
+    for one in tuned:
+        if (family_of(one.variant.gradient), one.variant.clipping) == (space.family, space.given.clipping):
+            finals.setdefault(one.variant, []).append(one.final_loss)
+    return not any(math.isfinite(interquartile_mean(losses)) for losses in finals.values())
 
 
 def knob_panels(out: Path | StudyDirectory, path: Path | None = None) -> Path | None:
@@ -71,7 +97,7 @@ def knob_panels(out: Path | StudyDirectory, path: Path | None = None) -> Path | 
                 axes.plot(knobs, middle, **styles[family].line(len(knobs)), label=family)
                 axes.fill_between(knobs, low, high, color=styles[family].colour, alpha=0.15, linewidth=0)
         scale = "log" if positive else "linear"
-        axes.set(title=f"{directory.difficulty} {difficulty}", xlabel=_OPEN, xscale=scale, yscale="log")
+        axes.set(title=f"{directory.difficulty} {difficulty}", xlabel=OPEN, xscale=scale, yscale="log")
         plain_log(axes.yaxis)
         axes.grid(alpha=0.25)
     legend_below(figure, panels)
@@ -88,22 +114,3 @@ def _best_point(results: Sequence[Result], text: str) -> Iterator[tuple[float, f
         losses = min(finals.values(), key=interquartile_mean)
         low, high = interval(losses)
         yield float(interquartile_mean(losses)), float(low), float(high)
-
-
-def _split(text: str) -> tuple[str, float | None]:
-    """A family and the number that is left open in it: the last of the outermost part, never one inside another."""
-    call = parse(text)
-    numbers = [place for place, (_, value) in enumerate(call.arguments) if not isinstance(value, Call)]
-    if not numbers:
-        return text, None
-    knob = call.arguments[numbers[-1]][1]
-    assert not isinstance(knob, Call)
-    parts = [_OPEN if place == numbers[-1] else _written(value) for place, (_, value) in enumerate(call.arguments)]
-    return f"{call.name}({', '.join(parts)})", knob
-
-
-def _written(value: float | Call) -> str:
-    if not isinstance(value, Call):
-        return repr(value).removesuffix(".0")
-    inner = ", ".join(_written(entry) for _, entry in value.arguments)
-    return f"{value.name}({inner})" if value.arguments else value.name

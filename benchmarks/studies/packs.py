@@ -17,8 +17,9 @@ from typing import Any
 import yaml
 
 from benchmarks.studies.directory import StudyDirectory, check_same
-from benchmarks.studies.knobs import family_of
 from benchmarks.studies.pack import Pack, Watch, identities, key_of
+from benchmarks.studies.search import Search
+from benchmarks.studies.spaces import family_of
 from benchmarks.studies.statistics import interquartile_mean
 from benchmarks.studies.study import Study
 from benchmarks.studies.workers import Here, Workers
@@ -62,7 +63,8 @@ def run_study(
         out: a new directory, or that of this very study.
         progress: called before each pack with the number of packs left; what it returns sees every epoch.
         stopping: who listens to signals, if the caller does.
-        stage: the part to train; by default everything, with learning rates chosen where there are several.
+        stage: the part to train; by default everything, with learning rates chosen where there are several, and with
+            the study's trials searched before.
         workers: who trains the packs; by default this process, one after another.
 
     Raises:
@@ -84,7 +86,17 @@ def _rounds(study: Study, out: Path, stage: Stage | None, at_once: int) -> Itera
         yield [pack for difficulty in study.difficulties for pack in packs_of(study, out, difficulty, stage, at_once)]
         return
     chosen: dict[Any, tuple[Variant, ...]] = dict.fromkeys(study.difficulties, ())
-    if study.tunes:
+    if study.trials:
+        search = Search(study, out)
+        for first, variants in search.rounds():
+            tried = (Stage(f"{first}", of, study.tuning_seeds) for of in variants.values())
+            yield [
+                pack
+                for value, stage in zip(variants, tried, strict=True)
+                for pack in packs_of(study, out, value, stage, at_once, "tuning")
+            ]
+        chosen = search.chosen()
+    elif study.tunes:
         seeds = study.tuning_seeds
         yield [pack for value in chosen for pack in _packs(study, out, "tuning", value, seeds, (), at_once=at_once)]
         chosen = {difficulty: _best_tuned(out, study, difficulty) for difficulty in study.difficulties}
@@ -131,9 +143,11 @@ def packed_seeds(study: Study, difficulty: Any) -> tuple[int, ...]:
     return tuple(range(max(1, most // len(one.labels()))))
 
 
-def packs_of(study: Study, out: Path, difficulty: Any, stage: Stage, at_once: int = 1) -> list[Pack]:
+def packs_of(
+    study: Study, out: Path, difficulty: Any, stage: Stage, at_once: int = 1, phase: str = "report"
+) -> list[Pack]:
     """The packs of one stage at one difficulty, of which so many share this machine's memory."""
-    return _packs(study, out, "report", difficulty, stage.seeds, stage.variants, f"{stage.name}-", at_once)
+    return _packs(study, out, phase, difficulty, stage.seeds, stage.variants, f"{stage.name}-", at_once)
 
 
 def _packs(

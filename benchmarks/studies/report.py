@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 
 from benchmarks.studies.comparisons import AGAINST, Row, conclusions, grouped, markdown, table
 from benchmarks.studies.directory import Result, StudyDirectory
-from benchmarks.studies.knobs import knob_panels, tuning_budgets
+from benchmarks.studies.knobs import knob_panels, search_told, tuning_budgets
 from benchmarks.studies.statistics import interquartile_mean, interval, profile
 from benchmarks.studies.study import STUDY_FORMAT
 from engine import SettingError
@@ -51,7 +51,8 @@ def write_report(
     rows, study, path = table(directory, threshold, costs, against), directory.config, directory.path
     told = {**study, "settings": settings_to_file(study["settings"])}
     plain = {"format": STUDY_FORMAT, "study": told, "threshold": threshold, "rows": [asdict(row) for row in rows]}
-    plain["conclusions"] = said = [*tuning_budgets(directory.results), *conclusions(rows)]
+    tuned = search_told(study, directory.results, directory.difficulty) or tuning_budgets(directory.results)
+    plain["conclusions"] = said = [*tuned, *conclusions(rows)]
     written = [
         write_ours(path / "report.md", markdown(rows, study, threshold, said)),
         write_ours(path / "report.json", json.dumps(for_json(plain), indent=1) + "\n"),

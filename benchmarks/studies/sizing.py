@@ -7,8 +7,8 @@ from typing import Any
 
 from benchmarks.studies.comparisons import limits
 from benchmarks.studies.directory import StudyDirectory
-from benchmarks.studies.knobs import family_of
 from benchmarks.studies.packs import packed_seeds
+from benchmarks.studies.spaces import family_of
 from benchmarks.studies.study import TUNING_SEED, Study
 from benchmarks.timing import in_turns
 from engine import SettingError

@@ -30,7 +30,7 @@ KIND = "evenflow study"
 COUNTS = {"seed_count": "seeds", "tuning_seed_count": "tuning_seeds"}
 """What study.yaml calls the counts of a study."""
 
-LATER = {"tune_knobs": False}
+LATER = {"tune_knobs": False, "trials": 0}
 """Settings that study.yaml says only where they are not these, as studies from before there were any do."""
 
 
@@ -41,9 +41,10 @@ class Study(Comparison):
     Attributes:
         task: name; options: all but the difficulty.
         difficulties: values of the option that makes the task harder; the task's own by default.
-        tune_knobs: whether of gradients that differ in the last number of their outermost part alone, as
-            clip-norm(R, 1) and clip-norm(R, 10), only the one that is best on the tuning seeds is trained on the
-            reported ones.
+        tune_knobs: whether of gradients that differ in their own number alone, as clip-norm(R, 1) and clip-norm(R, 10),
+            only the one that is best on the tuning seeds is trained on the reported ones.
+        trials: how many settings of each variant, learning rate and own number of its gradient, Optuna tries on the
+            tuning seeds; 0 where nothing is searched. What is given are the ends of what is searched.
         seed_count: how many seeds are reported; tuning_seed_count: on how many others learning rates are chosen, where
             there are several.
     """
@@ -56,12 +57,16 @@ class Study(Comparison):
     seed_count: int = 10
     tuning_seed_count: int = 3
     tune_knobs: bool = False
+    trials: int = 0
 
     def __post_init__(self):
         super().__post_init__()
         kind = task_options(self.task)
         for name, wanted in COUNTS.items():
             object.__setattr__(self, name, whole(f"at least 1 of {wanted.replace('_', ' ')}", getattr(self, name)))
+        object.__setattr__(self, "trials", whole("at least 0 trials", self.trials, least=0))
+        if self.trials and self.tune_knobs:
+            raise SettingError("Expected trials or tune_knobs, which both choose a gradient's own number, got both.")
         if self.seed_count > TUNING_SEED:
             raise SettingError(
                 f"Expected at most {TUNING_SEED} seeds, where those for tuning begin, got {self.seed_count}."

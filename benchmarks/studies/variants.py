@@ -1,6 +1,7 @@
 """`evenflow bench variants TASK`: train a study, then write its table, figures and diagnostics."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,9 @@ def write_comparison(study: Study, out: Path, console: Console, against: str = A
     """Write the report of what is done of a study, with its costs and diagnostics; returns the paths."""
     directory = StudyDirectory(out)
     check_same(study.to_config(), directory.config, out)
+    if study.trials:  # what is reported has settings that were found
+        reported = dict.fromkeys(result.variant.gradient for result in directory.reported)
+        study = replace(study, gradients=tuple(reported), trials=0)
     threshold = study.experiment(directory.reported[0].difficulty, (0,)).task_options.build().success
     costs = _costs(study, out, console)
     written = write_report(directory, threshold, costs, against)
@@ -77,8 +81,9 @@ def write_comparison(study: Study, out: Path, console: Console, against: str = A
 def _costs(study: Study, out: Path, console: Console) -> dict[str, Any]:
     """Measured once for each study, since figures from busier moments would not be comparable."""
     file = out / "costs.json"
-    if file.exists():
-        return load_costs(out)
+    known = load_costs(out)
+    if known and all(text in row for row in known.values() for text in study.gradients):
+        return known
     with console.status("timing one training of each gradient"):
         costs = measure_costs(study)
     write_ours(file, json.dumps(costs, indent=1) + "\n")
