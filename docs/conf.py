@@ -3,6 +3,8 @@
 import sys
 from pathlib import Path
 
+from docutils.writers import html5_polyglot
+
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
 
 import evenflow  # noqa: E402  # which is found by that path
@@ -39,7 +41,7 @@ sphinx_gallery_conf = {
 
 html_theme = "furo"
 html_title = "Evenflow"
-html_static_path = ["static"]
-html_css_files = ["house.css"]
+html_static_path = ["static", str(Path(html5_polyglot.__file__).with_name("math.css"))]
+html_css_files = ["math.css", "house.css"]
 html_copy_source = html_show_sourcelink = False
-html_math_renderer = "mathml"
+html_math_renderer = "formula"

@@ -1,20 +1,25 @@
-"""What the site has of its own: docstrings as they are written here, help of the command line, formulas as MathML."""
+"""What the site has of its own: the house's docstrings, help of the command line, formulas without a script."""
 
 import contextlib
 import io
 import os
 import re
 import warnings
+from collections.abc import Callable
+from typing import Any
 
 from docutils import nodes
-from docutils.utils.math.latex2mathml import tex2mathml
+from docutils.utils.math import math2html
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 import evenflow
 
 SECTION = re.compile(r"(Args|Attributes|Raises|Returns)\b[^:]*:$")
+NAMES = re.compile(r"    \w+(, \w+)+:")
 MARKUP = re.compile(r"([\\*_|<>])")
+HELD = "\ue000"
+"""Stands for a colon, before which napoleon would see the type of an attribute."""
 WIDTH = 88
 """Columns of what the command line says, which a page has room for."""
 
@@ -34,6 +39,9 @@ def to_rst(lines: list[str]) -> list[str]:
         if equation and not in_equations:
             result += [".. code-block:: text", ""]
         in_equations = equation or (in_equations and not line)
+        # Several attributes in one entry: a blank between them would make a type of the first.
+        names = in_section and NAMES.match(line)
+        line = line.replace(", ", ",", names[0].count(", ")) if names else line
         result.append(line if equation else _escaped(line))
     return result
 
@@ -52,6 +60,12 @@ def _code(text: str) -> str:
 
 def docstring(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
     lines[:] = to_rst(lines)
+    if what in ("attribute", "property") and lines:
+        lines[0] = lines[0].replace(":", HELD)
+
+
+def released(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
+    lines[:] = [line.replace(HELD, ":") for line in lines]
 
 
 class Public(SphinxDirective):
@@ -97,19 +111,21 @@ def said(*words: str) -> str:
     return output.getvalue().strip("\n")
 
 
-def inline_math(self, node: nodes.math) -> None:
-    self.body.append(tex2mathml(node.astext(), as_block=False))
-    raise nodes.SkipNode
+def formula(tag: str, block: bool) -> Callable[[Any, nodes.Element], None]:
+    """Writes a formula as plain HTML: MathML lacks its subscripts where no font for mathematics is installed."""
 
+    def visit(self: Any, node: nodes.Element) -> None:
+        math2html.DocumentParameters.displaymode = block
+        self.body.append(f'<{tag} class="formula">{math2html.math2html(node.astext())}</{tag}>')
+        raise nodes.SkipNode
 
-def block_math(self, node: nodes.math_block) -> None:
-    self.body.append(f'<div class="math">{tex2mathml(node.astext(), as_block=True)}</div>')
-    raise nodes.SkipNode
+    return visit
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("autodoc-process-docstring", docstring, priority=400)  # before napoleon's
+    app.connect("autodoc-process-docstring", released, priority=600)
     app.add_directive("public", Public)
     app.add_directive("help", Help)
-    app.add_html_math_renderer("mathml", (inline_math, None), (block_math, None))
+    app.add_html_math_renderer("formula", (formula("span", False), None), (formula("div", True), None))
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -35,7 +35,7 @@ distance = (rollout.states.detach()[:, 0] - flow).norm(dim=1)
 
 # %%
 # The adjoint of the last state, carried back to the start over longer and longer horizons, does the same. M is the
-# physics path alone; the controls are 0 here, so that R is as long, and both grow.
+# physics path alone; before training the controls are 0 whatever the state, so that R's adjoint is the same.
 
 
 class LastPlace(ef.Objective):
