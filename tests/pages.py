@@ -53,7 +53,7 @@ def links(text):
     inline = [child for token in _READER.parse(text) for child in token.children or ()]
     targets = [child.attrs.get("href" if child.type == "link_open" else "src") for child in inline
                if child.type in ("link_open", "image")]  # fmt: skip
-    return [target for target in targets if target]
+    return [str(target) for target in targets if target]
 
 
 def anchors(text):
