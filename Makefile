@@ -82,7 +82,7 @@ docs: install
 	    echo "Expected the extra docs, which needs Python 3.11, got none; $(BIN)/python -m pip install '.[docs]'." >&2; \
 	    exit 1; }
 	$(BIN)/python docs/how_it_works.py
-	$(BIN)/python -m sphinx -W --keep-going -q docs docs/_build/html
+	$(BIN)/python -m sphinx -E -W --keep-going -q docs docs/_build/html
 	@echo "written: docs/_build/html/index.html"
 
 clean:

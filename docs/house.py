@@ -50,7 +50,8 @@ def _escaped(line: str) -> str:
     parts = line.split("`")
     if len(parts) % 2 == 0:  # a lone one
         return MARKUP.sub(r"\\\1", line).replace("`", r"\`")
-    return "".join(_code(part) if index % 2 else MARKUP.sub(r"\\\1", part) for index, part in enumerate(parts))
+    text = "".join(_code(part) if index % 2 else MARKUP.sub(r"\\\1", part) for index, part in enumerate(parts))
+    return re.sub(r"\\ (?=\s|$)", "", text)  # at the end of a line it would take the break with it
 
 
 def _code(text: str) -> str:

@@ -57,6 +57,16 @@ def test_formulas_and_equations_are_legible(site):
     assert all(word not in systems for word in ("system-message", "problematic"))
 
 
+def test_docstrings_become_text_code_and_equations():
+    pytest.importorskip("sphinx", reason="needs the package sphinx, of the extra docs")
+    to_rst = runpy.run_path(str(ROOT / "docs" / "house.py"))["to_rst"]
+    given = ["|x_t| of `Policy` and `y`s:", "", "    a_i = *b*", "", "Attributes:", "    c, d: `e`", "Raises, late:"]
+    assert to_rst(given) == [
+        r"\|x\_t\| of :py:obj:`~evenflow.Policy` and ``y``\ s:", "", ".. code-block:: text", "", "    a_i = *b*", "",
+        "Attributes:", "    c,d: ``e``", "Raises:",
+    ]  # fmt: skip
+
+
 def test_help_of_every_command_is_shown(site):
     page = re.sub(r"<[^>]+>", "", site["reference/command-line.html"])
     for words in (*evenflow._LINE.plain, *evenflow._LINE.with_task):
