@@ -22,7 +22,7 @@ PYTEST := $(SCREEN) $(BIN)/python -m pytest --numprocesses $(JOBS) --max-worker-
 # Where Vulkan or a display is missing its tests are left out with a sentence, unless REQUIRE_VULKAN=1 demands both.
 REQUIRE := $(if $(filter-out 0 no false,$(REQUIRE_VULKAN)),--require)
 
-.PHONY: install demo test suite processors lint style types figures films clean distclean
+.PHONY: install demo test suite processors lint style types figures films docs clean distclean
 
 install: $(INSTALLED)
 
@@ -76,8 +76,17 @@ figures: install
 films: install
 	EVENFLOW=$(BIN)/evenflow sh docs/films.sh
 
+# The site, in docs/_build/html: whatever its builder warns of is an error, and nothing comes from a network.
+docs: install
+	@$(BIN)/python -c 'import furo, myst_parser, sphinx_gallery' 2>/dev/null || { \
+	    echo "Expected the extra docs, which needs Python 3.11, got none; $(BIN)/python -m pip install '.[docs]'." >&2; \
+	    exit 1; }
+	$(BIN)/python docs/how_it_works.py
+	$(BIN)/python -m sphinx -E -W --keep-going -q docs docs/_build/html
+	@echo "written: docs/_build/html/index.html"
+
 clean:
-	rm -rf build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf build dist *.egg-info docs/_build docs/_notebooks .pytest_cache .ruff_cache
 	find . -path './$(VENV)' -prune -o -type d -name __pycache__ -exec rm -rf {} +
 
 distclean: clean

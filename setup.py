@@ -3,6 +3,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 ROOT = Path(__file__).parent
+DOCS = [f"{name} ; python_version >= '3.11'" for name in ("sphinx", "furo", "myst-parser", "sphinx-gallery")]
 PACKAGES = ["engine", "policies", "training", "benchmarks"]
 
 setup(
@@ -39,7 +40,9 @@ setup(
         "dev": [
             *("pytest", "pytest-xdist", "ruff", "pyright[nodejs]"),
             *("gymnasium>=1.1", "onnx", "onnxscript", "onnxruntime", "tensorboard"),
+            *DOCS,
         ],
+        "docs": DOCS,
         "export": ["onnx", "onnxscript"],
         "gym": ["gymnasium>=1.1", "stable-baselines3"],
         "peers": ["jax"],

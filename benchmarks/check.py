@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.apart import DONE, OVER_TIME, run_module
+from benchmarks.extras import missing, sentences
 from benchmarks.propagation import sentence, step_error
 from benchmarks.timing import now
 from engine import available_backends, current, init
@@ -41,6 +42,8 @@ def check(console: Console) -> bool:
     """Print what this machine has and the gradient checks; True if every probe ends and every check passes."""
     console.print(f"Python {platform.python_version()} on {platform.system()} {platform.machine()}", highlight=False)
     console.print(", ".join(f"{name} {_version(name)}" for name in _PACKAGES), highlight=False)
+    for told in sentences(missing()):
+        console.print(told, highlight=False, markup=False, soft_wrap=True)
     there = available_backends()
     probes = {}
     for backend, precision in PAIRS:
