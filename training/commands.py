@@ -4,7 +4,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Generic, TypeVar
+from typing import Annotated, ClassVar, Generic, TypeVar
 
 import tyro
 from rich.table import Table
@@ -20,6 +20,7 @@ from training.gradients import GRADIENTS
 from training.machine import Machine, console
 from training.optimisers import OPTIMISERS
 from training.overview import first_paragraph
+from training.ranks import Ranks
 from training.run import RunDirectory
 from training.session import ended, shown
 from training.settings import Comparison
@@ -48,6 +49,7 @@ class Train(Generic[Options]):
     out: Path | None = None
     """A new directory for the run; by default runs/TASK-TIME."""
     machine: tyro.conf.OmitArgPrefixes[Machine] = field(default_factory=Machine)
+    for_ranks: ClassVar[bool] = True
 
     def run(self) -> None:
         task = task_name(self.options)  # pyright: ignore[reportArgumentType]
@@ -60,11 +62,11 @@ class Train(Generic[Options]):
             randomise=self.randomise,
             **self.comparison.shared(),
         )
-        self.machine.start()
-        out = self.out or Path("runs") / f"{task}-{time.strftime('%Y%m%d-%H%M%S')}"
+        ranks = self.machine.start_ranks()
+        out = ranks.told(self.out or Path("runs") / f"{task}-{time.strftime('%Y%m%d-%H%M%S')}")
         with shown(experiment.labels(), experiment.epochs, console) as (progress, stopping):
-            train(experiment, out, progress, stopping)
-        _conclude(out, experiment.epochs)
+            train(experiment, out, progress, stopping, ranks)
+        _conclude(out, experiment.epochs, ranks)
         ended(stopping, out, experiment.epochs)
 
 
@@ -81,7 +83,8 @@ class Resume:
     epochs: int | None = None
     """A new total of epochs, to go on for longer than was asked for at first."""
     threads: int | None = None
-    """CPU threads; every core by default."""
+    """CPU threads; every core by default, shared by the ranks of torchrun."""
+    for_ranks: ClassVar[bool] = True
 
     def run(self) -> None:
         run = RunDirectory.open(self.resume)
@@ -90,7 +93,7 @@ class Resume:
         if self.epochs is not None:
             check_total(run, epochs)
         run.check_settings()
-        Machine(**run.runtime._asdict(), threads=self.threads).start()
+        ranks = Machine(**run.runtime._asdict(), threads=self.threads).start_ranks()
         if run.epoch >= epochs:
             console.print(
                 f"nothing to train: the run has its {run.epoch} epochs; go on with: evenflow train --resume "
@@ -98,14 +101,21 @@ class Resume:
                 highlight=False,
                 soft_wrap=True,
             )
-            return _conclude(self.resume, epochs)
+            return _conclude(self.resume, epochs, ranks)
         with shown(experiment.labels(), epochs, console) as (progress, stopping):
-            resume(self.resume, progress, self.epochs, stopping)
-        _conclude(self.resume, epochs)
+            resume(self.resume, progress, self.epochs, stopping, ranks)
+        _conclude(self.resume, epochs, ranks)
         ended(stopping, self.resume, epochs)
 
 
-def _conclude(path: Path, epochs: int) -> None:
+def _conclude(path: Path, epochs: int, ranks: Ranks) -> None:
+    """What the first rank has to show of a run, while the others wait."""
+    if ranks.first:
+        _show(path, epochs)
+    ranks.leave()
+
+
+def _show(path: Path, epochs: int) -> None:
     """The final table and the figure of a run."""
     from training.curves import loss_figure  # matplotlib takes a while to load
 

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 from rich.console import Console
 
-from engine import init
+from engine import current, init
+from training.ranks import ALONE, Ranks, ranks_of_environment
 
 console = Console()
 
@@ -18,12 +19,27 @@ class Machine:
     precision: str = "float32"
     """float32 or float64."""
     threads: int | None = None
-    """CPU threads; every core by default."""
+    """CPU threads; every core by default, shared by the ranks of torchrun."""
 
-    def start(self) -> None:
+    def start(self, ranks: Ranks = ALONE) -> None:
         """Start the engine and say on what."""
-        runtime = init(self.backend, self.precision, self.threads)
+        runtime = init(self.backend, self.precision, ranks.threads(self.threads))
         note = f" ({runtime.note})" if runtime.note else ""
+        of = f", rank {ranks.rank} of {ranks.size}" if ranks.size > 1 else ""
         console.print(
-            f"{runtime.backend}, {runtime.precision}, {runtime.threads} threads{note}", style="dim", highlight=False
+            f"{runtime.backend}, {runtime.precision}, {runtime.threads} threads{of}{note}", style="dim", highlight=False
         )
+
+    def start_ranks(self) -> Ranks:
+        """The same as one of the ranks that torchrun started, if it did, on this one's device; only the first prints.
+
+        Raises:
+            SettingError: an environment that does not say which rank this is, or fewer devices than ranks.
+            RankError: ranks that do not meet.
+        """
+        ranks = ranks_of_environment()
+        console.quiet = not ranks.first
+        ranks.take_device(self.backend)
+        self.start(ranks)
+        ranks.join(current().device)
+        return ranks
