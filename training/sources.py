@@ -12,6 +12,7 @@ import torch
 from engine import AdjointRule, PerSample, SettingError, current
 from engine.contracts import described
 from policies import Policy
+from training.combinations import MaskRandom
 from training.estimators import GradientEstimator, combined, is_sweep
 from training.ranks import ALONE, Ranks
 from training.scores import Copies, Score
@@ -221,14 +222,22 @@ def _copies(task: Task, policy: Callable[[int], Policy], members: int, source: A
     return Copies(task, policy(members), source, batch)
 
 
-def _check_divisible(estimators: Sequence[GradientEstimator]) -> None:
-    """SettingError for estimators whose work cannot be shared by ranks."""
-    short = next((estimator for estimator in estimators if isinstance(estimator, Short)), None)
-    if short is not None:
-        raise SettingError(
-            f"Expected gradients of whole rollouts under torchrun, got {described(short)}, whose environments and "
-            "critic go on in one process; train it without torchrun."
-        )
+def _check_divisible(estimators: Sequence[Any]) -> None:
+    """SettingError for estimators that would not give on several ranks what they give in one process."""
+    for estimator in estimators:
+        why = _UNDIVIDED.get(type(estimator))
+        if why is not None:
+            raise SettingError(
+                f"Expected gradients that several ranks can share, got {described(estimator)}, {why}; train it without "
+                "torchrun."
+            )
+        _check_divisible([value for value in getattr(estimator, "__dict__", {}).values() if hasattr(value, "combine")])
+
+
+_UNDIVIDED: dict[type, str] = {
+    Short: "whose environments and critic go on in one process",
+    MaskRandom: "which draws from the last bits of a gradient",
+}
 
 
 def _score(source: Any) -> Any:
