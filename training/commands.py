@@ -34,7 +34,10 @@ _MOST_SEEDS = 10_000
 
 @dataclass(frozen=True)
 class Train(Generic[Options]):
-    """Train controllers for a task: every gradient with every seed, learning rate and clipping, as one ensemble."""
+    """Train controllers for a task: every gradient with every seed, learning rate and clipping, as one ensemble.
+
+    Under `torchrun --nproc-per-node N -m evenflow train TASK` N processes share every batch and train as one.
+    """
 
     options: tyro.conf.OmitArgPrefixes[Options]
     comparison: tyro.conf.OmitArgPrefixes[Comparison] = field(default_factory=Comparison)

@@ -1,11 +1,11 @@
 """Where a command of the command line runs, and where it prints."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rich.console import Console
 
 from engine import current, init
-from training.ranks import ALONE, Ranks, ranks_of_environment
+from training.ranks import Ranks, ranks_of_environment
 
 console = Console()
 
@@ -21,13 +21,12 @@ class Machine:
     threads: int | None = None
     """CPU threads; every core by default, shared by the ranks of torchrun."""
 
-    def start(self, ranks: Ranks = ALONE) -> None:
+    def start(self) -> None:
         """Start the engine and say on what."""
-        runtime = init(self.backend, self.precision, ranks.threads(self.threads))
+        runtime = init(self.backend, self.precision, self.threads)
         note = f" ({runtime.note})" if runtime.note else ""
-        of = f", rank {ranks.rank} of {ranks.size}" if ranks.size > 1 else ""
         console.print(
-            f"{runtime.backend}, {runtime.precision}, {runtime.threads} threads{of}{note}", style="dim", highlight=False
+            f"{runtime.backend}, {runtime.precision}, {runtime.threads} threads{note}", style="dim", highlight=False
         )
 
     def start_ranks(self) -> Ranks:
@@ -40,6 +39,8 @@ class Machine:
         ranks = ranks_of_environment()
         console.quiet = not ranks.first
         ranks.take_device(self.backend)
-        self.start(ranks)
-        ranks.join(current().device)
+        replace(self, threads=ranks.threads(self.threads)).start()
+        if ranks.size > 1:
+            console.print(f"{ranks.size} ranks, of which this is the first", style="dim", highlight=False)
+            ranks.join(current().device)
         return ranks

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import distributed
+from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
 from engine import EvenflowError, SettingError
 from training.checks import difference
@@ -243,7 +244,7 @@ def says(what: str) -> bool:
         return True
     try:
         host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-        store = distributed.TCPStore(host, port, is_master=False, timeout=timedelta(seconds=_STORE_SECONDS))
+        store = TCPStore(host, port, None, False, timedelta(seconds=_STORE_SECONDS))
         key = hashlib.sha256(what.encode()).hexdigest()
         return store.add(f"evenflow/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}/{key}", 1) == 1
     except (RuntimeError, ValueError, OverflowError):  # nobody to ask
@@ -271,4 +272,4 @@ def _digest(numbers: Sequence[torch.Tensor]) -> str:
     total = hashlib.sha256()
     for tensor in numbers:
         total.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return total.hexdigest()
+    return total.hexdigest()[:16]
