@@ -288,8 +288,10 @@ def _continue(
     with Stopping() if stopping is None else nullcontext(stopping) as stop, _kept(run, trainer, experiment):
 
         def stopped() -> bool:
-            stop.requested = ranks.signalled(stop.requested)
-            return stop.requested is not None
+            found = ranks.signalled(stop.requested)
+            if found is not None:  # a signal may come while the others are asked, and be told next time
+                stop.requested = found
+            return found is not None
 
         _keep(run, trainer, experiment)
         while trainer.epoch < total and not stopped():
