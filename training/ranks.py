@@ -123,7 +123,7 @@ class Together(Ranks):
             )
         if there:
             listed = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(there)))
-            os.environ["CUDA_VISIBLE_DEVICES"] = listed.split(",")[self._local]
+            os.environ["CUDA_VISIBLE_DEVICES"] = listed.split(",")[self._local].strip()
 
     def join(self, device):
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
