@@ -55,7 +55,8 @@ sys.exit(evenflow.main(sys.argv[1:]))
 """
 # Three samples of a batch for one rank, two for the other; of two learning rates the second lets all diverge.
 SETTINGS = TrainingSettings(batch_size=5, train_samples=15, test_samples=7, validation_samples=3, shuffle=True)
-GRADIENTS = ("R", "M", "C", "score(0.1, 4)", "mix(R, score(0.1, 4))", "random-cut(R, 0.3)")
+SIGNED = "agree(M, score(0.1, 4))"  # which differ in sign, so that those of parts of a batch would be others
+GRADIENTS = ("R", "M", "C", "score(0.1, 4)", SIGNED, "mix(R, score(0.1, 4))", "random-cut(R, 0.3)")
 OPTIONS = ["--batch-size", "5", "--train-samples", "15", "--test-samples", "7", "--validation-samples", "3",
            "--shuffle", "--seeds", "1", "--backend", "cpu", "--threads", "1"]  # fmt: skip
 GONE = "evenflow: Expected 2 ranks until the training ends, got one that is gone; continue with the same torchrun and: "
@@ -134,6 +135,8 @@ def test_ranks_train_what_one_process_trains_and_go_on_from_where_one_was_killed
     train(experiment, tmp_path / "whole")
     whole = outcome(tmp_path / "whole")
     assert len(whole[1][2]) == len(GRADIENTS)  # each at its large rate
+    signed = [label.gradient for label in experiment.labels()].index(SIGNED)
+    assert whole[0][0]["sign_agreement"][signed] < 0.95
     words = ["train", "shaken", "--plugin", "shaken.py", "--gradients", *GRADIENTS, "--clippings", "norm(0.01)",
              "--learning-rates", *map(str, rates), "--randomise", "pole_mass=0.08:0.12", "--epochs", "3",
              "--precision", precision, *OPTIONS, "--out", "run"]  # fmt: skip
