@@ -60,14 +60,17 @@ class NoiseSource:
     def __init__(self, kind: int, scale: float, slots: int, batch: int, members: int, shape: tuple[int, ...]):
         device, dtype = runtime.current().device, runtime.current().dtype
         self.values = torch.zeros(slots, batch, *shape, dtype=dtype, device=device)
-        self._settings = torch.zeros(2, dtype=torch.int32, device=device)  # first step, draw
+        self._settings = torch.zeros(3, dtype=torch.int32, device=device)  # first step, draw, first sample
         self._seeds = torch.zeros(members, dtype=torch.int32, device=device)
         self._members, self._seeded = members, []
         flat = self.values.view(slots, batch, math.prod(shape))
         self._fill = prepare(_fill, flat, self._seeds, self._settings, batch // members, kind, scale)
 
-    def seed(self, seeds: int | Sequence[int], draw: int) -> None:
-        """Settle what follows: a seed for all members or one for each, and which of a seed's draws; below 2³² each."""
+    def seed(self, seeds: int | Sequence[int], draw: int, first: int = 0) -> None:
+        """Settle what follows: a seed for all members or one for each, and which of a seed's draws; below 2³² each.
+
+        Samples of a member count from `first`.
+        """
         several = list(seeds) if isinstance(seeds, Iterable) else [seeds] * self._members
         if len(several) != self._members:
             raise SettingError(f"Expected a seed of noise for each of {self._members} members, got {len(several)}.")
@@ -77,6 +80,7 @@ class NoiseSource:
             if numbers != self._seeded:  # what comes from the host is waited for
                 self._seeds.copy_(torch.tensor([_signed(number) for number in numbers], dtype=torch.int32))
             self._settings[1].fill_(_signed(draw))
+            self._settings[2].fill_(first)
         self._seeded = numbers
 
     def fill(self, step: int) -> None:
@@ -124,7 +128,7 @@ def _fill(
     scale: float,
 ):
     for slot, b, pair in ti.ndrange(values.shape[0], values.shape[1], (values.shape[2] + 1) // 2):
-        step, sample = settings[0] + slot, b % rows
+        step, sample = settings[0] + slot, settings[2] + b % rows
         counter = ti.Vector([ti.u32(step), ti.u32(pair), ti.u32(sample), ti.cast(settings[1], ti.u32)])
         key = ti.Vector([ti.cast(seeds[b // rows], ti.u32), ti.u32(kind)])
         words = philox(counter, key)

@@ -31,7 +31,7 @@ class Parts:
     Attributes:
         parameters: what varies between samples, or None.
         ends: when samples ended, or None.
-        seeded: (seeds, draw) that the noise was last settled with, or None.
+        seeded: (seeds, draw, first sample) that the noise was last settled with, or None.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Parts:
         self._observation = observation
         self._noise = {STATE: noise.state, CONTROL: noise.control} if noise is not None else {}
         self._sources: dict[int, NoiseSource] = {}
-        self.seeded: tuple[int | Sequence[int], int] | None = None
+        self.seeded: tuple[int | Sequence[int], int, int] | None = None
 
     def controller(self, controller: Controller) -> Controller:
         """The controller as one of the state."""
@@ -104,11 +104,11 @@ class Parts:
             step = self.ends.prepare_step(step, state, next_state, lambda: self.clock.base + slot)
         return step
 
-    def seed(self, seeds: int | Sequence[int], draw: int) -> None:
+    def seed(self, seeds: int | Sequence[int], draw: int, first: int = 0) -> None:
         """Settle the noise of the rollouts that follow."""
         for source in self._sources.values():
-            source.seed(seeds, draw)
-        self.seeded = (tuple(seeds) if isinstance(seeds, Iterable) else seeds), draw
+            source.seed(seeds, draw, first)
+        self.seeded = (tuple(seeds) if isinstance(seeds, Iterable) else seeds), draw, first
 
     def begin(self, initial: torch.Tensor, parameters: torch.Tensor | None, finite: Finiteness) -> None:
         """Before a forward rollout, which asks by `finite`."""

@@ -175,12 +175,12 @@ class Trajectory:
             self._forward(initial, cost, losses)
         return losses
 
-    def seed_noise(self, seeds: int | Sequence[int], draw: int = 0) -> None:
+    def seed_noise(self, seeds: int | Sequence[int], draw: int = 0, first: int = 0) -> None:
         """Settle the noise of the rollouts that follow: a seed, or one for each member, and which of its draws.
 
-        Noise depends on (seed, sample of the member, step, draw) alone; members of one seed have the same.
+        Noise depends on (seed, sample of the member, counted from `first`, step, draw) alone, not on the member.
         """
-        self.parts.seed(seeds, draw)
+        self.parts.seed(seeds, draw, first)
 
     def _forward(self, initial: torch.Tensor, cost: Cost | None, losses: torch.Tensor | None) -> None:
         segments, previous = self.plan.segments, initial

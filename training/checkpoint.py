@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from engine import SettingError
-from training.checks import check_types
+from training.checks import check_types, difference
 from training.divergence import Divergence
 from training.errors import RunError
 from training.estimators import GradientEstimator
@@ -206,14 +206,9 @@ def _with_draws(tensors: Mapping[str, torch.Tensor], expected: Mapping[str, torc
 
 def check_settings(trained: dict[str, Any], config: Mapping[str, Any], path: Path) -> None:
     """RunError, which names what differs, unless a run's settings are those that a checkpoint was trained with."""
-    trained, given = settings_of(trained), settings_of(config)
-    for name in dict.fromkeys((*trained, *given)):
-        before, now = trained.get(name), given.get(name)
-        if before == now:
-            continue
-        if isinstance(before, dict) and isinstance(now, dict):
-            key = next(key for key in (*before, *now) if before.get(key) != now.get(key))
-            name, before, now = f"{name}.{key}", before.get(key), now.get(key)
+    differs = difference(settings_of(trained), settings_of(config))
+    if differs is not None:
+        name, before, now = differs
         raise RunError(
             f"Expected {name} {before!r} in config.yaml, as {path} was trained with, got {now!r}; put it back, or "
             "train anew into another directory."

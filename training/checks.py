@@ -32,3 +32,16 @@ def _fits(value: Any, kind: Any) -> bool:
     if kind in (int, float):  # a bool is an int to Python alone
         return isinstance(value, (int, kind)) and not isinstance(value, bool)
     return isinstance(value, origin or kind)
+
+
+def difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[str, Any, Any] | None:
+    """The first name whose values differ, `name.key` of those that are mappings themselves, and both; None if equal."""
+    for name in dict.fromkeys((*one, *other)):
+        before, now = one.get(name), other.get(name)
+        if before == now:
+            continue
+        if isinstance(before, dict) and isinstance(now, dict):
+            key = next(key for key in (*before, *now) if before.get(key) != now.get(key))
+            return f"{name}.{key}", before.get(key), now.get(key)
+        return name, before, now
+    return None

@@ -2,9 +2,10 @@
 
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Generic, TypeVar
+from typing import Annotated, ClassVar, Generic, TypeVar
 
 import tyro
 from rich.table import Table
@@ -14,12 +15,13 @@ from engine.registry import Registry
 from engine.systems import SYSTEMS
 from training.controllers import addressed
 from training.display import summary_table
-from training.experiment import Experiment, check_total, resume, train
+from training.experiment import Experiment, Progress, check_total, resume, train
 from training.export import export_controller
 from training.gradients import GRADIENTS
 from training.machine import Machine, console
 from training.optimisers import OPTIMISERS
 from training.overview import first_paragraph
+from training.ranks import Ranks
 from training.run import RunDirectory
 from training.session import ended, shown
 from training.settings import Comparison
@@ -35,7 +37,10 @@ _MOST_SEEDS = 10_000
 
 @dataclass(frozen=True)
 class Train(Generic[Options]):
-    """Train controllers for a task: every gradient with every seed, learning rate and clipping, as one ensemble."""
+    """Train controllers for a task: every gradient with every seed, learning rate and clipping, as one ensemble.
+
+    Under `torchrun --nproc-per-node N -m evenflow train TASK` N processes share every batch and train as one.
+    """
 
     options: tyro.conf.OmitArgPrefixes[Options]
     comparison: tyro.conf.OmitArgPrefixes[Comparison] = field(default_factory=Comparison)
@@ -52,6 +57,7 @@ class Train(Generic[Options]):
     track: tuple[str, ...] = ()
     """Trackers that draw it: tensorboard, mlflow, wandb, trackio, each in the run's directory, by extras so named."""
     machine: tyro.conf.OmitArgPrefixes[Machine] = field(default_factory=Machine)
+    for_ranks: ClassVar[bool] = True
 
     def run(self) -> None:
         task = task_name(self.options)  # pyright: ignore[reportArgumentType]
@@ -65,14 +71,14 @@ class Train(Generic[Options]):
             **self.comparison.shared(),
         )
         check_trackers(self.track)
-        self.machine.start()
-        out = self.out or Path("runs") / f"{task}-{time.strftime('%Y%m%d-%H%M%S')}"
+        ranks = self.machine.start_ranks()
+        out = ranks.told(self.out or Path("runs") / f"{task}-{time.strftime('%Y%m%d-%H%M%S')}")
         with (
             shown(experiment.labels(), experiment.epochs, console) as (progress, stopping),
-            Tracking(self.track, out, progress) as tracking,
+            _tracked(self.track, out, progress, ranks) as tracked,
         ):
-            train(experiment, out, tracking, stopping)
-        _conclude(out, experiment.epochs)
+            train(experiment, out, tracked, stopping, ranks)
+        _conclude(out, experiment.epochs, ranks)
         ended(stopping, out, experiment.epochs)
 
 
@@ -89,9 +95,10 @@ class Resume:
     epochs: int | None = None
     """A new total of epochs, to go on for longer than was asked for at first."""
     threads: int | None = None
-    """CPU threads; every core by default."""
+    """CPU threads; every core by default, shared by the ranks of torchrun."""
     track: tuple[str, ...] = ()
     """Trackers that follow it from now on, beside those that do already."""
+    for_ranks: ClassVar[bool] = True
 
     def run(self) -> None:
         check_trackers(self.track)
@@ -101,7 +108,7 @@ class Resume:
         if self.epochs is not None:
             check_total(run, epochs)
         run.check_settings()
-        Machine(**run.runtime._asdict(), threads=self.threads).start()
+        ranks = Machine(**run.runtime._asdict(), threads=self.threads).start_ranks()
         if run.epoch >= epochs:
             console.print(
                 f"nothing to train: the run has its {run.epoch} epochs; go on with: evenflow train --resume "
@@ -109,17 +116,29 @@ class Resume:
                 highlight=False,
                 soft_wrap=True,
             )
-            return _conclude(self.resume, epochs)
+            return _conclude(self.resume, epochs, ranks)
         with (
             shown(experiment.labels(), epochs, console) as (progress, stopping),
-            Tracking(self.track, self.resume, progress) as tracking,
+            _tracked(self.track, self.resume, progress, ranks) as tracked,
         ):
-            resume(self.resume, tracking, self.epochs, stopping)
-        _conclude(self.resume, epochs)
+            resume(self.resume, tracked, self.epochs, stopping, ranks)
+        _conclude(self.resume, epochs, ranks)
         ended(stopping, self.resume, epochs)
 
 
-def _conclude(path: Path, epochs: int) -> None:
+def _tracked(names: Sequence[str], path: Path, progress: Progress, ranks: Ranks) -> AbstractContextManager[Progress]:
+    """A progress that trackers follow too, on the one rank that writes."""
+    return Tracking(names, path, progress) if ranks.first else nullcontext(progress)
+
+
+def _conclude(path: Path, epochs: int, ranks: Ranks) -> None:
+    """What the first rank has to show of a run, while the others wait."""
+    if ranks.first:
+        _show(path, epochs)
+    ranks.leave()
+
+
+def _show(path: Path, epochs: int) -> None:
     """The final table and the figure of a run."""
     from training.curves import loss_figure  # matplotlib takes a while to load
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from engine import Trajectory
+from training.ranks import Ranks
 from training.settings import TrainingSettings
 
 
@@ -23,14 +24,19 @@ def within(rows: torch.Tensor, most: float) -> torch.Tensor:
     return torch.isfinite(torch.linalg.vector_norm(rows, 2, 1)) | (rows.abs() <= most).all(1)
 
 
+def place_of(rollout: Trajectory, member: int, part: slice, ranks: Ranks) -> tuple[int, int] | None:
+    """(step, sample) of a member's first state that is not finite in the last rollout, `part` its samples here."""
+    own = part.stop - part.start
+    found = rollout.first_nonfinite(slice(member * own, (member + 1) * own))
+    return ranks.earliest(None if found is None else (found[0], found[1] - member * own + part.start))
+
+
 def cause_of(
-    rollout: Trajectory | None, member: int, loss: torch.Tensor, gradient: torch.Tensor, settings: TrainingSettings
+    place: tuple[int, int] | None, loss: torch.Tensor, gradient: torch.Tensor, settings: TrainingSettings
 ) -> str:
-    """What is not finite of a member, in words: its states in the last rollout, if any, its loss, its gradient."""
-    first = member * settings.batch_size
-    place = None if rollout is None else rollout.first_nonfinite(slice(first, first + settings.batch_size))
+    """What is not finite of a member, in words: its states, if `place_of` found one, its loss, its gradient."""
     if place is not None:
-        return f"the state is not finite at step {place[0]}, sample {place[1] - first}"
+        return f"the state is not finite at step {place[0]}, sample {place[1]}"
     if not torch.isfinite(loss):
         return "the loss is not finite"
     if torch.isfinite(gradient).all():

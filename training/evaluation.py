@@ -7,6 +7,7 @@ import torch
 
 from engine import Trajectory
 from policies import Policy
+from training.ranks import ALONE, Ranks
 from training.starts import starts_of
 from training.task import Task
 
@@ -17,6 +18,7 @@ class Evaluation:
     Args:
         draw: numbers the noise that the task has, if any, among that of trainings and of other tests.
         given: physical parameters by name that have other values than usual, for all samples.
+        ranks: who shares the starts.
 
     Attributes:
         trajectory: the rollouts.
@@ -31,13 +33,16 @@ class Evaluation:
         count: int,
         draw: int,
         given: Mapping[str, float] | None = None,
+        ranks: Ranks = ALONE,
     ):
         if given:
             task = replace(task, randomise=tuple((name, value, value) for name, value in given.items()))
-        self._task, self._seeds, self._draw = task, seeds, draw
+        self._task, self._seeds, self._draw, self._count, self._ranks = task, seeds, draw, count, ranks
+        part = ranks.part(count, f"{stream} states")
+        self._first = part.start
         states, parameters = starts_of(task, seeds, stream, count)
-        self._states = states.flatten(0, 1).contiguous()
-        self._parameters = None if parameters is None else parameters.flatten(0, 1).contiguous()
+        self._states = states[:, part].flatten(0, 1).contiguous()
+        self._parameters = None if parameters is None else parameters[:, part].flatten(0, 1).contiguous()
         if given and self._parameters is not None:
             self._parameters.copy_(torch.tensor(list(given.values()), dtype=torch.float64))
         setting = task.system, policy, task.horizon, len(self._states)
@@ -46,7 +51,7 @@ class Evaluation:
     def losses(self) -> torch.Tensor:
         """[P]."""
         if self._task.noise is not None:
-            self.trajectory.seed_noise(self._seeds, self._draw)
+            self.trajectory.seed_noise(self._seeds, self._draw, self._first)
         losses = self.trajectory.forward(self._states, self._task.objective, self._parameters)
         assert losses is not None
-        return losses.view(len(self._seeds), -1).mean(1)
+        return self._ranks.mean(self._count, losses.view(len(self._seeds), -1).mean(1))[0]

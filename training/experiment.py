@@ -22,7 +22,8 @@ from training.optimisers import made_before, settings_from_file, settings_to_fil
 from training.ordering import sweep_order
 from training.provenance import check_plugins, with_plugins
 from training.ranges import range_of
-from training.run import RunDirectory, epoch_of
+from training.ranks import ALONE, RankError, Ranks
+from training.run import RunDirectory, RunOfOthers, epoch_of
 from training.settings import Comparison, TrainingSettings, distinct
 from training.stopping import Stopping
 from training.tasks import TaskOptions, task_options
@@ -113,12 +114,12 @@ class Experiment(Comparison):
             for label in self.labels()
         ]
 
-    def trainer(self) -> Trainer:
+    def trainer(self, ranks: Ranks = ALONE) -> Trainer:
         """A fresh trainer; needs a runtime."""
         task = self.task_options.build()
         if self.randomise:
             task = replace(task, randomise=tuple(range_of(text) for text in self.randomise))
-        return Trainer(task, self.members(), self.settings)
+        return Trainer(task, self.members(), self.settings, ranks=ranks)
 
     def to_config(self) -> dict[str, Any]:
         """Plain values that `from_config` reads back, with the runtime they were used on."""
@@ -186,7 +187,11 @@ def _variant(written: Any) -> Variant:
 
 
 def train(
-    experiment: Experiment, out: str | Path, progress: Progress | None = None, stopping: Stopping | None = None
+    experiment: Experiment,
+    out: str | Path,
+    progress: Progress | None = None,
+    stopping: Stopping | None = None,
+    ranks: Ranks = ALONE,
 ) -> Trainer:
     """Train into a new run directory.
 
@@ -198,14 +203,17 @@ def train(
         out: a new or empty directory.
         progress: called after every epoch.
         stopping: who listens to those signals, if the caller does.
+        ranks: the processes that train together, each of which calls this; the first of them writes.
 
     Raises:
         RunError: a directory that is not empty or cannot be written, or a full disk; all complete files stay readable.
+        RankError: one of the ranks is gone; there is a checkpoint.
     """
-    trainer = experiment.trainer()
-    run = RunDirectory.create(out, experiment.to_config())
+    trainer = experiment.trainer(ranks)
+    trainer.agree(experiment.to_config())
+    run = (RunDirectory if ranks.first else RunOfOthers).create(out, experiment.to_config())
     with run.writing():
-        return _continue(run, trainer, experiment, progress, stopping)
+        return _continue(run, trainer, experiment, progress, stopping, ranks)
 
 
 def resume(
@@ -213,6 +221,7 @@ def resume(
     progress: Progress | None = None,
     epochs: int | None = None,
     stopping: Stopping | None = None,
+    ranks: Ranks = ALONE,
 ) -> Trainer:
     """Continue a run from its last checkpoint to the same numbers as if it had never stopped.
 
@@ -220,7 +229,7 @@ def resume(
 
     Args:
         path: the run directory.
-        progress, stopping: as for `train`.
+        progress, stopping, ranks: as for `train`.
         epochs: a new total, if the run is to go on longer than it was configured for; it is recorded in config.yaml.
 
     Raises:
@@ -228,7 +237,7 @@ def resume(
             settings than its checkpoint.
         SettingError: fewer epochs than the run has.
     """
-    run = RunDirectory.open(path)
+    run = (RunDirectory if ranks.first else RunOfOthers).open(path)
     experiment = Experiment.from_config(run.config)
     note = made_before(run.config["settings"])
     if note is not None:
@@ -237,13 +246,14 @@ def resume(
         experiment = replace(experiment, epochs=epochs)
         check_total(run, epochs)
     if run.epoch >= experiment.epochs:
-        return _restored(run, experiment)
+        return _restored(run, experiment, ranks)
     with run.writing():
         if RunDirectory.open(path).config != run.config:
             raise RunError(f"Expected {run.path} as it was a moment ago, got a changed config.yaml; try again.")
-        trainer = _restored(run, experiment)
+        trainer = _restored(run, experiment, ranks)
+        trainer.agree({**experiment.to_config(), "epoch": trainer.epoch})
         run.rewind(trainer.epoch, epochs)
-        return _continue(run, trainer, experiment, progress, stopping)
+        return _continue(run, trainer, experiment, progress, stopping, ranks)
 
 
 def check_total(run: RunDirectory, epochs: int) -> None:
@@ -255,24 +265,37 @@ def check_total(run: RunDirectory, epochs: int) -> None:
         )
 
 
-def _restored(run: RunDirectory, experiment: Experiment) -> Trainer:
+def _restored(run: RunDirectory, experiment: Experiment, ranks: Ranks) -> Trainer:
     with _read_from_config():
-        trainer = experiment.trainer()
+        trainer = experiment.trainer(ranks)
     run.restore(trainer)
     return trainer
 
 
 def _continue(
-    run: RunDirectory, trainer: Trainer, experiment: Experiment, progress: Progress | None, stopping: Stopping | None
+    run: RunDirectory,
+    trainer: Trainer,
+    experiment: Experiment,
+    progress: Progress | None,
+    stopping: Stopping | None,
+    ranks: Ranks,
 ) -> Trainer:
+    """Train on to the end, or to a signal; whatever ends it, there is a checkpoint."""
     total, recorded = experiment.epochs, run.metrics()
     started = time.perf_counter() - (recorded[-1]["seconds"] if recorded else 0.0)
     if isinstance(progress, Follower):
         progress.follow(trainer)
-    with Stopping() if stopping is None else nullcontext(stopping) as stop:
+    with Stopping() if stopping is None else nullcontext(stopping) as stop, _kept(run, trainer, experiment):
+
+        def stopped() -> bool:
+            found = ranks.signalled(stop.requested)
+            if found is not None:  # a signal may come while the others are asked, and be told next time
+                stop.requested = found
+            return found is not None
+
         _keep(run, trainer, experiment)
-        while trainer.epoch < total and stop.requested is None:
-            record = trainer.try_epoch(lambda: stop.requested is not None)
+        while trainer.epoch < total and not stopped():
+            record = trainer.try_epoch(stopped)
             if record is None:
                 break
             with _writes(run):
@@ -286,7 +309,20 @@ def _continue(
                     _keep(run, trainer, experiment)
                     raise
         _keep(run, trainer, experiment)
+        stopped()  # the others go on when all is written
     return trainer
+
+
+@contextmanager
+def _kept(run: RunDirectory, trainer: Trainer, experiment: Experiment) -> Iterator[None]:
+    """Where a rank is gone, a checkpoint of the last whole epoch, and the word how to go on from it."""
+    try:
+        yield
+    except RankError as error:
+        _keep(run, trainer, experiment)
+        raise RankError(
+            f"{str(error).partition(';')[0]}; continue with the same torchrun and: evenflow train --resume {run.path}."
+        ) from error
 
 
 def _keep(run: RunDirectory, trainer: Trainer, experiment: Experiment) -> None:

@@ -13,6 +13,7 @@ from engine.norms import wide_norm
 from training.clipping import Clipping
 from training.estimators import GradientEstimator, Whole
 from training.metrics import MEASURED, for_json
+from training.ranks import ALONE, Ranks
 
 
 @dataclass(frozen=True)
@@ -100,10 +101,11 @@ class Measures:
     Args:
         members: whose gradients are measured.
         device: of the gradients.
+        batch: samples of a member; ranks: who shares them.
     """
 
-    def __init__(self, members: Sequence[_Measured], device: torch.device):
-        self._members, self._device = members, device
+    def __init__(self, members: Sequence[_Measured], device: torch.device, batch: int = 1, ranks: Ranks = ALONE):
+        self._members, self._device, self._batch, self._ranks = members, device, batch, ranks
         self._clips = any(member.clipping.kind != "none" for member in members)
         self._open, self._began = False, 0.0
         self._forget()
@@ -161,8 +163,8 @@ class Measures:
             agreement[rows] = (1.0 + balance / counted) / 2.0
         for rule, sizes in self._adjoints.items():
             uses = torch.tensor([rule in member.estimator.rules for member in self._members], device=self._device)
-            larger = uses & ~(sizes.total() <= adjoint)
-            adjoint = torch.where(larger, sizes.total(), adjoint)
+            (size,) = self._ranks.mean(self._batch, sizes.total())
+            adjoint = torch.where(uses & ~(size <= adjoint), size, adjoint)
         columns = gradient / updates, clipped / updates, adjoint / updates, agreement
         read = for_json(torch.where(active, torch.stack(columns), torch.nan).tolist())
         seconds = (time.perf_counter() - self._began) / updates

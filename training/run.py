@@ -217,6 +217,27 @@ class RunDirectory:
         self.config = wanted
 
 
+class RunOfOthers(RunDirectory):
+    """A run that another process writes: it is read as any, and what would be written is left to that one."""
+
+    @classmethod
+    def create(cls, path: str | Path, config: dict[str, Any]) -> "RunDirectory":
+        return cls(Path(path), config)
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        yield
+
+    def append(self, record: EpochRecord, seconds: float, divergences: Mapping[int, Divergence]) -> None:
+        pass
+
+    def save(self, trainer: Trainer, milestones: Collection[int] | None = None) -> Path:
+        return self.path
+
+    def rewind(self, epoch: int, epochs: int | None = None) -> None:
+        pass
+
+
 def stored_runtime(config: Mapping[str, Any], file: Path) -> StoredRuntime:
     """The runtime that a configuration names; RunError if it names none."""
     found = config.get("runtime")

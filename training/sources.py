@@ -9,9 +9,12 @@ from typing import Any
 
 import torch
 
-from engine import AdjointRule, PerSample, current
+from engine import AdjointRule, PerSample, SettingError, current
+from engine.contracts import described
 from policies import Policy
+from training.combinations import MaskRandom
 from training.estimators import GradientEstimator, combined, is_sweep
+from training.ranks import ALONE, Ranks
 from training.scores import Copies, Score
 from training.short_horizons import Short, Windows, by_steps
 from training.task import Task, generator
@@ -31,6 +34,7 @@ class Sources:
         batch: initial states of a member.
         theta: the members' parameters [P, n].
         policy: `policy(members)` builds policies like the one that is trained.
+        ranks: who shares the batch; what is swept and rolled out here is of this rank's samples.
 
     Attributes:
         rules: for each rule that is swept the smallest run of samples that holds every member who needs it.
@@ -46,8 +50,11 @@ class Sources:
         batch: int,
         theta: torch.Tensor,
         policy: Callable[[int], Policy],
+        ranks: Ranks = ALONE,
     ):
         device = current().device
+        self._ranks, self._whole, self._part = ranks, batch, ranks.part(batch, "samples of a batch")
+        batch = self._part.stop - self._part.start
         spans: dict[Any, slice] = {}
         for index, estimator in enumerate(estimators):
             for source in estimator.rules:
@@ -62,6 +69,8 @@ class Sources:
             for source, span in spans.items()
             if not is_sweep(source) and not isinstance(source, Short)
         }
+        if ranks.size > 1:
+            _check_divisible(estimators)
         self._windows = [Windows(task, policy, shorts, seeds, batch) for shorts in by_steps(estimators)]
         self.windowed = {index for windows in self._windows for index in windows.members}
         self._losses = torch.zeros(len(seeds), dtype=theta.dtype, device=device)
@@ -96,7 +105,7 @@ class Sources:
 
         `parameters` [P·b, q] are those that the task randomises; `draw` is that of its noise.
         """
-        found = {**swept, **self._scores(initial, theta, parameters, draw), **self._of_windows(theta)}
+        found = self._over_ranks({**swept, **self._scores(initial, theta, parameters, draw)}) | self._of_windows(theta)
         gradient = torch.empty_like(theta, requires_grad=False)
         for index, (estimator, rows) in enumerate(self._estimators):
             given = {source: found[source][rows] for source in estimator.rules}
@@ -112,7 +121,7 @@ class Sources:
         """Each member's loss [P]: the mean of its own of `found` [P·b], or what its last windows had."""
         if found is None:
             return self._losses.clone()
-        whole = found.view(len(self._losses), -1).mean(1)
+        (whole,) = self._ranks.mean(self._whole, found.view(len(self._losses), -1).mean(1))
         if self.windowed:
             windowed = sorted(self.windowed)
             whole[windowed] = self._losses[windowed]
@@ -145,6 +154,17 @@ class Sources:
         for windows in self._windows:
             windows.load(tensors)
 
+    def _over_ranks(self, found: dict[Any, torch.Tensor]) -> dict[Any, torch.Tensor]:
+        """The gradients of each source, of whole batches, or of each of their samples, from those of own samples."""
+        means = [source for source in found if not isinstance(source, PerSample)]
+        whole = self._ranks.mean(self._whole, *(found[source] for source in means)) if means else []
+        samples = {
+            source: self._ranks.gathered(self._whole, rows)
+            for source, rows in found.items()
+            if isinstance(source, PerSample)
+        }
+        return samples | dict(zip(means, whole, strict=True))
+
     def _of_windows(self, theta: torch.Tensor) -> dict[Any, torch.Tensor]:
         """The gradient [P, n] of every short horizon that is wanted, whose environments go on."""
         found: dict[Any, torch.Tensor] = {}
@@ -164,7 +184,10 @@ class Sources:
             rows = theta[span]
             each = copies.policy.members // len(rows)  # 1, or the starts of a member, each of them a member there
             copies.policy.theta.data.copy_(rows.repeat_interleave(each, 0))
-            copies.rollout.seed_noise([seed + _APART * k for seed in self._seeds[span] for k in range(each)], draw)
+            starts, first = range(1), self._part.start * (copies.score.copies + 1)
+            if isinstance(source, PerSample):
+                starts, first = range(self._part.start, self._part.stop), 0
+            copies.rollout.seed_noise([seed + _APART * k for seed in self._seeds[span] for k in starts], draw, first)
             part = slice(span.start * self._batch, span.stop * self._batch)
             given = None if parameters is None else parameters[part]
             drawn = copies.gradients(initial[part], self._noise(source, span, copies, theta), given)
@@ -175,12 +198,12 @@ class Sources:
 
     def _noise(self, source: Any, span: slice, copies: Copies, like: torch.Tensor) -> torch.Tensor:
         """w of the first of each pair, 0 for members who do not want it: one seed draws alike for every estimator."""
-        shape = (self._batch, copies.score.copies // 2, self._horizon, *self._control_shape)
+        shape = (self._whole, copies.score.copies // 2, self._horizon, *self._control_shape)
         drawn = torch.zeros(span.stop - span.start, *shape, dtype=torch.float64)
         for index, rows in enumerate(drawn, span.start):
             if (index, source) in self._draws:
                 torch.randn(shape, generator=self._draws[index, source], out=rows)
-        return drawn.flatten(0, 1).to(like)
+        return drawn[:, self._part].flatten(0, 1).to(like)
 
 
 def passes(estimator: GradientEstimator) -> int:
@@ -197,6 +220,24 @@ def _copies(task: Task, policy: Callable[[int], Policy], members: int, source: A
     if isinstance(source, PerSample):
         return Copies(task, policy(members * batch), _score(source), 1)
     return Copies(task, policy(members), source, batch)
+
+
+def _check_divisible(estimators: Sequence[Any]) -> None:
+    """SettingError for estimators that would not give on several ranks what they give in one process."""
+    for estimator in estimators:
+        why = _UNDIVIDED.get(type(estimator))
+        if why is not None:
+            raise SettingError(
+                f"Expected gradients that several ranks can share, got {described(estimator)}, {why}; train it without "
+                "torchrun."
+            )
+        _check_divisible([value for value in getattr(estimator, "__dict__", {}).values() if hasattr(value, "combine")])
+
+
+_UNDIVIDED: dict[type, str] = {
+    Short: "whose environments and critic go on in one process",
+    MaskRandom: "which draws from the last bits of a gradient",
+}
 
 
 def _score(source: Any) -> Any:

@@ -38,6 +38,7 @@ class Stopping:
 
     def __init__(self):
         self.requested: int | None = None
+        self._heard = False
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> "Stopping":
@@ -60,6 +61,7 @@ class Stopping:
             signal.signal(number, handler)  # type: ignore[arg-type]
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.requested is not None:
+        if self._heard:
             raise Stopped(number)
-        self.requested = number
+        self._heard = True
+        self.requested = number if self.requested is None else self.requested  # another may have asked before

@@ -1,13 +1,14 @@
 """The trainer: many controllers of one task at once, each with its own seed, gradient and learning rate."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 
-from engine import Rollout, RolloutTape, SettingError, Trajectory, current
+from engine import Rollout, RolloutTape, SettingError, current
 from engine.available import check_available
 from engine.checks import positive, real, whole
 from engine.contracts import described
@@ -16,11 +17,12 @@ from engine.modes import plain_torch
 from engine.norms import wide_norm
 from policies import Policy, PolicyError
 from training.clipping import Clipping
-from training.divergence import Divergence, cause_of, within
+from training.divergence import Divergence, cause_of, place_of, within
 from training.estimators import Backpropagation, GradientEstimator, check_estimator
 from training.evaluation import Evaluation
 from training.measures import EpochRecord, Measures
 from training.optimisers import EnsembleOptimiser
+from training.ranks import ALONE, RankError, Ranks
 from training.settings import TrainingSettings
 from training.sources import Sources, grouped
 from training.starts import show_typical, starts_of
@@ -57,6 +59,7 @@ class Trainer:
         members: the controllers; those that need a rule are swept together, so list equal estimators side by side.
         settings: shared by all.
         policy: builds the policy; by default the task's.
+        ranks: the processes that share every batch; each calls what is called here, with whole batches.
 
     Attributes:
         policy: the ensemble's policy; `policy.theta` [P, n].
@@ -72,31 +75,29 @@ class Trainer:
         members: Sequence[Member],
         settings: TrainingSettings | None = None,
         policy: PolicyFactory | None = None,
+        ranks: Ranks = ALONE,
     ):
         _check(task, members, settings)
-        if not members:
-            raise SettingError("Expected at least one member to train, got none.")
-        self.task, self.members = task, list(members)
+        self.task, self.members, self._ranks = task, list(members), ranks
         self.settings = settings = settings or TrainingSettings()
         runtime = current()
         self._check_sizes()
         count, batch = len(self.members), settings.batch_size
+        self._part = own = ranks.part(batch, "samples of a batch")
         self.policy: Policy = (policy or task.policy)(members=count, dtype=runtime.dtype, device=runtime.device)
         if self.policy.members != count:
             raise SettingError(f"Expected a policy with {count} members, got {self.policy.members}.")
         for index, member in enumerate(self.members):
             self.policy.initialise(index, generator(member.seed, "policy"))
-        seeds = [member.seed for member in self.members]
+        self._seeds = seeds = [member.seed for member in self.members]
         self._train, self._train_parameters = starts_of(task, seeds, "train", settings.train_samples)
         show_typical(task.system, self._train.flatten(0, 1))
         setting = task.system, self.policy, task.horizon
-        self.rollout = Rollout(*setting, count * batch, memory=settings.memory, **task.parts)
-        self._tests = Evaluation(task, self.policy, seeds, "test", settings.test_samples, _TEST_DRAW)
-        self.evaluation = self._tests.trajectory
-        validated = settings.validation_samples
-        self._validation = (
-            Evaluation(task, self.policy, seeds, "validation", validated, _VALIDATION_DRAW) if validated else None
-        )
+        self.rollout = Rollout(*setting, count * (own.stop - own.start), memory=settings.memory, **task.parts)
+        self._judged = partial(Evaluation, task, self.policy, seeds, ranks=ranks)
+        self._tests = self._judged("test", settings.test_samples, _TEST_DRAW)
+        self.evaluation, validated = self._tests.trajectory, settings.validation_samples
+        self._validation = self._judged("validation", validated, _VALIDATION_DRAW) if validated else None
         self._frozen()
         rates = torch.tensor([member.learning_rate for member in self.members], dtype=runtime.dtype)
         self._optimiser = EnsembleOptimiser(
@@ -106,11 +107,11 @@ class Trainer:
         self._orders = [generator(member.seed, "order") for member in self.members]
         self._sources = Sources(
             task, [member.estimator for member in self.members], seeds, batch, self.policy.theta.detach(),
-            lambda count: (policy or task.policy)(members=count, dtype=runtime.dtype, device=runtime.device),
+            lambda count: (policy or task.policy)(members=count, dtype=runtime.dtype, device=runtime.device), ranks,
         )  # fmt: skip
         self._check_copies()
         self._clippings = grouped([member.clipping for member in self.members], runtime.device)
-        self._measures = Measures(self.members, runtime.device)
+        self._measures = Measures(self.members, runtime.device, batch, ranks)
         self.epoch = self.updates = 0
         self.divergences: dict[int, Divergence] = {}
 
@@ -154,16 +155,28 @@ class Trainer:
     def try_epoch(self, stop: Callable[[], bool]) -> EpochRecord | None:
         """`run_epoch`, unless `stop()` is true before one of its updates: then None, and all is as before the epoch."""
         before = {name: value.clone() for name, value in self.state().items()}
-        divergences = dict(self.divergences)
-        if divergences:  # what is not finite may be a frozen member's from now on, so every update asks
+        restore = partial(self.load, self.epoch, before, dict(self.divergences))
+        try:
+            return self._tried(stop, restore)
+        except RankError:
+            restore()
+            raise
+
+    def agree(self, facts: Mapping[str, Any]) -> None:
+        """SettingError unless all ranks have these facts, and the same data, parameters and what else goes on."""
+        self._ranks.agree(facts, self._train, *self.state().values())
+
+    def _tried(self, stop: Callable[[], bool], restore: Callable[[], None]) -> EpochRecord | None:
+        # What is not finite may be a frozen member's from now on, or another rank's alone: then every update asks.
+        if self.divergences or self._ranks.size > 1:
             total = self._losses_of_epoch(stop)
         else:
             total, sound = self.rollout.finite.unasked(lambda: self._losses_of_epoch(stop))
             if not sound:
-                self.load(self.epoch, before, divergences)
+                restore()
                 total = self._losses_of_epoch(stop)
         if total is None:
-            self.load(self.epoch, before, divergences)
+            restore()
             return None
         measured = self._measures.found(self._active, self.updates_per_epoch)
         train = torch.where(self._active, total / self.updates_per_epoch, torch.nan)
@@ -234,8 +247,11 @@ class Trainer:
         self, initial: torch.Tensor, parameters: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Losses [P] and the members' estimated, clipped gradients [P, n] from initial states [P·b, ...]."""
-        draw = self.epoch * self.updates_per_epoch + self.updates
-        self._seed_noise(self.rollout, draw)
+        draw, ranks, count = self.epoch * self.updates_per_epoch + self.updates, self._ranks, len(self.members)
+        if self.task.noise is not None:
+            self.rollout.seed_noise(self._seeds, draw, self._part.start)
+        initial = ranks.own(initial, count)
+        parameters = None if parameters is None else ranks.own(parameters, count)
         rules = self._sources.rules
         if rules:
             with RolloutTape(*rules, samples=rules) as tape:
@@ -271,9 +287,7 @@ class Trainer:
         """
         if not parameters:
             return self._tests.losses()
-        seeds = [member.seed for member in self.members]
-        setting = self.task, self.policy, seeds, "test", self.settings.test_samples, _TEST_DRAW
-        return Evaluation(*setting, parameters).losses()
+        return self._judged("test", self.settings.test_samples, _TEST_DRAW, parameters).losses()
 
     def state(self) -> dict[str, torch.Tensor]:
         """Everything that training continues from, by name."""
@@ -296,10 +310,6 @@ class Trainer:
         prefix = "optimiser."
         self._optimiser.load({name[len(prefix) :]: value for name, value in tensors.items() if name.startswith(prefix)})
 
-    def _seed_noise(self, rollout: Trajectory, draw: int) -> None:
-        if self.task.noise is not None:
-            rollout.seed_noise([member.seed for member in self.members], draw)
-
     def batches(self) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
         """An epoch's mini-batches, as `update(*batch)` and `gradient(*batch)` take them.
 
@@ -317,8 +327,8 @@ class Trainer:
 
     def _freeze(self, bad: torch.Tensor, update: int, losses: torch.Tensor, gradient: torch.Tensor) -> None:
         for member in bad.nonzero().flatten().tolist():
-            rollout = None if member in self._sources.windowed else self.rollout
-            cause = cause_of(rollout, member, losses[member], gradient[member], self.settings)
+            at = None if member in self._sources.windowed else place_of(self.rollout, member, self._part, self._ranks)
+            cause = cause_of(at, losses[member], gradient[member], self.settings)
             self.divergences[member] = Divergence(member, self.epoch + 1, update + 1, cause)
         self._active &= ~bad
         self._optimiser.only(self._active)
@@ -334,5 +344,7 @@ def _check(task: Any, members: Any, settings: Any) -> None:
     if wrong is None or wrong:
         came = described(members) if not wrong else f"one with {described(wrong[0])}"
         raise SettingError(f"Expected a list of members such as [Member()], got {came}.")
+    if not members:
+        raise SettingError("Expected at least one member to train, got none.")
     if settings is not None and not isinstance(settings, TrainingSettings):
         raise SettingError(f"Expected settings as TrainingSettings(...), got {described(settings)}.")
