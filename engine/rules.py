@@ -242,5 +242,8 @@ class Truncate(WrappedRule):
 class PerSample(WrappedRule):
     """Another rule, whose parameter gradients are wanted for each sample by itself: [members, samples, parameters]."""
 
+    def __post_init__(self):
+        """It may be of whatever makes gradients, such as scores, which are no rules of a sweep."""
+
     def placed(self, place):
         return placed(self.of, place)
