@@ -179,6 +179,24 @@ class Paper:
 
 
 @dataclass(frozen=True)
+class Workers:
+    """Time a study with one worker and with more, and draw studies an hour against workers, more of them simulated."""
+
+    out: Path
+    """A new directory."""
+    jobs: tuple[int, ...] = (1, 2)
+    """Workers that are measured, each a process of one thread; 1 is among them in any case."""
+    machine: tyro.conf.OmitArgPrefixes[Machine] = field(default_factory=Machine)
+
+    def run(self) -> None:
+        from benchmarks.studies.throughput import throughput
+
+        self.machine.start()
+        for path in throughput(self.jobs, self.out, console):
+            console.print(f"written: {path}", highlight=False, soft_wrap=True)
+
+
+@dataclass(frozen=True)
 class Figures:
     """Draw the paper's Fig. 1 and Fig. 2 from this engine."""
 
@@ -266,6 +284,7 @@ BENCHMARKS = {
     "scale": Scale,
     "variants": Variants,
     "paper": Paper,
+    "workers": Workers,
     "figures": Figures,
     "outcome": Outcome,
     "transfer": Transfer,
