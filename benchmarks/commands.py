@@ -179,7 +179,7 @@ class Paper:
 
 
 @dataclass(frozen=True)
-class Workers:
+class Throughput:
     """Time a study with one worker and with more, and draw studies an hour against workers, more of them simulated."""
 
     out: Path
@@ -284,7 +284,7 @@ BENCHMARKS = {
     "scale": Scale,
     "variants": Variants,
     "paper": Paper,
-    "workers": Workers,
+    "workers": Throughput,
     "figures": Figures,
     "outcome": Outcome,
     "transfer": Transfer,

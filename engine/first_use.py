@@ -11,7 +11,7 @@ from engine.rules import AdjointRule
 from engine.trajectory import Cost, Trajectory
 
 
-def refuse_detached(rollout: Trajectory, cost: Cost) -> None:
+def check_costs(rollout: Trajectory, cost: Cost) -> None:
     """AdjointError if there are no costs, or they change with states or controls and none has a gradient.
 
     A warning if only some have. The first segment is restored.

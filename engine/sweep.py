@@ -86,7 +86,7 @@ class Sweeper(SweepBuffers):
             result = self._run(swept, cost, inspect)
         if cost is not None and not any(cost is seen for seen in self._costs):
             self._costs = [*self._costs[-3:], cost]
-            first_use.refuse_detached(self.rollout, cost)
+            first_use.check_costs(self.rollout, cost)
             if self.rollout.states.grad is None and self.rollout.frozen() is None:
                 first_use.tell_of_no_gradient(cost, result.losses, result.parameters)
         return result

@@ -50,6 +50,8 @@ def redrawn(module: nn.Module, seed: int) -> dict[str, torch.Tensor]:
 
 def built(build: Callable[[], nn.Module], seed: int | None = None) -> nn.Module:
     """What `build` returns, leaving every random generator as it was."""
+    if not callable(build):
+        raise PolicyError(f"Expected a torch module, or a function that builds one, got a {type(build).__name__}.")
     with _seeded(seed):
         module = build()
     if not isinstance(module, nn.Module):

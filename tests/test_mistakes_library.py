@@ -113,6 +113,10 @@ MISTAKES = {
     "rules to agree": (lambda: ef.SignAgreement(ef.FULL, ef.PHYSICS_ONLY), "Backpropagation\\(rule\\)"),
     "a member for a list": (lambda: ef.Trainer(TASK, ef.Member()), "write \\[Member\\(...\\)\\]"),
     "a task for a system": (lambda: ef.Rollout(TASK, policy(), 3, 4), "give its .system"),
+    "modules for a module": (
+        lambda: ef.ModulePolicy([nn.Linear(2, 1)], (2,), (1,)),
+        "a torch module, or a function that builds one, got a list",
+    ),
     "a module for a policy": (lambda: rollout(nn.Linear(2, 1)), "wrap it as ModulePolicy"),
     "a text for a rule": (lambda: swept(rules=("R",)), "an adjoint rule"),
     "nonsense for a gradient": (lambda: ef.gradient_named("clip-norm(C, 1)"), "which combines whole sweeps"),

@@ -28,9 +28,12 @@ class _PolicyOf:
     ):
         seen = system.state_shape if observation is None else observation.shape
         self._make = partial(kind, seen, system.control_shape, **settings)
+        # Functions may count their calls or draw by chance, and are called once.
+        self._counts = isinstance(kind, type) and issubclass(kind, Policy)
 
     def __call__(self, members: int, dtype: torch.dtype, device: torch.device) -> Policy:
-        self._check_parameters(members, dtype, device)
+        if self._counts:
+            self._check_parameters(members, dtype, device)
         return self._make(members=members, dtype=dtype, device=device)
 
     def _check_parameters(self, members: int, dtype: torch.dtype, device: torch.device) -> None:

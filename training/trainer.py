@@ -116,9 +116,8 @@ class Trainer:
         self.divergences: dict[int, Divergence] = {}
 
     def _check_sizes(self) -> None:
-        """SettingError or BudgetError for a system or for states that are too large, before any are made."""
+        """BudgetError for initial states that are too large, before any are made."""
         system, settings, count = self.task.system, self.settings, len(self.members)
-        system.check_size()
         runtime = current()
         samples = settings.train_samples + settings.test_samples + settings.validation_samples
         needed = count * samples * math.prod(system.state_shape) * runtime.dtype.itemsize
