@@ -6,7 +6,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -39,7 +39,13 @@ class Ended:
         return json.loads(self.output)
 
 
-def run_module(module: str, arguments: Sequence[str], seconds: float | None = None, memory: int | None = None) -> Ended:
+def run_module(
+    module: str,
+    arguments: Sequence[str],
+    seconds: float | None = None,
+    memory: int | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> Ended:
     """Run `python -m module arguments`, with limits on seconds and on bytes of resident memory if there are any.
 
     It runs in Evenflow's folder, so that no file of a user's where we are is taken for one of ours, and finds the
@@ -47,7 +53,9 @@ def run_module(module: str, arguments: Sequence[str], seconds: float | None = No
     """
     command, started = [sys.executable, "-m", module, *arguments], time.monotonic()
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as errors:
-        process = subprocess.Popen(command, stdout=out, stderr=errors, env=surroundings(), cwd=HOME)
+        process = subprocess.Popen(
+            command, stdout=out, stderr=errors, env=surroundings() | dict(environment or {}), cwd=HOME
+        )
         try:
             stopped = _watch(process, seconds, memory)
         finally:

@@ -20,7 +20,12 @@ Options = TypeVar("Options")
 
 @dataclass(frozen=True)
 class Speed:
-    """Time one update, alone and in an ensemble, and say where the time goes; peers run alternately where installed."""
+    """Time one update, alone and in an ensemble, and say where the time goes; peers run alternately where installed.
+
+    With `--peers` everything that any peer does is timed beside it instead: updates of cart-pole, guidance and quantum
+    control, alone and in ensembles, steps of particles, and what comes before the first update. That takes half an
+    hour; given again with the same `--out` it goes on where it was stopped.
+    """
 
     task: str = "cart-pole"
     """Any registered task; JAX and torch run beside ours where they compute its update."""
@@ -28,13 +33,24 @@ class Speed:
     """Turns of each side, four updates long; medians are reported."""
     members: int = 40
     """Members of the ensemble."""
+    peers: bool = False
+    """The whole table beside peers: one that is not installed is a row that says so."""
     out: Path | None = None
-    """A file for the results as JSON; it must not exist."""
+    """A file for the results as JSON, which must not exist; with --peers a directory, a new one or one to continue."""
 
     def run(self) -> None:
-        from benchmarks.speed import speed
+        if not self.peers:
+            from benchmarks.speed import speed
 
-        speed(console, self.rounds, self.members, self.out, self.task)
+            speed(console, self.rounds, self.members, self.out, self.task)
+            return
+        if self.task != "cart-pole":
+            raise SettingError(f"Expected all tasks with --peers, got --task {self.task}; leave one of them out.")
+        from benchmarks.beside.plan import Sizes
+        from benchmarks.beside.report import beside
+
+        for path in beside(console, self.out, Sizes(rounds=self.rounds, together=self.members)):
+            console.print(f"written: {path}", highlight=False, soft_wrap=True)
 
 
 @dataclass(frozen=True)

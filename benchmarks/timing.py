@@ -1,6 +1,7 @@
 """How updates are timed: in turns, so that every side sees the same machine, and by phase; and on what machine."""
 
 import importlib.util
+import math
 import os
 import platform
 import statistics
@@ -18,7 +19,8 @@ from engine.runtime import synchronise
 from training import Trainer
 
 PHASES = ("forward", "K", "sweep", "pull-back", "optimiser")
-_WARM_UP, _IN_A_ROW = 3, 4
+_PACKAGES = {"taichi": "taichi", "torch": "torch", "jax": "jax", "jax-md": "jax_md", "warp-lang": "warp"}
+_WARM_UP, _IN_A_ROW, _LEAST_ROUNDS = 3, 4, 3
 
 
 def now() -> float:
@@ -27,17 +29,24 @@ def now() -> float:
     return time.perf_counter()
 
 
-def in_turns(updates: dict[Any, Callable[[], Any]], rounds: int) -> dict[Any, list[float]]:
-    """ms of every update in every round, the mean of a few in a row as in a training; the first rounds warm up."""
+def in_turns(
+    updates: dict[Any, Callable[[], Any]], rounds: int, in_a_row: int = _IN_A_ROW, seconds: float = math.inf
+) -> dict[Any, list[float]]:
+    """ms of every update in every round, the mean of a few in a row as in a training; the first rounds warm up.
+
+    After so many seconds no further round begins, once there are three that count.
+    """
     times: dict[Any, list[float]] = {key: [] for key in updates}
-    warm_up = min(_WARM_UP, rounds)
+    warm_up, began = min(_WARM_UP if math.isinf(seconds) else 1, rounds), now()
     for number in range(rounds + warm_up):
+        if number >= warm_up + _LEAST_ROUNDS and now() - began > seconds:
+            break
         for key, update in updates.items():
             started = now()
-            for _ in range(_IN_A_ROW):
+            for _ in range(in_a_row):
                 update()
             if number >= warm_up:
-                times[key].append((now() - started) / _IN_A_ROW * 1e3)
+                times[key].append((now() - started) / in_a_row * 1e3)
     return times
 
 
@@ -80,5 +89,5 @@ def _timed(function: Callable[..., Any], spent: dict[str, float], name: str) -> 
 
 def this_machine() -> dict[str, Any]:
     """The cores, platform and versions that a measurement is taken with."""
-    packages = {name: version(name) for name in ("taichi", "torch", "jax") if importlib.util.find_spec(name)}
+    packages = {name: version(name) for name, module in _PACKAGES.items() if importlib.util.find_spec(module)}
     return {"cores": os.cpu_count(), "platform": platform.platform(), "python": platform.python_version(), **packages}

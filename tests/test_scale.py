@@ -26,7 +26,7 @@ from benchmarks.scale.worker import OURS, Job
 from training.errors import RunError
 
 NAMES = [case.name for case in CASES]
-WITH_PEERS = [case.name for case in CASES if case.peer_step is not None]
+WITH_PEERS = [(case.name, side) for case in CASES for side in study.sides_of(case, installed=False)]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -63,8 +63,7 @@ def test_density_does_not_depend_on_the_number_of_particles(name):
 
 
 @pytest.mark.float32
-@pytest.mark.parametrize("side", peers_of_particles())
-@pytest.mark.parametrize("name", WITH_PEERS)
+@pytest.mark.parametrize(("name", "side"), WITH_PEERS)
 def test_peers_compute_our_step_and_our_adjoint(name, side):
     pytest.importorskip(peers_of_particles()[side].needs)
     assert worker.check(Job("check", name, side, 123, 1), case_named(name))["disagreement"] < 1e-5

@@ -31,6 +31,22 @@ def test_peers_follow_the_same_gradient(task, peer, letter):
     assert disagreement(trainer, initial, peer.updates[task](trainer, initial, letter)) < limit
 
 
+ENSEMBLES = [(task, peer) for peer in PEERS for task in peer.ensembles]
+
+
+@pytest.mark.float32
+@pytest.mark.parametrize("letter", ("R", "M", "C"))
+@pytest.mark.parametrize(("task", "peer"), ENSEMBLES, ids=[f"{task}-{peer.name}" for task, peer in ENSEMBLES])
+def test_peers_follow_the_same_gradients_of_many_members(task, peer, letter):
+    pytest.importorskip(peer.needs)
+    options = {"poles": 2} if task == "cart-pole" else {"horizon": 30}
+    trainer, (initial, _) = make_trainer(task, letter, 3, **options)
+    limit = 5e-4 if task == "quantum" else 2e-5
+    theirs = peer.ensembles[task](trainer, initial, letter)
+    assert disagreement(trainer, initial, theirs) < limit
+    assert max(map(len, theirs.parameters())) == min(map(len, theirs.parameters())) == 3
+
+
 @pytest.mark.float32
 @pytest.mark.parametrize("peer", peers_of_task("cart-pole"), ids=lambda peer: peer.name)
 def test_peers_take_the_same_steps(peer):

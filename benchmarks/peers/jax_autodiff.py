@@ -39,7 +39,7 @@ def cart_pole(trainer: Trainer, initial_states: torch.Tensor, letter: str) -> Up
         return jax.tree.map(lambda *each: combine(jnp, each), *found)
 
     given = (arrays[0::2], arrays[1::2])
-    return compiled_update(given, initial_states.numpy().copy(), gradient)
+    return compiled_update(trainer, given, initial_states, gradient)
 
 
 def by_task(task: PeerTask, trainer: Trainer, initial: torch.Tensor, letter: str) -> Update:
@@ -62,7 +62,7 @@ def by_task(task: PeerTask, trainer: Trainer, initial: torch.Tensor, letter: str
         found = [jax.grad(loss)(given, start, sweep) for sweep in SWEEPS[letter]]
         return jax.tree.map(lambda *each: combine(jnp, each), *found)
 
-    return compiled_update(arrays_of(trainer), initial.numpy().copy(), gradient)
+    return compiled_update(trainer, arrays_of(trainer), initial, gradient)
 
 
 def guidance(trainer: Trainer, initial: torch.Tensor, letter: str) -> Update:
@@ -78,4 +78,5 @@ def quantum(trainer: Trainer, initial: torch.Tensor, letter: str) -> Update:
     return by_task(given, trainer, initial, letter)
 
 
-PEER = Peer("JAX, jax.grad", "jax", {"cart-pole": cart_pole, "guidance": guidance, "quantum": quantum})
+UPDATES = {"cart-pole": cart_pole, "guidance": guidance, "quantum": quantum}
+PEER = Peer("JAX, jax.grad", "jax", UPDATES, UPDATES)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.peers.jax_pairs import jitted
-from benchmarks.peers.peer import Peer, PeerStep, Timed, matrix_sum, require
+from benchmarks.peers.peer import Pairs, Peer, PeerStep, Timed, everyone, matrix_sum, require
 
 # Rows of pairs that a block holds: 64 to 250 were equally fast.
 _ROWS = 80
@@ -29,7 +29,7 @@ def particles(make: PeerStep, system: Any, arrays: Sequence[np.ndarray]) -> Time
         sums = jax.lax.map(jax.checkpoint(lambda block: matrix_sum(jnp, block, theirs, weight)), rows)
         return sums.swapaxes(0, 1).reshape(dim, -1)[:, :count]
 
-    return jitted(make, system, arrays, sum_pairs)
+    return jitted(make, system, arrays, Pairs(sum_pairs, everyone))
 
 
 PEER = Peer("JAX in blocks", "jax", step=particles)

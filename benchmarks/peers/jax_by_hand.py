@@ -45,7 +45,7 @@ def cart_pole(trainer: Trainer, initial_states: torch.Tensor, letter: str) -> Up
         scales = [found[:, sweep].reshape(-1, 1) for sweep in range(len(sweeps))]
         return _of_parameters(jnp, rows, cotangents, scales)
 
-    return compiled_update((arrays[0::2], arrays[1::2]), initial_states.numpy().copy(), gradient)
+    return compiled_update(trainer, (arrays[0::2], arrays[1::2]), initial_states, gradient)
 
 
 def _rollout(jax: Any, jnp: Any, step: Any, weights: Any, biases: Any, initial: Any, horizon: int) -> Any:
@@ -80,4 +80,4 @@ def _of_parameters(jnp: Any, rows: Any, cotangents: Any, scales: Any) -> Any:
     return of_weights, of_biases
 
 
-PEER = Peer("JAX, by hand", "jax", {"cart-pole": cart_pole})
+PEER = Peer("JAX, by hand", "jax", {"cart-pole": cart_pole}, {"cart-pole": cart_pole})

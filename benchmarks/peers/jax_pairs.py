@@ -5,19 +5,19 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.peers.peer import Peer, PeerStep, SumPairs, Timed, matrix_sum, require
+from benchmarks.peers.peer import Pairs, Peer, PeerStep, Timed, everyone, matrix_sum, require
 
 
 def particles(make: PeerStep, system: Any, arrays: Sequence[np.ndarray]) -> Timed:
     """Jitted step and vjp, matrices of all pairs."""
     jnp = require("jax.numpy")
-    return jitted(make, system, arrays, lambda *given: matrix_sum(jnp, *given))
+    return jitted(make, system, arrays, Pairs(lambda *given: matrix_sum(jnp, *given), everyone))
 
 
-def jitted(make: PeerStep, system: Any, arrays: Sequence[np.ndarray], sum_pairs: SumPairs) -> Timed:
+def jitted(make: PeerStep, system: Any, arrays: Sequence[np.ndarray], pairs: Pairs) -> Timed:
     """A step and its vjp under jit, bound to their inputs."""
     jax, jnp = require("jax"), require("jax.numpy")
-    step = make(jnp, system, sum_pairs)
+    step = make(jnp, system, pairs)
     state, control, next_adjoint = (jax.device_put(array, jax.devices("cpu")[0]) for array in arrays)
     forward = jax.jit(step)
     adjoint = jax.jit(lambda x, u, following: jax.vjp(step, x, u)[1](following))

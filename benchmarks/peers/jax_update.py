@@ -4,13 +4,23 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import torch
 
 from benchmarks.peers.peer import BETA1, BETA2, EPS, LEARNING_RATE, Update, require
+from training import Trainer
 
 
-def compiled_update(given: Any, initial_states: np.ndarray, gradient: Callable[[Any, Any], Any]) -> Update:
-    """One compiled call for gradient and Adam, whose parameters and moments are updated in their own buffers."""
+def compiled_update(
+    trainer: Trainer, given: Any, initial_states: torch.Tensor, gradient: Callable[[Any, Any], Any]
+) -> Update:
+    """One compiled call for gradient and Adam, whose parameters and moments are updated in their own buffers.
+
+    Several members are mapped over: `jax.vmap` of the gradient of one.
+    """
     jax, jnp = require("jax"), require("jax.numpy")
+    members, starts = len(trainer.policy.theta), initial_states.numpy().copy()
+    if members > 1:
+        gradient, starts = jax.vmap(gradient), starts.reshape(members, -1, *starts.shape[1:])
 
     def train(training: Any, initial: Any) -> Any:
         parameters, mean, square, count = training
@@ -26,7 +36,7 @@ def compiled_update(given: Any, initial_states: np.ndarray, gradient: Callable[[
         return jax.tree.map(move, parameters, mean, square), mean, square, count
 
     zeros = jax.tree.map(np.zeros_like, given)
-    start = ((given, zeros, zeros, np.float32(0)), initial_states)
+    start = ((given, zeros, zeros, np.float32(0)), starts)
     training, initial = jax.device_put(start, jax.devices("cpu")[0], may_alias=False)
     compiled = jax.jit(train, donate_argnums=0)
 

@@ -37,8 +37,25 @@ SWEEPS = {
 
 SumPairs = Callable[..., Any]
 """sum_pairs(ours [dim, n], theirs [dim, m], weight) = Σ_k weight(|r_ik|²) r_ik, r_ik = ours_i - theirs_k: [dim, n]."""
-PeerStep = Callable[[Any, Any, SumPairs], Callable[[Any, Any], Any]]
-"""peer_step(xp, system, sum_pairs), xp jax.numpy or torch: a step of state [rows, N] and control [rows, actuators]."""
+Others = Callable[..., Any]
+"""others(row [n], absent) = of each particle the values of those beside it [n or 1, K], else `absent`."""
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """How a peer looks at pairs of particles.
+
+    Attributes:
+        total: over all pairs.
+        near: `near(places [dim, n])`, who is beside whom: at least all within the radius, and itself.
+    """
+
+    total: SumPairs
+    near: Callable[[Any], Others]
+
+
+PeerStep = Callable[[Any, Any, Pairs], Callable[[Any, Any], Any]]
+"""peer_step(xp, system, pairs), xp jax.numpy or torch: a step of state [rows, N] and control [rows, actuators]."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +78,8 @@ class Timed:
     """A side's step and adjoint, bound to their inputs; each call returns when it is done.
 
     Attributes:
-        forward: next state [rows, N].
-        adjoint: (Aᵀλ [rows, N], Bᵀλ [rows, actuators]), after `forward`.
+        forward: next state, of the shape [rows, N] but for axes of its own.
+        adjoint: (Aᵀλ, Bᵀλ), after `forward`; likewise.
     """
 
     forward: Callable[[], Any]
@@ -70,7 +87,7 @@ class Timed:
 
 
 MakeUpdate = Callable[[Trainer, torch.Tensor, str], Update]
-"""make(trainer, initial, letter): the update of a trainer on a mini-batch, along the gradient of this letter."""
+"""make(trainer, initial [P·B, ...], letter): the update on a mini-batch for each of P members, along this gradient."""
 MakeStep = Callable[[PeerStep, Any, Sequence[np.ndarray]], Timed]
 """make(step, system, (state, control, next_adjoint)): a step and its adjoint, without the batch axis."""
 
@@ -83,12 +100,14 @@ class Peer:
         name: in tables.
         needs: the module that it cannot do without.
         updates: by task, what makes its training update.
+        ensembles: likewise of many members at once.
         step: what makes a step of particles and its adjoint; None if it does not.
     """
 
     name: str
     needs: str
     updates: Mapping[str, MakeUpdate] = field(default_factory=dict)
+    ensembles: Mapping[str, MakeUpdate] = field(default_factory=dict)
     step: MakeStep | None = None
 
     @property
@@ -115,27 +134,38 @@ def combine(xp: Any, found: Any) -> Any:
 
 
 def parts_of(trainer: Trainer, flat: torch.Tensor) -> list[torch.Tensor]:
-    """What [P, n] holds of the first member, array by array: weights and biases of its layers by turns.
+    """What [P, n] holds, array by array: weights and biases of the layers by turns.
 
-    A convolution's weights are [width, channels, filters]; parameters of a policy without layers are one array [n].
+    Each is [P, ...], of a single member without that axis. A convolution's weights are [width, channels, filters];
+    parameters of a policy without layers are one array [n].
     """
     policy: Any = trainer.policy
-    if not isinstance(policy, (MLP, Convolutional)):
-        return [flat[0]]
-    pairs = [(layer[0, :-1], layer[0, -1]) for layer in policy.layers(flat)]
-    if isinstance(policy, Convolutional):
-        *convolutions, last = pairs
-        pairs = [(weights.unflatten(0, (policy.width, -1)), biases) for weights, biases in convolutions] + [last]
-    return [part for pair in pairs for part in pair]
+    parts = [flat]
+    if isinstance(policy, (MLP, Convolutional)):
+        pairs = [(layer[:, :-1], layer[:, -1]) for layer in policy.layers(flat)]
+        if isinstance(policy, Convolutional):
+            *convolutions, last = pairs
+            pairs = [(weights.unflatten(1, (policy.width, -1)), biases) for weights, biases in convolutions] + [last]
+        parts = [part for pair in pairs for part in pair]
+    return parts if len(flat) > 1 else [part[0] for part in parts]
 
 
 def arrays_of(trainer: Trainer) -> list[np.ndarray]:
-    """The first member's parameters, as `parts_of` has them."""
+    """The policy's parameters, as `parts_of` has them."""
     return [part.numpy().copy() for part in parts_of(trainer, trainer.policy.theta.detach())]
 
 
 def matrix_sum(xp: Any, ours: Any, theirs: Any, weight: Callable[[Any], Any]) -> Any:
     """`SumPairs` as matrices of all pairs."""
-    away = [row[:, None] - other[None, :] for row, other in zip(ours, theirs, strict=True)]
+    return weighted_sum(xp, [row[:, None] - other[None, :] for row, other in zip(ours, theirs, strict=True)], weight)
+
+
+def weighted_sum(xp: Any, away: Sequence[Any], weight: Callable[[Any], Any]) -> Any:
+    """Σ_k weight(|r_ik|²) r_ik [dim, n] of r, a matrix [n, K] for each axis."""
     weights = weight(sum(one * one for one in away))
     return xp.stack([(weights * one).sum(1) for one in away])
+
+
+def everyone(places: Any) -> Others:
+    """`Pairs.near` without a radius: all particles are beside each other."""
+    return lambda row, absent: row[None, :]

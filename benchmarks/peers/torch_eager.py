@@ -4,7 +4,7 @@ For C one forward graph and two backward passes. Of a step of particles the forw
 adjoint is the backward pass through it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,12 +17,14 @@ from benchmarks.peers.peer import (
     EPS,
     LEARNING_RATE,
     SWEEPS,
+    Pairs,
     Peer,
     PeerStep,
     Timed,
     Update,
     arrays_of,
     combine,
+    everyone,
     matrix_sum,
 )
 from training import Trainer
@@ -42,13 +44,12 @@ class _Gate(torch.autograd.Function):
 
 
 def cart_pole(trainer: Trainer, initial_states: torch.Tensor, letter: str) -> Update:
-    """The swing-up: autograd and `torch.optim.Adam`, with the eps that makes its step Keras'."""
+    """The swing-up by autograd."""
     sweeps, initial, horizon = SWEEPS[letter], initial_states.clone(), trainer.task.horizon
     arrays = [torch.tensor(array, requires_grad=True) for array in arrays_of(trainer)]
     weights, biases = arrays[0::2], arrays[1::2]
     parameters = [*weights, *biases]
-    optimiser = torch.optim.Adam(parameters, LEARNING_RATE, (BETA1, BETA2), EPS, fused=True)
-    gate, count = {"open": sweeps[0][1]}, 0
+    gate = {"open": sweeps[0][1]}
 
     def entering_policy(state: Any) -> Any:
         if len(sweeps) > 1:
@@ -69,6 +70,13 @@ def cart_pole(trainer: Trainer, initial_states: torch.Tensor, letter: str) -> Up
             found.append(torch.autograd.grad(loss, parameters, retain_graph=sweep is not sweeps[-1]))
         return [combine(torch, each) for each in zip(*found, strict=True)]
 
+    return followed(parameters, gradient)
+
+
+def followed(parameters: list[torch.Tensor], gradient: Callable[[], Sequence[torch.Tensor]]) -> Update:
+    """A gradient followed by `torch.optim.Adam`, with the eps that makes its step Keras'."""
+    optimiser, count = torch.optim.Adam(parameters, LEARNING_RATE, (BETA1, BETA2), EPS, fused=True), 0
+
     def update() -> None:
         nonlocal count
         for parameter, found in zip(parameters, gradient(), strict=True):
@@ -83,7 +91,7 @@ def cart_pole(trainer: Trainer, initial_states: torch.Tensor, letter: str) -> Up
 
 def particles(make: PeerStep, system: Any, arrays: Sequence[np.ndarray]) -> Timed:
     """Eager step and backward pass."""
-    step = make(torch, system, lambda *given: matrix_sum(torch, *given))
+    step = make(torch, system, Pairs(lambda *given: matrix_sum(torch, *given), everyone))
     state, control, next_adjoint = (torch.tensor(array) for array in arrays)
     state.requires_grad_()
     control.requires_grad_()
@@ -101,4 +109,4 @@ def particles(make: PeerStep, system: Any, arrays: Sequence[np.ndarray]) -> Time
     return Timed(forward, adjoint)
 
 
-PEER = Peer("torch eager", "torch", {"cart-pole": cart_pole}, particles)
+PEER = Peer("torch eager", "torch", {"cart-pole": cart_pole}, step=particles)

@@ -45,7 +45,7 @@ class Case:
         draw: a state [1, *state_shape] and a control [1, *control_shape] in float64 from a seeded generator.
         pairs: how many ordered pairs (i, k), i ≠ k, interact in a state [1, *state_shape]; None where none are counted.
         all_pairs: whether every pair interacts; otherwise the cost should grow as N.
-        peer_step: the same step for JAX and torch, None where there is none.
+        peer_step: the same step for JAX and torch, None where there is no peer.
         policy: the controller of long rollouts.
         without: names of the peers that are not measured beside it.
         ns_per_pair: what a step and its adjoint should cost at most for each pair, on 2 cores; None without a goal.
@@ -197,29 +197,32 @@ _swarm_policy = partial(crowd_policy, actuators=range(DRIVERS))
 _fluid_policy = partial(crowd_policy, actuators=range(JETS))
 _n_body_policy = partial(crowd_policy, actuators=range(THRUSTERS))
 
+# Peers that do nothing else than others where every pair interacts, or where only neighbours do.
+_OF_NEIGHBOURS, _OF_ALL_PAIRS = ("jax-md",), ("JAX in blocks",)
+
 CASES = (
     Case(
         "swarm", "swarm, all pairs", ALL_PAIRS_SIZES, 30_000, partial(build_swarm, radius=None), draw_swarm,
-        swarm_pairs, True, swarm_step, _swarm_policy, PLANAR_GOALS,
+        swarm_pairs, True, swarm_step, _swarm_policy, PLANAR_GOALS, _OF_NEIGHBOURS,
     ),
     Case(
         "swarm-cells", "swarm, cells", CELL_SIZES, 10_000_000, partial(build_swarm, radius=RADIUS), draw_swarm,
-        swarm_pairs, False, None, _swarm_policy,
+        swarm_pairs, False, swarm_step, _swarm_policy, without=_OF_ALL_PAIRS,
     ),
     Case(
         "fluid", "fluid in 2-D, cells", CELL_SIZES, 10_000_000, partial(build_fluid, dim=2), draw_fluid, fluid_pairs,
-        False, fluid_step, _fluid_policy, without=("JAX in blocks",),
+        False, fluid_step, _fluid_policy, without=_OF_ALL_PAIRS,
     ),
     Case(
         "fluid-3d", "fluid in 3-D, cells", CELL_SIZES, 10_000_000, partial(build_fluid, dim=3), draw_fluid, fluid_pairs,
-        False, fluid_step, _fluid_policy, without=("JAX in blocks",),
+        False, fluid_step, _fluid_policy, without=_OF_ALL_PAIRS,
     ),
     Case(
         "n-body", "n-body in 2-D", ALL_PAIRS_SIZES, 30_000, partial(build_n_body, dim=2), draw_n_body,
-        n_body_pairs, True, n_body_step, _n_body_policy, PLANAR_GOALS,
+        n_body_pairs, True, n_body_step, _n_body_policy, PLANAR_GOALS, _OF_NEIGHBOURS,
     ),
     Case(
         "n-body-3d", "n-body in 3-D", ALL_PAIRS_SIZES, 30_000, partial(build_n_body, dim=3), draw_n_body,
-        n_body_pairs, True, n_body_step, _n_body_policy,
+        n_body_pairs, True, n_body_step, _n_body_policy, without=_OF_NEIGHBOURS,
     ),
 )  # fmt: skip

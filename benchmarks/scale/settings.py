@@ -29,7 +29,7 @@ class ScaleSettings:
     sizes: tuple[int, ...] = ()
     """Numbers of particles; by default the system's own. Sizes above what a system of all pairs is for are left out."""
     peers: bool = True
-    """Time JAX and torch eager as well, where they are installed."""
+    """Time the peers as well, where they are installed: JAX, jax-md, NVIDIA Warp and torch eager."""
     horizon_system: str = "swarm-cells"
     """System of the long rollouts."""
     horizon_particles: int = 100_000

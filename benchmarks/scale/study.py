@@ -166,7 +166,7 @@ def in_words(record: Record) -> str:
 def _steps(settings: ScaleSettings, cases: list[Case], threads: int) -> Iterator[Job]:
     """Sides take turns at every size; each peer is compared with us before its first."""
     for case in cases:
-        sides = [OURS, *(_sides(case) if settings.peers else ())]
+        sides = [OURS, *(sides_of(case) if settings.peers else ())]
         for side in sides[1:]:
             yield Job("check", case.name, side, _CHECKED_PARTICLES, threads)
         for particles in sorted(set(settings.sizes or case.sizes)):
@@ -180,10 +180,12 @@ def _horizons(settings: ScaleSettings, case: Case, threads: int) -> Iterator[Job
         yield Job("horizon", case.name, OURS, settings.horizon_particles, threads, horizon, settings.memory)
 
 
-def _sides(case: Case) -> list[str]:
+def sides_of(case: Case, installed: bool = True) -> list[str]:
+    """The peers that are measured beside a system: those that are here, or all of them."""
     if case.peer_step is None:
         return []
-    return [name for name, peer in peers_of_particles().items() if name not in case.without and peer.installed]
+    found = {name: peer for name, peer in peers_of_particles().items() if name not in case.without}
+    return [name for name, peer in found.items() if peer.installed or not installed]
 
 
 def _threads(settings: ScaleSettings) -> int:

@@ -54,7 +54,7 @@ class Job:
 
 def measure(job: Job) -> dict[str, Any]:
     """The result of one measurement, in this process, which is bound to as many cores as it has threads."""
-    _use_cores(job.threads)
+    use_cores(job.threads)
     init("cpu", "float32", threads=job.threads)
     case = case_named(job.system)
     return {"step": _step, "check": check, "horizon": _horizon}[job.kind](job, case)
@@ -62,11 +62,11 @@ def measure(job: Job) -> dict[str, Any]:
 
 def _step(job: Job, case: Case) -> dict[str, Any]:
     if job.side != OURS:
-        _warm_peer(job.side)
+        _warmpeer_of(job.side)
     with PeakMemory() as of_forward:
         system = case.build(job.particles)
         given = case.start(system, job.particles)
-        timed = ours(system, *given) if job.side == OURS else _peer(job.side, case, system, *given)
+        timed = ours(system, *given) if job.side == OURS else peer_of(job.side, case, system, *given)
         timed.forward()
     with PeakMemory() as of_adjoint:
         timed.adjoint()
@@ -85,10 +85,9 @@ def check(job: Job, case: Case) -> dict[str, Any]:
     system = case.build(job.particles)
     given = case.start(system, job.particles)
     found = []
-    for timed in (ours(system, *given), _peer(job.side, case, system, *given)):
-        found.append([np.asarray(part).squeeze() for part in (timed.forward(), *timed.adjoint())])
-    size = lambda array: norm_of_array(array.reshape(-1))  # noqa: E731
-    apart = [size(theirs - ours) / size(ours) for ours, theirs in zip(*found, strict=True)]
+    for timed in (ours(system, *given), peer_of(job.side, case, system, *given)):
+        found.append([np.asarray(part).reshape(-1) for part in (timed.forward(), *timed.adjoint())])
+    apart = [norm_of_array(theirs - ours) / norm_of_array(ours) for ours, theirs in zip(*found, strict=True)]
     return {"disagreement": float(max(apart))}
 
 
@@ -141,6 +140,7 @@ def _roll(rollout: Rollout, state: torch.Tensor) -> None:
 
 
 def ours(system: System, state: torch.Tensor, control: torch.Tensor, next_adjoint: torch.Tensor) -> Timed:
+    """Our step and adjoint, likewise."""
     following, adjoint, cotangent = torch.zeros_like(state), torch.zeros_like(state), torch.zeros_like(control)
     step = system.prepare_step(state, control, following)
     pull_back: Callable[[], None] | None = None
@@ -160,16 +160,17 @@ def ours(system: System, state: torch.Tensor, control: torch.Tensor, next_adjoin
     return Timed(forward, pull)
 
 
-def _peer(side: str, case: Case, system: System, *given: torch.Tensor) -> Timed:
+def peer_of(side: str, case: Case, system: System, *given: torch.Tensor) -> Timed:
+    """A peer's step and adjoint, bound to state, control and an adjoint of the next state."""
     assert case.peer_step is not None
     make = peers_of_particles()[side].step
     assert make is not None
     return make(case.peer_step, system, [tensor[0].numpy().copy() for tensor in given])
 
 
-def _warm_peer(side: str) -> None:
+def _warmpeer_of(side: str) -> None:
     """Load what the peer loads with its first call, so that it does not count as memory of the step."""
-    if peers_of_particles()[side].needs == "jax":
+    if peers_of_particles()[side].needs in ("jax", "jax_md"):
         import jax
 
         jax.block_until_ready(jax.jit(lambda x: x + 1)(np.zeros(8, np.float32)))
@@ -186,8 +187,8 @@ def times_of(call: Callable[[], Any]) -> dict[str, float]:
     return {"median": statistics.median(times) * 1e3, "least": min(times) * 1e3, "calls": len(times)}
 
 
-def _use_cores(threads: int) -> None:
-    """JAX starts as many threads as the process may use cores."""
+def use_cores(threads: int) -> None:
+    """Bind this process to so many cores: JAX starts as many threads as the process may use cores."""
     if hasattr(os, "sched_setaffinity"):
         cores = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, set(cores[-threads:]))
