@@ -27,14 +27,9 @@ def n_body(system: NBody, vector: Any, state: Any, control: Any, following: Any)
     """Every body sums over all others."""
 
     @wp.kernel(module="unique")
-    def drift(state: wp.array2d(dtype=vector), half: wp.array(dtype=vector), dt: float):
-        i = wp.tid()
-        half[i] = state[0, i] + 0.5 * dt * state[1, i]
-
-    @wp.kernel(module="unique")
     def kick(
         state: wp.array2d(dtype=vector),
-        half: wp.array(dtype=vector),
+        half: wp.array2d(dtype=vector),
         control: wp.array2d(dtype=vector),
         following: wp.array2d(dtype=vector),
         thrusters: int,
@@ -44,17 +39,17 @@ def n_body(system: NBody, vector: Any, state: Any, control: Any, following: Any)
     ):
         i = wp.tid()
         force = vector()
-        for k in range(half.shape[0]):
-            r = half[i] - half[k]
+        for k in range(half.shape[1]):
+            r = half[0, i] - half[0, k]
             inverse = 1.0 / wp.sqrt(wp.dot(r, r) + softening * softening)
             force += (pull * inverse * inverse * inverse) * r
         if i < thrusters:
             force += control[0, i]
         velocity = state[1, i] + dt * force
-        following[0, i] = half[i] + 0.5 * dt * velocity
+        following[0, i] = half[0, i] + 0.5 * dt * velocity
         following[1, i] = velocity
 
-    half = _vectors(vector, system.bodies)
+    drift, half = drift_of(vector), _vectors(vector, (1, system.bodies))
     pull, softening = -system.gravity * system.masses[0], system.softening
 
     def step() -> None:
@@ -169,14 +164,19 @@ def swarm(system: Swarm, vector: Any, state: Any, control: Any, following: Any) 
     return step
 
 
-def fluid(system: Fluid, vector: Any, state: Any, control: Any, following: Any) -> Step:
-    """Densities of those within the radius, then forces, in two launches."""
-    dim, jets, radius = system.dim, system.jets, system.radius
+def drift_of(vector: Any) -> Any:
+    """Half a step of all bodies."""
 
     @wp.kernel(module="unique")
     def drift(state: wp.array2d(dtype=vector), half: wp.array2d(dtype=vector), dt: float):
         i = wp.tid()
         half[0, i] = state[0, i] + 0.5 * dt * state[1, i]
+
+    return drift
+
+
+def pressures_of(vector: Any) -> Any:
+    """Pressure over density squared, of the densities that those within the radius make."""
 
     @wp.kernel(module="unique")
     def find_pressures(
@@ -199,66 +199,88 @@ def fluid(system: Fluid, vector: Any, state: Any, control: Any, following: Any) 
         z = weight * total
         pressures[i] = wp.max(stiffness * (z * z * z * z * z - 1.0 / (z * z)), 0.0)
 
+    return find_pressures
+
+
+def forces_of(vector: Any) -> Any:
+    """What those within the radius do to a particle."""
+
     @wp.kernel(module="unique")
-    def kick(
+    def find_forces(
         state: wp.array2d(dtype=vector),
         half: wp.array2d(dtype=vector),
         points: wp.array(dtype=wp.vec3),
         grid: wp.uint64,
         pressures: wp.array(dtype=float),
-        control: wp.array2d(dtype=vector),
-        following: wp.array2d(dtype=vector),
+        forces: wp.array(dtype=vector),
         jets: int,
         radius: float,
         slope: float,
         thickness: float,
+    ):
+        i = wp.tid()
+        force = vector()
+        for k in wp.hash_grid_query(grid, points[i], radius):
+            r = half[0, jets + i] - half[0, jets + k]
+            squared = wp.dot(r, r)
+            w = wp.max(1.0 - wp.sqrt(squared + _TINY) / radius, 0.0)
+            friction = wp.dot(r, state[1, jets + i] - state[1, jets + k]) / (squared + radius * radius / 400.0)
+            force += (slope * (pressures[i] + pressures[k] - thickness * friction) * w * w * w) * r
+        forces[i] = force
+
+    return find_forces
+
+
+def kick_of(vector: Any) -> Any:
+    """The jets' pushes, the kick and the second half step; jets keep their velocities."""
+
+    @wp.kernel(module="unique")
+    def kick(
+        state: wp.array2d(dtype=vector),
+        half: wp.array2d(dtype=vector),
+        forces: wp.array(dtype=vector),
+        control: wp.array2d(dtype=vector),
+        following: wp.array2d(dtype=vector),
+        jets: int,
         down: vector,
         jet_radius: float,
         jet_strength: float,
         dt: float,
     ):
         i = wp.tid()
-        here = half[0, jets + i]
-        speed = state[1, jets + i]
         force = vector()
-        for k in wp.hash_grid_query(grid, points[i], radius):
-            r = here - half[0, jets + k]
-            squared = wp.dot(r, r)
-            w = wp.max(1.0 - wp.sqrt(squared + _TINY) / radius, 0.0)
-            friction = wp.dot(r, speed - state[1, jets + k]) / (squared + radius * radius / 400.0)
-            force += (slope * (pressures[i] + pressures[k] - thickness * friction) * w * w * w) * r
-        force += down
-        for j in range(jets):
-            away = here - half[0, j]
-            left = wp.max(1.0 - wp.dot(away, away) / (jet_radius * jet_radius), 0.0)
-            force += (jet_strength * left * left * left) * control[0, j]
-        velocity = speed + dt * force
-        following[0, jets + i] = here + 0.5 * dt * velocity
-        following[1, jets + i] = velocity
+        if i >= jets:
+            force = forces[i - jets] + down
+            for j in range(jets):
+                away = half[0, i] - half[0, j]
+                left = wp.max(1.0 - wp.dot(away, away) / (jet_radius * jet_radius), 0.0)
+                force += (jet_strength * left * left * left) * control[0, j]
+        velocity = state[1, i] + dt * force
+        following[0, i] = half[0, i] + 0.5 * dt * velocity
+        following[1, i] = velocity
 
-    @wp.kernel(module="unique")
-    def coast(state: wp.array2d(dtype=vector), half: wp.array2d(dtype=vector), following: wp.array2d(dtype=vector),
-              dt: float):  # fmt: skip
-        j = wp.tid()
-        following[0, j] = half[0, j] + 0.5 * dt * state[1, j]
-        following[1, j] = state[1, j]
+    return kick
 
+
+def fluid(system: Fluid, vector: Any, state: Any, control: Any, following: Any) -> Step:
+    """Densities of those within the radius, their forces, then the kick."""
+    dim, jets, radius, particles = system.dim, system.jets, system.radius, system.particles
+    drift, find_pressures, find_forces, kick = (make(vector) for make in (drift_of, pressures_of, forces_of, kick_of))
     weight = 1.0 / lattice_sum(dim)
     slope, thickness = 20.0 * weight / radius**2, 2.0 * (dim + 2) * system.viscosity
     stiffness, down = system.sound_speed**2 / 7, vector(*[0.0] * (dim - 1), -system.gravity)
-    half = wp.zeros((1, system.bodies), dtype=vector, device="cpu", requires_grad=True)
-    pressures = wp.zeros(system.particles, dtype=float, device="cpu", requires_grad=True)
+    half, forces = _vectors(vector, (1, system.bodies)), _vectors(vector, particles)
+    pressures = _vectors(float, particles)
     find = _finder(state, jets, radius)
 
     def step() -> None:
         _launch(drift, system.bodies, state, half, system.dt)
         points, grid = find(half)
-        _launch(find_pressures, system.particles, half, points, grid.id, pressures, jets, radius, weight, stiffness)
-        _launch(
-            kick, system.particles, state, half, points, grid.id, pressures, control, following, jets, radius, slope,
-            thickness, down, system.jet_radius, system.jet_strength, system.dt,
-        )  # fmt: skip
-        _launch(coast, jets, state, half, following, system.dt)
+        near = half, points, grid.id, pressures
+        _launch(find_pressures, particles, *near, jets, radius, weight, stiffness)
+        _launch(find_forces, particles, state, *near, forces, jets, radius, slope, thickness)
+        pushes = control, following, jets, down, system.jet_radius, system.jet_strength
+        _launch(kick, system.bodies, state, half, forces, *pushes, system.dt)
 
     return step
 
@@ -289,8 +311,8 @@ def _finder(places: Any, first: int, radius: float) -> Callable[[Any], tuple[Any
     return find
 
 
-def _vectors(vector: Any, count: int) -> Any:
-    return wp.zeros(count, dtype=vector, device="cpu", requires_grad=True)
+def _vectors(kind: Any, shape: Any) -> Any:
+    return wp.zeros(shape, dtype=kind, device="cpu", requires_grad=True)
 
 
 def _launch(kernel: Any, count: int, *arguments: Any) -> None:
