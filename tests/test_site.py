@@ -90,8 +90,8 @@ def test_a_notebook_runs_and_finds_what_it_asserts(notebook, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_there_are_three_notebooks():
-    assert len(NOTEBOOKS) == 3
+def test_there_are_four_notebooks():
+    assert len(NOTEBOOKS) == 4
 
 
 def test_words_of_the_picture_are_within_it_and_apart():

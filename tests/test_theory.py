@@ -10,7 +10,7 @@ from scipy.optimize import brentq
 
 from engine import FULL, ONE_STEP, PHYSICS_ONLY, LinearSystem, Rollout
 from policies import Linear, Policy
-from training import Backpropagation, Member, Quadratic, SignAgreement, Task, Trainer, TrainingSettings
+from training import Backpropagation, Member, Quadratic, SignAgreement, Task, Trainer, TrainingSettings, gradient_named
 
 pytestmark = pytest.mark.float64
 
@@ -116,6 +116,8 @@ def test_between_the_zeros_the_signs_differ_and_the_combined_gradient_is_exactly
     assert not found[: len(inside)].any()
     assert gradients[PHYSICS_ONLY][: len(inside)].all()
     assert torch.equal(found[len(inside) :], gradients[PHYSICS_ONLY][len(inside) :])
+    # Of a single parameter the bisector is twice that.
+    assert torch.equal(gradient_named("bisect(M, R)").estimator.combine(gradients), 2 * found)
 
 
 def descend(start, step, updates):
