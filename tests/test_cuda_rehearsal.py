@@ -48,10 +48,12 @@ UPDATES = """
 import json
 import engine, rehearsal
 from training import Member, Trainer, TrainingSettings, build_task
+from training.gradients import gradient_named
 
 def losses():
     settings = TrainingSettings(train_samples=4, batch_size=2, test_samples=2, memory=MEMORY)
-    trainer = Trainer(build_task(TASK, **OPTIONS), [Member()], settings)
+    members = [Member(gradient_named(name).estimator) for name in ("R", "C")]
+    trainer = Trainer(build_task(TASK, **OPTIONS), members, settings)
     return [loss for record in trainer.fit(2) for loss in (*record.train_loss, *record.test_loss)]
 
 engine.init("cpu", "float64", threads=1)
@@ -61,7 +63,7 @@ print(json.dumps([expected, losses(), launcher.launches]))
 """
 TASKS = {
     "cart-pole": ({"horizon": 8}, None),
-    "cart-pole in segments": ({"horizon": 700}, "13MiB"),
+    "cart-pole in segments": ({"horizon": 700}, "26MiB"),
     "fluid": ({"particles": 60, "jets": 2, "horizon": 2, "duration": 0.02}, None),
     "swarm": ({"evaders": 30, "drivers": 2, "horizon": 3, "radius": 0.5}, None),
 }
