@@ -20,6 +20,8 @@ _SERIAL_ITERATIONS = 512
 # Up to this many pairs, about 100 µs of them, waking other threads for a step costs more than it saves.
 _SERIAL_PAIRS = 2**15
 
+# Of a long sum a thread of a device adds up at least so many terms.
+_LEAST_CHUNK = 32
 # A thread for each sample: in small blocks a few hundred samples are spread over many processors of the device.
 _SAMPLE_BLOCK = 32
 
@@ -68,6 +70,11 @@ def loop_over(samples: int, rows: int = 1, partners: int = 0, weight: float = 1.
     if backend == "cpu":
         return Loop(serial_loop(math.ceil(weight * total)) or 0 < total * partners <= _SERIAL_PAIRS)
     return Loop(False, samples, _SAMPLE_BLOCK if rows == 1 and backend == "cuda" else None)
+
+
+def device_chunk(terms: int) -> int:
+    """How many terms of a long sum each thread of a device adds up, so that about as many sums are left to one."""
+    return max(_LEAST_CHUNK, math.isqrt(terms))
 
 
 def lanes_pay(terms: int) -> bool:
