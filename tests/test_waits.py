@@ -2,13 +2,14 @@
 
 import math
 from collections import Counter
+from contextlib import contextmanager
 
 import pytest
 import torch
 from conftest import uniform
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from engine import norms
+from engine import current, norms
 from engine.finiteness import Finiteness
 from policies import ModulePolicy
 from training import TASKS, Member, Trainer, TrainingSettings, build_task
@@ -39,6 +40,19 @@ def trainer_of(task, names=("R", "M", "C"), clipping="none", policy=None):
     return Trainer(task, members, TrainingSettings(train_samples=6, batch_size=2, test_samples=2), policy)
 
 
+@contextmanager
+def waits_refused():
+    """A block in which torch itself fails where it would wait for CUDA."""
+    if current().backend != "cuda":
+        yield
+        return
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
 def waited_for(trainer, monkeypatch):
     """What the host waits for in the second update of an epoch."""
     seen, update = Operations(), trainer.update
@@ -46,15 +60,17 @@ def waited_for(trainer, monkeypatch):
     def watched(states, parameters, place):
         if place != 1:
             return update(states, parameters, place)
-        with seen:
+        with seen, waits_refused():
             return update(states, parameters, place)
 
     monkeypatch.setattr(trainer, "update", watched)
     trainer.run_epoch()
     assert sum(seen.counts.values()) > 100
-    return {kind: seen.counts[kind] for kind in WAITS if seen.counts[kind]}
+    waits = WAITS if current().backend != "cuda" else ()  # there torch tells copies that wait from others
+    return {kind: seen.counts[kind] for kind in waits if seen.counts[kind]}
 
 
+@pytest.mark.cuda
 @pytest.mark.parametrize("name", TASKS)
 def test_no_update_after_the_first_waits_for_the_device(name, monkeypatch):
     task = build_task(name, **{"horizon": 4, **SIZES.get(name, {})})
@@ -70,6 +86,7 @@ class Dense(torch.nn.Module):
         return self.layer(state)
 
 
+@pytest.mark.cuda
 @pytest.mark.parametrize(
     ("name", "gradients", "clipping", "module"),
     [

@@ -213,9 +213,9 @@ class Sources:
         for index, rows in enumerate(drawn, span.start):
             if (index, source) in self._draws:
                 torch.randn(shape, generator=self._draws[index, source], out=rows)
-        drawn = drawn[:, self._part].flatten(0, 1).to(like.dtype)
-        # A copy from memory that may be moved waits until the device has done all that it was given before.
-        return drawn.pin_memory().to(like.device, non_blocking=True) if like.is_cuda else drawn
+        # Otherwise the host would wait until the device has done all that it was given before, and not for the copy
+        # alone.
+        return drawn[:, self._part].flatten(0, 1).to(like.dtype).to(like.device, non_blocking=True)
 
 
 def passes(estimator: GradientEstimator) -> int:
