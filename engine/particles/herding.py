@@ -58,19 +58,26 @@ class Herding:
         """Add (∂S/∂p)ᵀλ of sample b for the three coefficients, with the state at t and λ = adjoint[s]."""
         found = ti.Vector.zero(float, 3)
         for i in range(self.particles):
-            at = ti.Vector([state[t, b, 0, i], state[t, b, 1, i]])
-            push = ti.Vector([self.dt * adjoint[s, b, 2, i], self.dt * adjoint[s, b, 3, i]])
-            if i < self.drivers:
-                work = push * pair_forces(state, t, b, at, 0, self.drivers, self._units[0], in_lanes)
-                found[0] += work[0] + work[1]
-            else:
-                first, last = ti.static(self.drivers, self.particles)
-                fled = push * pair_forces(state, t, b, at, 0, first, self._units[1], in_lanes)
-                flocked = push * pair_forces(state, t, b, at, first, last, self._units[2], in_lanes)
-                found[1] += fled[0] + fled[1]
-                found[2] += flocked[0] + flocked[1]
+            found += self._works(state, adjoint, t, s, b, i, in_lanes)
         for which in ti.static(range(3)):
             parameter_adjoint[b, which] += found[which]
+
+    @ti.func
+    def _works(self, state: ti.template(), adjoint: ti.template(), t, s, b, i, in_lanes: ti.template()):
+        """What particle i adds to the adjoints of the three coefficients."""
+        found = ti.Vector.zero(float, 3)
+        at = ti.Vector([state[t, b, 0, i], state[t, b, 1, i]])
+        push = ti.Vector([self.dt * adjoint[s, b, 2, i], self.dt * adjoint[s, b, 3, i]])
+        if i < self.drivers:
+            work = push * pair_forces(state, t, b, at, 0, self.drivers, self._units[0], in_lanes)
+            found[0] = work[0] + work[1]
+        else:
+            first, last = ti.static(self.drivers, self.particles)
+            fled = push * pair_forces(state, t, b, at, 0, first, self._units[1], in_lanes)
+            flocked = push * pair_forces(state, t, b, at, first, last, self._units[2], in_lanes)
+            found[1] = fled[0] + fled[1]
+            found[2] = flocked[0] + flocked[1]
+        return found
 
     @ti.func
     def _advance_particle(
