@@ -215,6 +215,19 @@ class Swarm(Guidance):
             centre = self._centre(state, 0, b)
         return centre
 
+    @ti.func
+    def _passed_to_driver_in_cells(
+        self, state: ti.template(), control: ti.template(), next_adjoint: ti.template(), sums: ti.template(), b, i,
+        chunks: ti.template(), in_lanes: ti.template(),
+    ):  # fmt: skip
+        chased = ti.Vector.zero(float, 2)
+        if ti.static(chunks > 1):
+            chased = self._total(sums, b, i + 1, chunks)
+        else:
+            first, last = ti.static(self.drivers, self.particles)
+            chased = self._chased(state, next_adjoint, 0, 0, b, i, first, last, self._flight, in_lanes)
+        return self._passed_to_driver(state, control, next_adjoint, 0, 0, b, i, chased, in_lanes, state, False)
+
     @ti.kernel
     def _step_in_cells(
         self,
@@ -276,15 +289,7 @@ class Swarm(Guidance):
         for b, place in ti.ndrange(loop.count if ti.static(loop.count > 0) else state.shape[1], self.particles):
             i, physics = place, ti.Vector.zero(float, 4)
             if place < self.drivers:
-                chased = ti.Vector.zero(float, 2)
-                if ti.static(chunks > 1):
-                    chased = self._total(sums, b, i + 1, chunks)
-                else:
-                    first, last = ti.static(self.drivers, self.particles)
-                    chased = self._chased(state, next_adjoint, 0, 0, b, i, first, last, self._flight, in_lanes)
-                passed = self._passed_to_driver(
-                    state, control, next_adjoint, 0, 0, b, i, chased, in_lanes, state, False
-                )
+                passed = self._passed_to_driver_in_cells(state, control, next_adjoint, sums, b, i, chunks, in_lanes)
                 physics = self._back_in_time(next_adjoint, 0, b, i, passed, DRIVER_DAMPING)
                 centre = self._evaders_centre(state, sums, b, chunks)
                 steering = self._pull_back_control(state, next_adjoint, centre, 0, 0, b, i)
