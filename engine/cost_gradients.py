@@ -15,7 +15,7 @@ def final_gradient(
 ) -> torch.Tensor:
     """∂ℓ_T/∂x_T; the final cost is added to the losses [B], ∂ℓ_T/∂p to `direct_rows` [B, q] if given."""
     rollout.restore(rollout.plan.segments[-1])
-    gradient = torch.zeros_like(rollout.states[0], requires_grad=False)
+    gradient = None
     if cost is not None:
         with differentiating(cost):
             state = aligned(rollout.final_state.detach()).requires_grad_()
@@ -33,6 +33,8 @@ def final_gradient(
                     if not rollout.finite(gradient):
                         gradient = ended.without_unused(value, gradient, state, "the final state")
                 losses += value.detach()
+    if gradient is None:
+        gradient = torch.zeros_like(rollout.states[0], requires_grad=False)
     if rollout.states.grad is not None:
         gradient = gradient + rollout.states.grad[rollout.plan.segments[-1].last]
     return gradient
@@ -47,8 +49,7 @@ def write_running_gradients(
     direct_rows: torch.Tensor | None,
 ) -> None:
     """∂ℓ_t/∂x_t and ∂ℓ_t/∂u_t of a segment, block by block, into the buffers; sums as in `final_gradient`."""
-    buffers.direct_states.zero_()
-    buffers.direct_controls.zero_()
+    torch._foreach_zero_((buffers.direct_states, buffers.direct_controls))
     blocks = part.blocks(rollout.block, rollout.horizon) if cost is not None else []
     for first, last in blocks:
         times = slice(part.base + first, part.base + last)

@@ -8,6 +8,9 @@ import torch
 
 Result = TypeVar("Result")
 
+# Notes that are kept one by one: to add each to those before would take a device a kernel each time.
+_MOST_NOTES = 512
+
 
 class Finiteness:
     """What a rollout and its sweeps ask of their own numbers, to which the answer is nearly always yes.
@@ -18,7 +21,8 @@ class Finiteness:
     """
 
     def __init__(self):
-        self._off, self._noted = False, None
+        self._off = False
+        self._noted: list[torch.Tensor] = []
 
     def __call__(self, *tensors: torch.Tensor) -> bool:
         """Whether every element is finite, from sums; large finite elements may be taken for infinite ones."""
@@ -42,7 +46,7 @@ class Finiteness:
     @contextmanager
     def put_off(self) -> Iterator[None]:
         """A block in which nothing waits for an answer."""
-        self._off, self._noted = True, None
+        self._off, self._noted = True, []
         try:
             yield
         finally:
@@ -61,8 +65,12 @@ class Finiteness:
 
     def all_were(self) -> bool:
         """Whether yes was right throughout the last block; false alarms are possible, where finite sums overflow."""
-        return self._noted is None or bool(torch.isfinite(self._noted))
+        return not self._noted or bool(torch.isfinite(self._total()))
 
     def _note(self, value: torch.Tensor) -> None:
-        value = value.detach()
-        self._noted = value if self._noted is None else self._noted + value
+        self._noted.append(value.detach())
+        if len(self._noted) >= _MOST_NOTES:
+            self._noted = [self._total()]
+
+    def _total(self) -> torch.Tensor:
+        return torch.stack(self._noted).sum()

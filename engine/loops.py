@@ -20,6 +20,8 @@ _SERIAL_ITERATIONS = 512
 # Up to this many pairs, about 100 µs of them, waking other threads for a step costs more than it saves.
 _SERIAL_PAIRS = 2**15
 
+# Of a long sum a thread of a device adds up at least so many terms.
+_LEAST_CHUNK = 32
 # A thread for each sample: in small blocks a few hundred samples are spread over many processors of the device.
 _SAMPLE_BLOCK = 32
 
@@ -50,11 +52,13 @@ class Loop(NamedTuple):
         serial: by one thread.
         count: how many samples it is over; 0 for as many as the arrays have, which on a CPU compiles once for all.
         block_dim: threads of a CUDA block; None for as many as Taichi has.
+        rows: how many things of each sample, where kernels are told; 0 as `count` is.
     """
 
     serial: bool
     count: int = 0
     block_dim: int | None = None
+    rows: int = 0
 
 
 def loop_over(samples: int, rows: int = 1, partners: int = 0, weight: float = 1.0) -> Loop:
@@ -67,7 +71,12 @@ def loop_over(samples: int, rows: int = 1, partners: int = 0, weight: float = 1.
     total, backend = samples * rows, runtime.current().backend
     if backend == "cpu":
         return Loop(serial_loop(math.ceil(weight * total)) or 0 < total * partners <= _SERIAL_PAIRS)
-    return Loop(False, samples, _SAMPLE_BLOCK if rows == 1 and backend == "cuda" else None)
+    return Loop(False, samples, _SAMPLE_BLOCK if rows == 1 and backend == "cuda" else None, rows)
+
+
+def device_chunk(terms: int) -> int:
+    """How many terms of a long sum each thread of a device adds up, so that about as many sums are left to one."""
+    return max(_LEAST_CHUNK, math.isqrt(terms))
 
 
 def lanes_pay(terms: int) -> bool:

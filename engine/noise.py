@@ -11,6 +11,7 @@ from engine import runtime
 from engine.checks import finite, whole
 from engine.errors import SettingError
 from engine.launch import prepare
+from engine.loops import loop_over
 
 # Of Philox-4x32: multipliers and what is added to the keys in every round.
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
@@ -64,7 +65,8 @@ class NoiseSource:
         self._seeds = torch.zeros(members, dtype=torch.int32, device=device)
         self._members, self._seeded = members, []
         flat = self.values.view(slots, batch, math.prod(shape))
-        self._fill = prepare(_fill, flat, self._seeds, self._settings, batch // members, kind, scale)
+        loop = loop_over(slots * batch, (flat.shape[2] + 1) // 2)
+        self._fill = prepare(_fill, flat, self._seeds, self._settings, batch // members, kind, scale, loop)
 
     def seed(self, seeds: int | Sequence[int], draw: int, first: int = 0) -> None:
         """Settle what follows: a seed for all members or one for each, and which of a seed's draws; below 2³² each.
@@ -126,8 +128,14 @@ def _fill(
     rows: int,
     kind: int,
     scale: float,
+    loop: ti.template(),
 ):
-    for slot, b, pair in ti.ndrange(values.shape[0], values.shape[1], (values.shape[2] + 1) // 2):
+    ti.loop_config(serialize=loop.serial, block_dim=loop.block_dim)
+    for row, pair in ti.ndrange(
+        loop.count if ti.static(loop.count > 0) else values.shape[0] * values.shape[1],
+        loop.rows if ti.static(loop.rows > 0) else (values.shape[2] + 1) // 2,
+    ):
+        slot, b = row // values.shape[1], row % values.shape[1]
         step, sample = settings[0] + slot, settings[2] + b % rows
         counter = ti.Vector([ti.u32(step), ti.u32(pair), ti.u32(sample), ti.cast(settings[1], ti.u32)])
         key = ti.Vector([ti.cast(seeds[b // rows], ti.u32), ti.u32(kind)])

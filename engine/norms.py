@@ -28,15 +28,21 @@ def wide_norm(values: torch.Tensor, dim: int = -1) -> torch.Tensor:
 
 def limited(rows: torch.Tensor, limit: float) -> torch.Tensor:
     """Rows [B, n], those longer than `limit` scaled to that length; rows that are not finite are left as they are."""
-    length = torch.linalg.vector_norm(rows, 2, 1, keepdim=True)
     # Where a square is 0 that should not be, the norm is far below any such limit, whatever it is.
-    if limit > _SMALL[rows.dtype] and bool(torch.isfinite(length).all()):
-        return rows * (limit / length).clamp_max(1.0)
+    if limit > _SMALL[rows.dtype] and at_hand(rows):
+        length = torch.linalg.vector_norm(rows, 2, 1, keepdim=True)
+        if bool(torch.isfinite(length).all()):
+            return rows * (limit / length).clamp_max(1.0)
     scale, length, _ = _scaled(rows, 1)
     # Comparisons with NaN, which a row that is not finite has as its length, are false.
     longer = length > scale * limit
     # Two factors, since their product may be too small for full precision; by 1 they change nothing.
     return (rows * torch.where(longer, scale, 1.0)).mul_(torch.where(longer, limit / length, 1.0))
+
+
+def at_hand(tensor: torch.Tensor) -> bool:
+    """Whether the host may look at a tensor without waiting for a device that is still busy with it."""
+    return tensor.device.type == "cpu"
 
 
 @ti.func

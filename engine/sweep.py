@@ -123,12 +123,11 @@ class Sweeper(SweepBuffers):
         for rule in rules:
             rows = (members, each) if isinstance(rule, PerSample) else (members,)
             result.parameters[rule] = states.new_zeros(*rows, count)
-        carried = {rule: torch.zeros_like(states[0], requires_grad=False) for rule in rules}
         varied, ends = self._of_parameters, rollout.parts.ends
         direct_rows = None if varied is None else varied.begin(rules)
         final = final_gradient(rollout, cost, result.losses, direct_rows)
-        for rule in rules:
-            carried[rule].copy_(final if ends is None else ends.reaching(final))
+        reaching = final if ends is None else ends.reaching(final)
+        carried = {rule: reaching.clone(memory_format=torch.contiguous_format) for rule in rules}
         for part in reversed(rollout.plan.segments):
             rollout.restore(part)
             write_running_gradients(rollout, cost, part, self, result.losses, direct_rows)

@@ -74,7 +74,10 @@ class RolloutTape(ti.ad.Tape):
             )
         if loss is not None and loss.device != device:
             raise ShapeError(f"Expected a loss on {device}, where kernels add to it, got {loss.device}; make it there.")
-        scalar = torch.zeros(1, dtype=dtype, device=device, requires_grad=True) if loss is None else loss
+        scalar = loss
+        if scalar is None:  # nobody adds to it, and Taichi fills it and its gradient
+            scalar = torch.empty(1, dtype=dtype, device=device, requires_grad=True)
+            scalar.grad = torch.empty_like(scalar)
         self._scalar = scalar
         super().__init__(loss=scalar, clear_gradients=False)
 

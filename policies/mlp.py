@@ -266,6 +266,8 @@ class MLPTrace(LayeredTrace):
         """layer += rowsᵀ delta, for layer [P, in + 1, out]."""
         if layer.shape[0] == 1:
             layer[0].addmm_(rows[0].t(), delta[0])
+        elif not self.apart:
+            layer.baddbmm_(rows.transpose(1, 2), delta)
         elif layer.shape[2] < layer.shape[1]:  # a narrow product is faster on its side
             layer += self._product("weights", delta.transpose(1, 2), rows, 0).transpose(1, 2)
         else:

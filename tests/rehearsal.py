@@ -16,6 +16,7 @@ from taichi.lang import impl
 
 import engine
 from engine import one_launch, runtime
+from policies import slots, trace
 
 FREED = 0x7F1234000000
 
@@ -51,5 +52,7 @@ def start(precision="float64"):
     runtime._current = dataclasses.replace(engine.current(), backend="cuda")
     torch.cuda.current_stream = lambda device=None: SimpleNamespace(cuda_stream=0)
     one_launch.in_blocks = lambda: False  # a CPU has none
+    # Products go straight where they belong, as a device's do.
+    slots.on_cpu = trace.on_cpu = lambda tensor: False
     launcher = impl.get_runtime().prog = Launcher(impl.get_runtime().prog)
     return launcher

@@ -48,10 +48,12 @@ UPDATES = """
 import json
 import engine, rehearsal
 from training import Member, Trainer, TrainingSettings, build_task
+from training.gradients import gradient_named
 
 def losses():
     settings = TrainingSettings(train_samples=4, batch_size=2, test_samples=2, memory=MEMORY)
-    trainer = Trainer(build_task(TASK, **OPTIONS), [Member()], settings)
+    members = [Member(gradient_named(name).estimator) for name in ("R", "C")]
+    trainer = Trainer(build_task(TASK, **OPTIONS), members, settings)
     return [loss for record in trainer.fit(2) for loss in (*record.train_loss, *record.test_loss)]
 
 engine.init("cpu", "float64", threads=1)
@@ -61,7 +63,7 @@ print(json.dumps([expected, losses(), launcher.launches]))
 """
 TASKS = {
     "cart-pole": ({"horizon": 8}, None),
-    "cart-pole in segments": ({"horizon": 700}, "13MiB"),
+    "cart-pole in segments": ({"horizon": 700}, "22MiB"),
     "fluid": ({"particles": 60, "jets": 2, "horizon": 2, "duration": 0.02}, None),
     "swarm": ({"evaders": 30, "drivers": 2, "horizon": 3, "radius": 0.5}, None),
 }
@@ -215,6 +217,39 @@ for dim, period, radius, positions, expected, pairs in cases:
     assert 0 <= found.cell.min() <= found.cell.max() < found.starts.shape[1] - 1
 print(len(cases))
 """
+
+
+SUMS = """
+import engine, rehearsal, torch
+from engine.systems.swarm import Swarm
+
+def swarms():
+    return [Swarm(*size, radius=1.0, mean_centre=True) for size in ((1, 1), (3, 33), (5, 1500))]
+
+def found():
+    results, draw = [], torch.Generator().manual_seed(0)
+    for system in swarms():
+        state, control, adjoint = (
+            torch.rand(3, *shape, generator=draw, dtype=torch.float64) - 0.5
+            for shape in (system.state_shape, system.control_shape, system.state_shape)
+        )
+        results.append((system.step(state, control), *system.pull_back(state, control, adjoint)))
+    return results
+
+engine.init("cpu", "float64", threads=1)
+expected = found()
+launcher = rehearsal.start()
+assert [system._chunks for system in swarms()] == [1, 2, 40]
+for on_device, on_cpu in zip(found(), expected):
+    for one, other in zip(on_device, on_cpu):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+print(launcher.launches)
+"""
+
+
+def test_sums_over_evaders_in_chunks_are_those_of_the_cpu():
+    # Keys, places and the gather, forward and back; the sums besides where there are chunks.
+    assert int(run_python(CHILD + SUMS).stdout.splitlines()[-1]) == 3 * 2 * 3 + 2 * 2
 
 
 def test_cells_found_by_one_sort_of_all_samples_are_those_of_the_cpu():

@@ -10,6 +10,7 @@ from conftest import tensor_options
 import engine
 from benchmarks import timing
 from engine import runtime
+from engine.available import available_bytes
 from engine.memory import PeakMemory
 from policies import Linear
 
@@ -44,6 +45,13 @@ def test_peak_memory_on_a_device_is_that_of_torch(on_cuda, monkeypatch):
         pass
     assert peak.bytes == 4000
     assert reset == [torch.device("cuda", 0)]
+
+
+def test_what_torch_holds_of_a_device_without_using_it_can_be_had(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1000, 9000))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 5000)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 3000)
+    assert available_bytes(torch.device("cuda", 0)) == 3000
 
 
 def test_a_budget_of_a_device_does_not_count_what_launches_take_of_the_host(monkeypatch):

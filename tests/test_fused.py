@@ -81,6 +81,7 @@ def rolled_out():
     return rollout, system.prepared
 
 
+@pytest.mark.cuda
 @pytest.mark.vulkan
 @pytest.mark.parametrize(
     "rule", [OnSample(), ClipNorm(OnSample(), 0.5), Truncate(Decay(FULL, 0.9), 2)], ids=["own", "wrapped", "nested"]
@@ -140,6 +141,7 @@ def test_a_schedule_of_numbers_compiles_few_kernels(monkeypatch):
     assert prepared == [*["sweep"] * 3, *["pull-back"] * HORIZON]
 
 
+@pytest.mark.cuda
 @pytest.mark.vulkan
 @pytest.mark.parametrize("size", [1e-30, 1.0, 1e18, 1e30])
 def test_clipping_in_a_kernel_limits_what_squares_to_nothing_or_overflows(size):
@@ -155,6 +157,7 @@ def test_clipping_in_a_kernel_limits_what_squares_to_nothing_or_overflows(size):
     assert system.prepared == ["sweep"]
 
 
+@pytest.mark.cuda
 @pytest.mark.vulkan
 @pytest.mark.parametrize("bad", [torch.inf, torch.nan])
 def test_clipping_in_a_kernel_leaves_what_is_not_finite_to_be_found(bad):
@@ -167,6 +170,7 @@ def test_clipping_in_a_kernel_leaves_what_is_not_finite_to_be_found(bad):
     torch.testing.assert_close(found[:, 0], torch.ones_like(found[:, 0]))
 
 
+@pytest.mark.cuda
 @pytest.mark.vulkan
 def test_components_are_clipped_in_a_kernel_where_their_norm_overflows():
     rule, system = ClipValue(engine.PHYSICS_ONLY, limit=1.0), Watched()

@@ -187,6 +187,7 @@ from engine.launch import prepare
 source, target = torch.rand(2, 1000, device="cuda"), torch.zeros(1000, device="cuda")
 # Half of a tensor: a copy of what is passed could not be seen through the whole.
 launch = prepare(test_launch.scale, source[1], 2.0, 1, target)
+source.neg_()  # CUDA loads a kernel when it is first used, for which it may wait
 launch()
 given, done = source[1].clone(), torch.cuda.Event()
 torch.cuda.synchronize()

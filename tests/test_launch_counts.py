@@ -13,20 +13,20 @@ import sys; sys.path.insert(0, TESTS)
 import json
 import rehearsal
 launcher = rehearsal.start("float32")
-import policies.slots, policies.trace
-policies.slots.on_cpu = policies.trace.on_cpu = lambda tensor: False
 from torch.utils._python_dispatch import TorchDispatchMode
 from engine import trajectory
 from training import Member, Trainer, TrainingSettings, build_task
 from training.gradients import gradient_named
 
-NO_KERNEL = ("detach", "_unsafe_view", "_reshape_alias", "alias", "empty", "empty_like", "new_empty", "empty_strided")
+NO_KERNEL = ("detach", "_unsafe_view", "_reshape_alias", "alias", "empty", "empty_like", "new_empty", "empty_strided",
+             "_record_function_enter_new", "_record_function_exit")
 
 class Kernels(TorchDispatchMode):
     count = 0
     def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
         name = operation.name().partition("::")[2].partition(".")[0]
-        self.count += not operation.is_view and name not in NO_KERNEL
+        if not operation.is_view and name not in NO_KERNEL:
+            self.count += 2 if name == "slice_backward" else 1  # zeros, and a copy into them
         return operation(*args, **(kwargs or {}))
 
 offered = trajectory.offered
@@ -54,8 +54,8 @@ print(json.dumps([{" ".join(map(str, kind)): counted(*kind, steps) for kind in k
 A_STEP = 1 + 2 * 2 + 1 + 1
 # Of all the rest of an update: costs, K, sweep, gradient, optimiser.
 REST = 100
-# Of torch, where a rollout is one launch; the herd's costs take the more.
-AT_ONCE = {"cart-pole": 100, "guidance": 140}
+# Where a rollout is one launch, of torch and Taichi together; the herd's costs take the more.
+AT_ONCE = {"cart-pole": 80, "guidance": 125}
 
 
 def test_an_update_launches_a_handful_of_kernels_a_step():
@@ -68,6 +68,6 @@ def test_an_update_launches_a_handful_of_kernels_a_step():
         assert found[name]["taichi"] == steps + rules, name
         assert count < steps * (A_STEP + 1) + REST, name
         assert at_once[name]["taichi"] == 1 + rules, name
-        assert at_once[name]["torch"] < AT_ONCE[name.split()[0]], name
+        assert sum(at_once[name].values()) < AT_ONCE[name.split()[0]], name
     # An ensemble launches what one member does: 1,127 before products went where they belong.
     assert kernels["cart-pole C 16"] < kernels["cart-pole C 1"] + 20

@@ -51,6 +51,7 @@ def source(kind=STATE, scale=1.0, slots=3, batch=4, members=2, shape=(3,), seeds
     return made.values
 
 
+@pytest.mark.cuda
 @pytest.mark.vulkan
 @pytest.mark.parametrize(("counter", "key", "expected"), KNOWN)
 def test_the_generator_gives_the_published_answers(counter, key, expected):
@@ -61,6 +62,7 @@ def test_the_generator_gives_the_published_answers(counter, key, expected):
     assert tuple(word % 2**32 for word in found.tolist()) == expected == python_philox(counter, key)
 
 
+@pytest.mark.cuda
 @pytest.mark.vulkan
 def test_every_number_is_the_generator_s_for_its_seed_kind_step_component_sample_and_draw():
     values = source(CONTROL, 2.0, seeds=(5, 2**32 - 1), draw=7, step=10)
@@ -74,6 +76,7 @@ def test_every_number_is_the_generator_s_for_its_seed_kind_step_component_sample
     assert relative_error(values, expected) < (1e-12 if values.dtype == torch.float64 else 1e-5)
 
 
+@pytest.mark.cuda
 @pytest.mark.vulkan
 def test_noise_is_standard_normal_and_independent():
     values = source(slots=100, batch=100, members=1, shape=(10,), seeds=1).cpu().double()
@@ -85,6 +88,7 @@ def test_noise_is_standard_normal_and_independent():
     assert torch.corrcoef(values.flatten(0, 1).T).fill_diagonal_(0).abs().max() < 0.06
 
 
+@pytest.mark.cuda
 @pytest.mark.vulkan
 def test_the_same_is_drawn_for_the_same_step_in_another_slot_of_another_batch():
     values = source(seeds=(5, 6))

@@ -95,6 +95,7 @@ def test_cuda_every_step_is_the_systems_under_the_policys_control(name, members,
     check_every_step(name, members, rows)
 
 
+@pytest.mark.cuda
 @pytest.mark.vulkan
 @pytest.mark.parametrize("name", ["cart-pole", "guidance"])
 def test_noise_and_parameters_that_vary_are_taken_along(name, monkeypatch):
@@ -120,6 +121,7 @@ def test_noise_and_parameters_that_vary_are_taken_along(name, monkeypatch):
     assert (undisturbed.states[1] - found[0].states[1]).abs().max() > 1e-3
 
 
+@pytest.mark.cuda
 @pytest.mark.vulkan
 @pytest.mark.parametrize("members", [1, 3])
 def test_segments_and_evaluation_change_no_bit(members, monkeypatch):
@@ -143,6 +145,7 @@ def test_segments_and_evaluation_change_no_bit(members, monkeypatch):
             assert torch.equal(kept[:, part.first : part.last], expected[:, part.start : part.stop])
 
 
+@pytest.mark.cuda
 @pytest.mark.vulkan
 def test_a_member_is_the_same_to_the_bit_whoever_is_beside_it():
     together = policy_for(CART_POLE, members=3)
@@ -157,6 +160,7 @@ def test_a_member_is_the_same_to_the_bit_whoever_is_beside_it():
     assert torch.equal(every.states, torch.cat([rollout.states for rollout in rollouts], 1))
 
 
+@pytest.mark.cuda
 @pytest.mark.vulkan
 def test_shown_states_are_acted_on_and_stay():
     rollout = Trajectory(CART_POLE, policy_for(CART_POLE), HORIZON, 5)
@@ -187,6 +191,7 @@ class OwnTrace(MLP):
 SIGHT = Observation.components([0, 1, 2, 3])
 
 
+@pytest.mark.cuda
 @pytest.mark.vulkan
 @pytest.mark.parametrize(
     ("system", "make", "options"),

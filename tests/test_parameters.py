@@ -89,6 +89,7 @@ def launch_pull_back(system, state, control, adjoint, parameters):
     return found
 
 
+@pytest.mark.cuda
 @pytest.mark.vulkan
 @pytest.mark.parametrize(("system", "step"), CASES, ids=NAMES)
 def test_step_and_derivatives_equal_those_of_torch_at_every_sample_s_own_parameters(system, step):

@@ -102,6 +102,7 @@ CASES = {
 }
 
 
+@pytest.mark.cuda
 @pytest.mark.vulkan
 @pytest.mark.parametrize("name", CASES)
 def test_step_and_derivatives_equal_those_of_torch_at_every_sample_s_own_parameters(name):

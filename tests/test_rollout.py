@@ -118,6 +118,7 @@ def test_full_gradient_equals_central_differences_along_random_directions(cost):
         assert relative_error((gradient * direction).sum(), slope) < 1e-6
 
 
+@pytest.mark.cuda
 @pytest.mark.vulkan
 @pytest.mark.parametrize("cost", [SWING_UP, TRACKING], ids=["final", "running and final"])
 def test_all_rules_agree_on_a_single_step(cost):

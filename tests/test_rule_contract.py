@@ -137,6 +137,7 @@ def by_hand(case, rule):
     return adjoint, gradient / ROWS
 
 
+@pytest.mark.cuda
 @pytest.mark.vulkan
 @pytest.mark.parametrize("given", [lambda rule: rule, BySteps], ids=["as it is", "called between the steps"])
 def test_a_sweep_equals_the_recursion_written_out(case, rule, given):
@@ -145,6 +146,7 @@ def test_a_sweep_equals_the_recursion_written_out(case, rule, given):
         assert relative_error(found, wanted) < accuracy
 
 
+@pytest.mark.cuda
 @pytest.mark.vulkan
 def test_segments_change_no_bit_of_an_adjoint(case, rule):
     whole, gradient = swept(case, rule)

@@ -14,6 +14,7 @@ from engine import trajectory as trajectory_module
 from policies import MLP, Linear
 
 
+@pytest.mark.cuda
 @pytest.mark.vulkan
 def test_fused_sweeps_equal_sweeps_by_steps():
     _, rollout, initial = cart_pole(2, horizon=30)
@@ -26,6 +27,7 @@ def test_fused_sweeps_equal_sweeps_by_steps():
         assert relative_error(found.initial[fused], found.initial[stepped]) < accuracy()
 
 
+@pytest.mark.cuda
 @pytest.mark.vulkan
 @pytest.mark.parametrize("kind", [MLP, Linear])
 def test_one_policy_pull_back_per_step_equals_all_jacobians_at_once(kind, monkeypatch):

@@ -25,6 +25,7 @@ def test_losses_of_both_passes_equal_the_oracle():
     torch.testing.assert_close(rollout.backward([FULL], TRACKING).losses, losses)
 
 
+@pytest.mark.cuda
 @pytest.mark.vulkan
 def test_evaluation_stores_no_states_and_finds_the_same_losses(monkeypatch):
     monkeypatch.setattr(trajectory_module, "_BLOCK_ROWS", 16 * BATCH)

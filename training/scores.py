@@ -66,6 +66,7 @@ class Copies:
     def __init__(self, task: Task, policy: Policy, score: Score, batch: int):
         self.policy, self.score = policy, score
         self._objective, self._starts = task.objective, policy.members * batch
+        self._linear = _Linear()  # one for all updates: what is new is tried out first
         self._disturbed = _Disturbed(policy, score.copies + 1, score.closed)
         self.rollout = Rollout(
             task.system, self._disturbed, task.horizon, self._starts * (score.copies + 1), **task.parts
@@ -93,8 +94,9 @@ class Copies:
         cotangents = self._at_rows(noise).view(shape[0], self._starts, rows, -1) * weights.unsqueeze(2)
         if not score.closed:
             cotangents = torch.cat([cotangents.sum(2, keepdim=True), torch.zeros_like(cotangents[:, :, 1:])], 2)
+        self._linear.weights = cotangents.view(shape)
         # The mean over a member's rows of Σ_t Πᵀ c_t.
-        return self.rollout.backward([ONE_STEP], _Linear(cotangents.view(shape))).parameters[ONE_STEP]
+        return self.rollout.backward([ONE_STEP], self._linear).parameters[ONE_STEP]
 
     def _at_rows(self, noise: torch.Tensor) -> torch.Tensor:
         """w [T, P·b·(n+1), *control_shape] of all rows: none for the first of a start, then w and -w."""
@@ -103,10 +105,9 @@ class Copies:
 
 
 class _Linear(Objective):
-    """Σ_t c_t · u_t, whose derivative by the controls is c."""
+    """Σ_t c_t · u_t, whose derivative by the controls is c = `weights` [T, B, *control_shape]."""
 
-    def __init__(self, weights: torch.Tensor):
-        self.weights = weights
+    weights: torch.Tensor
 
     def running(self, states, controls, steps):
         return (controls * self.weights[steps]).flatten(2).sum(2)

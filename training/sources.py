@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 
-from engine import AdjointRule, PerSample, SettingError, current
+from engine import AdjointRule, PerSample, Rollout, SettingError, current
 from engine.contracts import described
+from engine.finiteness import Finiteness
 from policies import Policy
 from training.combinations import MaskRandom
 from training.estimators import GradientEstimator, combined, is_sweep
@@ -130,8 +131,17 @@ class Sources:
     @property
     def planned_bytes(self) -> int:
         """Bytes of the rollouts of copies and windows."""
-        rollouts = [copies.rollout for _, copies in self._copies.values()]
-        return sum(one.plan.predicted for one in (*rollouts, *(windows.rollout for windows in self._windows)))
+        return sum(one.plan.predicted for one in self._rollouts)
+
+    @property
+    def _rollouts(self) -> list[Rollout]:
+        of_copies = [copies.rollout for _, copies in self._copies.values()]
+        return of_copies + [windows.rollout for windows in self._windows]
+
+    def ask_by(self, finite: Finiteness) -> None:
+        """Have the rollouts of copies and windows ask as another does, so that their questions are put off with its."""
+        for rollout in self._rollouts:
+            rollout.finite = finite
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """What goes on from update to update, by name, for a checkpoint."""
@@ -203,7 +213,9 @@ class Sources:
         for index, rows in enumerate(drawn, span.start):
             if (index, source) in self._draws:
                 torch.randn(shape, generator=self._draws[index, source], out=rows)
-        return drawn[:, self._part].flatten(0, 1).to(like)
+        # Otherwise the host would wait until the device has done all that it was given before, and not for the copy
+        # alone.
+        return drawn[:, self._part].flatten(0, 1).to(like.dtype).to(like.device, non_blocking=True)
 
 
 def passes(estimator: GradientEstimator) -> int:

@@ -109,6 +109,7 @@ class Trainer:
             task, [member.estimator for member in self.members], seeds, batch, self.policy.theta.detach(),
             lambda count: (policy or task.policy)(members=count, dtype=runtime.dtype, device=runtime.device), ranks,
         )  # fmt: skip
+        self._sources.ask_by(self.rollout.finite)
         self._check_copies()
         self._clippings = grouped([member.clipping for member in self.members], runtime.device)
         self._measures = Measures(self.members, runtime.device, batch, ranks)

@@ -58,19 +58,26 @@ class Herding:
         """Add (∂S/∂p)ᵀλ of sample b for the three coefficients, with the state at t and λ = adjoint[s]."""
         found = ti.Vector.zero(float, 3)
         for i in range(self.particles):
-            at = ti.Vector([state[t, b, 0, i], state[t, b, 1, i]])
-            push = ti.Vector([self.dt * adjoint[s, b, 2, i], self.dt * adjoint[s, b, 3, i]])
-            if i < self.drivers:
-                work = push * pair_forces(state, t, b, at, 0, self.drivers, self._units[0], in_lanes)
-                found[0] += work[0] + work[1]
-            else:
-                first, last = ti.static(self.drivers, self.particles)
-                fled = push * pair_forces(state, t, b, at, 0, first, self._units[1], in_lanes)
-                flocked = push * pair_forces(state, t, b, at, first, last, self._units[2], in_lanes)
-                found[1] += fled[0] + fled[1]
-                found[2] += flocked[0] + flocked[1]
+            found += self._works(state, adjoint, t, s, b, i, in_lanes)
         for which in ti.static(range(3)):
             parameter_adjoint[b, which] += found[which]
+
+    @ti.func
+    def _works(self, state: ti.template(), adjoint: ti.template(), t, s, b, i, in_lanes: ti.template()):
+        """What particle i adds to the adjoints of the three coefficients."""
+        found = ti.Vector.zero(float, 3)
+        at = ti.Vector([state[t, b, 0, i], state[t, b, 1, i]])
+        push = ti.Vector([self.dt * adjoint[s, b, 2, i], self.dt * adjoint[s, b, 3, i]])
+        if i < self.drivers:
+            work = push * pair_forces(state, t, b, at, 0, self.drivers, self._units[0], in_lanes)
+            found[0] = work[0] + work[1]
+        else:
+            first, last = ti.static(self.drivers, self.particles)
+            fled = push * pair_forces(state, t, b, at, 0, first, self._units[1], in_lanes)
+            flocked = push * pair_forces(state, t, b, at, first, last, self._units[2], in_lanes)
+            found[1] = fled[0] + fled[1]
+            found[2] = flocked[0] + flocked[1]
+        return found
 
     @ti.func
     def _advance_particle(
@@ -109,12 +116,8 @@ class Herding:
         velocity = ti.Vector([state[t, b, 2, i], state[t, b, 3, i]])
         result = ti.Vector.zero(float, 2)
         if i < self.drivers:
-            r = position - self._centre(state, t, b)
-            steering = control[t, b, 0, i] * r + control[t, b, 1, i] * ti.Vector([-r[1], r[0]])
-            apart = self._weight(0, parameters, b, varied) * pair_forces(
-                state, t, b, position, 0, self.drivers, ti.static(self._force(0, varied)), in_lanes
-            )
-            result = steering - DRIVER_DAMPING * velocity + apart
+            centre = self._centre(state, t, b)
+            result = self._steered(state, control, t, b, i, centre, in_lanes, parameters, varied)
         else:
             flight = self._weight(1, parameters, b, varied) * pair_forces(
                 state, t, b, position, 0, self.drivers, ti.static(self._force(1, varied)), in_lanes
@@ -125,6 +128,29 @@ class Herding:
             )
             result = flight - EVADER_DAMPING * velocity + flock
         return result
+
+    @ti.func
+    def _steered(
+        self,
+        state: ti.template(),
+        control: ti.template(),
+        t,
+        b,
+        i,
+        centre,
+        in_lanes: ti.template(),
+        parameters: ti.template(),
+        varied: ti.template(),
+    ):
+        """The acceleration of driver i, given the evaders' centre."""
+        position = ti.Vector([state[t, b, 0, i], state[t, b, 1, i]])
+        velocity = ti.Vector([state[t, b, 2, i], state[t, b, 3, i]])
+        r = position - centre
+        steering = control[t, b, 0, i] * r + control[t, b, 1, i] * ti.Vector([-r[1], r[0]])
+        apart = self._weight(0, parameters, b, varied) * pair_forces(
+            state, t, b, position, 0, self.drivers, ti.static(self._force(0, varied)), in_lanes
+        )
+        return steering - DRIVER_DAMPING * velocity + apart
 
     @ti.func
     def _pull_back_particle(
@@ -143,18 +169,11 @@ class Herding:
         """Rows of Aᵀλ for particle i, with state and control at t and λ = adjoint[s]."""
         D, N = ti.static(self.drivers, self.particles)
         at = ti.Vector([state[t, b, 0, i], state[t, b, 1, i]])
-        position = ti.Vector([adjoint[s, b, 0, i], adjoint[s, b, 1, i]])
         velocity = ti.Vector([adjoint[s, b, 2, i], adjoint[s, b, 3, i]])
         gathered, damping = ti.Vector.zero(float, 2), DRIVER_DAMPING
         if i < D:
-            gathered = self._pull_back_steering(control, adjoint, t, s, b, i)
-            nothing = ti.Vector.zero(float, 2)
-            gathered += self._weight(0, parameters, b, varied) * pair_adjoints(
-                state, adjoint, t, s, b, at, velocity, 0, D, ti.static(self._force(0, varied)), 1.0, in_lanes
-            )
-            gathered += self._weight(1, parameters, b, varied) * pair_adjoints(
-                state, adjoint, t, s, b, at, nothing, D, N, ti.static(self._force(1, varied)), 1.0, in_lanes
-            )
+            chased = self._chased(state, adjoint, t, s, b, i, D, N, ti.static(self._force(1, varied)), in_lanes)
+            gathered = self._passed_to_driver(state, control, adjoint, t, s, b, i, chased, in_lanes, parameters, varied)
         else:
             damping = EVADER_DAMPING
             for d in range(D):
@@ -165,9 +184,50 @@ class Herding:
             gathered += self._weight(2, parameters, b, varied) * pair_adjoints(
                 state, adjoint, t, s, b, at, velocity, D, N, ti.static(self._force(2, varied)), 1.0, in_lanes
             )
+        return self._back_in_time(adjoint, s, b, i, gathered, damping)
+
+    @ti.func
+    def _back_in_time(self, adjoint: ti.template(), s, b, i, gathered, damping):
+        """Rows of Aᵀλ for particle i, given what accelerations pass to its place."""
+        position = ti.Vector([adjoint[s, b, 0, i], adjoint[s, b, 1, i]])
+        velocity = ti.Vector([adjoint[s, b, 2, i], adjoint[s, b, 3, i]])
         to_position = position + self.dt * gathered
         to_velocity = velocity + self.dt * (position - damping * velocity)
         return ti.Vector([to_position[0], to_position[1], to_velocity[0], to_velocity[1]])
+
+    @ti.func
+    def _chased(
+        self, state: ti.template(), adjoint: ti.template(), t, s, b, i, first: int, last: int, force: ti.template(),
+        in_lanes: ti.template(),
+    ):  # fmt: skip
+        """What the flight of the evaders [first, last) passes to the place of driver i, from whom they flee."""
+        at, nothing = ti.Vector([state[t, b, 0, i], state[t, b, 1, i]]), ti.Vector.zero(float, 2)
+        return pair_adjoints(state, adjoint, t, s, b, at, nothing, first, last, force, 1.0, in_lanes)
+
+    @ti.func
+    def _passed_to_driver(
+        self,
+        state: ti.template(),
+        control: ti.template(),
+        adjoint: ti.template(),
+        t,
+        s,
+        b,
+        i,
+        chased,
+        in_lanes: ti.template(),
+        parameters: ti.template(),
+        varied: ti.template(),
+    ):
+        """What all accelerations pass to the place of driver i, given what `_chased` found of all evaders."""
+        at = ti.Vector([state[t, b, 0, i], state[t, b, 1, i]])
+        velocity = ti.Vector([adjoint[s, b, 2, i], adjoint[s, b, 3, i]])
+        gathered = self._pull_back_steering(control, adjoint, t, s, b, i)
+        gathered += self._weight(0, parameters, b, varied) * pair_adjoints(
+            state, adjoint, t, s, b, at, velocity, 0, self.drivers, ti.static(self._force(0, varied)), 1.0, in_lanes
+        )
+        gathered += self._weight(1, parameters, b, varied) * chased
+        return gathered
 
     @ti.func
     def _pull_back_steering(self, control: ti.template(), adjoint: ti.template(), t, s, b, d):

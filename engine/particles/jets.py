@@ -2,9 +2,8 @@
 
 import taichi as ti
 
-# Sums over the particles go over so many at a time, in parallel and always in the same order; a device has threads
-# for shorter ones.
-CHUNK, DEVICE_CHUNK = 512, 32
+# On the CPU sums over the particles go over so many at a time, in parallel and always in the same order.
+CHUNK = 512
 # A steered jet's velocity decays at this rate.
 JET_DAMPING = 1.0
 

@@ -23,6 +23,7 @@ from engine import runtime
 from engine.checks import is_number, one_of, positive, whole
 from engine.errors import SettingError
 from engine.launch import prepare
+from engine.loops import Loop, loop_over
 from engine.particles.cells import MARGIN, Cells, Grid
 
 # Cells for each particle: enough that unlike places seldom share a cell, few enough to look up quickly.
@@ -112,7 +113,8 @@ class Neighbours:
         The radius is no part of what the kernel is compiled for: one serves all that cut space into as many cells.
         """
         found = torch.zeros(max(1, room), 3, dtype=torch.int32, device=counts.device)
-        prepare(_find_pairs, *arrays, begins, found, counts, self.grid.radius**2, self.grid._replace(radius=0.0))()
+        grid, loop = self.grid._replace(radius=0.0), self._loop(len(counts))
+        prepare(_find_pairs, *arrays, begins, found, counts, self.grid.radius**2, grid, loop)()
         return found[:room]
 
     def candidates(self, positions: torch.Tensor) -> int:
@@ -121,8 +123,12 @@ class Neighbours:
         cells = self.cells(len(positions))
         cells.build(positions)
         counts = torch.zeros_like(cells.order)
-        prepare(_count_candidates, cells.cell, cells.starts, counts, self.grid._replace(radius=0.0))()
+        grid, loop = self.grid._replace(radius=0.0), self._loop(len(counts))
+        prepare(_count_candidates, cells.cell, cells.starts, counts, grid, loop)()
         return int(counts.long().sum())
+
+    def _loop(self, batch: int) -> Loop:
+        return loop_over(batch, self.particles)
 
 
 @ti.func
@@ -190,8 +196,13 @@ def _find_pairs(
     counts: ti.types.ndarray(ndim=2),
     radius_squared: float,
     grid: ti.template(),
+    loop: ti.template(),
 ):
-    for b, s in ti.ndrange(order.shape[0], order.shape[1]):
+    ti.loop_config(serialize=loop.serial, block_dim=loop.block_dim)
+    for b, s in ti.ndrange(
+        loop.count if ti.static(loop.count > 0) else order.shape[0],
+        loop.rows if ti.static(loop.rows > 0) else order.shape[1],
+    ):
         place = begins[b, s]
         for run in range(grid.runs):
             first, last = neighbour_run(starts, cell[b, s], b, run, grid)
@@ -211,8 +222,13 @@ def _count_candidates(
     starts: ti.types.ndarray(ndim=2),
     counts: ti.types.ndarray(ndim=2),
     grid: ti.template(),
+    loop: ti.template(),
 ):
-    for b, s in ti.ndrange(cell.shape[0], cell.shape[1]):
+    ti.loop_config(serialize=loop.serial, block_dim=loop.block_dim)
+    for b, s in ti.ndrange(
+        loop.count if ti.static(loop.count > 0) else cell.shape[0],
+        loop.rows if ti.static(loop.rows > 0) else cell.shape[1],
+    ):
         count = 0
         for run in range(grid.runs):
             first, last = neighbour_run(starts, cell[b, s], b, run, grid)

@@ -13,10 +13,10 @@ from engine import runtime
 from engine.checks import finite, flag, not_negative, positive, real, whole
 from engine.errors import SettingError
 from engine.launch import Launch, prepare
-from engine.loops import LANES, Loop, loop_over
+from engine.loops import LANES, Loop, device_chunk, loop_over
 from engine.particles.cells import Cells
 from engine.particles.drift import Drift
-from engine.particles.jets import CHUNK, DEVICE_CHUNK, JET_DAMPING, Jets
+from engine.particles.jets import CHUNK, JET_DAMPING, Jets
 from engine.particles.neighbours import Neighbours
 from engine.particles.smoothing import RADIUS, Smoothing, check_room, lattice_sum, longest_dt
 from engine.particles.walls import DEPTH
@@ -140,7 +140,7 @@ class Fluid(Smoothing, Jets, Drift, System):
         self.slope = 20.0 / (scale * self.radius**2)
         self.depth = DEPTH * spacing
         self._spring = (2.0 * sound_speed / spacing) ** 2
-        self.chunk = CHUNK if runtime.current().backend == "cpu" else DEVICE_CHUNK
+        self.chunk = CHUNK if runtime.current().backend == "cpu" else device_chunk(particles)
         self.chunks = -(-particles // self.chunk)
         self._neighbours = Neighbours(self.dim, particles, self.radius)
         self.grid = self._neighbours.grid

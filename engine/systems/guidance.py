@@ -9,8 +9,9 @@ from typing import NamedTuple
 import taichi as ti
 import torch
 
+from engine import runtime
 from engine.checks import flag, positive, whole
-from engine.launch import prepare
+from engine.launch import Launch, prepare
 from engine.loops import Loop, lanes_pay, loop_over
 from engine.particles.herding import SOFTENING, Herding
 from engine.particles.pairs import CentralForce
@@ -22,7 +23,8 @@ FLOCKING = 0.2
 SPACING = 0.5
 
 # Up to this many particles a whole segment is swept in one launch, one sample after another in each thread.
-_FUSED_PARTICLES = 64
+# A device's threads are slow, and many: of more particles each takes one, step by step.
+_FUSED_PARTICLES, _FUSED_ON_DEVICE = 64, 32
 
 
 class GuidanceParameters(NamedTuple):
@@ -116,9 +118,7 @@ class Guidance(Herding, System):
         pull_back = prepare(self._pull_back, *arrays, rows, *loops, parameters is not None)
         if parameter_adjoint is None:
             return pull_back
-        of_parameters = prepare(
-            self._pull_back_parameters, whole, after, parameter_adjoint, loop_over(len(state)), loops[1]
-        )
+        of_parameters = self._prepare_coefficients(whole, after, parameter_adjoint, loops)
 
         def launch() -> None:
             pull_back()
@@ -126,9 +126,33 @@ class Guidance(Herding, System):
 
         return launch
 
+    def _prepare_coefficients(self, state, next_adjoint, parameter_adjoint, loops: tuple[Loop, bool]) -> Launch:
+        """By a thread for each sample, or on a device for each particle."""
+        batch = state.shape[1]
+        if runtime.current().backend == "cpu":
+            loop = loop_over(batch)
+            return prepare(self._pull_back_parameters, state, next_adjoint, parameter_adjoint, loop, loops[1])
+        works = self.scratch("works", batch, 3, self.particles)
+        find = prepare(self._find_works, state, next_adjoint, works, *loops)
+
+        def launch() -> None:
+            find()
+            parameter_adjoint.add_(works.sum(2))
+
+        return launch
+
+    def scratch_bytes(self, batch):
+        on_cpu = runtime.current().backend == "cpu"
+        return 0 if on_cpu else 3 * batch * self.particles * runtime.current().dtype.itemsize
+
+    @property
+    def _fits_a_thread(self) -> bool:
+        """Whether one thread may take all particles of a sample, one after another."""
+        return self.particles <= (_FUSED_PARTICLES if runtime.current().backend == "cpu" else _FUSED_ON_DEVICE)
+
     def advances_in_kernel(self):
         own = getattr(self.prepare_step, "__func__", None) is Guidance.prepare_step
-        return own and self.particles <= _FUSED_PARTICLES
+        return own and self._fits_a_thread
 
     @ti.func
     def advance_at(
@@ -139,14 +163,14 @@ class Guidance(Herding, System):
             self._advance_particle(states, controls, states, t, t + 1, b, i, in_lanes, parameters, varied)
 
     def prepare_sweep(self, arrays):
-        if self.particles > _FUSED_PARTICLES:
+        if not self._fits_a_thread:
             return None
         rows = self.rows_or_none(arrays.parameters), self.rows_or_none(arrays.parameter_adjoint)
         asked = arrays.parameters is not None, arrays.parameter_adjoint is not None
         return arrays.prepare(self._sweep, lanes_pay(self.evaders), *rows, *asked)
 
     def launch_bytes(self):
-        return super().launch_bytes() if self.particles > _FUSED_PARTICLES else STEP_LAUNCH_BYTES
+        return STEP_LAUNCH_BYTES if self._fits_a_thread else super().launch_bytes()
 
     def _loops(self, state: torch.Tensor) -> tuple[Loop, bool]:
         """The loop over the particles of all samples, and whether sums over evaders run in lanes."""
@@ -278,6 +302,21 @@ class Guidance(Herding, System):
                     entry = jacobian[t, b, c * self.drivers + d, row * self.particles + i]
                     result[row] += entry * cotangent[t, b, c, d]
         return result
+
+    @ti.kernel
+    def _find_works(
+        self,
+        state: ti.types.ndarray(ndim=4),
+        next_adjoint: ti.types.ndarray(ndim=4),
+        works: ti.types.ndarray(ndim=3),
+        loop: ti.template(),
+        in_lanes: ti.template(),
+    ):
+        ti.loop_config(block_dim=loop.block_dim)
+        for b, i in ti.ndrange(loop.count, self.particles):
+            found = self._works(state, next_adjoint, 0, 0, b, i, in_lanes)
+            for which in ti.static(range(3)):
+                works[b, which, i] = found[which]
 
     @ti.kernel
     def _pull_back_parameters(

@@ -8,7 +8,7 @@ import torch
 from engine import runtime
 from engine.checks import finite, flag, positive
 from engine.launch import Launch, prepare
-from engine.loops import Loop, loop_over
+from engine.loops import Loop, device_chunk, loop_over
 from engine.particles.cells import Cells
 from engine.particles.herding import DRIVER_DAMPING, EVADER_DAMPING
 from engine.particles.neighbours import Neighbours, neighbour_run
@@ -35,6 +35,9 @@ class Swarm(Guidance):
     and, with its β and σ, the physics is that of `Guidance`. Drivers are seen from anywhere.
 
     State [4, D + E]: rows x, y, vx, vy; drivers first. Control [2, D]: rows c₁, c₂.
+
+    Drivers steer by a sum over all evaders, and going back each hears from all of them. Beside sums over neighbours
+    these are long: devices, whose threads are many and slow, make them chunk by chunk, always in the same order.
 
     All pairs cost E². With cells the evaders are sorted by place in every step, and again in its adjoint, and each
     gathers from those around it (`engine.particles.neighbours`): E times the evaders near one. Either way there are no
@@ -88,11 +91,13 @@ class Swarm(Guidance):
             return super().prepare_step(state, control, next_state, parameters)
         cells, ordered = self._sorted(len(state))
         positions, rows = state.detach()[:, :2, self.drivers :], ordered[0, :, :2]
+        add_up = self._prepare_sums(state, state, back=False)
         gather = self._prepare_gather(self._step_in_cells, state, control, next_state)
 
         def launch() -> None:
             cells.build(positions)
             cells.sort(positions, rows)
+            add_up()
             gather()
 
         return launch
@@ -107,12 +112,14 @@ class Swarm(Guidance):
         cells, ordered = self._sorted(len(state))
         positions, rows = state.detach()[:, :2, self.drivers :], ordered[0, :, :2]
         velocities, adjoint_rows = next_adjoint.detach()[:, 2:, self.drivers :], ordered[0, :, 2:]
+        add_up = self._prepare_sums(state, next_adjoint, back=True)
         gather = self._prepare_gather(self._pull_back_in_cells, state, control, next_adjoint, adjoint, cotangent)
 
         def launch() -> None:
             cells.build(positions)
             cells.sort(positions, rows)
             cells.sort(velocities, adjoint_rows)
+            add_up()
             gather()
 
         return launch
@@ -121,7 +128,25 @@ class Swarm(Guidance):
         """A launch of a kernel that reads what is sorted."""
         cells, ordered = self._sorted(len(tensors[0]))
         whole = (tensor.unsqueeze(0) for tensor in tensors)
-        return prepare(kernel, *whole, ordered, cells.order, cells.cell, cells.starts, *self._loops(tensors[0]))
+        found = cells.order, cells.cell, cells.starts, self._sums(len(tensors[0]))
+        return prepare(kernel, *whole, ordered, *found, self._chunks, *self._loops(tensors[0]))
+
+    def _prepare_sums(self, state: torch.Tensor, adjoint: torch.Tensor, back: bool) -> Launch:
+        """A launch that adds up what the gather finds for drivers; nothing where each adds up its own."""
+        chunks, batch = self._chunks, len(state)
+        if chunks == 1:
+            return lambda: None
+        loop, whole = loop_over(batch, chunks), (state.unsqueeze(0), adjoint.unsqueeze(0))
+        return prepare(self._add_up, *whole, self._sums(batch), chunks, loop, back)
+
+    @property
+    def _chunks(self) -> int:
+        """In how many chunks sums over evaders are made."""
+        return 1 if runtime.current().backend == "cpu" else -(-self.evaders // device_chunk(self.evaders))
+
+    def _sums(self, batch: int) -> torch.Tensor:
+        """[B, D + 1, 2, chunks], for `_add_up`."""
+        return self.scratch("sums", batch, self.drivers + 1, 2, self._chunks)
 
     def prepare_sweep(self, arrays):
         return super().prepare_sweep(arrays) if self._neighbours is None else None
@@ -129,8 +154,8 @@ class Swarm(Guidance):
     def scratch_bytes(self, batch):
         if self._neighbours is None:
             return super().scratch_bytes(batch)
-        ordered = 4 * batch * self.evaders * runtime.current().dtype.itemsize
-        return ordered + self._neighbours.scratch_bytes(batch)
+        numbers = 4 * self.evaders + 2 * (self.drivers + 1) * self._chunks
+        return batch * numbers * runtime.current().dtype.itemsize + self._neighbours.scratch_bytes(batch)
 
     def launch_bytes(self):
         return super().launch_bytes() if self._neighbours is None else 20500
@@ -149,6 +174,61 @@ class Swarm(Guidance):
         return loop, in_lanes
 
     @ti.kernel
+    def _add_up(
+        self,
+        state: ti.types.ndarray(ndim=4),
+        adjoint: ti.types.ndarray(ndim=4),
+        sums: ti.types.ndarray(ndim=4),
+        chunks: ti.template(),
+        loop: ti.template(),
+        back: ti.template(),
+    ):
+        """For each chunk of evaders the sum of their places and, going back, for every driver what they pass to it."""
+        ti.loop_config(serialize=loop.serial, block_dim=loop.block_dim)
+        for b, row, chunk in ti.ndrange(loop.count, self.drivers + 1 if ti.static(back) else 1, chunks):
+            total = ti.Vector.zero(float, 2)
+            for turn in range((self.particles - self.drivers + chunks - 1) // chunks):
+                # Threads side by side read what lies side by side.
+                k = self.drivers + turn * chunks + chunk
+                if k < self.particles:
+                    if row == 0:
+                        total += ti.Vector([state[0, b, 0, k], state[0, b, 1, k]])
+                    elif ti.static(back):
+                        total += self._chased(state, adjoint, 0, 0, b, row - 1, k, k + 1, self._flight, False)
+            for axis in ti.static(range(2)):
+                sums[b, row, axis, chunk] = total[axis]
+
+    @ti.func
+    def _total(self, sums: ti.template(), b, row, chunks: ti.template()):
+        total = ti.Vector.zero(float, 2)
+        for chunk in range(chunks):
+            for axis in ti.static(range(2)):
+                total[axis] += sums[b, row, axis, chunk]
+        return total
+
+    @ti.func
+    def _evaders_centre(self, state: ti.template(), sums: ti.template(), b, chunks: ti.template()):
+        centre = ti.Vector.zero(float, 2)
+        if ti.static(chunks > 1):
+            centre = self.centre_scale * self._total(sums, b, 0, chunks)
+        else:
+            centre = self._centre(state, 0, b)
+        return centre
+
+    @ti.func
+    def _passed_to_driver_in_cells(
+        self, state: ti.template(), control: ti.template(), next_adjoint: ti.template(), sums: ti.template(), b, i,
+        chunks: ti.template(), in_lanes: ti.template(),
+    ):  # fmt: skip
+        chased = ti.Vector.zero(float, 2)
+        if ti.static(chunks > 1):
+            chased = self._total(sums, b, i + 1, chunks)
+        else:
+            first, last = ti.static(self.drivers, self.particles)
+            chased = self._chased(state, next_adjoint, 0, 0, b, i, first, last, self._flight, in_lanes)
+        return self._passed_to_driver(state, control, next_adjoint, 0, 0, b, i, chased, in_lanes, state, False)
+
+    @ti.kernel
     def _step_in_cells(
         self,
         state: ti.types.ndarray(ndim=4),
@@ -158,6 +238,8 @@ class Swarm(Guidance):
         order: ti.types.ndarray(ndim=2),
         cell: ti.types.ndarray(ndim=2),
         starts: ti.types.ndarray(ndim=2),
+        sums: ti.types.ndarray(ndim=4),
+        chunks: ti.template(),
         loop: ti.template(),
         in_lanes: ti.template(),
     ):
@@ -168,7 +250,8 @@ class Swarm(Guidance):
             if place < self.drivers:
                 position = ti.Vector([state[0, b, 0, i], state[0, b, 1, i]])
                 velocity = ti.Vector([state[0, b, 2, i], state[0, b, 3, i]])
-                acceleration = self._acceleration(state, control, 0, b, i, in_lanes, state, False)
+                centre = self._evaders_centre(state, sums, b, chunks)
+                acceleration = self._steered(state, control, 0, b, i, centre, in_lanes, state, False)
             else:
                 # What is sorted already is read where it is sorted: elsewhere each row misses the cache.
                 s = place - self.drivers
@@ -197,6 +280,8 @@ class Swarm(Guidance):
         order: ti.types.ndarray(ndim=2),
         cell: ti.types.ndarray(ndim=2),
         starts: ti.types.ndarray(ndim=2),
+        sums: ti.types.ndarray(ndim=4),
+        chunks: ti.template(),
         loop: ti.template(),
         in_lanes: ti.template(),
     ):
@@ -204,8 +289,10 @@ class Swarm(Guidance):
         for b, place in ti.ndrange(loop.count if ti.static(loop.count > 0) else state.shape[1], self.particles):
             i, physics = place, ti.Vector.zero(float, 4)
             if place < self.drivers:
-                physics = self._pull_back_particle(state, control, next_adjoint, 0, 0, b, i, in_lanes, state, False)
-                steering = self._pull_back_control(state, next_adjoint, self._centre(state, 0, b), 0, 0, b, i)
+                passed = self._passed_to_driver_in_cells(state, control, next_adjoint, sums, b, i, chunks, in_lanes)
+                physics = self._back_in_time(next_adjoint, 0, b, i, passed, DRIVER_DAMPING)
+                centre = self._evaders_centre(state, sums, b, chunks)
+                steering = self._pull_back_control(state, next_adjoint, centre, 0, 0, b, i)
                 cotangent[0, b, 0, i] += steering[0]
                 cotangent[0, b, 1, i] += steering[1]
             else:
@@ -224,9 +311,6 @@ class Swarm(Guidance):
                         flight += pair_adjoints(
                             ordered, ordered, 0, 0, b, at, velocity, first, last, self._flock, 1.0, in_lanes
                         )
-                for axis in ti.static(range(2)):
-                    position = next_adjoint[0, b, axis, i]
-                    physics[axis] = position + self.dt * flight[axis]
-                    physics[2 + axis] = velocity[axis] + self.dt * (position - EVADER_DAMPING * velocity[axis])
+                physics = self._back_in_time(next_adjoint, 0, b, i, flight, EVADER_DAMPING)
             for row in ti.static(range(4)):
                 adjoint[0, b, row, i] = physics[row]
