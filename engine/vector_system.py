@@ -14,6 +14,12 @@ VECTOR = ("state_shape", "control_shape", "constants")
 """What the kernels of every `VectorSystem` read."""
 
 
+@ti.func
+def library_sines(x):
+    """(sin x, cos x)."""
+    return ti.sin(x), ti.cos(x)
+
+
 @ti.data_oriented
 class VectorSystem(System):
     """A system x' = S(x, u) with x and u short vectors, given by two Taichi functions on one sample.
@@ -31,9 +37,12 @@ class VectorSystem(System):
 
     Attributes:
         step_weight: how long a step of a sample takes beside one of 50 ns or more, of which 512 are worth sharing.
+        sines: (sin x, cos x) as `advance` may ask for them; a class that declares it as read by its kernels has its
+            steps in vector lanes where rollouts' numbers are not at stake (`engine/lanes.py`).
     """
 
     step_weight: float = 1.0
+    sines = staticmethod(library_sines)
 
     @ti.func
     @abc.abstractmethod

@@ -12,7 +12,7 @@ from engine import FULL, Rollout
 from engine.systems import BallWall, Held, KuramotoSivashinsky
 from policies import OpenLoop
 from training import Member, Trainer, TrainingSettings, build_task
-from training.tasks.hopper import fallen
+from training.tasks.hopper import fallen, gait
 
 WALL = BallWall()
 
@@ -127,6 +127,17 @@ def test_a_hopper_ends_where_it_falls_and_feels_everything_but_its_place():
         fall = 2 * (max(low, 0) ** 2 + max(turned, 0) ** 2)
         assert losses[b] == pytest.approx(float(cost.sum() / 100 + fall), rel=1e-9)
         assert (fall >= 2) == (at < 100)
+
+
+def test_a_gait_is_told_by_the_height_of_the_foot():
+    states = torch.zeros(6, 3, 10, **tensor_options())
+    states[:, 0, 4] = torch.tensor([0.0, 0.03, 0.05, 0.01, 0.04, 0.0])  # up twice, down twice
+    states[:, 1, 4] = torch.tensor([0.1, 0.1, 0.0, 0.0, 0.0, 0.0])  # falls down from the start, over after 4 steps
+    states[:, 2, 0] = torch.arange(6) * 0.1  # slides
+    found = gait(states, torch.tensor([5, 4, 5]), seconds=0.5, softness=0.01)
+    assert found.flight.tolist() == pytest.approx([3 / 5, 1 / 4, 0])
+    assert found.touchdowns.tolist() == [2, 1, 0]
+    assert found.speed.tolist() == pytest.approx([0, 0, 0.2])
 
 
 @pytest.mark.float64

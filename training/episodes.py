@@ -10,10 +10,12 @@ import torch
 
 from engine import SettingError, current
 from engine.contracts import described
+from engine.lanes import prepare_in_lanes
 from engine.loops import torch_threads
 from engine.noise import CONTROL, STATE, NoiseSource
 from engine.parameters import SampleParameters
 from engine.trajectory import Cost
+from engine.vector_system import VectorSystem
 from training.task import Task
 
 # Initial states that are drawn at once, since a few at a time cost as much.
@@ -63,21 +65,23 @@ class Episodes:
         self.states = torch.zeros(count, *system.state_shape, **options)
         self.controls = torch.zeros(count, *system.control_shape, **options)
         self._next = torch.zeros_like(self.states)
-        self._advance = system.prepare_step(
-            self.states, self.controls, self._next, **({} if given is None else {"parameters": given})
-        )
+        arrays, varied = (self.states, self.controls, self._next), {} if given is None else {"parameters": given}
+        in_lanes = prepare_in_lanes(system, *arrays, **varied) if isinstance(system, VectorSystem) else None
+        self._advance = in_lanes or system.prepare_step(*arrays, **varied)
         scales = ((STATE, task.noise.state), (CONTROL, task.noise.control)) if task.noise is not None else ()
         shapes = {STATE: system.state_shape, CONTROL: system.control_shape}
         self._noise = {kind: NoiseSource(kind, scale, 1, count, 1, shapes[kind]) for kind, scale in scales if scale > 0}
         # On the CPU controls and states are given and taken in the tensors' own memory, past torch.
         given, here = self.controls.cpu(), self.controls.device.type == "cpu"
         self._limited, states = given.numpy(), self.states.cpu().numpy()
+        # Arrays of one shape and kind are compared in half the time that an array and a number are.
+        self._lowest, self._highest = (np.full_like(self._limited, bound) for bound in task.control_bounds)
         self._enter = (lambda: None) if here else partial(self.controls.copy_, given)
         self._leave = (
             partial(np.copyto, states, self._next.cpu().numpy()) if here else partial(self.states.copy_, self._next)
         )
         self._shown = (lambda: states) if here else partial(_array, self.states)
-        self.steps, self._left = np.zeros(count, dtype=np.int64), task.horizon
+        self._clock, self._began, self._left = 0, np.zeros(count, dtype=np.int64), task.horizon
         self.some_over, self._costs_run = False, True
         self.seed(seed)
 
@@ -85,6 +89,11 @@ class Episodes:
     def observed_shape(self) -> tuple[int, ...]:
         observation = self.task.observation
         return self.task.system.state_shape if observation is None else observation.shape
+
+    @property
+    def steps(self) -> np.ndarray:
+        """Taken by each episode [N]."""
+        return self._clock - self._began
 
     def seed(self, seed: int) -> None:
         """Draw what follows from this seed."""
@@ -95,31 +104,37 @@ class Episodes:
 
     def start(self, which: np.ndarray | None = None) -> np.ndarray:
         """Start these episodes [N] anew, or all; the observations [N, *shape] of all."""
-        places = np.arange(self.count) if which is None else np.flatnonzero(which)
+        together = which is None or bool(which.all())
+        places = np.arange(self.count) if together else np.flatnonzero(which)
         if len(places):
             with self._torch():
                 states, rows = self._drawn(len(places))
                 chosen = torch.from_numpy(places).to(self.states.device)
-                self.states.index_copy_(0, chosen, states.to(self.states))
+                if together:
+                    self.states.copy_(states)
+                else:
+                    self.states.index_copy_(0, chosen, states.to(self.states))
                 if self._parameters is not None and rows is not None:
                     values = self._parameters.rows.clone()
                     values[chosen] = rows.to(values)
                     self._parameters.set(values)
-            self.steps[places] = 0
-            self._left = self.task.horizon - int(self.steps.max())
+            self._began[places] = self._clock
+            self._left = self.task.horizon - self._clock + int(self._began.min())
         return self._observed()
 
     def step(self, controls: np.ndarray) -> Outcome:
         """Act with `controls` [N, *control_shape] for one step."""
-        np.maximum(np.reshape(controls, self._limited.shape), self.bounds[0], out=self._limited)
-        np.minimum(self._limited, self.bounds[1], out=self._limited)
+        if getattr(controls, "shape", None) != self._limited.shape:
+            controls = np.reshape(controls, self._limited.shape)
+        np.maximum(controls, self._lowest, out=self._limited)
+        np.minimum(self._limited, self._highest, out=self._limited)
         self._enter()
         self._disturb(CONTROL, self.controls)
         self._advance()
         self._disturb(STATE, self._next)
         rewards = self._running() if self._costs_run else np.zeros(self.count)
         self._leave()
-        self.steps += 1
+        self._clock += 1
         self._left -= 1
         ended, out_of_time = np.zeros((2, self.count), dtype=bool)
         if self.task.end is not None:

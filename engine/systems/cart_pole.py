@@ -45,7 +45,7 @@ class CartPole(VectorSystem):
         parameters: values other than these, by name.
     """
 
-    read_by_kernels = (*VECTOR, "poles", "dt")
+    read_by_kernels = (*VECTOR, "poles", "dt", "sines")
     positive_parameters = ("cart_mass", "pole_mass", "half_length")
 
     def __init__(self, poles: int = 1, dt: float = 0.01, **parameters: float):
@@ -66,7 +66,7 @@ class CartPole(VectorSystem):
         cart = force
         for k in ti.static(range(self.poles)):
             angle, rate = state[2 + k], state[2 + self.poles + k]
-            sin, cos = ti.sin(angle), ti.cos(angle)
+            sin, cos = self.sines(angle)
             spin = sin * rate * rate
             acceleration = (force + p.pole_mass * p.half_length * spin) / p.total_mass
             inertia = p.half_length * (4.0 / 3.0 - p.pole_mass / p.total_mass * cos * cos)

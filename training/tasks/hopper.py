@@ -1,7 +1,7 @@
 """Hopping forward on one leg."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 
@@ -50,6 +50,35 @@ class Forward(Objective):
 def fallen(states: torch.Tensor) -> torch.Tensor:
     """Whether a body has fallen, for states [B, 10]."""
     return (states[..., 1] < _LOWEST) | (states[..., 2].abs() > _TURNED)
+
+
+class Gait(NamedTuple):
+    """How samples went until their ends, each [B].
+
+    Attributes:
+        flight: share of the steps after which the foot was in the air, more than twice the ground's softness above it,
+            where that carries less than an eighth of the weight.
+        touchdowns: how often a step in the air was followed by one on the ground.
+        speed: of the body on the whole, m/s.
+    """
+
+    flight: torch.Tensor
+    touchdowns: torch.Tensor
+    speed: torch.Tensor
+
+
+def gait(states: torch.Tensor, ends: torch.Tensor, seconds: float, softness: float) -> Gait:
+    """How samples went.
+
+    Args:
+        states: of a rollout [T+1, B, 10]; after its end a sample stays as it is.
+        ends: the steps [B], from 1 to T, after which they ended.
+        seconds: of a step; softness: ε of the ground, m.
+    """
+    steps = torch.arange(1, len(states), device=states.device).unsqueeze(1)
+    up = states[..., 4] > 2.0 * softness
+    flight = (up[1:] & (steps <= ends)).sum(0) / ends
+    return Gait(flight, (up[:-1] & ~up[1:]).sum(0), (states[-1, :, 0] - states[0, :, 0]) / (ends * seconds))
 
 
 def _felt(states: torch.Tensor, steps: torch.Tensor, parameters: Any) -> torch.Tensor:
