@@ -126,7 +126,7 @@ def blamed() -> Iterator[None]:
 
 def _check_address(given: str, path: Path) -> None:
     """SettingError unless this is a Python file that is there, or may be the name of a module."""
-    is_module = path.suffix != ".py" and all(part.isidentifier() for part in given.split("."))
+    is_module = not (path.suffix == ".py" or path.is_file()) and all(map(str.isidentifier, given.split(".")))
     if is_module or (path.suffix == ".py" and path.is_file()):
         return
     what = ", a folder" if path.is_dir() else ", whose name does not end in .py" if path.exists() else ""
