@@ -117,11 +117,24 @@ def blamed() -> Iterator[None]:
     except (EvenflowError, KeyboardInterrupt):
         raise
     except BaseException as error:
-        for code, _ in reversed(_lines(error)):
-            plugin = next((one for one in _loaded.values() if one.holds(code)), None)
-            if plugin is not None:
-                raise SettingError(f"Expected plug-in {plugin.given} to work, got {_told(error, plugin)}") from error
-        raise
+        plugin = _at_fault(error)
+        if plugin is None:
+            raise
+        raise SettingError(f"Expected plug-in {plugin.given} to work, got {_told(error, plugin)}") from error
+
+
+def is_of_plugin(error: BaseException) -> bool:
+    """Whether an error comes from the code of a plug-in."""
+    return _at_fault(error) is not None
+
+
+def _at_fault(error: BaseException) -> Plugin | None:
+    """The plug-in through whose code an error came last, if any."""
+    for code, _ in reversed(_lines(error)):
+        for plugin in _loaded.values():
+            if plugin.holds(code):
+                return plugin
+    return None
 
 
 def _check_address(given: str, path: Path) -> None:
@@ -148,7 +161,7 @@ def _import(plugin: Plugin, registries: Sequence[Registry]) -> ModuleType:
         if isinstance(error, KeyboardInterrupt):
             raise
         wanted = f"Expected plug-in {plugin.given} to"
-        if isinstance(error, SettingError):
+        if isinstance(error, EvenflowError):
             raise SettingError(f"{wanted} register what is its own, got: {error}") from error
         raise SettingError(f"{wanted} import, got {_told(error, plugin)}") from error
     finally:
