@@ -8,6 +8,8 @@ import json
 import platform
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -20,7 +22,7 @@ from benchmarks.apart import DONE, OVER_TIME, run_module
 from benchmarks.extras import missing, sentences
 from benchmarks.propagation import sentence, step_error
 from benchmarks.timing import now
-from engine import available_backends, current, init
+from engine import EvenflowError, available_backends, current, init
 from engine.launch import prepare
 from engine.norms import norm
 from engine.registry import SHIPPED
@@ -28,7 +30,7 @@ from engine.system import System
 from engine.systems import SYSTEMS, Held
 from training import TASKS, build_task
 from training.doors import load
-from training.plugins import to_load_again
+from training.plugins import blamed, to_load_again
 
 PAIRS = (("cpu", "float64"), ("cpu", "float32"), ("vulkan", "float32"), ("cuda", "float64"), ("cuda", "float32"))
 LIMITS = {"float64": 1e-7, "float32": 1e-4}
@@ -70,16 +72,33 @@ def probe(backend: str, precision: str) -> dict[str, Any]:
     result |= launch_costs(runtime.dtype, runtime.device)
     if (backend, precision) == ("cpu", "float64"):
         result["quantum"] = step_error()
-    tasks = {name: build_task(name, **_SMALL.get(name, {})) for name in TASKS}
-    result["systems"] = {
-        name: _pull_back(task.system, task.initial_states(3, 0, "test", runtime.dtype)) for name, task in tasks.items()
-    }
-    seen = {type(_bare(task.system)) for task in tasks.values()}
-    for name in SYSTEMS:
-        system = SYSTEMS[name]()
-        if SYSTEMS.origin(name) != SHIPPED or type(system) not in seen:  # tasks know better where to look
-            result["systems"][name if name not in TASKS else f"{name} (system)"] = _pull_back(system)
+    result["systems"], seen = {}, set()
+
+    def of_task(name: str) -> dict[str, Any]:
+        task = build_task(name, **_SMALL.get(name, {}))
+        seen.add(type(_bare(task.system)))
+        return _pull_back(task.system, task.initial_states(3, 0, "test", runtime.dtype))
+
+    for name in TASKS:
+        result["systems"][name] = _or_why_not(partial(of_task, name))
+    for name, make in SYSTEMS.items():
+        if SYSTEMS.origin(name) != SHIPPED or type(make()) not in seen:  # tasks know better where to look
+            shown = name if name not in TASKS else f"{name} (system)"
+            result["systems"][shown] = _or_why_not(partial(_of_system, make))
     return result
+
+
+def _of_system(make: Callable[[], System]) -> dict[str, Any]:
+    return _pull_back(make())
+
+
+def _or_why_not(examine: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What `examine` finds, or the sentence of what is wrong with a user's task or system, so that others are seen."""
+    try:
+        with blamed():
+            return examine()
+    except EvenflowError as error:
+        return {"error": str(error)}
 
 
 def _bare(system: System) -> System:
@@ -175,27 +194,36 @@ def _print_gradients(console: Console, probes: dict) -> bool:
     """Each system's adjoint: against differences in CPU float64, and everywhere else against that."""
     table = Table("system", *(" ".join(pair) for pair in probes), title="Adjoints, relative error")
     oracle = probes.get(("cpu", "float64"), {}).get("systems", {})
+    wrong: dict[str, str] = {}
     passed = bool(oracle)
     for name in oracle:
         cells = []
         for pair, found in probes.items():
-            error = _error(found["systems"][name], oracle.get(name), pair)
+            here = found["systems"][name]
+            why = here.get("error") or oracle[name].get("error")
+            if why is not None:
+                wrong.setdefault(name, why)
+                cells.append("[red]fails[/]")
+                continue
+            error = _error(here, oracle[name], pair)
             good = error <= LIMITS[pair[1]]
             passed &= good
             cells.append(f"[{'green' if good else 'red'}]{error:.1e}[/]")
         table.add_row(name, *cells)
     console.print(table)
+    for name, why in wrong.items():
+        console.print(f"{name}: {why}", highlight=False, markup=False)
     console.print(
         "CPU float64 is compared with central differences, everything else with CPU float64; limits "
         + ", ".join(f"{limit:g} in {precision}" for precision, limit in LIMITS.items())
         + ".",
         highlight=False,
     )
-    return passed
+    return passed and not wrong
 
 
-def _error(found: dict[str, Any], oracle: dict[str, Any] | None, pair: tuple[str, str]) -> float:
-    if pair == ("cpu", "float64") or oracle is None:
+def _error(found: dict[str, Any], oracle: dict[str, Any], pair: tuple[str, str]) -> float:
+    if pair == ("cpu", "float64"):
         return found["difference"]
     one, other = (torch.tensor(entry["pull_back"], dtype=torch.float64) for entry in (found, oracle))
     return float(norm(one - other) / norm(other))

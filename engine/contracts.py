@@ -1,11 +1,13 @@
 """What users hand to a rollout, and what it must be: systems, controllers, objectives, rules and what they return."""
 
+import inspect
 from collections.abc import Iterable
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 
+from engine.checks import is_whole
 from engine.errors import AdjointError, SettingError, ShapeError
 from engine.system import System
 
@@ -14,11 +16,39 @@ _CONTROLLER = ("members", "parameter_count", "trace", "trace_bytes", "scratch_by
 
 
 def check_system(system: Any) -> None:
-    """SettingError unless this is a system."""
-    if isinstance(system, System):
+    """SettingError unless this is a system, of shapes that are shapes."""
+    if not isinstance(system, System):
+        hint = "; give its .system" if isinstance(getattr(system, "system", None), System) else ""
+        raise SettingError(f"Expected a system such as CartPole(1), got {described(system)}{hint}.")
+    for name in ("state_shape", "control_shape"):
+        shape = getattr(system, name, None)
+        if not isinstance(shape, (tuple, list)) or not shape or not all(is_whole(size) and size > 0 for size in shape):
+            raise SettingError(
+                f"Expected {name} of {type(system).__name__} as sizes of at least 1, such as (4,), got {shape!r}."
+            )
+    kind = type(system).__name__
+    check_call(f"prepare_step of {kind} to take state, control and next_state", system.prepare_step, 3)
+    check_call(
+        f"prepare_pull_back of {kind} to take state, control, next_adjoint, adjoint and cotangent",
+        system.prepare_pull_back, 5,
+    )  # fmt: skip
+
+
+def check_call(wanted: str, function: Any, positional: int, *names: str, advice: str = "") -> None:
+    """SettingError unless this can be called with so many arguments, and with these by name."""
+    try:
+        inspect.signature(function).bind(*[None] * positional, **dict.fromkeys(names))
+    except TypeError as error:
+        raise SettingError(f"Expected {wanted}, got {described(function)} ({error}){advice}.") from None
+    except ValueError:  # some of C's functions do not tell what they take
         return
-    hint = "; give its .system" if isinstance(getattr(system, "system", None), System) else ""
-    raise SettingError(f"Expected a system such as CartPole(1), got {described(system)}{hint}.")
+
+
+def check_launch(of: str, launch: Any) -> Any:
+    """What a system has prepared, if it can be called; SettingError if not."""
+    if not callable(launch):
+        raise SettingError(f"Expected {of} to return a launch, a function without arguments, got {described(launch)}.")
+    return launch
 
 
 def check_controller(controller: Any) -> None:

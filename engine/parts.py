@@ -8,6 +8,7 @@ import torch
 
 from engine import runtime
 from engine.checks import perhaps
+from engine.contracts import check_launch
 from engine.controller import Controller
 from engine.ends import End, Ends
 from engine.errors import SettingError
@@ -99,6 +100,7 @@ class Parts:
         """The system's step with the samples' parameters, noise and ends."""
         given = {} if self.parameters is None else self.parameters.arguments()
         step = self.system.prepare_step(state, control, next_state, **given)
+        check_launch(f"prepare_step of {type(self.system).__name__}", step)
         step = self._disturbed(step, STATE, slot, next_state)
         if self.ends is not None:
             step = self.ends.prepare_step(step, state, next_state, lambda: self.clock.base + slot)

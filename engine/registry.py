@@ -17,6 +17,14 @@ _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 _origin: ContextVar[str | None] = ContextVar("origin of what is registered", default=None)
 
 
+def check_name(kind: str, name: object) -> None:
+    """SettingError unless this may be the name of a thing of this kind."""
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise SettingError(
+            f"Expected a name for a {kind} of letters, digits and hyphens that begins with a letter, got {name!r}."
+        )
+
+
 class Registry(Mapping[str, Thing], Generic[Thing]):
     """Things of one kind by name, in the order in which they were registered.
 
@@ -33,11 +41,7 @@ class Registry(Mapping[str, Thing], Generic[Thing]):
 
     def register(self, name: str, thing: Thing) -> None:
         """Add a thing; SettingError for a name that is taken or no name."""
-        if not isinstance(name, str) or not _NAME.fullmatch(name):
-            raise SettingError(
-                f"Expected a name for a {self.kind} of letters, digits and hyphens that begins with a letter, "
-                f"got {name!r}."
-            )
+        check_name(self.kind, name)
         taken = next((known for known in self._things if known.lower() == name.lower()), None)
         if taken is not None:
             raise SettingError(

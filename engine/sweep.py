@@ -10,7 +10,7 @@ import torch
 from engine import ended, first_use, runtime
 from engine.alignment import aligned
 from engine.buffers import SweepBuffers
-from engine.contracts import check_tensor, described
+from engine.contracts import check_launch, check_tensor, described
 from engine.cost_gradients import final_gradient, write_running_gradients
 from engine.draws import keys_of
 from engine.errors import AdjointError, EvenflowWarning
@@ -324,6 +324,7 @@ class Sweeper(SweepBuffers):
                 )
                 for slot in range(rollout.plan.slots)
             ]
+            check_launch(f"prepare_pull_back of {type(rollout.system).__name__}", self._pull_backs[key][0])
         return self._pull_backs[key]
 
     def _tell_of_more_launches(self) -> None:

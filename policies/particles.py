@@ -54,16 +54,22 @@ class ParticlePolicy(Policy):
 
     @property
     def architecture(self) -> dict[str, Any]:
-        return {**super().architecture, "actuators": list(self.actuators)}
+        return {**super().architecture, "actuators": list(self.actuators), **self._settings()}
 
     @abc.abstractmethod
+    def _settings(self) -> dict[str, Any]:
+        """What it was built with besides shapes and actuators, by name, as plain values."""
+
     def resized(self, particles: int) -> "ParticlePolicy":
         """This policy, with the very same parameters, for that many particles; the crowd is what changes."""
-
-    def _resized_shape(self, particles: int) -> tuple[int, int]:
         if not is_size(particles) or particles <= max(self.actuators):
             raise PolicyError(f"Expected more than {max(self.actuators)} particles, got {particles!r}.")
-        return self.state_shape[0], particles
+        other = type(self)(
+            (self.state_shape[0], particles), self.control_shape, **self._settings(), actuators=self.actuators,
+            members=self.members, dtype=self.dtype, device=self.device,
+        )  # fmt: skip
+        other.theta = self.theta
+        return other
 
     def _decide(self, head: Network, own: torch.Tensor, *seen: torch.Tensor) -> torch.Tensor:
         """Controls of actuators with states own [P, b, 2·dim, A] and features [P, b, f, A or 1]."""
@@ -115,10 +121,8 @@ class Moments(ParticlePolicy):
         self._dim = dim
         self._places, self._weights = self._quantile_places()
 
-    @property
-    def architecture(self) -> dict[str, Any]:
-        sizes = {"quantiles": list(self.quantiles), "hidden": list(self.hidden)}
-        return {**super().architecture, **sizes, "zero_last": self.zero_last}
+    def _settings(self) -> dict[str, Any]:
+        return {"quantiles": list(self.quantiles), "hidden": list(self.hidden), "zero_last": self.zero_last}
 
     def forward(self, state: torch.Tensor) -> torch.Tensor:
         own, crowd = state[..., self._own], state[..., self._crowd]
@@ -134,14 +138,6 @@ class Moments(ParticlePolicy):
 
     def initialise(self, member: int, generator: torch.Generator) -> None:
         self._draw(member, generator, [self._head], self.zero_last)
-
-    def resized(self, particles: int) -> "Moments":
-        other = Moments(
-            self._resized_shape(particles), self.control_shape, self.quantiles, self.hidden, self.zero_last,
-            self.actuators, self.members, self.dtype, self.device,
-        )  # fmt: skip
-        other.theta = self.theta
-        return other
 
     def _quantile_places(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Places below and above each quantile in the sorted crowd, and how far it is from one to the other."""
@@ -189,10 +185,8 @@ class DeepSets(ParticlePolicy):
         self._head = Network((4 * dim + self.features[-1], *self.hidden, rows), self._embed.stop)
         super().__init__(state_shape, control_shape, self._head.stop, actuators, members, dtype, device)
 
-    @property
-    def architecture(self) -> dict[str, Any]:
-        sizes = {"features": list(self.features), "hidden": list(self.hidden)}
-        return {**super().architecture, **sizes, "zero_last": self.zero_last}
+    def _settings(self) -> dict[str, Any]:
+        return {"features": list(self.features), "hidden": list(self.hidden), "zero_last": self.zero_last}
 
     def forward(self, state: torch.Tensor) -> torch.Tensor:
         own, crowd = state[..., self._own], state[..., self._crowd]
@@ -202,14 +196,6 @@ class DeepSets(ParticlePolicy):
 
     def initialise(self, member: int, generator: torch.Generator) -> None:
         self._draw(member, generator, [self._embed, self._head], self.zero_last)
-
-    def resized(self, particles: int) -> "DeepSets":
-        other = DeepSets(
-            self._resized_shape(particles), self.control_shape, self.features, self.hidden, self.zero_last,
-            self.actuators, self.members, self.dtype, self.device,
-        )  # fmt: skip
-        other.theta = self.theta
-        return other
 
 
 def _sizes(state_shape: Sequence[int], control_shape: Sequence[int]) -> tuple[int, int, int, int]:

@@ -2,10 +2,11 @@
 
 import math
 
+import pytest
 import torch
 from conftest import relative_error, uniform
 
-from engine import ClipNorm, Decay, PathRule, Truncate
+from engine import ClipNorm, Decay, PathRule, SettingError, Truncate
 from engine.fused import Law, SweepArrays
 
 RULES = [PathRule(1.0, 1.0), PathRule(1.0, 0.0), PathRule(0.0, 0.0), PathRule(0.0, 1.0), PathRule(0.5, -2.0)]
@@ -13,6 +14,16 @@ ON_A_SAMPLE = ClipNorm(Decay(Truncate(PathRule(0.5, -2.0), window=3), factor=0.8
 """A rule that is no sum of paths, and that sweeps in one launch by what it says of one sample."""
 START = 4
 """The step at which the segment of a sweep begins."""
+
+
+def check_refusal(build, settings, message):
+    """These settings end in one sentence that begins so."""
+    with pytest.raises(SettingError) as refusal:
+        build(**settings)
+    said = str(refusal.value)
+    assert said.startswith(f"Expected {message}")
+    assert said.endswith(".")
+    assert "\n" not in said
 
 
 def check_oracle(system, step, state, control, next_adjoint, accuracy, of_pull_back=None):

@@ -5,7 +5,7 @@ import pytest
 
 from training import RunDirectory
 from training.curves import _title, draw_group, loss_figure
-from training.style import epochs_and_log, new_figure
+from training.style import epochs_and_log, new_figure, save
 from training.summary import Group
 from training.tasks.swarm import SwarmOptions
 from training.trainer import EpochRecord
@@ -66,3 +66,19 @@ def test_ticks_are_whole_epochs_and_plain_losses(losses, labels):
 def test_the_title_names_what_is_not_as_by_default():
     assert _title("swarm", {"drivers": 8, "evaders": 9, "dt": 0.2}) == "swarm (evaders 9, dt 0.2)"
     assert max(map(len, _title("swarm", dict.fromkeys(vars(SwarmOptions()), 7)).splitlines())) <= 80
+
+
+@pytest.mark.parametrize(
+    ("losses", "scale"),
+    [([0.5, 2.0], "log"), ([1.0, 0.0], "log"), ([1.0, -1e-7], "log"), ([np.nan], "log"),
+     ([-4.6, -4.7], "linear"), ([-1.0, 2.0], "linear"), ([0.0, 0.0], "linear")],
+)  # fmt: skip
+@pytest.mark.filterwarnings("error")
+def test_losses_below_zero_are_seen_on_a_linear_axis(losses, scale, tmp_path):
+    figure, (axes,) = new_figure(3, 3)
+    axes.plot(range(len(losses)), losses)
+    epochs_and_log(axes)
+    assert axes.get_yscale() == scale
+    low, high = axes.get_ylim()
+    assert all(low <= loss <= high for loss in losses if scale == "linear")
+    save(figure, tmp_path / "a.png")

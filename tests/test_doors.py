@@ -140,3 +140,76 @@ def test_the_helpers_of_tasks_say_what_is_wrong():
         evenflow.uniform_states(0, 1)
     with pytest.raises(evenflow.SettingError, match="low first"):
         evenflow.uniform_states((0, 2), (1, 1))
+
+
+RULE = "class Rule:\n    uses_physics = uses_policy = True\n"
+TAKEN = "    def __call__(self, direct, physics, policy, t): return direct\n"
+WRONG = {
+    RULE + TAKEN + "    __hash__ = None\nef.register_gradient('mine', Rule(), 'x')": "that can be hashed",
+    RULE + "    def __call__(self, direct): pass\nef.register_gradient('mine', Rule(), 'x')": "mine to take direct",
+    "ef.register_gradient('mine', ef.FULL, 'x', ['a b'])": "Expected a name for a gradient of letters",
+    "ef.register_gradient('mine', ef.FULL, 'x', 'its')": "as a list of other names, got 'its'",
+    "ef.register_gradient('mine', ef.FULL, 'x', ['Mine'])": "as a list of other names, got ['Mine']",
+    "ef.register_gradient('mine', ef.FULL, None)": "the description of gradient 'mine' as a line of text, got None",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("source", WRONG, ids=lambda source: WRONG[source])
+def test_a_gradient_that_does_not_fit_is_refused_as_it_is_registered(source, tmp_path, capsys):
+    before = list(evenflow.GRADIENTS)
+    file = tmp_path / f"{next(_names)}.py"
+    file.write_text(HEAD + source)
+    assert evenflow.main(["list", "--plugin", str(file)]) == 2
+    assert WRONG[source] in spoken(capsys.readouterr().err)
+    assert list(evenflow.GRADIENTS) == before
+
+
+FAULTY = (
+    HEAD
+    + RULE
+    + """    def __init__(self, size: float = 1.0):
+        if size > 1: raise ValueError("too large")
+        self.hidden = size
+    def __call__(self, direct, physics, policy, t): return direct
+ef.register_gradient('faulty', Rule, 'x')
+@dataclass(frozen=True)
+class Options:
+    '''Faulty.'''
+    horizon: int = 3
+    way: str = "raises"
+    def __post_init__(self):
+        if self.horizon < 3: raise ValueError("too short")
+    def build(self):
+        if self.way == "raises": return 1 / 0
+        if self.way == "ends": raise SystemExit(0)
+        return ef.build_task("lqr", horizon=self.horizon)
+ef.register_task("faulty", Options)
+"""
+)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("train faulty", "to work, got ZeroDivisionError (division by zero) in line 18; mend it."),
+        ("train faulty --way ends", "to work, got SystemExit (0) in line 19; mend it."),
+        ("train faulty --horizon 2", "to work, got ValueError (too short) in line 16; mend it."),
+        ("train faulty --horizon two", "Expected a whole number for --horizon"),
+        ("train lqr --gradients faulty(2)", "to work, got ValueError (too large) in line 6; mend it."),
+        ("train lqr --gradients faulty(0.5)", "Expected faulty(size) to keep size under that name"),
+        ("view faulty --record a.gif", "to work, got ZeroDivisionError"),
+        ("doctor faulty", "to work, got ZeroDivisionError"),
+        ("bench variants faulty --out study", "to work, got ZeroDivisionError"),
+    ],
+)
+def test_what_a_plugin_does_wrong_at_work_is_a_sentence_at_every_door(words, said, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(evenflow.Machine, "start", lambda machine: None)
+    file = tmp_path / f"{next(_names)}.py"
+    file.write_text(FAULTY)
+    try:
+        assert evenflow.main([*words.split(), "--plugin", str(file)]) == 2
+        assert said in spoken(capsys.readouterr().err)
+    finally:
+        for table in (evenflow.TASKS, evenflow.GRADIENTS):
+            table.withdraw(file.name)

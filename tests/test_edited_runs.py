@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import yaml
 from test_experiment import equal, outcome
-from test_signals import EXPERIMENT, at, closed_pipe
+from test_signals import EXPERIMENT, at, closed_pipe, trained_whole
 
 import evenflow
 from engine import SettingError
@@ -17,9 +17,7 @@ pytestmark = pytest.mark.float64
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    path = tmp_path_factory.mktemp("whole") / "run"
-    train(EXPERIMENT, path)
-    return outcome(path)
+    return trained_whole(tmp_path_factory)
 
 
 class TestATotalOfEpochs:

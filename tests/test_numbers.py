@@ -167,28 +167,22 @@ def refused(make, value):
     assert "\n" not in text
 
 
-@pytest.mark.parametrize("name", COUNTS)
-def test_what_is_counted_is_a_whole_number(name):
-    for value in NO_COUNTS:
-        refused(COUNTS[name], value)
-
-
-@pytest.mark.parametrize("name", SIZES)
-def test_what_is_measured_is_finite_and_above_zero(name):
-    for value in NO_SIZES:
-        refused(SIZES[name], value)
-
-
-@pytest.mark.parametrize("name", NUMBERS)
-def test_weights_are_finite_numbers(name):
-    for value in NO_NUMBERS:
-        refused(NUMBERS[name], value)
-
-
-@pytest.mark.parametrize("name", SWITCHES)
-def test_switches_are_true_or_false(name):
-    for value in (0, 1, "no", "False", None, 1.0):
-        refused(SWITCHES[name], value)
+@pytest.mark.parametrize(
+    ("make", "values"),
+    [
+        pytest.param(make, values, id=f"{kind}: {name}")
+        for kind, table, values in (
+            ("count", COUNTS, NO_COUNTS),
+            ("size", SIZES, NO_SIZES),
+            ("number", NUMBERS, NO_NUMBERS),
+            ("switch", SWITCHES, (0, 1, "no", "False", None, 1.0)),
+        )
+        for name, make in table.items()
+    ],
+)
+def test_counts_are_whole_sizes_above_zero_weights_finite_and_switches_true_or_false(make, values):
+    for value in values:
+        refused(make, value)
 
 
 @pytest.mark.parametrize("value", [-1, 1.5, True, math.nan, "0", None])

@@ -1,12 +1,13 @@
 """Registries and plug-ins: where things come from, and what is said of plug-ins that fail."""
 
 import itertools
+import sys
 
 import pytest
 
 from engine import SettingError
 from engine.registry import SHIPPED, Registry, registering
-from training.plugins import load_plugin, loaded
+from training.plugins import blamed, load_plugin, loaded
 
 pytestmark = pytest.mark.float64
 
@@ -24,7 +25,6 @@ def registry():
 @pytest.fixture
 def load(registry, tmp_path, monkeypatch):
     """Write a plug-in that can see the registry as `plug_registry.registry`, and load it."""
-    import sys
     import types
 
     module = types.ModuleType("plug_registry")
@@ -123,3 +123,71 @@ def test_two_plugins_of_one_name_are_refused(load, registry, tmp_path):
     with pytest.raises(SettingError, match="of different names"):
         load_plugin(str(tmp_path / "other" / "same.py"), [registry])
     assert "second" not in registry
+
+
+class Unspeakable(BaseException):
+    def __str__(self):
+        raise ValueError
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("class Odd(BaseException): pass\nraise Odd('odd')", "to import, got Odd (odd) in line 3; mend it."),
+        ("raise GeneratorExit", "to import, got GeneratorExit (no message) in line 2; mend it."),
+        ("from test_plugins import Unspeakable\nraise Unspeakable", "got Unspeakable (no message) in line 3; mend it."),
+        ("import broken_neighbour", "got ZeroDivisionError (division by zero) in line 2 of broken_neighbour.py; mend"),
+        ("from training.plugins import load_plugin\nload_plugin(__file__, [registry])", "got itself; drop that line."),
+    ],
+)
+def test_whatever_a_plugin_raises_is_told(source, said, load, registry, tmp_path):
+    (tmp_path / "broken_neighbour.py").write_text("x = 1\n1 / 0\n")
+    with pytest.raises(SettingError) as error:
+        load(source)
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+    assert str(tmp_path) not in sys.path
+
+
+def test_a_stop_while_a_plugin_is_imported_leaves_nothing_of_it(load, registry):
+    with pytest.raises(KeyboardInterrupt):
+        load("registry.register('half', 1); raise KeyboardInterrupt")
+    assert "half" not in registry
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("folder/", "got folder/, a folder; give a Python file or an installed module."),
+        ("..", "got .., a folder;"),
+        ("folder.py", "got folder.py, a folder;"),
+        ("data.json", "got data.json, whose name does not end in .py;"),
+        ("a b", "got a b; give"),
+        ("../nowhere", "got ../nowhere; give"),
+        ("two\nlines", r"got 'two\nlines'; give"),
+    ],
+)
+def test_what_can_be_no_plugin_is_refused_before_it_is_imported(given, said, registry, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder.py").mkdir()
+    (tmp_path / "data.json").write_text("{}")
+    with pytest.raises(SettingError, match="Expected a plug-in that is there") as error:
+        load_plugin(given, [registry])
+    assert said in str(error.value)
+
+
+def test_what_a_plugins_code_raises_later_is_told_with_its_line(load, registry):
+    plugin = load("def f(kind):\n    raise kind('no\\nluck')\nregistry.register('later', f)")
+    for kind in (ValueError, SystemExit, OSError):
+        with pytest.raises(SettingError) as error, blamed():
+            registry["later"](kind)
+        assert str(error.value) == (
+            f"Expected plug-in {plugin.given} to work, got {kind.__name__} (no luck) in line 3; mend it."
+        )
+    with pytest.raises(KeyboardInterrupt), blamed():
+        registry["later"](KeyboardInterrupt)
+    with pytest.raises(ZeroDivisionError), blamed():  # what is not a plug-in's passes
+        1 / 0  # noqa: B018
+    with pytest.raises(SettingError, match=r"^mine$"), blamed():
+        raise SettingError("mine")

@@ -24,11 +24,16 @@ SETTINGS = TrainingSettings(train_samples=16, test_samples=8, shuffle=True)
 EXPERIMENT = Experiment("cart-pole", {"horizon": 5}, seeds=(0,), epochs=6, checkpoint_every=4, settings=SETTINGS)
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
+def trained_whole(tmp_path_factory):
+    """The outcome of the experiment where nothing stops it."""
     path = tmp_path_factory.mktemp("whole") / "run"
     train(EXPERIMENT, path)
     return outcome(path)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    return trained_whole(tmp_path_factory)
 
 
 def at(epoch, act):

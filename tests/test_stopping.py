@@ -6,7 +6,7 @@ import signal
 import pytest
 import torch
 from test_experiment import equal, outcome
-from test_signals import EXPERIMENT
+from test_signals import EXPERIMENT, trained_whole
 
 from training import RunDirectory, resume, train
 from training.trainer import Trainer
@@ -16,9 +16,7 @@ pytestmark = pytest.mark.float64
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    path = tmp_path_factory.mktemp("whole") / "run"
-    train(EXPERIMENT, path)
-    return outcome(path)
+    return trained_whole(tmp_path_factory)
 
 
 @pytest.mark.parametrize("update", [1, 2, 5, 6])  # the first and the last of epoch 1, and those of epoch 3

@@ -5,25 +5,12 @@ import taichi as ti
 import torch
 from conftest import gradcheck, relative_error, uniform
 from test_systems import accuracy, reference_pull_back
+from users_kernels import damped_pendulum
 
 import engine
 from engine import CartPole, KernelSystem
 
 BATCH = 5
-
-
-@ti.kernel
-def damped_pendulum(
-    state: ti.types.ndarray(ndim=2),
-    control: ti.types.ndarray(ndim=2),
-    next_state: ti.types.ndarray(ndim=2),
-    dt: float,
-    damping: float,
-):
-    for b in range(state.shape[0]):
-        rate = state[b, 1] + dt * (control[b, 0] - ti.sin(state[b, 0]) - damping * state[b, 1])
-        next_state[b, 0] = state[b, 0] + dt * rate
-        next_state[b, 1] = rate
 
 
 def damped_pendulum_step(state, control, dt=0.05, damping=0.3):

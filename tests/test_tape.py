@@ -5,6 +5,7 @@ import reference
 import taichi as ti
 import torch
 from conftest import StepCost, relative_error, swing_up_states, tensor_options, uniform
+from users_kernels import damped_pendulum
 
 import engine
 from engine import FULL, ONE_STEP, PHYSICS_ONLY, CartPole, ClipNorm, KernelSystem, Rollout, RolloutTape, System
@@ -310,24 +311,11 @@ def test_vulkan_refuses_kernels_in_a_tape_with_a_sentence(initial):
             sine(uniform(2, BATCH, 4).requires_grad_(), initial)
 
 
-@ti.kernel
-def damped_pendulum(
-    state: ti.types.ndarray(ndim=2),
-    control: ti.types.ndarray(ndim=2),
-    next_state: ti.types.ndarray(ndim=2),
-    dt: float,
-):
-    for b in range(state.shape[0]):
-        rate = state[b, 1] + dt * (control[b, 0] - ti.sin(state[b, 0]) - 0.3 * state[b, 1])
-        next_state[b, 0] = state[b, 0] + dt * rate
-        next_state[b, 1] = rate
-
-
 @pytest.mark.cuda
 @pytest.mark.float64
 @pytest.mark.parametrize("segment", [None, 7])
 def test_a_users_forward_kernel_is_trained_with_the_slope_of_its_loss(segment):
-    system = KernelSystem(damped_pendulum, (2,), (1,), constants=(0.05,))
+    system = KernelSystem(damped_pendulum, (2,), (1,), constants=(0.05, 0.3))
     policy, initial = MLP((2,), (1,), (8,), **tensor_options()), uniform(1, BATCH, 2)
     given = uniform(0, *policy.theta.shape)
     policy.theta.data.copy_(given)

@@ -37,6 +37,14 @@ def refusal(system, kind, batch=BATCH):
 
 
 @ti.kernel
+def damped_pendulum(state: A, control: A, next_state: A, dt: float, damping: float):
+    for b in range(state.shape[0]):
+        rate = state[b, 1] + dt * (control[b, 0] - ti.sin(state[b, 0]) - damping * state[b, 1])
+        next_state[b, 0] = state[b, 0] + dt * rate
+        next_state[b, 1] = rate
+
+
+@ti.kernel
 def reaches(x: A, y: A):
     for b in range(x.shape[0]):
         y[b, 0] = x[b, 2]

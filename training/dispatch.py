@@ -1,8 +1,11 @@
 """From the words of a command line to the command that they call."""
 
+import io
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stderr
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn, get_origin
 
@@ -13,10 +16,12 @@ from engine.checks import perhaps
 from training.arguments import HELP, Option, check, options_of, read
 from training.doors import load, load_all_installed
 from training.overview import first_paragraph, print_overview, task_summaries
+from training.plugins import is_of_plugin
 from training.tasks import TASKS
 
 PLUGIN = "--plugin"
 _PLUGIN = {PLUGIN: Option(PLUGIN, Path)}  # taken out of the line before; here for what mistakes are told of it
+_TYRO = (tyro.conf.DisallowNone,)
 _ABOUT_PLUGINS = f"{PLUGIN} FILE_OR_MODULE, as often as needed, brings tasks, gradients, systems and drawings."
 
 
@@ -67,7 +72,7 @@ class CommandLine:
         described = (
             f"{((get_origin(kind) or kind).__doc__ or '').strip()}\n\n{_ABOUT_PLUGINS}" if HELP in given else None
         )
-        return tyro.cli(kind, prog=prog, description=described, args=words, config=(tyro.conf.DisallowNone,))
+        return _made(partial(tyro.cli, kind, prog=prog, description=described, args=words, config=_TYRO))
 
     def _command(self, arguments: Sequence[str]) -> tuple[str, ...]:
         """The words of the command; help, the version or SettingError where they are no whole command."""
@@ -103,6 +108,22 @@ class CommandLine:
         if name in self.groups:
             return f"Benchmarks: {', '.join(self.groups[name])}."
         return first_paragraph(self.with_task[(name,)] if (name,) not in self.plain else self.plain[(name,)])
+
+
+def _made(make: Callable[[], Any]) -> Any:
+    """What tyro makes of the words; a ValueError of somebody's own options as it was raised, not as tyro prints it."""
+    printed = io.StringIO()
+    try:
+        with redirect_stderr(printed):
+            return make()
+    except SystemExit as end:
+        cause: BaseException | None = end
+        while cause is not None:
+            if isinstance(cause, ValueError) and is_of_plugin(cause):
+                raise cause from None
+            cause = cause.__context__
+        sys.stderr.write(printed.getvalue())
+        raise
 
 
 def _without_plugins(arguments: Sequence[str]) -> tuple[list[str], list[str]]:

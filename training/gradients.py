@@ -7,16 +7,15 @@ its canonical text, the one that files, tables and legends hold, is `M`.
 
 import inspect
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, get_type_hints
+from typing import Any
 
 from engine import (
     FULL,
     ONE_STEP,
     PHYSICS_ONLY,
     POLICY_ONLY,
-    AdjointRule,
     Balance,
     ClipNorm,
     ClipValue,
@@ -30,7 +29,7 @@ from engine import (
     Truncate,
 )
 from engine.checks import perhaps
-from engine.registry import SHIPPED, Registry, registering
+from engine.registry import SHIPPED, Registry, check_name, registering
 from training.combinations import (
     Bisect,
     BisectUnit,
@@ -41,38 +40,13 @@ from training.combinations import (
     Unit,
     WhereSignsAgree,
 )
+from training.constructors import KINDS, Constructor, Parameter, check_made, is_estimator, is_rule, parameters_of
 from training.estimators import Backpropagation, GradientEstimator, SignAgreement, check_part
 from training.grammar import Call, parse
+from training.plugins import blamed
 from training.samples import AdaptiveClip, AndMask, Mix
 from training.scores import PhysicsScore, Score
 from training.short_horizons import Short
-
-_KINDS = {AdjointRule: "a rule", GradientEstimator: "a gradient", float: "a number", int: "a whole number"}
-
-
-@dataclass(frozen=True)
-class Parameter:
-    """One argument of a constructor; `default` is `inspect.Parameter.empty` where it has none."""
-
-    name: str
-    kind: type
-    default: Any
-
-
-@dataclass(frozen=True)
-class Constructor:
-    """A registered gradient: `make(*arguments)` returns a rule or an estimator; without parameters it is a constant."""
-
-    name: str
-    make: Callable[..., Any]
-    description: str
-    parameters: tuple[Parameter, ...] = ()
-    aliases: tuple[str, ...] = ()
-
-    @property
-    def usage(self) -> str:
-        """As one writes it: `clip-norm(of, limit)`."""
-        return f"{self.name}({', '.join(entry.name for entry in self.parameters)})" if self.parameters else self.name
 
 
 @dataclass(frozen=True)
@@ -99,20 +73,27 @@ def register_gradient(name: str, make: Any, description: str, aliases: Sequence[
     Raises:
         SettingError: a name that is taken, or parameters without such annotations.
     """
-    constant = not isinstance(make, type) and (_is_rule(make) or _is_estimator(make))
+    constant = not isinstance(make, type) and (is_rule(make) or is_estimator(make))
     if not constant and not callable(make):
         raise SettingError(
             f"Expected gradient {name!r} as a rule, an estimator or what makes one, got {type(make).__name__}."
         )
+    if not isinstance(description, str):
+        raise SettingError(f"Expected the description of gradient {name!r} as a line of text, got {description!r}.")
+    if isinstance(aliases, str) or len({str(one).lower() for one in (name, *aliases)}) <= len(aliases):
+        raise SettingError(f"Expected aliases of gradient {name!r} as a list of other names, got {aliases!r}.")
     for one in (name, *aliases):
+        check_name("gradient", one)
         known = _constructor(str(one))
         if known is not None:
             raise SettingError(
                 f"Expected a new name for a gradient, got {one!r}, which {GRADIENTS.origin(known.name)} has "
                 "registered; choose another."
             )
-    parameters = () if constant else tuple(_parameters(name, make))
+    parameters = () if constant else tuple(parameters_of(name, make))
     constructor = Constructor(name, (lambda: make) if constant else make, description, parameters, tuple(aliases))
+    if constant:
+        check_made(constructor, make)
     GRADIENTS.register(name, constructor)
 
 
@@ -177,9 +158,12 @@ def _built(call: Call) -> tuple[Any, str]:
         made, text = _built(value) if isinstance(value, Call) else (value, _argument_text(value))
         values.append(_converted(made, text, parameter, entry))
         texts.append(text)
-    made = entry.make(*values)
-    if not (_is_rule(made) or _is_estimator(made)):
+    with blamed():  # before tyro takes a ValueError for one of its own
+        made = entry.make(*values)
+    if not (is_rule(made) or is_estimator(made)):
         raise SettingError(f"Expected {entry.usage} to make a rule or an estimator, got {type(made).__name__}.")
+    if entry.parameters:
+        check_made(entry, made)
     return made, _constant(made) or (f"{entry.name}({', '.join(texts)})" if texts else entry.name)
 
 
@@ -201,7 +185,7 @@ def _named(call: Call, entry: Constructor) -> dict[str, Any]:
 
 def _converted(made: Any, text: str, parameter: Parameter, entry: Constructor) -> Any:
     """An argument as its parameter wants it."""
-    wanted = f"Expected {_KINDS[parameter.kind]} as {parameter.name} in {entry.usage}, got {text}"
+    wanted = f"Expected {KINDS[parameter.kind]} as {parameter.name} in {entry.usage}, got {text}"
     number = isinstance(made, (int, float))
     if parameter.kind in (int, float):
         if not number or not math.isfinite(made) or (parameter.kind is int and made != int(made)):
@@ -214,25 +198,9 @@ def _converted(made: Any, text: str, parameter: Parameter, entry: Constructor) -
         check_part(estimator)
         return estimator
     rule = made.rule if isinstance(made, Backpropagation) else made
-    if not _is_rule(rule):
+    if not is_rule(rule):
         raise SettingError(f"{wanted}, which combines whole sweeps.")
     return rule
-
-
-def _parameters(name: str, make: Callable) -> Iterator[Parameter]:
-    try:
-        hints = get_type_hints(make.__init__ if isinstance(make, type) else make)
-        signature = inspect.signature(make)
-    except (TypeError, ValueError, NameError) as error:
-        raise SettingError(f"Expected gradient {name!r} with annotated parameters, got one where {error}.") from error
-    for parameter in signature.parameters.values():
-        kind = hints.get(parameter.name)
-        if kind is None or kind not in _KINDS or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-            raise SettingError(
-                f"Expected parameters of gradient {name!r} annotated as AdjointRule, GradientEstimator, float or int, "
-                f"got {parameter}."
-            )
-        yield Parameter(parameter.name, kind, parameter.default)
 
 
 def _constructor(name: str) -> Constructor | None:
@@ -265,15 +233,7 @@ def _argument_text(value: Any) -> str:
 
 
 def _as_estimator(value: Any) -> GradientEstimator:
-    return Backpropagation(value) if _is_rule(value) else value
-
-
-def _is_rule(value: Any) -> bool:
-    return hasattr(value, "uses_physics") and hasattr(value, "uses_policy") and callable(value)
-
-
-def _is_estimator(value: Any) -> bool:
-    return hasattr(value, "rules") and callable(getattr(value, "combine", None))
+    return Backpropagation(value) if is_rule(value) else value
 
 
 with registering(SHIPPED):

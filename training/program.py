@@ -10,6 +10,7 @@ from contextlib import suppress
 from engine import EvenflowError
 from policies import PolicyError
 from training.dispatch import CommandLine, flush
+from training.plugins import blamed
 from training.ranks import check_alone, says
 from training.stopping import Stopped
 
@@ -21,11 +22,12 @@ def run_program(line: CommandLine, arguments: Sequence[str]) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that has no θ still shows the rest
     try:
-        command = line.parse(list(arguments))
-        if not getattr(command, "for_ranks", False):
-            check_alone(arguments[0])
-        command.run()
-        flush()
+        with blamed():
+            command = line.parse(list(arguments))
+            if not getattr(command, "for_ranks", False):
+                check_alone(arguments[0])
+            command.run()
+            flush()
     except (EvenflowError, PolicyError) as error:
         _end(error)
         return 2

@@ -1,5 +1,6 @@
 """What a task is made of besides its physics and its objective: a default policy, and states to start from."""
 
+import inspect
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -26,6 +27,9 @@ class _PolicyOf:
     def __init__(
         self, system: System, kind: Callable[..., Policy], observation: Observation | None, settings: dict[str, Any]
     ):
+        if inspect.isabstract(kind):
+            missing = ", ".join(sorted(kind.__abstractmethods__))
+            raise SettingError(f"Expected a class of policies that is whole, got {kind.__name__} without {missing}.")
         seen = system.state_shape if observation is None else observation.shape
         self._make = partial(kind, seen, system.control_shape, **settings)
         # Functions may count their calls or draw by chance, and are called once.

@@ -112,17 +112,37 @@ def _rendered(figure: Figure, path: Path) -> bytes:
 def settle(figure: Figure) -> None:
     """Say so in panels of a log axis that have nothing to show, as where everything diverged; to be called last."""
     for axes in figure.axes:
-        values = np.concatenate([np.empty(0), *(np.ravel(line.get_ydata()) for line in axes.lines)]).astype(float)
-        if axes.get_yscale() == "log" and not (np.isfinite(values) & (values > 0)).any():
+        if axes.get_yscale() == "log" and not (_drawn(axes) > 0).any():
             axes.set(yscale="linear", ylim=(0, 1), xticks=[], yticks=[])
             axes.text(0.5, 0.5, "nothing finite to show", transform=axes.transAxes, ha="center", va="center")
 
 
 def epochs_and_log(axes: Axes) -> None:
-    """Whole epochs across and a log axis upward with ticks in plain numbers."""
-    axes.set_yscale("log")
+    """Whole epochs across and losses upward; to be called when lines are drawn."""
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    plain_log(axes.yaxis)
+    losses_upward(axes)
+
+
+def losses_upward(axes: Axes) -> None:
+    """A log axis upward with ticks in plain numbers, linear where what is drawn does not fit one."""
+    values = _drawn(axes)
+    if fits_log(values) or not len(values):
+        axes.set_yscale("log")
+        plain_log(axes.yaxis)
+
+
+def fits_log(losses: np.ndarray) -> bool:
+    """Whether finite losses have a place on a log axis: some are above 0, and none below it beyond rounding.
+
+    Those of a user's objective may be below, such as a reward's negative.
+    """
+    return len(losses) > 0 and bool(losses.max() > 0 and losses.min() >= -1e-3 * losses.max())
+
+
+def _drawn(axes: Axes) -> np.ndarray:
+    """The finite heights of all lines."""
+    values = np.concatenate([np.empty(0), *(np.ravel(line.get_ydata()) for line in axes.lines)]).astype(float)
+    return values[np.isfinite(values)]
 
 
 def plain_log(axis: Axis) -> None:

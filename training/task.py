@@ -8,7 +8,7 @@ import torch
 
 from engine import SettingError, ShapeError, System
 from engine.checks import finite, real, whole
-from engine.contracts import check_cost, check_system
+from engine.contracts import check_call, check_cost, check_system, described
 from engine.ends import End
 from engine.noise import Noise
 from engine.observation import Observation
@@ -57,9 +57,12 @@ class Task:
     control_bounds: tuple[float, float] | None = None
 
     def __post_init__(self):
+        if not isinstance(self.name, str) or not self.name:
+            raise SettingError(f"Expected a name for a task, got {self.name!r}.")
         check_system(self.system)
         self.system.check_size()
         check_cost(self.objective)
+        self._check_functions()
         object.__setattr__(self, "horizon", whole("a horizon of at least 1 step", self.horizon))
         if self.success is not None:
             object.__setattr__(self, "success", finite("a success threshold, or None", self.success))
@@ -68,6 +71,18 @@ class Task:
         check_ranges(self.randomise, self.parameters, positive)
         if self.control_bounds is not None:
             object.__setattr__(self, "control_bounds", _bounds(self.control_bounds))
+
+    def _check_functions(self) -> None:
+        """SettingError unless what is called later takes what it is called with."""
+        objective = type(self.objective).__name__
+        check_call(f"running of {objective} to take states, controls and steps", self.objective.running, 3)
+        check_call(f"final of {objective} to take states", self.objective.final, 1)
+        check_call("sample of a task to take a count and a generator", self.sample, 2)
+        wanted = "policy of a task to take members, dtype and device"
+        advice = "; write policy_for(system, ...)"
+        if isinstance(self.policy, torch.nn.Module):
+            raise SettingError(f"Expected {wanted}, got {described(self.policy)}{advice}.")
+        check_call(wanted, self.policy, 0, "members", "dtype", "device", advice=advice)
 
     @property
     def parameters(self) -> dict[str, float]:
@@ -108,12 +123,14 @@ class Task:
         """`count` initial states of a seed; the streams "train", "validation" and "test" are independent."""
         count, seed = whole("at least 1 initial state", count), whole("a seed of at least 0", seed, least=0)
         states = self.sample(count, generator(seed, stream))
-        expected = (count, *self.system.state_shape)
-        if tuple(states.shape) != expected:
-            raise ShapeError(
-                f"Expected task {self.name!r} to sample states of shape {list(expected)}, got {list(states.shape)}."
-            )
-        return states.to(dtype)
+        wanted = f"Expected task {self.name!r} to sample states of shape {[count, *self.system.state_shape]}"
+        if not isinstance(states, torch.Tensor):
+            raise ShapeError(f"{wanted}, got {described(states)}.")
+        if states.shape != (count, *self.system.state_shape):
+            raise ShapeError(f"{wanted}, got {list(states.shape)}.")
+        if states.is_complex():
+            raise ShapeError(f"{wanted} of real numbers, got {states.dtype}.")
+        return states.detach().to(dtype)
 
 
 def _bounds(given: Any) -> tuple[float, float]:

@@ -9,7 +9,7 @@ from benchmarks.studies.directory import Result, StudyDirectory
 from benchmarks.studies.spaces import OPEN, Space, families, family_of, spaces
 from benchmarks.studies.statistics import interquartile_mean, interval
 from training.gradients import rank_of
-from training.style import legend_below, panel_figure, plain_log, save, save_ours
+from training.style import legend_below, losses_upward, panel_figure, save, save_ours
 from training.variant import Variant
 from training.viewing.palette import styles_of
 
@@ -97,8 +97,8 @@ def knob_panels(out: Path | StudyDirectory, path: Path | None = None) -> Path | 
                 axes.plot(knobs, middle, **styles[family].line(len(knobs)), label=family)
                 axes.fill_between(knobs, low, high, color=styles[family].colour, alpha=0.15, linewidth=0)
         scale = "log" if positive else "linear"
-        axes.set(title=f"{directory.difficulty} {difficulty}", xlabel=OPEN, xscale=scale, yscale="log")
-        plain_log(axes.yaxis)
+        axes.set(title=f"{directory.difficulty} {difficulty}", xlabel=OPEN, xscale=scale)
+        losses_upward(axes)
         axes.grid(alpha=0.25)
     legend_below(figure, panels)
     return save(figure, path) if path is not None else save_ours(figure, directory.path / "knobs.png")

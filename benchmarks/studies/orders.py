@@ -8,7 +8,7 @@ from benchmarks.studies.pack import Pack, train_pack
 from engine import EvenflowError, current, init
 from training.doors import load, load_all_installed
 from training.lock import wait_for_writer
-from training.plugins import to_load_again
+from training.plugins import blamed, to_load_again
 from training.stopping import Stopping
 
 TRIES = 4
@@ -50,6 +50,7 @@ def fulfil(order: Order, stopping: Stopping) -> dict[str, Any]:
             load(plugin)
         init(**order.runtime)
         wait_for_writer(Path(order.pack.path), _PATIENCE)
-        return {"lines": train_pack(order.pack, None, stopping)}
+        with blamed():
+            return {"lines": train_pack(order.pack, None, stopping)}
     except EvenflowError as error:
         return {"error": str(error)}

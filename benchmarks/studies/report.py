@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,9 @@ from training.optimisers import settings_to_file
 from training.sources import passes
 from training.style import (
     epochs_and_log,
+    fits_log,
     legend_below,
+    losses_upward,
     panel_figure,
     plain_log,
     plain_number,
@@ -110,18 +112,37 @@ def profile_panels(out: Path | StudyDirectory, threshold: float | None = None, p
     figure, panels = panel_figure(len(difficulties), "share of seeds with a final loss of at most τ")
     for axes, difficulty in zip(panels, difficulties, strict=True):
         here = {key: [one.final_loss for one in group] for key, group in groups.items() if key[0] == difficulty}
-        known = sorted(loss for losses in here.values() for loss in losses if math.isfinite(loss) and loss > 0)
-        at = np.geomspace(0.9 * known[0], 1.1 * known[-1], 200) if known else np.ones(1)
+        known, logarithmic = _finite(here.values())
+        at = _places(known, logarithmic)
         for (_, letter, clipping), losses in here.items():
             name = Variant(letter, clipping).short
             axes.plot(at, profile(losses, at), **styles[name].line(len(at)), label=name)
-        if threshold is not None and known:
+        if threshold is not None and len(known):
             axes.axvline(threshold, color="0.5", linewidth=0.8)
-        axes.set(title=f"{directory.difficulty} {difficulty}", xlabel="τ", xscale="log", ylim=(-0.03, 1.03))
-        plain_log(axes.xaxis)
+        axes.set(title=f"{directory.difficulty} {difficulty}", xlabel="τ", ylim=(-0.03, 1.03))
+        if logarithmic:
+            axes.set_xscale("log")
+            plain_log(axes.xaxis)
         axes.grid(alpha=0.25)
     legend_below(figure, panels)
     return save(figure, path) if path is not None else save_ours(figure, directory.path / "profiles.png")
+
+
+def _finite(finals: Iterable[Sequence[float]]) -> tuple[np.ndarray, bool]:
+    """(all finite losses, in order; whether they belong on a log axis), of which those at 0 then are left out."""
+    known = np.sort([loss for losses in finals for loss in losses if math.isfinite(loss)])
+    logarithmic = fits_log(known) or not len(known)
+    return (known[known > 0] if logarithmic else known), logarithmic
+
+
+def _places(known: np.ndarray, logarithmic: bool) -> np.ndarray:
+    """Losses from below the lowest to above the highest, at which shares are counted."""
+    if not len(known):
+        return np.ones(1)
+    if logarithmic:
+        return np.geomspace(0.9 * known[0], 1.1 * known[-1], 200)
+    margin = 0.1 * max(abs(known[0]), abs(known[-1]), 1e-9)
+    return np.linspace(known[0] - margin, known[-1] + margin, 200)
 
 
 def memory_panels(out: Path | StudyDirectory, rows: Sequence[Row], path: Path | None = None) -> Path:
@@ -137,8 +158,8 @@ def memory_panels(out: Path | StudyDirectory, rows: Sequence[Row], path: Path | 
             spread = [[row.loss - row.loss_low], [row.loss_high - row.loss]]
             style = styles[row.name]
             axes.errorbar(row.memory_bytes / 2**20, row.loss, spread, color=style.colour, fmt="o", label=row.name)
-        axes.set(title=f"{directory.difficulty} {difficulty}", xlabel="planned memory, MiB", yscale="log")
-        plain_log(axes.yaxis)
+        axes.set(title=f"{directory.difficulty} {difficulty}", xlabel="planned memory, MiB")
+        losses_upward(axes)
         axes.grid(alpha=0.25)
     legend_below(figure, panels)
     return save(figure, path) if path is not None else save_ours(figure, directory.path / "losses-memory.png")
@@ -181,7 +202,8 @@ def _draw(
         alive = ~np.isnan(losses).all(axis=1)
         x, losses = x[alive], losses[alive]
         middle, deviation = np.nanmean(losses, axis=1), np.nanstd(losses, axis=1)
-        low, high = np.maximum(middle - deviation, middle * 1e-2), middle + deviation
+        least = np.where(middle > 0, middle * 1e-2, -np.inf)  # a band on a log axis has a lower end
+        low, high = np.maximum(middle - deviation, least), middle + deviation
     finite = np.isfinite(middle)
     axes.plot(x[finite], middle[finite], **style.line(int(finite.sum())), label=variant)
     if not finite.any():
