@@ -1,7 +1,7 @@
 """Studies of many short measurements: each part once, in a process of its own, and a file of what was found so far."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,6 +35,11 @@ class Part:
     arguments: dict[str, Any] = field(default_factory=dict)
 
 
+def why_not(record: dict[str, Any]) -> str:
+    """Why a part that is not done is not."""
+    return f"{record['status']}{': ' + record['reason'] if 'reason' in record else ''}"
+
+
 @dataclass(frozen=True)
 class PartStudy:
     """Parts that are measured by one module, and where what they find is kept.
@@ -46,6 +51,7 @@ class PartStudy:
         machine: what it was measured with.
         out: a new or an empty directory, or that of a study to continue on the same machine; None to keep no file.
         seconds: after which a part is stopped.
+        further: what else the file says of all that was found.
     """
 
     what: str
@@ -54,6 +60,7 @@ class PartStudy:
     machine: dict[str, Any]
     out: Path | None
     seconds: float
+    further: Callable[[Found], dict[str, Any]] = lambda found: {}
 
     def take(
         self, parts: Sequence[Part], console: Console, given: Sequence[str] = (), plugins: Sequence[str] = ()
@@ -74,7 +81,7 @@ class PartStudy:
                         found[part.name] = self._measure([*given, part.kind, json.dumps(part.arguments), *plugins])
                 if self.out is not None:
                     stored = {"format": self.format, "machine": self.machine, "parts": found}
-                    write_ours(self.out / REPORT, json.dumps(stored, indent=1) + "\n")
+                    write_ours(self.out / REPORT, json.dumps(stored | self.further(found), indent=1) + "\n")
                 yield part, found
 
     def _measure(self, arguments: Sequence[str]) -> dict[str, Any]:

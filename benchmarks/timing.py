@@ -37,9 +37,9 @@ def in_turns(
     After so many seconds no further round begins, once there are three that count.
     """
     times: dict[Any, list[float]] = {key: [] for key in updates}
-    warm_up, began = min(_WARM_UP if math.isinf(seconds) else 1, rounds), now()
+    warm_up, began = min(_WARM_UP if math.isinf(seconds) else 1, rounds), time.perf_counter()
     for number in range(rounds + warm_up):
-        if number >= warm_up + _LEAST_ROUNDS and now() - began > seconds:
+        if number >= warm_up + _LEAST_ROUNDS and time.perf_counter() - began > seconds:
             break
         for key, update in updates.items():
             started = now()

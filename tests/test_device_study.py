@@ -7,6 +7,8 @@ from children import ROOT
 from rich.console import Console
 
 import engine
+from benchmarks import apart
+from benchmarks.apart import Ended
 from benchmarks.device import plan, study, worker
 from benchmarks.device.plan import Sizes, marked_tests, parts_of
 from training.errors import RunError
@@ -25,6 +27,11 @@ TAKEN = ("launches", "suite float32 1", "suite float64 1", "launch cost", "parit
 def few_parts(monkeypatch):
     """A plan of those parts that soon end on a CPU."""
     monkeypatch.setattr(study, "parts_of", lambda sizes: [part for part in parts_of(sizes) if part.name in TAKEN])
+
+
+def answers(monkeypatch, answer):
+    """Processes end as `answer(arguments)` says."""
+    monkeypatch.setattr(apart, "run_module", lambda module, arguments, seconds: answer(arguments))
 
 
 def test_the_plan_goes_from_right_to_fast_in_parts_of_their_own():
@@ -73,15 +80,13 @@ def test_every_part_is_taken_once_and_reported(few_parts, forked_modules, tmp_pa
     parts["launch cost"]["status"] = "failed"
     data.write_text(json.dumps(found))
     taken = []
-    monkeypatch.setattr(
-        study, "_take", lambda part, backend: taken.append(part.name) or {"status": "done", "seconds": 1.0}
-    )
+    answers(monkeypatch, lambda arguments: taken.append(arguments[1]) or Ended(apart.DONE, "{}", 1.0))
     study.device(out, Console(width=200), TINY, "cpu")
-    assert taken == ["launch cost", "ceilings"]
+    assert taken == ["launch_cost", "ceilings"]
 
 
 def test_nothing_is_measured_where_launches_do_not_repeat(few_parts, tmp_path, monkeypatch):
-    monkeypatch.setattr(study, "_take", lambda part, backend: {"status": "failed", "seconds": 1.0, "reason": "it died"})
+    answers(monkeypatch, lambda arguments: Ended(apart.FAILED, "it died", 1.0))
     with pytest.raises(RunError, match="launches that can be repeated on cpu, got failed: it died; nothing else"):
         study.device(tmp_path / "study", Console(), TINY, "cpu")
     assert set(json.loads((tmp_path / "study" / "report.json").read_text())["parts"]) == {"launches"}

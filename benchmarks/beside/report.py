@@ -11,7 +11,7 @@ from rich.table import Table
 
 from benchmarks.apart import DONE
 from benchmarks.beside.plan import SECONDS, START, TOGETHER, Sizes, goal, parts_of
-from benchmarks.parts import REPORT, Found, Part, PartStudy
+from benchmarks.parts import REPORT, Found, Part, PartStudy, why_not
 from benchmarks.scale.worker import OURS
 from benchmarks.timing import this_machine
 from training.files import write_ours
@@ -39,7 +39,7 @@ def beside(console: Console, out: Path | None, sizes: Sizes | None = None) -> li
     found: Found = {}
     for part, found in study.take(parts, console):
         record = found[part.name]
-        told = f"{record['seconds']:.0f} s" if record["status"] == DONE else _reason(record)
+        told = f"{record['seconds']:.0f} s" if record["status"] == DONE else why_not(record)
         console.print(f"{part.name}: {told}", style="dim", highlight=False, soft_wrap=True)
     tables = list(tables_of(parts, found))
     for title, head, rows in tables:
@@ -68,7 +68,7 @@ def tables_of(parts: Sequence[Part], found: Found) -> Iterator[tuple[str, Sequen
 
 def _starts(part: Part, record: dict[str, Any]) -> list[list[str]]:
     if record["status"] != DONE:
-        return [[part.name, _reason(record), "", ""]]
+        return [[part.name, why_not(record), "", ""]]
     memory = record.get("MiB", {})
     rows = [
         [part.name, name, f"{seconds:.2f}", f"{memory[name]:.0f}" if name in memory else ""]
@@ -80,7 +80,7 @@ def _starts(part: Part, record: dict[str, Any]) -> list[list[str]]:
 def _rows(part: Part, record: dict[str, Any]) -> list[list[str]]:
     blank = [""] * (len(_HEAD) - 4)
     if record["status"] != DONE:
-        return [[part.name, "", "", _reason(record), *blank]]
+        return [[part.name, "", "", why_not(record), *blank]]
     rows = []
     for label, times in record["times"].items():
         ours = times[OURS]
@@ -98,10 +98,6 @@ def _rows(part: Part, record: dict[str, Any]) -> list[list[str]]:
         if peer not in timed:
             rows.append([part.name, "", "", f"{peer}: computes something else", *blank[1:], f"{error:.0e}"])
     return rows + [[part.name, "", "", f"{peer}: not installed", *blank] for peer in record["absent"]]
-
-
-def _reason(record: dict[str, Any]) -> str:
-    return f"{record['status']}{': ' + record['reason'] if 'reason' in record else ''}"
 
 
 def _figure(parts: Sequence[Part], found: Found, path: Path) -> Path:

@@ -2,31 +2,16 @@
 
 import math
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+from benchmarks.parts import Part
 
 SECONDS = 600.0
 """After which a part is stopped."""
 _FILES_A_PART = 4
 _TESTS = Path(__file__).resolve().parents[2] / "tests"
 _SMALL_PARTICLES = {"swarm": {"evaders": 200, "horizon": 5}, "fluid": {"particles": 200, "horizon": 2}}
-
-
-@dataclass(frozen=True)
-class Part:
-    """One measurement, in a process of its own.
-
-    Attributes:
-        name: in the report's file; no two parts share one.
-        section: of the report, in which it is a row.
-        kind: function of the worker that takes it; arguments: what that is called with.
-    """
-
-    name: str
-    section: str
-    kind: str
-    arguments: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
