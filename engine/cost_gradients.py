@@ -49,7 +49,8 @@ def write_running_gradients(
     direct_rows: torch.Tensor | None,
 ) -> None:
     """∂ℓ_t/∂x_t and ∂ℓ_t/∂u_t of a segment, block by block, into the buffers; sums as in `final_gradient`."""
-    torch._foreach_zero_((buffers.direct_states, buffers.direct_controls))
+    buffers.direct_states.zero_()
+    buffers.direct_controls.zero_()
     blocks = part.blocks(rollout.block, rollout.horizon) if cost is not None else []
     for first, last in blocks:
         times = slice(part.base + first, part.base + last)
