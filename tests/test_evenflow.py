@@ -1,5 +1,6 @@
 """The command line: what it prints, what it writes, and one sentence for a user's mistake."""
 
+import inspect
 import json
 import os
 import re
@@ -170,6 +171,16 @@ def test_a_value_of_the_wrong_type_is_explained_without_a_traceback(run):
 def test_the_front_door_names_everything_once():
     assert len(set(evenflow.__all__)) == len(evenflow.__all__)
     assert all(hasattr(evenflow, name) for name in evenflow.__all__)
+
+
+@pytest.mark.parametrize("name", sorted({*evenflow.__all__} - {"OPTIMISERS"}))  # a dict
+def test_what_the_front_door_names_says_what_it_is(name):
+    thing = getattr(evenflow, name)
+    kind = thing if inspect.isclass(thing) or inspect.isfunction(thing) else type(thing)
+    told = vars(kind).get("__doc__") if inspect.isclass(kind) else kind.__doc__
+    assert told
+    assert not told.startswith(f"{kind.__name__}(")  # a dataclass's own signature
+    assert told.strip().partition("\n\n")[0].endswith((".", ".)", ":")), told
 
 
 def test_the_version_is_the_distributions():

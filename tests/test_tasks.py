@@ -10,7 +10,7 @@ import torch
 from engine import FULL, LinearSystem, Rollout, SettingError, ShapeError
 from policies import Linear, Policy
 from training import TASKS, Objective, Task, build_task
-from training.starts import policy_for
+from training.starts import built, policy_for
 from training.task import generator
 from training.tasks.cart_pole import Upright
 from training.tasks.integrator import Reach
@@ -165,3 +165,16 @@ def test_a_class_of_policies_that_is_not_whole_is_named():
 
     with pytest.raises(SettingError, match="Expected a class of policies that is whole, got Half without initialise"):
         policy_for(TASK.system, Half)
+
+
+@pytest.mark.parametrize(
+    ("policy", "said"),
+    [
+        (None, "a policy such as MLP or Linear, got None"),
+        (torch.nn.Linear(2, 1), "got a Linear; wrap it as ModulePolicy"),
+        (Linear((2,), (1,), dtype=torch.float64), "a policy with 2 members, got 1"),
+    ],
+)
+def test_a_factory_that_builds_anything_else_is_refused(policy, said):
+    with pytest.raises(SettingError, match=f"^Expected .*{said}"):
+        built(lambda members, dtype, device: policy, 2)

@@ -16,6 +16,7 @@ from training.experiment import Experiment
 from training.gradients import gradient_named
 from training.grammar import parts
 from training.run import RunDirectory, epoch_of
+from training.starts import built
 from training.task import Task
 from training.variant import Label
 
@@ -89,9 +90,8 @@ def trained(
     if isinstance(described, dict) and is_ours(described):
         policy = _policy(found, member, file)
     else:  # one of the user's, which the task alone can build, or a checkpoint of before they said what they hold
-        runtime = current()
-        built = experiment.task_options.build().policy(members=1, dtype=runtime.dtype, device=runtime.device)
-        policy = _filled(built, found, member, file)
+        one = built(experiment.task_options.build().policy, 1)
+        policy = _filled(one, found, member, file)
     return Trained(policy, labels[member], found.epoch, run.config)
 
 

@@ -11,7 +11,13 @@ from training.settings import TrainingSettings
 
 @dataclass(frozen=True)
 class Divergence:
-    """Why and when a member was frozen."""
+    """Why and when a member was frozen.
+
+    Attributes:
+        member: its index.
+        epoch, update: the update under way, both counted from 1.
+        cause: what was not finite, and where, in a sentence.
+    """
 
     member: int
     epoch: int

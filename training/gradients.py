@@ -51,7 +51,12 @@ from training.short_horizons import Short
 
 @dataclass(frozen=True)
 class Gradient:
-    """An estimator with the canonical text that stands for it."""
+    """An estimator with the canonical text that stands for it.
+
+    Attributes:
+        text: as files, tables and legends hold it, such as clip-norm(R, 1).
+        estimator: what a `Member` is given.
+    """
 
     text: str
     estimator: GradientEstimator

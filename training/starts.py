@@ -9,6 +9,7 @@ import torch
 
 from engine import KernelSystem, SettingError, ShapeError, System, current
 from engine.available import check_parameters
+from engine.contracts import check_controller
 from engine.held import Held
 from engine.observation import Observation
 from policies import MLP, Policy
@@ -62,6 +63,16 @@ def policy_for(
         settings: of that class, e.g. `hidden=(64,)`.
     """
     return _PolicyOf(system, kind, observation, settings)
+
+
+def built(make: PolicyFactory, members: int) -> Policy:
+    """The policy that a factory builds on the running machine; SettingError for anything else."""
+    runtime = current()
+    policy = make(members=members, dtype=runtime.dtype, device=runtime.device)
+    check_controller(policy)
+    if policy.members != members:
+        raise SettingError(f"Expected a policy with {members} members, got {policy.members}.")
+    return policy
 
 
 def starts_of(task: Task, seeds: Sequence[int], stream: str, count: int) -> tuple[torch.Tensor, torch.Tensor | None]:

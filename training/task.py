@@ -18,7 +18,7 @@ from training.ranges import as_ranges, check_ranges
 
 
 class PolicyFactory(Protocol):
-    """Builds a policy with `members` members."""
+    """Builds a policy with so many members, `theta` [members, n] in this dtype and on this device."""
 
     def __call__(self, members: int, dtype: torch.dtype, device: torch.device) -> Policy: ...
 

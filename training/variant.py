@@ -36,7 +36,7 @@ class Variant:
 
 @dataclass(frozen=True)
 class Label:
-    """One member of an ensemble: its variant and its seed."""
+    """One member of an ensemble: its variant, and the seed of its data and its initial weights."""
 
     variant: Variant
     seed: int

@@ -9,6 +9,7 @@ from engine import Rollout, current
 from engine.rules import AdjointRule
 from policies import Policy
 from training.objectives import Objective
+from training.starts import built
 from training.task import Task, generator
 from training.viewing.watching import Watched
 
@@ -34,7 +35,7 @@ class Patient:
     def of(cls, watched: Watched, samples: int) -> "Patient":
         """The last checkpoint of a controller, or the weights that seed 0 starts from where it is untrained."""
         runtime, task = current(), watched.task
-        policy = task.policy(members=1, dtype=runtime.dtype, device=runtime.device)
+        policy = built(task.policy, 1)
         last = max(len(watched.checkpoints) - 1, 0)
         if watched.checkpoints:
             with torch.no_grad():

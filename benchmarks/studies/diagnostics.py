@@ -17,13 +17,13 @@ import torch
 
 from benchmarks.studies.directory import StudyDirectory
 from benchmarks.studies.study import Study
-from engine import FULL, PHYSICS_ONLY, AdjointRule, Rollout, SettingError, current
+from engine import FULL, PHYSICS_ONLY, AdjointRule, Rollout, SettingError
 from engine.norms import norm
 from training import Backpropagation, Gradient, SignAgreement, gradient_named
 from training.estimators import combined, of_sweeps
 from training.files import write_ours
 from training.gradients import lettered, rank_of, text_of
-from training.starts import starts_of
+from training.starts import built, starts_of
 from training.style import legend_below, panel_figure, plain_log, save_ours
 from training.viewing.palette import styles_of
 
@@ -86,7 +86,7 @@ def diagnose(study: Study, out: Path, samples: int = 64) -> list[Diagnosis]:
             continue
         chosen = min(here, key=lambda result: (rank_of(result.variant.gradient), result.label.seed))
         task = study.experiment(difficulty, (0,)).task_options.build()
-        policy = task.policy(members=1, dtype=current().dtype, device=current().device)
+        policy = built(task.policy, 1)
         rollout = Rollout(task.system, policy, task.horizon, samples, **task.parts)
         rollout.seed_noise(0)
         initial, parameters = starts_of(task, [chosen.label.seed], "test", samples)

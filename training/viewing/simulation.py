@@ -11,6 +11,7 @@ from engine import Rollout, System, current
 from engine.systems import Held
 from training.gradients import Gradient
 from training.objectives import Objective
+from training.starts import built
 from training.task import Task
 from training.viewing.watching import Watched
 
@@ -43,8 +44,7 @@ class Simulation:
 
     def __init__(self, of: Watched, variants: Sequence[Gradient] = ()):
         self.of, self.task, self._variants = of, of.task, tuple(variants)
-        runtime = current()
-        self._policy = self.task.policy(members=1, dtype=runtime.dtype, device=runtime.device)
+        self._policy = built(self.task.policy, 1)
         self._rollout = Rollout(self.task.system, self._policy, self.task.horizon, 1, **self.task.parts)
         self._rollout.seed_noise(0)
 
