@@ -25,7 +25,7 @@ from training.optimisers import EnsembleOptimiser
 from training.ranks import ALONE, RankError, Ranks
 from training.settings import TrainingSettings
 from training.sources import Sources, grouped
-from training.starts import show_typical, starts_of
+from training.starts import built, show_typical, starts_of
 from training.task import PolicyFactory, Task, generator
 
 
@@ -84,9 +84,7 @@ class Trainer:
         self._check_sizes()
         count, batch = len(self.members), settings.batch_size
         self._part = own = ranks.part(batch, "samples of a batch")
-        self.policy: Policy = (policy or task.policy)(members=count, dtype=runtime.dtype, device=runtime.device)
-        if self.policy.members != count:
-            raise SettingError(f"Expected a policy with {count} members, got {self.policy.members}.")
+        self.policy: Policy = built(policy or task.policy, count)
         for index, member in enumerate(self.members):
             self.policy.initialise(index, generator(member.seed, "policy"))
         self._seeds = seeds = [member.seed for member in self.members]
@@ -107,7 +105,7 @@ class Trainer:
         self._orders = [generator(member.seed, "order") for member in self.members]
         self._sources = Sources(
             task, [member.estimator for member in self.members], seeds, batch, self.policy.theta.detach(),
-            lambda count: (policy or task.policy)(members=count, dtype=runtime.dtype, device=runtime.device), ranks,
+            partial(built, policy or task.policy), ranks,
         )  # fmt: skip
         self._sources.ask_by(self.rollout.finite)
         self._check_copies()
