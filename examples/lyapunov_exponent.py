@@ -24,7 +24,8 @@ for _ in range(units):
 rates = torch.stack(growth[units // 5 :]).mean(0)  # once the neighbours lie in the direction that grows fastest
 print(f"largest Lyapunov exponent {rates.mean():.4f} with a standard error of {rates.std() / count**0.5:.4f}")
 axes = plt.subplots(subplot_kw={"xlabel": "time", "ylabel": "logarithm of an error's growth"})[1]
-axes.plot(torch.cat([torch.zeros(1, count), torch.stack(growth)]).cumsum(0), color="0.7", linewidth=0.5)
-axes.plot(torch.stack(growth).mean(1).cumsum(0), label=f"mean, {rates.mean():.3f} a unit of time at last")
+grown = torch.cat([torch.zeros(1, count), torch.stack(growth)]).cumsum(0)
+axes.plot(grown, color="0.7", linewidth=0.5)
+axes.plot(grown.mean(1), label=f"mean, {rates.mean():.3f} a unit of time at last")
 axes.legend()
 plt.savefig(sys.argv[1] if len(sys.argv) > 1 else "lyapunov.png")

@@ -104,13 +104,12 @@ class Episodes:
 
     def start(self, which: np.ndarray | None = None) -> np.ndarray:
         """Start these episodes [N] anew, or all; the observations [N, *shape] of all."""
-        together = which is None or bool(which.all())
-        places = np.arange(self.count) if together else np.flatnonzero(which)
+        places = np.arange(self.count) if which is None else np.flatnonzero(which)
         if len(places):
             with self._torch():
                 states, rows = self._drawn(len(places))
                 chosen = torch.from_numpy(places).to(self.states.device)
-                if together:
+                if len(places) == self.count:
                     self.states.copy_(states)
                 else:
                     self.states.index_copy_(0, chosen, states.to(self.states))
