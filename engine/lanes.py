@@ -64,13 +64,12 @@ def _within(rest):
 
 
 def prepare_in_lanes(
-    system: VectorSystem,
-    states: torch.Tensor,
-    controls: torch.Tensor,
-    next_states: torch.Tensor,
-    parameters: torch.Tensor | None = None,
+    system: VectorSystem, states: torch.Tensor, controls: torch.Tensor, next_states: torch.Tensor
 ) -> Launch | None:
-    """`prepare_step` in lanes, equal to it to rounding, or None if it would not be faster so."""
+    """`prepare_step` in lanes, equal to it to rounding, or None if it would not be faster so.
+
+    Samples have the system's own parameters: rows of them, read one number at a time, would take longer than is gained.
+    """
     count, read = len(states), getattr(type(system), "read_by_kernels", ())
     if runtime.current().backend != "cpu" or count < LANES or "sines" not in read:
         return None
@@ -78,8 +77,8 @@ def prepare_in_lanes(
     system = copy(system)
     system.sines = sin_cos
     chunks = 1 if loop_over(count, weight=_LANE_WEIGHT * system.step_weight).serial else runtime.current().threads
-    rows, flat = system.rows_or_none(parameters), (tensor.view(-1) for tensor in (states, controls, next_states))
-    return prepare(_advance, system, *flat, rows, chunks, parameters is not None)
+    flat = (tensor.view(-1) for tensor in (states, controls, next_states))
+    return prepare(_advance, system, *flat, system.rows_or_none(None), chunks)
 
 
 @ti.kernel
@@ -90,7 +89,6 @@ def _advance(
     next_states: ti.types.ndarray(ndim=1),
     parameters: ti.types.ndarray(ndim=2),
     chunks: ti.template(),
-    varied: ti.template(),
 ):
     # Rows are indexed in one dimension, so that how far apart they lie is a constant of the kernel.
     n, m = ti.static(system.state_shape[0], system.control_shape[0])
@@ -112,7 +110,7 @@ def _advance(
                 for lane in range(LANES):
                     state = ti.Vector([x[i][lane] for i in ti.static(range(n))])
                     control = ti.Vector([u[j][lane] for j in ti.static(range(m))])
-                    after = system._advanced(state, control, parameters, first + lane, varied)
+                    after = system._advanced(state, control, parameters, first + lane, False)
                     for i in ti.static(range(n)):
                         x[i][lane] = after[i]
                 for lane in range(LANES):

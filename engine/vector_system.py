@@ -1,6 +1,7 @@
 """Systems whose state is a short vector: written as two functions on one sample, swept in one launch."""
 
 import abc
+from typing import Any
 
 import taichi as ti
 
@@ -42,7 +43,7 @@ class VectorSystem(System):
     """
 
     step_weight: float = 1.0
-    sines = staticmethod(library_sines)
+    sines: Any = staticmethod(library_sines)
 
     @ti.func
     @abc.abstractmethod

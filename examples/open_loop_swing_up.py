@@ -39,7 +39,8 @@ def evaluate():
 
 optimiser.step(evaluate)
 print(f"cost {loss(hanging).item():.5f} by L-BFGS on 100 forces, {reference:.5f} by iLQR")
-axes = plt.subplots(subplot_kw={"xlabel": "step", "ylabel": "angle"})[1]
-axes.plot(torch.stack([rollout.states.detach()[:, 0, 2], states[:, 2]], 1), label=["open loop", "iLQR"])
+axes = plt.subplots(subplot_kw={"xlabel": "step", "ylabel": "angle, rad"})[1]
+axes.plot(rollout.states.detach()[:, 0, 2], label="open loop")
+axes.plot(states[:, 2], "--", label="iLQR")
 axes.legend()
 plt.savefig(sys.argv[1] if len(sys.argv) > 1 else "swing-up.png")

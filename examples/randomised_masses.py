@@ -10,7 +10,8 @@ import evenflow as ef
 
 ef.init("cpu")
 plain, masses = ef.build_task("cart-pole"), torch.linspace(0.04, 0.3, 14).tolist()
-axes = plt.subplots(subplot_kw={"xlabel": "mass of the pole, kg", "ylabel": "test loss", "yscale": "log"})[1]
+scales = {"xlabel": "mass of the pole, kg", "ylabel": "test loss", "yscale": "log"}
+axes = plt.subplots(layout="constrained", subplot_kw=scales)[1]
 for name, ranges in {"0.1 kg": (), "0.05 to 0.25 kg": ("pole_mass=0.05:0.25",)}.items():
     trainer = ef.Trainer(replace(plain, randomise=ranges), [ef.Member(seed=seed) for seed in range(5)])
     for record in trainer.fit(epochs=int(sys.argv[2]) if len(sys.argv) > 2 else 60):

@@ -14,7 +14,10 @@ def run(name, folder, *words):
     return run_python(source + f"runpy.run_path({str(ROOT / 'examples' / name)!r})").stdout
 
 
-@pytest.mark.parametrize("name", ["identify_chain", "open_loop_swing_up", "randomised_masses", "ppo_cart_pole"])
+SHORT = ["identify_chain", "lyapunov_exponent", "open_loop_swing_up", "ppo_cart_pole", "randomised_masses"]
+
+
+@pytest.mark.parametrize("name", SHORT)
 def test_an_example_takes_at_most_30_lines(name):
     lines = (ROOT / "examples" / f"{name}.py").read_text().splitlines()
     assert len([line for line in lines if line.strip() and '"""' not in line]) <= 30
@@ -35,6 +38,21 @@ def test_controllers_are_compared_over_a_range_of_masses(tmp_path):
     printed = run("randomised_masses.py", tmp_path, "picture.png", "1")
     assert len(re.findall(r"[\d.]+ trained at", printed)) == 2
     assert (tmp_path / "picture.png").stat().st_size > 5000
+
+
+def test_the_growth_of_errors_is_measured_and_drawn(tmp_path):
+    found, error = re.findall(r"0\.\d+", run("lyapunov_exponent.py", tmp_path, "picture.png", "5"))
+    assert 0.0 < float(error) < 0.1
+    assert abs(float(found)) < 0.2  # after five units of time
+    assert (tmp_path / "picture.png").stat().st_size > 5000
+
+
+def test_a_trained_hopper_s_gait_is_told(tmp_path):
+    words = ["train", "hopper", "--epochs", "1", "--gradients", "R", "--seeds", "1", "--batch-size", "2"]
+    words += ["--train-samples", "2", "--test-samples", "2", "--horizon", "5", "--out", str(tmp_path / "run")]
+    run_python(f"from evenflow import main; main({words!r})")
+    told = run("hopper_gait.py", tmp_path, str(tmp_path / "run"), "R", "0")
+    assert re.search(r"100% do not fall, in flight for \d+% of the time, \d\.\d touchdowns, -?\d\.\d\d m/s", told)
 
 
 def test_environments_are_timed_beside_gymnasium_s_own(tmp_path):

@@ -4,7 +4,6 @@ import pytest
 import taichi as ti
 import torch
 from conftest import tensor_options, uniform
-from test_parameters import varied
 
 import engine
 from engine import CartPole, lanes
@@ -36,18 +35,16 @@ def test_sines_are_good_to_the_last_place_of_1_and_keep_what_is_no_number():
 
 
 @pytest.mark.parametrize("shared", [False, True], ids=["serial", "shared"])
-@pytest.mark.parametrize("own", [False, True], ids=["constants", "varied"])
-def test_a_step_is_the_system_s_to_rounding_whatever_the_number_of_samples(own, shared, monkeypatch):
+def test_a_step_is_the_system_s_to_rounding_whatever_the_number_of_samples(shared, monkeypatch):
     monkeypatch.setattr(lanes, "_LANE_WEIGHT", 1e9 if shared else 0.0)
     epsilon = torch.finfo(engine.current().dtype).eps
     for count in (lanes.LANES, 100):
         state, control = 2.0 * uniform(1, count, *SYSTEM.state_shape), 5.0 * uniform(2, count, 1)
-        rows = varied(SYSTEM, count) if own else None
         found, expected = torch.empty_like(state), torch.empty_like(state)
-        step = lanes.prepare_in_lanes(SYSTEM, state, control, found, rows)
+        step = lanes.prepare_in_lanes(SYSTEM, state, control, found)
         assert step is not None
         step()
-        SYSTEM.prepare_step(state, control, expected, rows)()
+        SYSTEM.prepare_step(state, control, expected)()
         assert (found - expected).abs().max() <= 4 * epsilon
     assert SYSTEM.sines is CartPole.sines
 

@@ -65,9 +65,9 @@ class Episodes:
         self.states = torch.zeros(count, *system.state_shape, **options)
         self.controls = torch.zeros(count, *system.control_shape, **options)
         self._next = torch.zeros_like(self.states)
-        arrays, varied = (self.states, self.controls, self._next), {} if given is None else {"parameters": given}
-        in_lanes = prepare_in_lanes(system, *arrays, **varied) if isinstance(system, VectorSystem) else None
-        self._advance = in_lanes or system.prepare_step(*arrays, **varied)
+        arrays = self.states, self.controls, self._next
+        in_lanes = prepare_in_lanes(system, *arrays) if given is None and isinstance(system, VectorSystem) else None
+        self._advance = in_lanes or system.prepare_step(*arrays, **({} if given is None else {"parameters": given}))
         scales = ((STATE, task.noise.state), (CONTROL, task.noise.control)) if task.noise is not None else ()
         shapes = {STATE: system.state_shape, CONTROL: system.control_shape}
         self._noise = {kind: NoiseSource(kind, scale, 1, count, 1, shapes[kind]) for kind, scale in scales if scale > 0}
@@ -104,13 +104,12 @@ class Episodes:
 
     def start(self, which: np.ndarray | None = None) -> np.ndarray:
         """Start these episodes [N] anew, or all; the observations [N, *shape] of all."""
-        together = which is None or bool(which.all())
-        places = np.arange(self.count) if together else np.flatnonzero(which)
+        places = np.arange(self.count) if which is None else np.flatnonzero(which)
         if len(places):
             with self._torch():
                 states, rows = self._drawn(len(places))
                 chosen = torch.from_numpy(places).to(self.states.device)
-                if together:
+                if len(places) == self.count:
                     self.states.copy_(states)
                 else:
                     self.states.index_copy_(0, chosen, states.to(self.states))

@@ -78,7 +78,8 @@ def gait(states: torch.Tensor, ends: torch.Tensor, seconds: float, softness: flo
     steps = torch.arange(1, len(states), device=states.device).unsqueeze(1)
     up = states[..., 4] > 2.0 * softness
     flight = (up[1:] & (steps <= ends)).sum(0) / ends
-    return Gait(flight, (up[:-1] & ~up[1:]).sum(0), (states[-1, :, 0] - states[0, :, 0]) / (ends * seconds))
+    touchdowns = (up[:-1] & ~up[1:]).sum(0).to(states)
+    return Gait(flight, touchdowns, (states[-1, :, 0] - states[0, :, 0]) / (ends * seconds))
 
 
 def _felt(states: torch.Tensor, steps: torch.Tensor, parameters: Any) -> torch.Tensor:
