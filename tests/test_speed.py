@@ -35,7 +35,7 @@ ENSEMBLES = [(task, peer) for peer in PEERS for task in peer.ensembles]
 
 
 @pytest.mark.float32
-@pytest.mark.parametrize("letter", ("R", "M", "C"))
+@pytest.mark.parametrize("letter", ["R", "M", "C"])
 @pytest.mark.parametrize(("task", "peer"), ENSEMBLES, ids=[f"{task}-{peer.name}" for task, peer in ENSEMBLES])
 def test_peers_follow_the_same_gradients_of_many_members(task, peer, letter):
     pytest.importorskip(peer.needs)
