@@ -24,7 +24,7 @@ _POOL = 1024
 _SHARED = 16384
 
 
-class Outcome(NamedTuple):
+class Transition(NamedTuple):
     """Observations [N, *shape] and rewards [N] of a step, and which episodes have ended or run out of steps [N]."""
 
     observations: np.ndarray
@@ -121,7 +121,7 @@ class Episodes:
             self._left = self.task.horizon - self._clock + int(self._began.min())
         return self._observed()
 
-    def step(self, controls: np.ndarray) -> Outcome:
+    def step(self, controls: np.ndarray) -> Transition:
         """Act with `controls` [N, *control_shape] for one step."""
         if getattr(controls, "shape", None) != self._limited.shape:
             controls = np.reshape(controls, self._limited.shape)
@@ -144,7 +144,7 @@ class Episodes:
         self.some_over = self._left <= 0 or (self.task.end is not None and bool(ended.any()))
         if self.some_over:
             self._add_final(rewards, ended | out_of_time)
-        return Outcome(self._observed(), rewards, ended, out_of_time)
+        return Transition(self._observed(), rewards, ended, out_of_time)
 
     def _running(self) -> np.ndarray:
         """Minus the running costs; an objective that has none in one step has none in any."""
