@@ -45,6 +45,7 @@ def test_gymnasium_s_own_check_passes():
         check_env(to_gymnasium(task), skip_render_check=True)
 
 
+@pytest.mark.cuda
 @pytest.mark.vulkan
 @pytest.mark.parametrize("task", [TASK, HOPPER], ids=["cart-pole", "hopper"])
 def test_returns_are_minus_the_losses_of_rollouts_with_the_same_controls(task):

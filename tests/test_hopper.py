@@ -54,6 +54,7 @@ def simulate(system, state, duration, control=None):
     return state
 
 
+@pytest.mark.cuda
 @pytest.mark.vulkan
 def test_step_and_pull_back_equal_the_equations_and_their_derivatives():
     state, control, adjoint = states(HEIGHTS), uniform(1, len(HEIGHTS), 2), uniform(2, len(HEIGHTS), 10)

@@ -76,11 +76,12 @@ def test_pull_back_passes_gradcheck():
     assert gradcheck(KuramotoSivashinsky(points=16, actuators=3), uniform(0, 2, 16, low=-2, high=2), uniform(1, 2, 3))
 
 
+@pytest.mark.cuda
 @pytest.mark.vulkan
 def test_pull_back_equals_autograd_of_the_steps_formula():
     state, control, adjoint = on_attractor(3), uniform(1, 3, 4), uniform(2, 3, 64)
     half, whole, inner, first, middle, last, forced_stage, forced_step = (
-        torch.from_numpy(matrix) for matrix in SYSTEM._exact
+        torch.from_numpy(matrix).to(state.device) for matrix in SYSTEM._exact
     )
 
     def formula(v, f):
