@@ -55,7 +55,7 @@ def test_balls_land_where_their_parabolas_do_or_stop_at_the_wall():
     assert expected[0] < 2.0
     assert expected[2] == 2.0
     assert (expected[3:] > 3.0).all()
-    assert relative_error(state[:, 0].cpu(), expected) < (1e-12 if state.dtype == torch.float64 else 1e-4)
+    assert relative_error(state[:, 0], expected) < (1e-12 if state.dtype == torch.float64 else 1e-4)
     assert not state[:, 1:4].any()
 
 
