@@ -135,7 +135,8 @@ def test_a_sweep_in_one_launch_equals_the_rule_applied_step_by_step(case):
         for samples in (slice(0, BATCH), slice(1, 3))
     }
     if SYSTEMS.origin(name) == SHIPPED:
-        assert found == {name in FUSED}
+        fused = FUSED if engine.current().backend == "cpu" else FUSED - {"swarm"}  # 52 particles: many for one thread
+        assert found == {name in fused}
 
 
 def check_against_the_oracle(case):
