@@ -49,7 +49,7 @@ def run_module(
     """Run `python -m module arguments`, with limits on seconds and on bytes of resident memory if there are any.
 
     It runs in Evenflow's folder, so that no file of a user's where we are is taken for one of ours, and finds the
-    modules that this process finds.
+    modules that this process finds. `environment` is added to this process's own.
     """
     command, started = [sys.executable, "-m", module, *arguments], time.monotonic()
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as errors:

@@ -7,10 +7,11 @@ process of its own with every core: `python -m benchmarks.speed '["alone", ROUND
 """
 
 import json
+import math
 import statistics
 import sys
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.apart import DONE, run_module
-from benchmarks.peers.peer import Update, parts_of, use_one_core
+from benchmarks.peers.peer import OURS, MakeUpdate, Peer, Update, parts_of, use_cores
 from benchmarks.peers.table import peers_of_task
 from benchmarks.timing import PHASES, in_turns, phases, this_machine
 from engine import EvenflowError, init
@@ -60,18 +61,15 @@ def speed(
 
 def alone(rounds: int, task: str) -> dict[str, Any]:
     """ms of an update of each gradient on one core, ours and the peers' in turns, and the phases of ours."""
-    use_one_core()
+    use_cores(1)
     init("cpu", "float32", threads=1)
     updates, trainers, errors = {}, {}, {}
     for letter in lettered():
         trainer, batch = make_trainer(task, letter)
-        updates["Evenflow", letter] = lambda trainer=trainer, batch=batch: trainer.update(*batch)
-        trainers[letter], initial = (trainer, batch), batch[0]
-        for peer in peers_of_task(task):
-            if peer.installed:
-                theirs = peer.updates[task](trainer, initial, letter)
-                errors[peer.name] = max(errors.get(peer.name, 0.0), disagreement(trainer, initial, theirs))
-                updates[peer.name, letter] = theirs.update
+        trainers[letter] = trainer, batch
+        makers = [(peer, peer.updates[task]) for peer in peers_of_task(task)]
+        for side, update in updates_of(trainer, batch, letter, makers, errors).items():
+            updates[side, letter] = update
     times = in_turns(updates, rounds)
     absent = [peer.name for peer in peers_of_task(task) if not peer.installed]
     result: dict[str, Any] = {"ms": defaultdict(dict), "disagreement": errors, "absent": absent, "phases": {}}
@@ -101,6 +99,29 @@ def ensemble(rounds: int, task: str, members: int) -> dict[str, Any]:
         trainer, batch = kept[letter, members]
         result["phases"][letter] = phases(trainer, batch, rounds)
     return result
+
+
+def updates_of(
+    trainer: Trainer,
+    batch: tuple[torch.Tensor, torch.Tensor | None],
+    letter: str,
+    makers: Sequence[tuple[Peer, MakeUpdate]],
+    errors: dict[str, float],
+    same: float = math.inf,
+) -> dict[str, Callable[[], Any]]:
+    """Our update with a mini-batch and those of the peers that are here, by side.
+
+    How far a peer's gradient is from ours is kept in `errors`, the largest so far; beyond `same` it is left out.
+    """
+    found: dict[str, Callable[[], Any]] = {OURS: lambda: trainer.update(*batch)}
+    for peer, make in makers:
+        if peer.installed:
+            theirs = make(trainer, batch[0], letter)
+            error = disagreement(trainer, batch[0], theirs)
+            errors[peer.name] = max(errors.get(peer.name, 0.0), error)
+            if error < same:
+                found[peer.name] = theirs.update
+    return found
 
 
 def make_trainer(
@@ -140,11 +161,11 @@ def _apart(*arguments: object) -> dict[str, Any]:
 
 def _print_updates(console: Console, alone: dict[str, Any]) -> None:
     letters = lettered()
-    ours = alone["ms"]["Evenflow"]
+    ours = alone["ms"][OURS]
     table = _table("ms", *letters, "C/R", "ours/theirs", "differs", title="One update, one core")
     for side, times in alone["ms"].items():
         ratio, error = f"{times['C'] / times['R']:.2f}", alone["disagreement"].get(side)
-        against = "" if side == "Evenflow" else f"{ours['C'] / times['C']:.2f}"
+        against = "" if side == OURS else f"{ours['C'] / times['C']:.2f}"
         table.add_row(
             side, *(_short(times[letter]) for letter in letters), ratio, against,
             "" if error is None else f"{error:.0e}",

@@ -95,6 +95,11 @@ class Runtime:
 _current: Runtime | None = None
 
 
+def cores() -> int:
+    """How many of the machine's cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def init(
     backend: str = "auto",
     precision: str = "float32",
@@ -122,12 +127,11 @@ def init(
     """
     global _current
     asked = {"threads": threads, "fast_math": fast_math, "debug": debug, "ad_stack_size": ad_stack_size}
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    _check_asked(backend, precision, asked, cores)
+    _check_asked(backend, precision, asked, cores())
     if _current is not None:
         return _as_running(_current, backend, precision, asked)
     chosen, note = _choose(backend)
-    threads = cores if threads is None else threads
+    threads = cores() if threads is None else threads
     with contextlib.redirect_stdout(io.StringIO()), _thread_stacks(threads) as thread_stack:
         _start_taichi(chosen, precision, threads, bool(fast_math), bool(debug), ad_stack_size)
     torch.set_num_threads(threads)

@@ -1,12 +1,15 @@
 """The table beside peers: its plan, what its rows say, parts for real, and that it continues where it was stopped."""
 
 import json
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
 from rich.console import Console
 
 import evenflow
-from benchmarks import apart
+from benchmarks import apart, speed
 from benchmarks.apart import Ended
 from benchmarks.beside import report, worker
 from benchmarks.beside.plan import Sizes, parts_of
@@ -114,12 +117,16 @@ def test_peers_are_compared_and_timed_in_one_process(forked_modules, kind, argum
 
 
 def test_missing_peers_are_named_and_others_are_not_timed_when_they_differ(monkeypatch):
-    found = worker._nothing([Peer("here", "json"), Peer("gone", "no_such_module")])
-    assert found["absent"] == ["gone"]
-    assert worker._agrees(found, "here", 1e-6, 1e-4)
-    assert not worker._agrees(found, "here", 1e-3, 1e-4)
-    assert worker._agrees(found, "here", 1e-7, 1e-4)
-    assert found["differs"] == {"here": 1e-3}
+    here, gone = Peer("here", "json"), Peer("gone", "no_such_module")
+    assert worker._nothing([here, gone])["absent"] == ["gone"]
+    apart_by = iter([1e-6, 1e-3, 1e-7])
+    monkeypatch.setattr(speed, "disagreement", lambda *_: next(apart_by))
+    made: Any = SimpleNamespace(update=lambda: None)
+    makers: Any = [(here, lambda *_: made), (gone, None)]
+    given, errors = (made, (torch.zeros(1), None), "R", makers), {}
+    taken = [list(speed.updates_of(*given, errors, 1e-4)) for _ in range(3)]
+    assert taken == [["Evenflow", "here"], ["Evenflow"], ["Evenflow", "here"]]
+    assert errors == {"here": 1e-3}
 
 
 def test_the_command_refuses_one_task_and_an_ensemble_of_one(capsys, tmp_path):

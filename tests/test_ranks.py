@@ -1,6 +1,5 @@
 """Several ranks train what one process trains, to rounding, and what ends one of them ends all in good order."""
 
-import os
 import shutil
 import signal
 import subprocess
@@ -17,6 +16,7 @@ from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsa
 
 import engine
 from engine import SettingError
+from engine.runtime import cores
 from training import Experiment, Member, RunDirectory, Trainer, TrainingSettings, build_task, gradient_named, train
 from training import resume as go_on
 from training.doors import load
@@ -257,6 +257,5 @@ def test_every_sample_has_one_rank():
         rows = torch.arange(2.0 * count).view(-1, 1)
         own = torch.cat([Together(size, rank, rank, size).own(rows, 2) for rank in range(size)])
         assert relative_error(own.sort(0).values, rows) == 0.0
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    assert Together(64, 0, 0, 64).threads(None) == max(1, cores // 64)
+    assert Together(64, 0, 0, 64).threads(None) == max(1, cores() // 64)
     assert Together(2, 0, 0, 2).threads(3) == 3

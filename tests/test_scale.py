@@ -16,13 +16,13 @@ import evenflow
 from benchmarks import apart
 from benchmarks.apart import Ended, run_module
 from benchmarks.peers.particles import n_body_step
-from benchmarks.peers.peer import Peer
+from benchmarks.peers.peer import OURS, Peer
 from benchmarks.peers.table import peers_of_particles
 from benchmarks.scale import findings, study, worker
 from benchmarks.scale.cases import CASES, RADIUS, case_named
 from benchmarks.scale.report import scale, tables_of
 from benchmarks.scale.settings import ScaleSettings
-from benchmarks.scale.worker import OURS, Job
+from benchmarks.scale.worker import Job
 from training.errors import RunError
 
 NAMES = [case.name for case in CASES]

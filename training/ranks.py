@@ -19,6 +19,7 @@ from torch import distributed
 from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
 from engine import EvenflowError, SettingError
+from engine.runtime import cores
 from training.checks import difference
 
 Value = TypeVar("Value")
@@ -111,8 +112,7 @@ class Together(Ranks):
     def threads(self, asked):
         if asked is not None:
             return asked
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return max(1, cores // self._on_machine)
+        return max(1, cores() // self._on_machine)
 
     def take_device(self, backend):
         there = torch.cuda.device_count() if backend in ("auto", "cuda") else 0

@@ -1,17 +1,15 @@
 """What is measured beside peers, in which order, and what was aimed at."""
 
 import math
-import os
 from dataclasses import dataclass
 
 from benchmarks.parts import Part
-from benchmarks.peers.peer import SWEEPS
 from engine.checks import whole
+from engine.runtime import cores
 
 SECONDS = 900.0
 """After which a part is stopped."""
 GRADIENTS = ("R", "M", "C")
-assert set(GRADIENTS) <= set(SWEEPS)
 START, ALONE, TOGETHER, PARTICLES = "Start", "One training, one core", "Many trainings", "Particles"
 
 
@@ -43,13 +41,13 @@ class Sizes:
 def parts_of(sizes: Sizes) -> list[Part]:
     """All parts, the short ones first."""
     options = {} if sizes.horizon is None else {"horizon": sizes.horizon}
-    cores, rounds = os.cpu_count() or 1, {"rounds": sizes.rounds}
+    everything, rounds = cores(), {"rounds": sizes.rounds}
     found = [Part("import", START, "imports"), Part("first update of cart-pole", START, "firsts", {"options": options})]
     for task in ("cart-pole", "guidance", "quantum"):
         found.append(Part(task, ALONE, "alone", {"task": task, "options": options, **rounds}))
     for system in ("swarm", "n-body", "n-body-3d", "swarm-cells", "fluid", "fluid-3d"):
         count = sizes.cells if system.endswith("cells") or system.startswith("fluid") else sizes.all_pairs
-        for threads in dict.fromkeys((1, cores)):
+        for threads in dict.fromkeys((1, everything)):
             arguments = {"system": system, "particles": count, "threads": threads, **rounds}
             found.append(Part(f"{system}, {count:,}, {_cores(threads)}", PARTICLES, "particles", arguments))
     tasks = {
@@ -58,9 +56,9 @@ def parts_of(sizes: Sizes) -> list[Part]:
         "quantum": ("quantum", {}),
     }
     for name, (task, extra) in tasks.items():
-        found.append(_ensemble(name, task, options | extra, sizes.together, cores, sizes.rounds))
-    for threads in dict.fromkeys((1, cores)):
-        for count in sorted({sizes.together, *sizes.members}) if threads == cores else (sizes.together,):
+        found.append(_ensemble(name, task, options | extra, sizes.together, everything, sizes.rounds))
+    for threads in dict.fromkeys((1, everything)):
+        for count in sorted({sizes.together, *sizes.members}) if threads == everything else (sizes.together,):
             found.append(_ensemble("cart-pole", "cart-pole", options, count, threads, sizes.rounds))
     return found
 

@@ -12,7 +12,7 @@ from rich.table import Table
 from benchmarks.apart import DONE
 from benchmarks.beside.plan import SECONDS, START, TOGETHER, Sizes, goal, parts_of
 from benchmarks.parts import REPORT, Found, Part, PartStudy, why_not
-from benchmarks.scale.worker import OURS
+from benchmarks.peers.peer import OURS
 from benchmarks.timing import this_machine
 from training.files import write_ours
 from training.style import legend_below, panel_figure, plain_log, save_ours

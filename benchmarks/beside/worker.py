@@ -21,12 +21,12 @@ import numpy as np
 
 from benchmarks.apart import DONE, run_module
 from benchmarks.beside.plan import GRADIENTS
-from benchmarks.peers.peer import Peer
+from benchmarks.peers.peer import OURS, Peer, use_cores
 from benchmarks.peers.table import peers_of_ensembles, peers_of_particles, peers_of_task
 from benchmarks.scale.cases import case_named
 from benchmarks.scale.study import sides_of
-from benchmarks.scale.worker import OURS, ours, peer_of, use_cores
-from benchmarks.speed import disagreement, make_trainer
+from benchmarks.scale.worker import ours, peer_of
+from benchmarks.speed import make_trainer, updates_of
 from benchmarks.timing import in_turns
 from engine import EvenflowError, PeakMemory, init
 from engine.norms import norm_of_array
@@ -37,7 +37,6 @@ _SAME = {"cart-pole": 1e-4, "guidance": 1e-4, "quantum": 1e-3}
 _SAME_STEP = 1e-4
 # What a part's turns may take: enough for the median of a few where a side is slow.
 _SECONDS = 60.0
-_NEIGHBOURS = ("Warp", "jax-md")
 
 
 def imports() -> dict[str, Any]:
@@ -108,12 +107,7 @@ def _updates(
     found = _nothing([peer for peer, _ in peers])
     for letter in GRADIENTS:
         trainer, batch = make_trainer(task, letter, members, **options)
-        updates: dict[str, Callable[[], Any]] = {OURS: lambda trainer=trainer, batch=batch: trainer.update(*batch)}
-        for peer, make in peers:
-            if peer.installed:
-                theirs = make(trainer, batch[0], letter)
-                if _agrees(found, peer.name, disagreement(trainer, batch[0], theirs), _SAME[task]):
-                    updates[peer.name] = theirs.update
+        updates = updates_of(trainer, batch, letter, peers, found["differs"], _SAME[task])
         found["times"][letter] = _taken(updates, rounds, members)
     return found
 
@@ -123,7 +117,7 @@ def particles(system: str, particles: int, threads: int, rounds: int) -> dict[st
     use_cores(threads)
     init("cpu", "float32", threads=threads)
     case, peers = case_named(system), peers_of_particles()
-    names = [name for name in sides_of(case, installed=False) if case.all_pairs or name in _NEIGHBOURS]
+    names = [name for name in sides_of(case, installed=False) if case.all_pairs or peers[name].finds_neighbours]
     found = _nothing([peers[name] for name in names])
     built = case.build(particles)
     given = case.start(built, particles)
@@ -137,7 +131,8 @@ def particles(system: str, particles: int, threads: int, rounds: int) -> dict[st
             apart = [
                 norm_of_array(one - other) / norm_of_array(other) for one, other in zip(parts, expected, strict=True)
             ]
-            if _agrees(found, name, float(max(apart)), _SAME_STEP):
+            found["differs"][name] = float(max(apart))
+            if found["differs"][name] < _SAME_STEP:
                 sides[name] = timed
     for label, part in (("step", "forward"), ("adjoint", "adjoint")):
         found["times"][label] = _taken({name: getattr(timed, part) for name, timed in sides.items()}, rounds)
@@ -146,11 +141,6 @@ def particles(system: str, particles: int, threads: int, rounds: int) -> dict[st
 
 def _nothing(peers: Sequence[Peer]) -> dict[str, Any]:
     return {"times": {}, "differs": {}, "absent": [peer.name for peer in peers if not peer.installed]}
-
-
-def _agrees(found: dict[str, Any], name: str, error: float, limit: float) -> bool:
-    found["differs"][name] = max(found["differs"].get(name, 0.0), error)
-    return error < limit
 
 
 def _taken(calls: dict[str, Callable[[], Any]], rounds: int, members: int = 1) -> dict[str, dict[str, float]]:

@@ -35,4 +35,4 @@ def particles(make: PeerStep, system: Any, arrays: Sequence[np.ndarray]) -> Time
     return jitted(make, system, arrays, Pairs(lambda *given: matrix_sum(jnp, *given), near))
 
 
-PEER = Peer("jax-md", "jax_md", step=particles)
+PEER = Peer("jax-md", "jax_md", step=particles, finds_neighbours=True)

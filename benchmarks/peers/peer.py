@@ -8,7 +8,7 @@ a step of Adam as Keras has it (learning rate 1e-3, eps 1e-7), in float32 on the
 
 One core against one core: neither `--xla_cpu_multi_thread_eigen=false` nor `intra_op_parallelism_threads=1` in
 `XLA_FLAGS` holds JAX to one thread. The affinity mask does: XLA starts as many workers as the process may use cores.
-Start the process under `taskset -c 0`, or call `use_one_core()` before anything has imported JAX or PyTorch.
+Start the process under `taskset -c 0`, or call `use_cores(1)` before anything has imported JAX or PyTorch.
 """
 
 import importlib
@@ -24,6 +24,8 @@ import torch
 from policies import MLP, Convolutional
 from training import Trainer
 
+OURS = "Evenflow"
+"""The side that is ours, among the names of peers."""
 LEARNING_RATE, BETA1, BETA2, EPS = 1e-3, 0.9, 0.999, 1e-7
 # variant: for each backward sweep, (the physics path is open, the policy path is open)
 SWEEPS = {
@@ -102,6 +104,7 @@ class Peer:
         updates: by task, what makes its training update.
         ensembles: likewise of many members at once.
         step: what makes a step of particles and its adjoint; None if it does not.
+        finds_neighbours: whether it looks for those within a radius, and not at all pairs.
     """
 
     name: str
@@ -109,15 +112,17 @@ class Peer:
     updates: Mapping[str, MakeUpdate] = field(default_factory=dict)
     ensembles: Mapping[str, MakeUpdate] = field(default_factory=dict)
     step: MakeStep | None = None
+    finds_neighbours: bool = False
 
     @property
     def installed(self) -> bool:
         return importlib.util.find_spec(self.needs) is not None
 
 
-def use_one_core() -> None:
-    """Bind this process, and every thread it starts from now on, to one core (Linux only)."""
-    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+def use_cores(count: int) -> None:
+    """Bind this process, and every thread that it starts from now on, to so many cores, where the system can."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, set(sorted(os.sched_getaffinity(0))[-count:]))
 
 
 def require(module: str) -> Any:

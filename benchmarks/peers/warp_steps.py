@@ -48,4 +48,4 @@ def _rows(vectors: Any) -> np.ndarray:
     return vectors.numpy().transpose(0, 2, 1)
 
 
-PEER = Peer("Warp", "warp", step=particles)
+PEER = Peer("Warp", "warp", step=particles, finds_neighbours=True)

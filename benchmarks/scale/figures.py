@@ -7,11 +7,11 @@ from typing import Any
 from matplotlib.axes import Axes
 
 from benchmarks.apart import DONE
+from benchmarks.peers.peer import OURS
 from benchmarks.peers.table import peers_of_particles
 from benchmarks.scale.cases import case_named
 from benchmarks.scale.findings import PARTS, memory_taken, milliseconds, per_pair, steps_of, systems_of
 from benchmarks.scale.study import Record
-from benchmarks.scale.worker import OURS
 from engine.memory import parse_bytes
 from training.style import WIDEST, legend_below, new_figure, panel_figure, plain_log, save_ours
 from training.viewing.palette import styles_of

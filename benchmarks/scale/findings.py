@@ -8,9 +8,9 @@ from typing import Any
 from scipy import stats
 
 from benchmarks.apart import DONE
+from benchmarks.peers.peer import OURS
 from benchmarks.scale.cases import Case, case_named
 from benchmarks.scale.study import Record
-from benchmarks.scale.worker import OURS
 from engine.memory import parse_bytes
 
 PARTS = {"step": "forward_ms", "adjoint": "adjoint_ms"}

@@ -10,13 +10,13 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.apart import DONE
+from benchmarks.peers.peer import OURS
 from benchmarks.scale import findings
 from benchmarks.scale.cases import case_named
 from benchmarks.scale.figures import draw
 from benchmarks.scale.findings import memory_taken, milliseconds, per_pair
 from benchmarks.scale.settings import ScaleSettings
 from benchmarks.scale.study import SCALE_FORMAT, Record, in_words, take_all
-from benchmarks.scale.worker import OURS
 from engine.memory import parse_bytes
 from training.files import write_ours
 

@@ -1,7 +1,6 @@
 """All measurements of a scaling study: each taken once, in a process of its own, and appended to the study's file."""
 
 import json
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -10,13 +9,15 @@ from typing import Any
 from rich.console import Console
 
 from benchmarks import apart
+from benchmarks.peers.peer import OURS
 from benchmarks.peers.table import peers_of_particles
 from benchmarks.scale.cases import Case, case_named
 from benchmarks.scale.settings import ScaleSettings
-from benchmarks.scale.worker import OURS, Job, job_text
+from benchmarks.scale.worker import Job, job_text
 from benchmarks.timing import this_machine
 from engine import SettingError
 from engine.memory import parse_bytes
+from engine.runtime import cores
 from training.errors import RunError
 from training.files import add_lines, reason
 from training.lock import LOCK, only_writer
@@ -189,10 +190,9 @@ def sides_of(case: Case, installed: bool = True) -> list[str]:
 
 
 def _threads(settings: ScaleSettings) -> int:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if settings.threads is not None and settings.threads > cores:
-        raise SettingError(f"Expected at most {cores} threads, the cores of this machine, got {settings.threads}.")
-    return settings.threads or cores
+    if settings.threads is not None and settings.threads > cores():
+        raise SettingError(f"Expected at most {cores()} threads, the cores of this machine, got {settings.threads}.")
+    return settings.threads or cores()
 
 
 def _describe(job: Job) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.peers.peer import Timed
+from benchmarks.peers.peer import OURS, Timed, use_cores
 from benchmarks.peers.table import peers_of_particles
 from benchmarks.scale.cases import Case, case_named
 from benchmarks.timing import now
@@ -24,7 +24,6 @@ from engine import FULL, EvenflowError, PeakMemory, Rollout, System, init
 from engine.norms import norm_of_array
 from training.doors import load
 
-OURS = "Evenflow"
 # A call is repeated so often and so long, but no longer than the patience once it has run a first time.
 _LEAST_CALLS, _LEAST_SECONDS, _PATIENCE_SECONDS = 7, 1.0, 10.0
 
@@ -185,13 +184,6 @@ def times_of(call: Callable[[], Any]) -> dict[str, float]:
         call()
         times.append(now() - started)
     return {"median": statistics.median(times) * 1e3, "least": min(times) * 1e3, "calls": len(times)}
-
-
-def use_cores(threads: int) -> None:
-    """Bind this process to so many cores: JAX starts as many threads as the process may use cores."""
-    if hasattr(os, "sched_setaffinity"):
-        cores = sorted(os.sched_getaffinity(0))
-        os.sched_setaffinity(0, set(cores[-threads:]))
 
 
 def job_text(job: Job) -> str:
