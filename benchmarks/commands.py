@@ -7,6 +7,7 @@ from typing import Annotated, Generic, TypeVar
 import tyro
 
 from benchmarks.doctor.command import Doctor, DoctorTask
+from benchmarks.programmes import Paper, Zoo
 from benchmarks.scale.settings import ScaleSettings
 from benchmarks.studies.spread import Spread
 from engine import SettingError
@@ -154,47 +155,6 @@ class Variants(Generic[Options]):
 
 
 @dataclass(frozen=True)
-class Paper:
-    """Train the paper's programme: three tasks at every difficulty, R, M, C, S and bisect, three ways of clipping.
-
-    A first comparison without clipping comes first, further seeds and clippings after it. The hours that are left are
-    told before. Give the same command again to go on; reports are written when it ends or is stopped.
-    """
-
-    out: Path
-    """Directory of the programme: a new one, or the one to continue."""
-    tasks: tuple[str, ...] = ("cart-pole", "guidance", "quantum")
-    """Which of the three."""
-    seeds: int = 10
-    """Paired seeds of every variant."""
-    epochs: int = 1000
-    """Of every training."""
-    plan_only: bool = False
-    """Tell the hours, and train nothing."""
-    report_only: bool = False
-    """Write the reports of what is done, and train nothing."""
-    spread: tyro.conf.OmitArgPrefixes[Spread] = field(default_factory=Spread)
-    machine: tyro.conf.OmitArgPrefixes[Machine] = field(default_factory=Machine)
-
-    def run(self) -> None:
-        from benchmarks.studies.programme import print_plan, programme, report_programme, run_programme
-
-        workers = self.spread.workers(self.machine)
-        self.machine.start()
-        studies = programme(self.tasks, self.seeds, self.epochs)
-        if not self.report_only:
-            print_plan(studies, self.out, console)
-        if self.plan_only:
-            return
-        try:
-            if not self.report_only:
-                run_programme(studies, self.out, console, workers)
-        finally:
-            for path in report_programme(studies, self.out, console):
-                console.print(f"written: {path}", highlight=False, soft_wrap=True)
-
-
-@dataclass(frozen=True)
 class Throughput:
     """Time a study with one worker and with more, and draw studies an hour against workers, more of them simulated."""
 
@@ -300,6 +260,7 @@ BENCHMARKS = {
     "scale": Scale,
     "variants": Variants,
     "paper": Paper,
+    "zoo": Zoo,
     "workers": Throughput,
     "figures": Figures,
     "outcome": Outcome,

@@ -28,7 +28,7 @@ from engine.noise import Noise
 from engine.observation import Observation
 from engine.plan import MemoryPlan, Segment
 from engine.rollout import Rollout
-from engine.rule_variants import Balance, ClipValue, DecayRate, KeepSize, RandomCut, StepAgreement
+from engine.rule_variants import Balance, ClipValue, DecayRate, EveryStep, KeepSize, RandomCut, StepAgreement
 from engine.rules import (
     FULL,
     ONE_STEP,
@@ -91,6 +91,7 @@ __all__ = [
     "DecayRate",
     "EvenflowError",
     "EvenflowWarning",
+    "EveryStep",
     "Fluid",
     "Gradients",
     "Guidance",

@@ -1,6 +1,8 @@
 """Physics in steps shorter than the controller's."""
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import taichi as ti
@@ -11,6 +13,20 @@ from engine.checks import whole
 from engine.launch import Launch
 from engine.system import System
 from engine.vector_system import VectorSystem
+
+
+@dataclass
+class Between:
+    """What a sweep does to adjoints between held steps.
+
+    Attributes:
+        rule: gives what becomes of an adjoint [B, ...] between the held steps s - 1 and s of step t; None, where
+            nothing is done to it.
+        t: the step where the sweep is.
+    """
+
+    rule: Callable[[torch.Tensor, int, int], torch.Tensor] | None = None
+    t: int = 0
 
 
 class _Chain(NamedTuple):
@@ -81,8 +97,10 @@ class Held(System):
         self.system.advance_held_at(states, controls, t, b, parameters, varied, self.steps)  # type: ignore
 
     def prepare_pull_back(
-        self, state, control, next_adjoint, adjoint, cotangent, parameters=None, parameter_adjoint=None
-    ):
+        self, state, control, next_adjoint, adjoint, cotangent, parameters=None, parameter_adjoint=None,
+        between: Between | None = None,
+    ):  # fmt: skip
+        """As `System`; `between` says at every launch what is done to the adjoint between the held steps."""
         chain = self._chain(len(state), parameters is not None, parameter_adjoint is not None)
 
         def launch() -> None:
@@ -96,8 +114,10 @@ class Held(System):
                 step()
             chain.adjoints[self.steps % 2].copy_(next_adjoint)
             chain.cotangent.copy_(cotangent)
-            for pull_back in chain.backward:
+            for s, pull_back in zip(reversed(range(self.steps)), chain.backward, strict=True):
                 pull_back()
+                if between is not None and between.rule is not None and s > 0:
+                    chain.adjoints[s % 2].copy_(between.rule(chain.adjoints[s % 2], between.t, s))
             adjoint.copy_(chain.adjoints[0])
             cotangent.copy_(chain.cotangent)
             if parameter_adjoint is not None:

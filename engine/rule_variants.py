@@ -1,7 +1,7 @@
 """More adjoint rules: paths weighed against each other, sizes limited, and decay and cuts by time or at random."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import taichi as ti
 import torch
@@ -156,3 +156,37 @@ class _PlacedCut(WrappedRule):
         arriving = (self.of(direct, physics, policy, t) - direct) / (1.0 - self.probability)
         passes = passes.view(-1, *[1] * (direct.dim() - 1))
         return direct + torch.where(passes, arriving, torch.zeros_like(arriving))
+
+
+@dataclass(frozen=True)
+class EveryStep(WrappedRule):
+    """A rule between the steps of the physics for which a control is held, and not only between the controller's.
+
+    Where every control is held for h steps, λ on its way from step s of them to the one before becomes
+    rule(direct = 0, physics = λ, policy = 0, t h + s), and the controller's own step counts as t h. Where h = 1 it is
+    the rule itself. It stands outside other rules.
+    """
+
+    outermost = True
+
+    def placed(self, place):
+        if place.held == 1:
+            return placed(self.of, place)
+        time = None if place.step_time is None else place.step_time / place.held
+        return _EveryStepOf(placed(self.of, replace(place, step_time=time)), place.held)
+
+
+@dataclass(frozen=True, eq=False)
+class _EveryStepOf(WrappedRule):
+    """A rule in its place, where controls are held for `held` steps."""
+
+    held: int = 1
+
+    def __call__(self, direct, physics, policy, t):
+        return self.of(direct, physics, policy, t * self.held)
+
+    def between(self, adjoint: torch.Tensor, t: int, s: int) -> torch.Tensor:
+        """What becomes of λ between the held steps s - 1 and s of step t."""
+        nothing = torch.zeros_like(adjoint)
+        physics = adjoint if self.of.uses_physics else None
+        return self.of(nothing, physics, nothing if self.of.uses_policy else None, t * self.held + s)

@@ -76,10 +76,12 @@ class Place:
     Attributes:
         step_time: how long a step is in the system's unit of time, or None.
         keys: makes a whole number below 2³² for each sample [B], other ones in every rollout.
+        held: for how many steps of the physics, that the rollout does not show, each control is held.
     """
 
     step_time: float | None
     keys: Callable[[], torch.Tensor]
+    held: int = 1
 
 
 def placed(rule: AdjointRule, place: Place) -> AdjointRule:
@@ -155,6 +157,11 @@ class WrappedRule:
             raise AdjointError(
                 f"Expected a rule such as FULL as the first argument of {name}, got {described(self.of)}{hint}."
             ) from None
+        if getattr(self.of, "outermost", False):
+            name, inner = type(self).__name__, type(self.of).__name__
+            raise AdjointError(
+                f"Expected {inner} around the other rules, got {name}({inner}(...)); write {inner}({name}(...))."
+            )
 
     @property
     def uses_physics(self) -> bool:

@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -15,6 +16,7 @@ from engine.cost_gradients import final_gradient, write_running_gradients
 from engine.draws import keys_of
 from engine.errors import AdjointError, EvenflowWarning
 from engine.fused import MOST_COMPONENTS, Law, SweepArrays
+from engine.held import Between, Held
 from engine.launch import Launch
 from engine.loops import BLOCK_ROWS, torch_threads
 from engine.memory import format_bytes
@@ -63,6 +65,8 @@ class Sweeper(SweepBuffers):
         self._physics = torch.zeros_like(self.adjoints[0])
         self._fused: dict[tuple, Launch | None] = {}
         self._pull_backs: dict[tuple, list[Launch]] = {}
+        self._between = Between()
+        self._of_held = {"between": self._between} if isinstance(rollout.system, Held) else {}
         self._of_parameters: ParameterSweep | None = None  # where a sweep is asked for ∂L/∂p
         self._made_of_parameters: ParameterSweep | None = None
         self._trusted: set[AdjointRule] = set()
@@ -265,8 +269,9 @@ class Sweeper(SweepBuffers):
         varied = self._of_parameters
         trusted, version = rule in self._trusted, self.direct_states._version
         acting = placed(rule, self._place(samples))
+        self._between.rule = getattr(acting, "between", None)
         for t in range(part.stop - 1, part.start - 1, -1):
-            slot = t - part.base
+            slot, self._between.t = t - part.base, t
             before = None if not careful or varied is None else varied.of_system[samples].clone()
             pull_backs[slot]()
             if careful:
@@ -293,7 +298,9 @@ class Sweeper(SweepBuffers):
 
     def _place(self, samples: slice) -> Place:
         rollout = self.rollout
-        return Place(rollout.system.step_time, lambda: keys_of(rollout.initial_state[samples].flatten(1), rollout.turn))
+        held = rollout.system.steps if isinstance(rollout.system, Held) else 1
+        initial = rollout.initial_state[samples]
+        return Place(rollout.system.step_time, lambda: keys_of(initial.flatten(1), rollout.turn), held)
 
     def _policy_term(self, slot: int, samples: slice) -> torch.Tensor:
         cotangent, state = self.cotangents[slot, samples], self.rollout.states[slot, samples]
@@ -312,7 +319,7 @@ class Sweeper(SweepBuffers):
         if key not in self._pull_backs:
             rollout = self.rollout
             self._tell_of_more_launches()
-            given = self._arguments(samples)
+            given: dict[str, Any] = {**self._arguments(samples), **self._of_held}
             self._pull_backs[key] = [
                 rollout.system.prepare_pull_back(
                     rollout.states[slot, samples].detach(),

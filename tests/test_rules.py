@@ -18,6 +18,7 @@ from engine import (
     ClipValue,
     Decay,
     DecayRate,
+    EveryStep,
     KeepSize,
     PathRule,
     RandomCut,
@@ -240,6 +241,14 @@ def test_wrappers_compose_from_the_inside_out(terms):
     rule = ClipNorm(Decay(PathRule(2.0, -1.0), factor=0.5), limit=0.3)
     expected = decayed / (decayed.flatten(1).norm(dim=1) / 0.3).clamp_min(1).view(-1, *[1] * (direct.dim() - 1))
     torch.testing.assert_close(rule(*terms, t=T), expected)
+
+
+def test_a_rule_for_every_step_stands_outside_others():
+    with pytest.raises(engine.AdjointError) as error:
+        ClipNorm(EveryStep(Decay()))
+    assert str(error.value) == (
+        "Expected EveryStep around the other rules, got ClipNorm(EveryStep(...)); write EveryStep(ClipNorm(...))."
+    )
 
 
 def test_wrappers_need_the_paths_of_the_rule_they_wrap():

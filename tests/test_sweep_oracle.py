@@ -8,7 +8,7 @@ import torch
 from conftest import StepCost, relative_error, swing_up_states, tensor_options, uniform
 from torch.func import grad, jacrev
 
-from engine import FULL, PHYSICS_ONLY, CartPole, ClipNorm, Held, LinearSystem, RandomCut, Rollout
+from engine import FULL, PHYSICS_ONLY, CartPole, ClipNorm, EveryStep, Held, LinearSystem, RandomCut, Rollout
 from policies import MLP, Linear
 from training import gradient_named
 
@@ -23,14 +23,27 @@ FORMULAS = {
     "clip-value(decay-rate(M, 20), 1)": lambda direct, a, k, t: (direct + math.exp(-0.2) * a).clamp(-1, 1),
     "balance(0.5)": lambda direct, a, k, t: direct + a + k * min(1.0, 0.5 * float(a.norm() / k.norm())),
 }
+HELD = 3
+EVERY_STEP = {
+    "clip-value(R, 0.3)": FORMULAS["clip-value(R, 0.3)"],
+    "clip-norm(M, 0.2)": lambda direct, a, k, t: (direct + a) * min(1.0, 0.2 / float((direct + a).norm())),
+    "decay(R, 0.8)": lambda direct, a, k, t: direct + 0.8 * (a + k),
+    "decay-rate(R, 20)": FORMULAS["decay-rate(R, 20)"],
+    "truncate(R, 4)": lambda direct, a, k, t: direct if t % 4 == 0 else direct + a + k,
+    "step-agreement": FORMULAS["step-agreement"],
+    "N": lambda direct, a, k, t: direct + k,
+}
 
 
 def running(state, control, t):
     return (0.5 + 0.01 * t) * state.square().sum(1) + 0.2 * control.square().sum(1)
 
 
-def oracle(formula, policy, initial):
-    """The gradient of the mean loss, with every derivative by torch.func and λ_t = formula(∂ℓ/∂x, Aᵀλ, Kᵀμ, t)."""
+def oracle(formula, policy, initial, held=1):
+    """The gradient of the mean loss, with every derivative by torch.func and λ_t = formula(∂ℓ/∂x, Aᵀλ, Kᵀμ, t).
+
+    Each control is held for some steps of physics, which t counts.
+    """
     theta, total = policy.theta.detach()[0], torch.zeros(policy.parameter_count, dtype=torch.float64)
 
     def act(parameters, x):
@@ -45,17 +58,20 @@ def oracle(formula, policy, initial):
 
     for x in initial:
         states = [x]
-        for _ in range(HORIZON):
-            states.append(step(states[-1], act(theta, states[-1])))
+        for t in range(HORIZON * held):
+            states.append(step(states[-1], act(theta, states[t // held * held])))
         adjoint = grad(lambda x: reference.swing_up_cost(x[None])[0])(states[-1])
         for t in reversed(range(HORIZON)):
-            x, u = states[t], act(theta, states[t])
-            a, b = jacrev(step, (0, 1))(x, u)
+            x, u = states[t * held], act(theta, states[t * held])
             direct, mu = grad(cost, (0, 1))(x, u, t)
-            mu = mu + b.T @ adjoint
+            for s in reversed(range(t * held, t * held + held)):
+                a, b = jacrev(step, (0, 1))(states[s], u)
+                mu = mu + b.T @ adjoint
+                if s > t * held:
+                    adjoint = formula(0 * x, a.T @ adjoint, 0 * x, s)
             of_theta, of_state = jacrev(act, (0, 1))(theta, x)
             total += of_theta.T @ mu / len(initial)
-            adjoint = formula(direct, a.T @ adjoint, of_state.T @ mu, t)
+            adjoint = formula(direct, a.T @ adjoint, of_state.T @ mu, t * held)
     return total
 
 
@@ -81,6 +97,32 @@ def test_a_sweep_with_a_rule_equals_the_recursion_however_the_rollout_is_cut(tex
     assert relative_error(found[5].parameters[rule][0], expected) < 1e-10
     assert torch.equal(found[None].initial[rule], found[5].initial[rule])
     assert relative_error(found[None].parameters[FULL][0], expected) > 1e-2  # another rule is told from it
+
+
+@pytest.mark.parametrize("text", EVERY_STEP)
+def test_a_rule_between_held_steps_is_the_recursion_over_all_of_them(text, policy):
+    (rule,) = gradient_named(f"every-step({text})").estimator.rules
+    (outside,) = gradient_named(text).estimator.rules
+    initial, cost = swing_up_states(0, BATCH, 2), StepCost(running, reference.swing_up_cost)
+    expected, found = oracle(EVERY_STEP[text], policy, initial, HELD), {}
+    for segment in (None, 5):
+        rollout = Rollout(Held(SYSTEM, HELD), policy, HORIZON, BATCH, segment=segment)
+        rollout.forward(initial, cost)
+        found[segment] = rollout.backward([rule, outside], cost)
+        assert relative_error(found[segment].parameters[rule][0], expected) < 1e-10
+    assert torch.equal(found[None].initial[rule], found[5].initial[rule])
+    if text != "step-agreement":  # which has nothing to say where there is no policy path
+        assert relative_error(found[None].parameters[outside][0], expected) > 1e-6
+
+
+def test_a_rule_for_every_step_is_the_rule_itself_where_no_control_is_held(policy):
+    initial, cost = swing_up_states(0, BATCH, 2), StepCost(running, reference.swing_up_cost)
+    rules = [ClipNorm(FULL, 0.2), EveryStep(ClipNorm(FULL, 0.2))]
+    for system in (SYSTEM, Held(SYSTEM, 1)):
+        rollout = Rollout(system, policy, HORIZON, BATCH)
+        rollout.forward(initial, cost)
+        found = rollout.backward(rules, cost).parameters
+        assert torch.equal(*found.values())
 
 
 def test_random_cuts_are_unbiased_and_alike_however_the_rollout_is_cut():

@@ -21,6 +21,7 @@ from engine import (
     ClipValue,
     Decay,
     DecayRate,
+    EveryStep,
     KeepSize,
     PathRule,
     RandomCut,
@@ -257,6 +258,7 @@ with registering(SHIPPED):
     register_gradient("decay", Decay, "what arrives from later steps times the factor at every step")
     register_gradient("decay-rate", DecayRate, "what arrives from later steps times exp(-rate Δt) at every step of Δt")
     register_gradient("truncate", Truncate, "nothing passes from one window of steps to the one before")
+    register_gradient("every-step", EveryStep, "a rule between the steps for which a control is held, too")
     register_gradient("agree", SignAgreement, "the base where its sign agrees with the reference's, else 0")
     register_gradient("unit", Unit, "a gradient's direction at length 1")
     register_gradient("bisect", Bisect, "two gradients, the second at the size of the first, added")

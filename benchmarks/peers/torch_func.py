@@ -31,6 +31,8 @@ def cart_pole(trainer: Trainer, initial_states: torch.Tensor, letter: str) -> Up
         found = [torch.func.grad(loss)(given, start, sweep) for sweep in SWEEPS[letter]]
         return [combine(torch, each) for each in zip(*found, strict=True)]
 
+    if members == 1:  # whose arrays have no axis of members
+        return followed(parameters, lambda: of_member(parameters, initial[0]))
     return followed(parameters, lambda: torch.func.vmap(of_member)(parameters, initial))
 
 

@@ -1,0 +1,124 @@
+"""Several studies in one figure: a row for each gradient, a column for each task, one correction for all."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+
+from benchmarks.studies.comparisons import AGAINST, LEVEL, Row, table
+from benchmarks.studies.directory import StudyDirectory
+from benchmarks.studies.spaces import family_of
+from benchmarks.studies.statistics import holm
+from training.files import write_ours
+from training.gradients import rank_of
+from training.style import WIDEST, new_figure, save_ours
+from training.tasks import difficulty_of, task_options
+from training.variant import Variant
+
+# Ratios are coloured up to eight times better or worse.
+_SPAN = 3.0
+
+
+@dataclass(frozen=True)
+class Column:
+    """One task at one difficulty with one clipping: its rows by family of gradients, each compared with `AGAINST`."""
+
+    title: str
+    rows: dict[str, Row]
+
+    def ratio(self, family: str) -> float:
+        """A family's loss over that of `AGAINST`; NaN where one is missing or a loss is not above 0."""
+        row, base = self.rows.get(family), self.rows.get(AGAINST)
+        if row is None or base is None or not base.loss > 0 or not math.isfinite(base.loss) or row.loss < 0:
+            return math.nan
+        return row.loss / base.loss
+
+
+def columns(studies: Mapping[str, StudyDirectory]) -> list[Column]:
+    """Those of all studies, by name, whose p are corrected by Holm for every comparison in all of them."""
+    found = []
+    for name, study in studies.items():
+        option = difficulty_of(task_options(study.config["task"]))[0]
+        rows = table(study, None, {})
+        for difficulty, clipping in dict.fromkeys((row.difficulty, row.clipping) for row in rows):
+            title = f"{name}\n{option} {difficulty}" + ("" if clipping == "none" else f"\n{clipping} clipped")
+            here = (row for row in rows if (row.difficulty, row.clipping) == (difficulty, clipping))
+            found.append(Column(title, {family_of(row.gradient): row for row in here}))
+    compared = [(column, family) for column in found for family, row in column.rows.items() if row.p is not None]
+    corrected = holm([column.rows[family].p or 0.0 for column, family in compared])
+    for (column, family), p in zip(compared, corrected, strict=True):
+        column.rows[family] = replace(column.rows[family], p_corrected=p)
+    return found
+
+
+def write_matrix(studies: Mapping[str, StudyDirectory], out: Path) -> list[Path]:
+    """Write matrix.md and matrix.png of these studies into a directory; returns their paths."""
+    found = columns(studies)
+    families = sorted({family for column in found for family in column.rows}, key=rank_of)
+    return [
+        write_ours(out / "matrix.md", _markdown(found, families)),
+        save_ours(_figure(found, families), out / "matrix.png"),
+    ]
+
+
+def _markdown(found: list[Column], families: list[str]) -> str:
+    head = ["gradient", *(column.title.replace("\n", ", ") for column in found)]
+    lines = [f"| {' | '.join(head)} |", f"| {' | '.join(['---'] * len(head))} |"]
+    for family in families:
+        cells = []
+        for column in found:
+            row, ratio = column.rows.get(family), column.ratio(family)
+            if row is None:
+                cells.append("")
+                continue
+            share = "" if math.isnan(ratio) or family == AGAINST else f", {ratio:.2g} of {AGAINST}'s"
+            own = "" if row.gradient == family else f", {row.gradient}"
+            verdict = f", p {row.p_corrected:.2g}, **{row.verdict}**" if row.verdict else ""
+            diverged = f", {row.diverged:.0%} diverged" if row.diverged else ""
+            cells.append(f"{row.loss:.3g} ({row.seeds}){share}{own}{verdict}{diverged}")
+        lines.append(f"| {' | '.join([Variant(family).short, *cells])} |")
+    comparisons = sum(row.p is not None for column in found for row in column.rows.values())
+    note = (
+        f"Interquartile means of final test losses over paired seeds, their number in brackets. {comparisons} "
+        f"comparisons with {AGAINST} by exact sign-flip tests, all corrected together by Holm's method; better and "
+        f"worse at {LEVEL:.0%}. Of gradients with a number of their own, the one that was best on seeds that are not "
+        "reported."
+    )
+    return "\n".join([*lines, "", note, ""])
+
+
+def _figure(found: list[Column], families: list[str]) -> Figure:
+    """Cells are losses as shares of `AGAINST`'s, blue below and red above; told apart: ▲ better, ▼ worse."""
+    ratios = np.array([[column.ratio(family) for column in found] for family in families])
+    with np.errstate(divide="ignore"):
+        shades = np.clip(np.log2(ratios), -_SPAN, _SPAN)
+    figure, (axes,) = new_figure(WIDEST, 1.4 + 0.27 * len(families))
+    image = axes.imshow(shades, cmap="RdBu_r", norm=Normalize(-_SPAN, _SPAN), aspect="auto")
+    for y, family in enumerate(families):
+        for x, column in enumerate(found):
+            row = column.rows.get(family)
+            if row is not None:
+                mark = {"better": " ▲", "worse": " ▼"}.get(row.verdict, "")
+                colour = "white" if abs(shades[y, x]) > 0.75 * _SPAN else "black"
+                axes.text(x, y, _told(row, ratios[y, x]) + mark, ha="center", va="center", fontsize=7, color=colour)
+    axes.set_xticks(range(len(found)), [column.title for column in found], fontsize=7)
+    axes.set_yticks(range(len(families)), [Variant(family).short for family in families], fontsize=8)
+    axes.xaxis.tick_top()
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    bar = figure.colorbar(image, ax=axes, location="bottom", shrink=0.5, aspect=40, pad=0.02)
+    bar.set_ticks([-3, -2, -1, 0, 1, 2, 3], labels=["⅛", "¼", "½", "1", "2", "4", "8"])
+    bar.set_label(
+        f"test loss / {AGAINST}'s (less is better); ▲ better, ▼ worse than {AGAINST}, corrected for all cells"
+    )
+    return figure
+
+
+def _told(row: Row, ratio: float) -> str:
+    if math.isinf(row.loss):
+        return "diverged"
+    return f"{row.loss:.2g}" if math.isnan(ratio) else f"{ratio:.2g}"

@@ -1,0 +1,134 @@
+"""Every gradient on every task: a study for each task in one resumable directory, and one figure of all of them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.studies.directory import StudyDirectory
+from benchmarks.studies.matrix import write_matrix
+from benchmarks.studies.sizing import seconds_of_a_seed
+from benchmarks.studies.spaces import family_of
+from benchmarks.studies.study import Study
+from benchmarks.studies.variants import train_shown, write_comparison
+from benchmarks.studies.workers import Workers
+from engine import SettingError
+from training import TrainingSettings
+from training.stopping import Stopping
+
+GRADIENTS = (
+    "R", "M", "C", "agree(R, M)", "mask-random(M, C, 1)", "config(M, R)", "pcgrad(M, R)", "cautious(R)", "unit(R)",
+    "clip-norm(R, 0.1)", "clip-norm(R, 1)", "clip-norm(R, 10)", "decay(R, 0.7)", "decay(R, 0.9)", "decay(R, 0.97)",
+    "truncate(R, 5)", "truncate(R, 20)", "balance(0.3)", "balance(1)", "keep-size", "step-agreement", "bisect(M, R)",
+    "bisect-unit(M, R)", "where-agree(M, R, bisect(M, R))",
+)  # fmt: skip
+"""Those that differ in their own number alone are one row: that which is best on the tuning seeds."""
+
+_CONTROL = TrainingSettings(batch_size=16, train_samples=128, test_samples=64)
+_CHAOS = TrainingSettings(train_samples=64, test_samples=32)
+_PARTICLES = TrainingSettings(batch_size=2, train_samples=32, test_samples=16)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """How a task is trained here.
+
+    Attributes:
+        difficulty: of all values of the option that makes it harder, the one that is hard.
+        epochs: of every training.
+        options: others of the task.
+        shared: further settings of the study.
+    """
+
+    difficulty: Any
+    epochs: int
+    options: Mapping[str, Any] = field(default_factory=dict)
+    shared: Mapping[str, Any] = field(default_factory=dict)
+
+    def study(self, task: str, seeds: int) -> Study:
+        return Study(
+            task,
+            dict(self.options),
+            (self.difficulty,),
+            gradients=GRADIENTS,
+            epochs=self.epochs,
+            seed_count=seeds,
+            tuning_seed_count=2,
+            tune_knobs=True,
+            **self.shared,
+        )
+
+
+def _trained(rate: float, settings: TrainingSettings, clipping: str = "norm") -> dict[str, Any]:
+    return {"clippings": (clipping,), "learning_rates": (rate,), "settings": settings}
+
+
+TASKS = {
+    "cart-pole": Entry(4, 200),
+    "cart-pendulum": Entry(2, 100),
+    "guidance": Entry(0.001, 100),
+    "quantum": Entry(5, 40),
+    "hopper": Entry(100, 100, shared=_trained(2e-3, _CONTROL)),
+    "kuramoto-sivashinsky": Entry(88, 60, shared=_trained(3e-3, _CHAOS, "none")),
+    "swarm": Entry(2000, 24, shared=_trained(1e-2, _PARTICLES)),
+    "fluid": Entry(4, 6, {"particles": 500}, _trained(3e-3, _PARTICLES)),
+}
+
+
+def zoo(tasks: Sequence[str], seeds: int) -> dict[str, Study]:
+    """The study of each task, without a repetition; SettingError for a task that is none of these."""
+    for name in tasks:
+        if name not in TASKS:
+            raise SettingError(f"Expected tasks of the zoo, {', '.join(TASKS)}, got {name!r}.")
+    return {name: TASKS[name].study(name, seeds) for name in dict.fromkeys(tasks)}
+
+
+def print_hours(studies: Mapping[str, Study], out: Path, console: Console) -> None:
+    """Tell how many trainings of each task are left and for how long, an epoch of each timed in a pack."""
+    printed, total = Table(box=None), 0.0
+    for column in ("task", "trainings left", "hours"):
+        printed.add_column(column, justify="left" if column == "task" else "right")
+    with console.status("timing an epoch of every task"):
+        for name, study in studies.items():
+            everything, left = trainings(study), trainings_left(study, out / name)
+            (difficulty,) = study.difficulties
+            each = seconds_of_a_seed(study, difficulty) / len(study.gradients) if left else 0.0
+            total += left * each / 3600
+            printed.add_row(name, f"{left} of {everything}", f"{left * each / 3600:.2f}")
+    console.print(printed)
+    console.print(f"{total:.1f} hours are left on this machine as it is now", highlight=False)
+
+
+def trainings(study: Study) -> int:
+    """How many there are in all, those for tuning too."""
+    reported = len(dict.fromkeys(map(family_of, study.gradients)))
+    return len(study.gradients) * study.tuning_seed_count + reported * study.seed_count
+
+
+def trainings_left(study: Study, out: Path) -> int:
+    """How many of them are not done."""
+    return trainings(study) - (len(StudyDirectory(out).results) if StudyDirectory.is_at(out) else 0)
+
+
+def run_zoo(studies: Mapping[str, Study], out: Path, console: Console, workers: Workers | None = None) -> None:
+    """Train what is left, task by task; KeyboardInterrupt where a signal stops it."""
+    with Stopping() as stopping:
+        for task, study in studies.items():
+            train_shown(study, out / task, console, workers, stopping)
+
+
+def report_zoo(studies: Mapping[str, Study], out: Path, console: Console) -> list[Path]:
+    """Write the report of every task that has reported trainings, and the matrix of all of them."""
+    done = {name: study for name, study in studies.items() if _reported(out / name)}
+    written: list[Path] = []
+    for name, study in done.items():
+        console.print(name, highlight=False)
+        written += write_comparison(study, out / name, console)
+    return [*written, *(write_matrix({name: StudyDirectory(out / name) for name in done}, out) if done else [])]
+
+
+def _reported(out: Path) -> bool:
+    return StudyDirectory.is_at(out) and any(one.phase == "report" for one in StudyDirectory(out).results)

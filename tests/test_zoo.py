@@ -1,0 +1,153 @@
+"""Every gradient on every task: hours told before, resumable, and one matrix, corrected for all comparisons."""
+
+import re
+
+import pytest
+import torch
+from rich.console import Console
+
+import evenflow
+from benchmarks.studies import zoo as zoo_module
+from benchmarks.studies.directory import StudyDirectory
+from benchmarks.studies.matrix import _told, columns, write_matrix
+from benchmarks.studies.packs import run_study
+from benchmarks.studies.spaces import family_of
+from benchmarks.studies.statistics import interquartile_mean
+from benchmarks.studies.study import Study
+from benchmarks.studies.zoo import GRADIENTS, TASKS, print_hours, report_zoo, run_zoo, trainings, trainings_left, zoo
+from engine import SettingError
+from training import TrainingSettings
+
+pytestmark = pytest.mark.float64
+
+CHOSEN = ("R", "C", "clip-norm(R, 0.1)", "clip-norm(R, 10)")
+SMALL = TrainingSettings(batch_size=2, train_samples=4, test_samples=2)
+
+
+def small(task, difficulty, **options):
+    given = {"gradients": CHOSEN, "seed_count": 2, "tuning_seed_count": 1, "tune_knobs": True, "epochs": 1}
+    return Study(task, {}, (difficulty,), settings=SMALL, **(given | options))
+
+
+@pytest.fixture(scope="module")
+def studies():
+    return {"cart-pole": small("cart-pole", 1), "lqr": small("lqr", 20)}
+
+
+@pytest.fixture(scope="module")
+def trained(studies, tmp_path_factory):
+    out = tmp_path_factory.mktemp("zoo")
+    run_zoo(studies, out, Console(quiet=True))
+    return out
+
+
+def test_the_zoo_is_every_task_and_gradient():
+    found = zoo(tuple(TASKS), 10)
+    assert {name: (study.task, study.difficulties) for name, study in found.items()} == {
+        "cart-pole": ("cart-pole", (4,)),
+        "cart-pendulum": ("cart-pendulum", (2,)),
+        "guidance": ("guidance", (0.001,)),
+        "quantum": ("quantum", (5,)),
+        "hopper": ("hopper", (100,)),
+        "kuramoto-sivashinsky": ("kuramoto-sivashinsky", (88,)),
+        "swarm": ("swarm", (2000,)),
+        "fluid": ("fluid", (4,)),
+    }
+    for study in found.values():
+        assert len(study.gradients) == len(GRADIENTS)
+        assert (study.seed_count, study.tune_knobs) == (10, True)
+        assert len(study.learning_rates) == len(study.clippings) == 1
+    with pytest.raises(SettingError, match=r"Expected tasks of the zoo, cart-pole, .*, fluid, got 'herd'\."):
+        zoo(["herd"], 10)
+
+
+def test_trainings_are_counted_and_what_is_done_is_not_trained_again(studies, trained):
+    for name, study in studies.items():
+        assert trainings(study) == 4 * 1 + 3 * 2 == len(StudyDirectory(trained / name).results)
+        assert trainings_left(study, trained / name) == 0
+    before = (trained / "lqr" / "results.jsonl").read_bytes()
+    run_zoo(studies, trained, Console(quiet=True))
+    assert (trained / "lqr" / "results.jsonl").read_bytes() == before
+
+
+def test_hours_are_told_before_anything_is_trained(studies, trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(zoo_module, "seconds_of_a_seed", lambda study, difficulty: 3600.0 * len(study.gradients))
+    for out, left in ((tmp_path, 10), (trained, 0)):
+        console = Console(record=True, width=100)
+        print_hours(studies, out, console)
+        told = console.export_text()
+        assert told.count(f"{left} of 10") == 2
+        assert re.findall(r"([\d.]+) hours are left", told) == [f"{2.0 * left:.1f}"]  # one for each
+    assert not any(tmp_path.iterdir())
+
+
+def test_the_report_has_a_matrix_of_all_tasks(studies, trained):
+    written = report_zoo(studies, trained, Console(quiet=True))
+    assert {trained / "matrix.md", trained / "matrix.png", trained / "lqr" / "report.md"} <= set(written)
+    head, _, *rows = (trained / "matrix.md").read_text().splitlines()
+    assert head == "| gradient | cart-pole, poles 1 | lqr, horizon 20 |"
+    assert [row.split(" | ")[0].strip("| ") for row in rows[:3]] == ["R", "C", "clip-norm(R, ·)"]
+    assert "4 comparisons with R" in (trained / "matrix.md").read_text()
+    assert (trained / "matrix.png").stat().st_size > 5000
+    for column in columns({name: StudyDirectory(trained / name) for name in studies}):
+        assert column.rows["clip-norm(R, ·)"].gradient in CHOSEN[2:]
+        assert column.ratio("R") == 1.0
+        assert column.ratio("C") == column.rows["C"].loss / column.rows["R"].loss
+
+
+def test_what_has_only_been_tuned_so_far_is_left_out(tmp_path):
+    assert report_zoo({"lqr": small("lqr", 20)}, tmp_path, Console(quiet=True)) == []
+    assert not any(tmp_path.iterdir())
+
+
+def test_comparisons_are_corrected_over_all_tasks_together(tmp_path):
+    """R and M on two linear tasks over eight seeds: p of each alone, times how many there are."""
+    found = {}
+    for horizon in (20, 30):
+        study = small("lqr", horizon, gradients=("R", "M"), seed_count=8, epochs=3, tune_knobs=False)
+        run_study(study, tmp_path / str(horizon))
+        found[f"lqr {horizon}"] = StudyDirectory(tmp_path / str(horizon))
+    alone = [next(iter(columns({name: study}))).rows["M"] for name, study in found.items()]
+    together = [column.rows["M"] for column in columns(found)]
+    least = min(row.p for row in alone)
+    for one, both in zip(alone, together, strict=True):
+        assert one.p_corrected == one.p == both.p
+        assert both.p_corrected == pytest.approx(max(2 * least, one.p) if one.p > least else min(1.0, 2 * least))
+        losses = [
+            result.final_loss for result in found[f"lqr {one.difficulty}"].reported if result.label.gradient == "M"
+        ]
+        assert both.loss == pytest.approx(float(interquartile_mean(losses)))
+    assert write_matrix(found, tmp_path)
+
+
+def test_a_training_that_diverged_is_said_to_have(tmp_path, monkeypatch):
+    study = small("lqr", 20, gradients=("R", "M"), tune_knobs=False, learning_rates=(1e200,))
+    run_study(study, tmp_path / "lqr")
+    (column,) = columns({"lqr": StudyDirectory(tmp_path / "lqr")})
+    row = column.rows["M"]
+    assert torch.isinf(torch.tensor(row.loss))
+    assert _told(row, column.ratio("M")) == "diverged"
+    write_matrix({"lqr": StudyDirectory(tmp_path / "lqr")}, tmp_path)
+    assert "100% diverged" in (tmp_path / "matrix.md").read_text()
+
+
+def test_families_of_the_zoo_are_rows():
+    assert len(set(map(family_of, GRADIENTS))) == 18
+
+
+def test_a_task_that_is_not_in_it_is_one_sentence(tmp_path, capsys):
+    command = ["bench", "zoo", "--out", str(tmp_path / "zoo"), "--tasks", "herd", "--backend", "cpu"]
+    assert evenflow.main([*command, "--precision", "float64"]) == 2
+    assert "Expected tasks of the zoo, cart-pole" in capsys.readouterr().err
+    assert not (tmp_path / "zoo").exists()
+
+
+def test_the_command_tells_hours_and_trains_nothing(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(zoo_module.TASKS, "lqr", zoo_module.Entry(20, 1, shared={"settings": SMALL}))
+    monkeypatch.setattr(zoo_module, "GRADIENTS", CHOSEN)
+    command = ["bench", "zoo", "--out", str(tmp_path / "zoo"), "--tasks", "lqr", "--plan-only", "--seeds", "2"]
+    assert evenflow.main([*command, "--backend", "cpu", "--precision", "float64"]) == 0
+    assert "hours are left on this machine" in capsys.readouterr().out
+    assert not (tmp_path / "zoo").exists()
+    assert evenflow.main([*[word for word in command if word != "--plan-only"], "--precision", "float64"]) == 0
+    assert (tmp_path / "zoo" / "matrix.png").exists()
