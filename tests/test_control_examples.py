@@ -14,7 +14,8 @@ def run(name, folder, *words):
     return run_python(source + f"runpy.run_path({str(ROOT / 'examples' / name)!r})").stdout
 
 
-SHORT = ["identify_chain", "lyapunov_exponent", "open_loop_swing_up", "ppo_cart_pole", "randomised_masses"]
+SHORT = ["fluid_open_loop", "identify_chain", "lyapunov_exponent", "open_loop_swing_up", "ppo_cart_pole"]
+SHORT += ["randomised_masses"]
 
 
 @pytest.mark.parametrize("name", SHORT)
@@ -45,6 +46,12 @@ def test_the_growth_of_errors_is_measured_and_drawn(tmp_path):
     assert 0.0 < float(error) < 0.1
     assert abs(float(found)) < 0.2  # after five units of time
     assert (tmp_path / "picture.png").stat().st_size > 5000
+
+
+def test_pushes_alone_gather_a_fluid(tmp_path):
+    printed = run("fluid_open_loop.py", tmp_path, "60", "2", "4")
+    assert float(re.findall(r"([\d.]+) of it", printed)[0]) < 0.9
+    assert (tmp_path / "fluid-open-loop.png").stat().st_size > 5000
 
 
 def test_a_trained_hopper_s_gait_is_told(tmp_path):
