@@ -1,5 +1,6 @@
 """Whether what was computed is finite, asked at once or once for many: the host waits for a device whenever it asks."""
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
@@ -10,6 +11,8 @@ Result = TypeVar("Result")
 
 # Notes that are kept one by one: to add each to those before would take a device a kernel each time.
 _MOST_NOTES = 512
+# Work that takes so many seconds is not slowed by an answer, and dear to do again.
+_LONG = 5.0
 
 
 class Finiteness:
@@ -23,6 +26,7 @@ class Finiteness:
     def __init__(self):
         self._off = False
         self._noted: list[torch.Tensor] = []
+        self._pieces, self._since = 0, 0.0
 
     def __call__(self, *tensors: torch.Tensor) -> bool:
         """Whether every element is finite, from sums; large finite elements may be taken for infinite ones."""
@@ -47,6 +51,7 @@ class Finiteness:
     def put_off(self) -> Iterator[None]:
         """A block in which nothing waits for an answer."""
         self._off, self._noted = True, []
+        self._pieces, self._since = 0, time.perf_counter()
         try:
             yield
         finally:
@@ -62,6 +67,21 @@ class Finiteness:
                 raise
             return None, False
         return result, self.all_were()
+
+    def piece_done(self) -> None:
+        """Of the work in a block one of several pieces, as updates are, is done: where they are long, ask from now on.
+
+        The first may have compiled kernels, so that the second one is timed.
+
+        Raises:
+            FloatingPointError: if yes was wrong so far, so that the work ends at once.
+        """
+        now = time.perf_counter()
+        took, self._since, self._pieces = now - self._since, now, self._pieces + 1
+        if self._off and self._pieces > 1 and took > _LONG:
+            self._off = False
+            if not self.all_were():
+                raise FloatingPointError("Expected finite numbers, got others.")
 
     def all_were(self) -> bool:
         """Whether yes was right throughout the last block; false alarms are possible, where finite sums overflow."""

@@ -9,7 +9,7 @@ import torch
 from conftest import uniform
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from engine import current, norms
+from engine import current, finiteness, norms
 from engine.finiteness import Finiteness
 from policies import ModulePolicy
 from training import TASKS, Member, Trainer, TrainingSettings, build_task
@@ -149,6 +149,39 @@ def test_an_epoch_in_which_something_is_not_finite_is_that_of_its_updates_one_by
     assert [(one.member, one.update) for one in together.divergences.values()] == [(1, 2)]
     for name, value in apart.state().items():
         assert torch.equal(value, together.state()[name]), name
+
+
+@pytest.mark.parametrize(("long", "made"), [(0.0, 1), (1e9, 2)])
+def test_an_epoch_of_long_updates_is_not_made_again(long, made, monkeypatch):
+    monkeypatch.setattr(finiteness, "_LONG", long)
+    trainer = trainer_of(build_task("cart-pole", horizon=4), ("R", "C"))
+    trainer._train[1, 4] = 1e300  # in the third update
+    update, places = trainer.update, []
+
+    def counted(states, parameters, place):
+        places.append(place)
+        return update(states, parameters, place)
+
+    monkeypatch.setattr(trainer, "update", counted)
+    trainer.run_epoch()
+    assert places == [0, 1, 2] * made
+    assert list(trainer.divergences) == [1]
+
+
+def test_an_epoch_of_long_updates_ends_where_it_has_to_be_made_again(monkeypatch):
+    monkeypatch.setattr(finiteness, "_LONG", 0.0)
+    trainer = trainer_of(build_task("cart-pole", horizon=4), ("R", "C"))
+    trainer._train[1, 0] = 1e300  # in the first update, before any is timed
+    update, places = trainer.update, []
+
+    def counted(states, parameters, place):
+        places.append(place)
+        return update(states, parameters, place)
+
+    monkeypatch.setattr(trainer, "update", counted)
+    trainer.run_epoch()
+    assert places == [0, 1, 0, 1, 2]
+    assert [(one.member, one.update) for one in trainer.divergences.values()] == [(1, 1)]
 
 
 def strict(trainer, monkeypatch):

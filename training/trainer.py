@@ -195,6 +195,7 @@ class Trainer:
                     return None
                 total += self.update(states, parameters, update)
                 self.updates = update + 1
+                self.rollout.finite.piece_done()
         return total
 
     @plain_torch

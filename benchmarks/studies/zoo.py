@@ -30,6 +30,9 @@ GRADIENTS = (
 _CONTROL = TrainingSettings(batch_size=16, train_samples=128, test_samples=64)
 _CHAOS = TrainingSettings(train_samples=64, test_samples=32)
 _PARTICLES = TrainingSettings(batch_size=2, train_samples=32, test_samples=16)
+_FLUID = TrainingSettings(batch_size=4, train_samples=64, test_samples=16)
+_BETWEEN = ("every-step(clip-norm(R, 0.1))", "every-step(clip-norm(decay-rate(R, 15), 0.1))")
+"""Where controls are held."""
 
 
 @dataclass(frozen=True)
@@ -41,19 +44,21 @@ class Entry:
         epochs: of every training.
         options: others of the task.
         shared: further settings of the study.
+        more: gradients of this task alone.
     """
 
     difficulty: Any
     epochs: int
     options: Mapping[str, Any] = field(default_factory=dict)
     shared: Mapping[str, Any] = field(default_factory=dict)
+    more: tuple[str, ...] = ()
 
     def study(self, task: str, seeds: int) -> Study:
         return Study(
             task,
             dict(self.options),
             (self.difficulty,),
-            gradients=GRADIENTS,
+            gradients=(*GRADIENTS, *self.more),
             epochs=self.epochs,
             seed_count=seeds,
             tuning_seed_count=2,
@@ -71,10 +76,10 @@ TASKS = {
     "cart-pendulum": Entry(2, 100),
     "guidance": Entry(0.001, 100),
     "quantum": Entry(5, 40),
-    "hopper": Entry(100, 100, shared=_trained(2e-3, _CONTROL)),
-    "kuramoto-sivashinsky": Entry(88, 60, shared=_trained(3e-3, _CHAOS, "none")),
-    "swarm": Entry(2000, 24, shared=_trained(1e-2, _PARTICLES)),
-    "fluid": Entry(4, 6, {"particles": 500}, _trained(3e-3, _PARTICLES)),
+    "hopper": Entry(100, 100, {}, _trained(2e-3, _CONTROL), _BETWEEN),
+    "kuramoto-sivashinsky": Entry(88, 60, {}, _trained(3e-3, _CHAOS, "none"), _BETWEEN),
+    "swarm": Entry(2000, 24, {}, _trained(1e-2, _PARTICLES)),
+    "fluid": Entry(4, 4, {"particles": 500}, _trained(2e-3, _FLUID, "norm(0.1)"), _BETWEEN),
 }
 
 
