@@ -54,6 +54,13 @@ def test_the_cost_is_its_formula():
 
 @pytest.mark.cuda
 @pytest.mark.float64
+def test_steps_of_physics_are_shorter_by_the_safety():
+    usual, safe = (build_task("fluid", particles=100, safety=safety).system for safety in (1.0, 2.5))
+    assert safe.steps == pytest.approx(2.5 * usual.steps, abs=2.5)
+    assert safe.step_time == pytest.approx(usual.step_time)
+    assert safe.system.dt <= usual.system.dt / 2 < usual.system.dt
+
+
 def test_training_gathers_the_fluid():
     losses = losses_of_training(build_task("fluid", particles=120, horizon=20), 4, 20, 1e-2)
     assert losses[-1] < 0.75 * losses[0]
@@ -70,6 +77,7 @@ def test_training_gathers_the_fluid():
         ({"duration": 0.0}, "a finite duration above 0, got 0.0."),
         ({"sound_speed": -1.0}, "a finite sound speed above 0, got -1.0."),
         ({"regularisation": -1.0}, "a regularisation of at least 0, got -1.0."),
+        ({"safety": 0.5}, "a safety of at least 1, got 0.5."),
         ({"viscosity": -1.0}, "a finite viscosity of at least 0, got -1.0."),
         ({"particles": 2}, "a box of at least 2 kernel radii,"),
     ],

@@ -215,7 +215,8 @@ def check_room(size: tuple[float, ...], radius: float) -> None:
 
 
 def longest_dt(spacing: float, sound_speed: float, viscosity: float, gravity: float) -> float:
-    """The time step up to which the scheme is stable: sound, friction and falling go no further than part of h = R/2.
+    """The time step up to which the scheme is stable while flows are slower than c: sound, friction and falling go no
+    further than part of h = R/2. What is driven faster is squeezed, and sound is faster there.
 
     dt ≤ 0.4 h / c,   0.125 h² / ν,   0.25 √(h / g), as in Monaghan (2005)
     """

@@ -56,8 +56,8 @@ class Fluid(Smoothing, Jets, Drift, System):
 
         x½ = x + dt/2 v,   v' = v + dt a(x½, v),   x' = x½ + dt/2 v'
 
-    `longest_dt` is the time step up to which it is stable; longer ones are refused, by the constants, not by what
-    varies between samples.
+    `longest_dt` is the time step up to which it is stable while flows are slower than c; longer ones are refused, by
+    the constants, not by what varies between samples. Jets that drive it faster need shorter ones.
 
     State [2·dim, J + N]: rows x, y, (z,) vx, vy, (vz); jets first. Control [dim, J]: the pushes f, each for F;
     with steered jets [2·dim, J], where the other rows are accelerations of the jets themselves, whose velocities decay

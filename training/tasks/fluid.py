@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from engine.checks import not_negative, one_of, positive, whole
+from engine.checks import finite, not_negative, one_of, positive, whole
 from engine.held import Held
 from engine.systems.fluid import Fluid, longest_dt
 from policies import Moments
@@ -82,6 +82,9 @@ class FluidOptions:
     """Radius of what a jet moves."""
     jet_strength: float = 15.0
     """Acceleration in the middle of a jet of push 1."""
+    safety: float = 1.0
+    """How many times shorter a step of physics is than sound at rest asks for; 2 where jets may drive the flow beyond
+    the speed of sound."""
     steered: bool = False
     """Let the jets be moved too."""
     regularisation: float = 0.001
@@ -96,10 +99,12 @@ class FluidOptions:
         for name, value in (("viscosity", self.viscosity), ("gravity", self.gravity)):
             not_negative(f"a finite {name} of at least 0", value)
         not_negative("a regularisation of at least 0", self.regularisation)
+        finite("a safety of at least 1", self.safety, lambda number: number >= 1)
         size = TANKS[self.dim]
         spacing = (FILLING * math.prod(size) / self.particles) ** (1 / self.dim)
         step = self.duration / self.horizon
-        held = math.ceil(step / longest_dt(spacing, self.sound_speed, self.viscosity, self.gravity))
+        longest = longest_dt(spacing, self.sound_speed, self.viscosity, self.gravity)
+        held = math.ceil(self.safety * step / longest)
         fluid = Fluid(
             self.particles,
             self.jets,
