@@ -8,6 +8,7 @@ from pathlib import Path
 import tyro
 
 from benchmarks.studies.spread import Spread
+from training.errors import RunError
 from training.machine import Machine, console
 
 
@@ -32,16 +33,23 @@ class Programme(abc.ABC):
         workers = self.spread.workers(self.machine)
         self.machine.start()
         tell_hours, train, report = self._parts()
-        if not self.report_only:
-            tell_hours()
+        if self.report_only:
+            if not self._write(report):
+                raise RunError(f"Expected finished trainings in {self.out}, got none; train first.")
+            return
+        tell_hours()
         if self.plan_only:
             return
         try:
-            if not self.report_only:
-                train(workers)
+            train(workers)
         finally:
-            for path in report():
-                console.print(f"written: {path}", highlight=False, soft_wrap=True)
+            self._write(report)
+
+    def _write(self, report: Callable[[], list[Path]]) -> list[Path]:
+        written = report()
+        for path in written:
+            console.print(f"written: {path}", highlight=False, soft_wrap=True)
+        return written
 
     @abc.abstractmethod
     def _parts(self) -> tuple[Callable[[], None], Callable[..., None], Callable[[], list[Path]]]:

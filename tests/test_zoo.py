@@ -17,6 +17,7 @@ from benchmarks.studies.study import Study
 from benchmarks.studies.zoo import GRADIENTS, TASKS, print_hours, report_zoo, run_zoo, trainings, trainings_left, zoo
 from engine import SettingError
 from training import TrainingSettings
+from training.errors import RunError
 
 pytestmark = pytest.mark.float64
 
@@ -69,6 +70,18 @@ def test_trainings_are_counted_and_what_is_done_is_not_trained_again(studies, tr
     before = (trained / "lqr" / "results.jsonl").read_bytes()
     run_zoo(studies, trained, Console(quiet=True))
     assert (trained / "lqr" / "results.jsonl").read_bytes() == before
+
+
+def test_another_number_of_seeds_is_another_study(studies, trained):
+    with pytest.raises(RunError, match="seeds"):
+        print_hours({"lqr": small("lqr", 20, seed_count=1)}, trained, Console(quiet=True))
+
+
+@pytest.mark.parametrize("name", ["zoo", "paper"])
+def test_a_report_of_nothing_is_one_sentence(name, tmp_path, capsys):
+    command = ["bench", name, "--out", str(tmp_path / "none"), "--report-only", "--backend", "cpu"]
+    assert evenflow.main([*command, "--precision", "float64"]) != 0
+    assert "Expected finished trainings in" in capsys.readouterr().err
 
 
 def test_hours_are_told_before_anything_is_trained(studies, trained, tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.studies.directory import StudyDirectory
+from benchmarks.studies.directory import StudyDirectory, check_same
 from benchmarks.studies.matrix import write_matrix
 from benchmarks.studies.sizing import seconds_of_a_seed
 from benchmarks.studies.spaces import family_of
@@ -114,8 +114,11 @@ def trainings(study: Study) -> int:
 
 
 def trainings_left(study: Study, out: Path) -> int:
-    """How many of them are not done."""
-    return trainings(study) - (len(StudyDirectory(out).results) if StudyDirectory.is_at(out) else 0)
+    """How many of them are not done; RunError where another study stands there."""
+    if not StudyDirectory.is_at(out):
+        return trainings(study)
+    check_same(study.to_config(), StudyDirectory(out).config, out)
+    return trainings(study) - len(StudyDirectory(out).results)
 
 
 def run_zoo(studies: Mapping[str, Study], out: Path, console: Console, workers: Workers | None = None) -> None:
