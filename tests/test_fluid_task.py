@@ -52,7 +52,6 @@ def test_the_cost_is_its_formula():
     assert gradient.isfinite().all()
 
 
-@pytest.mark.cuda
 @pytest.mark.float64
 def test_steps_of_physics_are_shorter_by_the_safety():
     usual, safe = (build_task("fluid", particles=100, safety=safety).system for safety in (1.0, 2.5))
@@ -61,6 +60,8 @@ def test_steps_of_physics_are_shorter_by_the_safety():
     assert safe.system.dt <= usual.system.dt / 2 < usual.system.dt
 
 
+@pytest.mark.cuda
+@pytest.mark.float64
 def test_training_gathers_the_fluid():
     losses = losses_of_training(build_task("fluid", particles=120, horizon=20), 4, 20, 1e-2)
     assert losses[-1] < 0.75 * losses[0]
