@@ -64,14 +64,16 @@ def oracle(formula, policy, initial, held=1):
         for t in reversed(range(HORIZON)):
             x, u = states[t * held], act(theta, states[t * held])
             direct, mu = grad(cost, (0, 1))(x, u, t)
+            physics = adjoint
             for s in reversed(range(t * held, t * held + held)):
                 a, b = jacrev(step, (0, 1))(states[s], u)
                 mu = mu + b.T @ adjoint
+                physics = a.T @ adjoint
                 if s > t * held:
-                    adjoint = formula(0 * x, a.T @ adjoint, 0 * x, s)
+                    adjoint = formula(0 * x, physics, 0 * x, s)
             of_theta, of_state = jacrev(act, (0, 1))(theta, x)
             total += of_theta.T @ mu / len(initial)
-            adjoint = formula(direct, a.T @ adjoint, of_state.T @ mu, t * held)
+            adjoint = formula(direct, physics, of_state.T @ mu, t * held)
     return total
 
 

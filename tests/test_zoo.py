@@ -123,10 +123,11 @@ def test_comparisons_are_corrected_over_all_tasks_together(tmp_path):
         found[f"lqr {horizon}"] = StudyDirectory(tmp_path / str(horizon))
     alone = [next(iter(columns({name: study}))).rows["M"] for name, study in found.items()]
     together = [column.rows["M"] for column in columns(found)]
-    least = min(row.p for row in alone)
+    least = min(row.p or 0.0 for row in alone)
     for one, both in zip(alone, together, strict=True):
         assert one.p_corrected == one.p == both.p
-        assert both.p_corrected == pytest.approx(max(2 * least, one.p) if one.p > least else min(1.0, 2 * least))
+        p = one.p or 0.0
+        assert both.p_corrected == pytest.approx(max(2 * least, p) if p > least else min(1.0, 2 * least))
         losses = [
             result.final_loss for result in found[f"lqr {one.difficulty}"].reported if result.label.gradient == "M"
         ]
