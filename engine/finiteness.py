@@ -18,9 +18,9 @@ _LONG = 5.0
 class Finiteness:
     """What a rollout and its sweeps ask of their own numbers, to which the answer is nearly always yes.
 
-    In a block of `put_off` every question is answered by yes unseen and noted on the device. `all_were` then asks them
-    all at once; if it says no, what was done in the block has to be done again outside of one, where it goes another
-    way.
+    In a block of `put_off` every question is answered by yes unseen and noted on the device, unless its pieces turn out
+    to be long. `all_were` then asks them all at once; if it says no, what was done in the block has to be done again
+    outside of one, where it goes another way.
     """
 
     def __init__(self):

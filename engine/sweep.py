@@ -297,10 +297,9 @@ class Sweeper(SweepBuffers):
         self._trusted.add(rule)
 
     def _place(self, samples: slice) -> Place:
-        rollout = self.rollout
-        held = rollout.system.steps if isinstance(rollout.system, Held) else 1
-        initial = rollout.initial_state[samples]
-        return Place(rollout.system.step_time, lambda: keys_of(initial.flatten(1), rollout.turn), held)
+        rollout, system = self.rollout, self.rollout.system
+        held = system.steps if isinstance(system, Held) else 1
+        return Place(system.step_time, lambda: keys_of(rollout.initial_state[samples].flatten(1), rollout.turn), held)
 
     def _policy_term(self, slot: int, samples: slice) -> torch.Tensor:
         cotangent, state = self.cotangents[slot, samples], self.rollout.states[slot, samples]

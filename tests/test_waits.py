@@ -151,11 +151,8 @@ def test_an_epoch_in_which_something_is_not_finite_is_that_of_its_updates_one_by
         assert torch.equal(value, together.state()[name]), name
 
 
-@pytest.mark.parametrize(("long", "made"), [(0.0, 1), (1e9, 2)])
-def test_an_epoch_of_long_updates_is_not_made_again(long, made, monkeypatch):
-    monkeypatch.setattr(finiteness, "_LONG", long)
-    trainer = trainer_of(build_task("cart-pole", horizon=4), ("R", "C"))
-    trainer._train[1, 4] = 1e300  # in the third update
+def places_of_an_epoch(trainer, monkeypatch):
+    """The places of all updates that an epoch makes, in their order."""
     update, places = trainer.update, []
 
     def counted(states, parameters, place):
@@ -164,7 +161,15 @@ def test_an_epoch_of_long_updates_is_not_made_again(long, made, monkeypatch):
 
     monkeypatch.setattr(trainer, "update", counted)
     trainer.run_epoch()
-    assert places == [0, 1, 2] * made
+    return places
+
+
+@pytest.mark.parametrize(("long", "made"), [(0.0, 1), (1e9, 2)])
+def test_an_epoch_of_long_updates_is_not_made_again(long, made, monkeypatch):
+    monkeypatch.setattr(finiteness, "_LONG", long)
+    trainer = trainer_of(build_task("cart-pole", horizon=4), ("R", "C"))
+    trainer._train[1, 4] = 1e300  # in the third update
+    assert places_of_an_epoch(trainer, monkeypatch) == [0, 1, 2] * made
     assert list(trainer.divergences) == [1]
 
 
@@ -172,15 +177,7 @@ def test_an_epoch_of_long_updates_ends_where_it_has_to_be_made_again(monkeypatch
     monkeypatch.setattr(finiteness, "_LONG", 0.0)
     trainer = trainer_of(build_task("cart-pole", horizon=4), ("R", "C"))
     trainer._train[1, 0] = 1e300  # in the first update, before any is timed
-    update, places = trainer.update, []
-
-    def counted(states, parameters, place):
-        places.append(place)
-        return update(states, parameters, place)
-
-    monkeypatch.setattr(trainer, "update", counted)
-    trainer.run_epoch()
-    assert places == [0, 1, 0, 1, 2]
+    assert places_of_an_epoch(trainer, monkeypatch) == [0, 1, 0, 1, 2]
     assert [(one.member, one.update) for one in trainer.divergences.values()] == [(1, 1)]
 
 

@@ -13,6 +13,7 @@ from benchmarks.apart import DONE
 from benchmarks.beside.plan import SECONDS, START, TOGETHER, Sizes, goal, parts_of
 from benchmarks.parts import REPORT, Found, Part, PartStudy, why_not
 from benchmarks.peers.peer import OURS
+from benchmarks.tables import table_lines
 from benchmarks.timing import this_machine
 from training.files import write_ours
 from training.style import legend_below, panel_figure, plain_log, save_ours
@@ -135,5 +136,5 @@ def _markdown(
     lines = ["# Beside peers", "", f"{about}; float32, batch 8, Adam.", "", _NOTE, "", f"![Members]({figure.name})"]
     for title, head, rows in tables:
         lines += ["", f"## {title}", ""]
-        lines += ["| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows)]
+        lines += table_lines(head, rows)
     return "\n".join([*lines, ""])

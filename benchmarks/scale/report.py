@@ -17,6 +17,7 @@ from benchmarks.scale.figures import draw
 from benchmarks.scale.findings import memory_taken, milliseconds, per_pair
 from benchmarks.scale.settings import ScaleSettings
 from benchmarks.scale.study import SCALE_FORMAT, Record, in_words, take_all
+from benchmarks.tables import table_lines
 from engine.memory import parse_bytes
 from training.files import write_ours
 
@@ -142,5 +143,5 @@ def _markdown(
     lines += [f"![{figure.stem} against size]({figure.name})" for figure in figures]
     for title, head, rows in tables:
         lines += ["", f"## {title}", ""]
-        lines += ["| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows)]
+        lines += table_lines(head, rows)
     return "\n".join([*lines, ""])

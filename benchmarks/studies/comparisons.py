@@ -18,6 +18,7 @@ from benchmarks.studies.statistics import (
     sign_flip_test,
     success_interval,
 )
+from benchmarks.tables import table_lines
 from engine import FULL
 from training.gradients import rank_of, text_of
 from training.optimisers import optimiser_named
@@ -91,10 +92,13 @@ def table(
     for (difficulty, letter, clipping), group in groups.items():
         other = groups.get((difficulty, against, clipping), []) if letter != against else []
         rows.append(_row(group, other, against, threshold, costs.get(str(difficulty), {})))
-    compared = [index for index, row in enumerate(rows) if row.p is not None]
-    for index, corrected in zip(compared, holm([rows[index].p or 0.0 for index in compared]), strict=True):
-        rows[index] = replace(rows[index], p_corrected=corrected)
-    return rows
+    return corrected(rows)
+
+
+def corrected(rows: Sequence[Row]) -> list[Row]:
+    """Rows whose p are corrected by Holm for as many comparisons as there are in all of them."""
+    found = iter(holm([row.p for row in rows if row.p is not None]))
+    return [row if row.p is None else replace(row, p_corrected=next(found)) for row in rows]
 
 
 def _row(group: list[Result], other: list[Result], against: str, threshold: float | None, cost: dict[str, Any]) -> Row:
@@ -188,28 +192,25 @@ def markdown(rows: list[Row], study: dict[str, Any], threshold: float | None, sa
     success = f"below {threshold:g}" if threshold is not None else "success"
     head = ["difficulty", "variant", "rate", "seeds", "loss (IQM, 95%)", "median, 90% below", success, "diverged",
             f"better than {against} (95%)", "p (Holm)", "ms an update", f"cost / {against}", "memory"]  # fmt: skip
-    lines = [f"# {study['task']}: {study['epochs']} epochs, {study['seeds']} paired seeds", "", _line(head)]
-    lines.append(_line(["---"] * len(head)))
+    lines = []
     for row in rows:
         rate = "" if row.success is None else f"{row.success:.0%} ({row.success_low:.0%} to {row.success_high:.0%})"
         lines.append(
-            _line(
-                [
-                    str(row.difficulty),
-                    row.name,
-                    f"{row.learning_rate:g}",
-                    str(row.seeds),
-                    f"{row.loss:.3g} ({row.loss_low:.3g} to {row.loss_high:.3g})",
-                    f"{row.percentiles[2]:.3g}, {row.percentiles[4]:.3g}",
-                    rate,
-                    f"{row.diverged:.0%}",
-                    better(row),
-                    significance(row),
-                    "" if row.update_ms is None else f"{row.update_ms:.2f}",
-                    "" if row.cost_of_against is None else f"{row.cost_of_against:.2f}",
-                    "" if row.memory_bytes is None else f"{row.memory_bytes / 2**20:.1f} MiB",
-                ]
-            )
+            [
+                str(row.difficulty),
+                row.name,
+                f"{row.learning_rate:g}",
+                str(row.seeds),
+                f"{row.loss:.3g} ({row.loss_low:.3g} to {row.loss_high:.3g})",
+                f"{row.percentiles[2]:.3g}, {row.percentiles[4]:.3g}",
+                rate,
+                f"{row.diverged:.0%}",
+                better(row),
+                significance(row),
+                "" if row.update_ms is None else f"{row.update_ms:.2f}",
+                "" if row.cost_of_against is None else f"{row.cost_of_against:.2f}",
+                "" if row.memory_bytes is None else f"{row.memory_bytes / 2**20:.1f} MiB",
+            ]
         )
     note = (
         "Losses are interquartile means of the final test loss over seeds with a 95% bootstrap interval (expanded "
@@ -223,7 +224,9 @@ def markdown(rows: list[Row], study: dict[str, Any], threshold: float | None, sa
         note += f" Of each training the epoch is reported that is best on {validated} starts for validation."
     name = study["settings"]["optimiser"]
     note += f" Optimiser: {name}, {optimiser_named(name).description}."
-    return "\n".join([*lines, "", *(f"- {sentence}" for sentence in said), "", note, ""])
+    title = f"# {study['task']}: {study['epochs']} epochs, {study['seeds']} paired seeds"
+    told = [f"- {sentence}" for sentence in said]
+    return "\n".join([title, "", *table_lines(head, lines), "", *told, "", note, ""])
 
 
 def better(row: Row) -> str:
@@ -236,7 +239,3 @@ def better(row: Row) -> str:
 def significance(row: Row) -> str:
     """The corrected p of a row with what it says."""
     return "" if row.p_corrected is None else f"{row.p_corrected:.2g} {row.verdict}".rstrip()
-
-
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"

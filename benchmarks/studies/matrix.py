@@ -1,22 +1,22 @@
 """Several studies in one figure: a row for each gradient, a column for each task, one correction for all."""
 
+import itertools
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from benchmarks.studies.comparisons import AGAINST, LEVEL, Row, table
+from benchmarks.studies.comparisons import AGAINST, LEVEL, Row, corrected, table
 from benchmarks.studies.directory import StudyDirectory
 from benchmarks.studies.spaces import family_of
-from benchmarks.studies.statistics import holm
+from benchmarks.tables import table_lines
 from training.files import write_ours
 from training.gradients import rank_of
 from training.style import WIDEST, new_figure, save_ours
-from training.tasks import difficulty_of, task_options
 from training.variant import Variant
 
 # Ratios are coloured up to eight times better or worse.
@@ -40,19 +40,15 @@ class Column:
 
 def columns(studies: Mapping[str, StudyDirectory]) -> list[Column]:
     """Those of all studies, by name, whose p are corrected by Holm for every comparison in all of them."""
-    found = []
-    for name, study in studies.items():
-        option = difficulty_of(task_options(study.config["task"]))[0]
-        rows = table(study, None, {})
-        for difficulty, clipping in dict.fromkeys((row.difficulty, row.clipping) for row in rows):
-            title = f"{name}\n{option} {difficulty}" + ("" if clipping == "none" else f"\n{clipping} clipped")
-            here = (row for row in rows if (row.difficulty, row.clipping) == (difficulty, clipping))
-            found.append(Column(title, {family_of(row.gradient): row for row in here}))
-    compared = [(column, family) for column in found for family, row in column.rows.items() if row.p is not None]
-    corrected = holm([column.rows[family].p or 0.0 for column, family in compared])
-    for (column, family), p in zip(compared, corrected, strict=True):
-        column.rows[family] = replace(column.rows[family], p_corrected=p)
-    return found
+    tables = {name: table(study, None, {}) for name, study in studies.items()}
+    rows = iter(corrected([row for found in tables.values() for row in found]))
+    by_title: dict[str, dict[str, Row]] = {}
+    for name, found in tables.items():
+        for row in itertools.islice(rows, len(found)):
+            clipped = "" if row.clipping == "none" else f"\n{row.clipping} clipped"
+            title = f"{name}\n{studies[name].difficulty} {row.difficulty}{clipped}"
+            by_title.setdefault(title, {})[family_of(row.gradient)] = row
+    return [Column(title, of_families) for title, of_families in by_title.items()]
 
 
 def write_matrix(studies: Mapping[str, StudyDirectory], out: Path) -> list[Path]:
@@ -67,7 +63,7 @@ def write_matrix(studies: Mapping[str, StudyDirectory], out: Path) -> list[Path]
 
 def _markdown(found: list[Column], families: list[str]) -> str:
     head = ["gradient", *(column.title.replace("\n", ", ") for column in found)]
-    lines = [f"| {' | '.join(head)} |", f"| {' | '.join(['---'] * len(head))} |"]
+    lines = []
     for family in families:
         cells = []
         for column in found:
@@ -80,7 +76,7 @@ def _markdown(found: list[Column], families: list[str]) -> str:
             verdict = f", p {row.p_corrected:.2g}, **{row.verdict}**" if row.verdict else ""
             diverged = f", {row.diverged:.0%} diverged" if row.diverged else ""
             cells.append(f"{row.loss:.3g} ({row.seeds}){share}{own}{verdict}{diverged}")
-        lines.append(f"| {' | '.join([Variant(family).short, *cells])} |")
+        lines.append([Variant(family).short, *cells])
     comparisons = sum(row.p is not None for column in found for row in column.rows.values())
     note = (
         f"Interquartile means of final test losses over paired seeds, their number in brackets. {comparisons} "
@@ -88,7 +84,7 @@ def _markdown(found: list[Column], families: list[str]) -> str:
         f"worse at {LEVEL:.0%}. Of gradients with a number of their own, the one that was best on seeds that are not "
         "reported."
     )
-    return "\n".join([*lines, "", note, ""])
+    return "\n".join([*table_lines(head, lines), "", note, ""])
 
 
 def _figure(found: list[Column], families: list[str]) -> Figure:

@@ -17,7 +17,7 @@ from benchmarks.studies.directory import StudyDirectory
 from benchmarks.studies.packs import Stage, packs_of
 from benchmarks.studies.sizing import seconds_of_an_epoch
 from benchmarks.studies.study import Study
-from benchmarks.studies.variants import train_shown, write_comparison
+from benchmarks.studies.variants import train_shown, write_comparisons
 from benchmarks.studies.verdicts import write_verdicts
 from benchmarks.studies.workers import Workers
 from engine import SettingError
@@ -122,11 +122,8 @@ def run_programme(studies: dict[str, Study], out: Path, console: Console, worker
 
 def report_programme(studies: dict[str, Study], out: Path, console: Console) -> list[Path]:
     """Write the report of every task of which something is done, and who wins in all of them."""
-    done, written = {task: study for task, study in studies.items() if _done(out / task)}, []
-    for task, study in done.items():
-        console.print(task, highlight=False)
-        written += write_comparison(study, out / task, console)
-    told = write_verdicts({task: StudyDirectory(out / task) for task in done}, out, GRADIENTS)
+    done, written = write_comparisons(studies, out, console)
+    told = write_verdicts(done, out)
     return written if told is None else [*written, told]
 
 

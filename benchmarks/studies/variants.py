@@ -1,6 +1,7 @@
 """`evenflow bench variants TASK`: train a study, then write its table, figures and diagnostics."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,19 @@ def write_comparison(study: Study, out: Path, console: Console, against: str = A
     for sentence in conclusions(rows):
         console.print(sentence, highlight=False)
     return written
+
+
+def write_comparisons(
+    studies: Mapping[str, Study], out: Path, console: Console
+) -> tuple[dict[str, StudyDirectory], list[Path]]:
+    """Write the report of every study, by the name of its folder, that has reported trainings; those, and the paths."""
+    there = {name: StudyDirectory(out / name) for name in studies if StudyDirectory.is_at(out / name)}
+    done = {name: study for name, study in there.items() if any(one.phase == "report" for one in study.results)}
+    written = []
+    for name in done:
+        console.print(name, highlight=False)
+        written += write_comparison(studies[name], out / name, console)
+    return done, written
 
 
 def _costs(study: Study, out: Path, console: Console) -> dict[str, Any]:

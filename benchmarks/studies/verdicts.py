@@ -2,129 +2,101 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from benchmarks.studies.comparisons import AGAINST, LEVEL, grouped
+from benchmarks.studies.comparisons import AGAINST, LEVEL, Row, corrected, grouped, table
 from benchmarks.studies.directory import Result, StudyDirectory
-from benchmarks.studies.statistics import holm, interquartile_mean, sign_flip_test
+from benchmarks.studies.statistics import interquartile_mean
+from benchmarks.tables import table_lines
 from training.files import write_ours
-from training.variant import Variant
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """One gradient beside `AGAINST` at one difficulty with one clipping, over the seeds that both have.
+    """One gradient beside `AGAINST` at one difficulty with one clipping.
 
     Attributes:
-        losses: interquartile means of final test losses, the gradient's and the other's.
+        row: the gradient's, with p corrected for all that are told together.
+        other: the loss of `AGAINST`, over its seeds as the row's is over its own.
         since: the epoch from which on, to the end, the one that ends lower has the lower interquartile mean.
-        misled: on how many of the seeds the other one of the two ends lower.
-        p: of the exact sign-flip test, corrected by Holm where several are told together.
     """
 
     task: str
-    difficulty: Any
-    clipping: str
-    gradient: str
-    seeds: int
-    losses: tuple[float, float]
+    row: Row
+    other: float
     since: int
-    misled: int
-    p: float
 
     @property
-    def winner(self) -> str:
-        return self.gradient if self.losses[0] < self.losses[1] else AGAINST
+    def ahead(self) -> bool:
+        return self.row.loss < self.other
+
+    @property
+    def misled(self) -> float:
+        """On how many of the paired seeds the other one of the two ends lower, ties counted half."""
+        better = self.row.better or 0.0
+        return round(self.row.pairs * (1.0 - better if self.ahead else better), 1)
 
     @property
     def told(self) -> str:
         """The winner where the test tells the two apart, else that it does not."""
-        return f"**{self.winner}**" if self.p <= LEVEL else f"not told apart, {self.winner} lower"
+        winner = self.row.gradient if self.ahead else AGAINST
+        return f"**{winner}**" if self.row.verdict else f"not told apart, {winner} lower"
 
 
-def verdicts(studies: Mapping[str, StudyDirectory], gradients: Sequence[str] = ("C",)) -> list[Verdict]:
+def verdicts(studies: Mapping[str, StudyDirectory]) -> list[Verdict]:
     """Those of every study, by the name of its task, whose p are corrected for all of them."""
+    tables = [(task, row) for task, study in studies.items() for row in table(study, None, {})]
+    groups = {task: grouped(study.reported) for task, study in studies.items()}
     found = []
-    for task, study in studies.items():
-        groups = grouped(study.reported)
-        for (difficulty, gradient, clipping), group in groups.items():
-            other = groups.get((difficulty, AGAINST, clipping), [])
-            if gradient in gradients and other:
-                found.append(_verdict(task, gradient, group, other))
-    corrected = holm([verdict.p for verdict in found])
-    return [replace(verdict, p=p) for verdict, p in zip(found, corrected, strict=True)]
+    for (task, _), row in zip(tables, corrected([row for _, row in tables]), strict=True):
+        if row.p is None:
+            continue
+        mine, others = (groups[task][row.difficulty, name, row.clipping] for name in (row.gradient, AGAINST))
+        other = float(interquartile_mean([result.final_loss for result in others]))
+        found.append(Verdict(task, row, other, _since(mine, others, row.loss < other)))
+    return found
 
 
-def _verdict(task: str, gradient: str, group: list[Result], other: list[Result]) -> Verdict:
-    theirs = {result.label.seed: result for result in other}
-    pairs = [(result, theirs[result.label.seed]) for result in group if result.label.seed in theirs]
-    finals = [tuple(one.final_loss for one in pair) for pair in pairs]
-    ours, others = (list(each) for each in zip(*finals, strict=True))
-    losses = float(interquartile_mean(ours)), float(interquartile_mean(others))
-    sign = 1.0 if losses[0] < losses[1] else -1.0
-    misled = sum(sign * (theirs - mine) < 0 for mine, theirs in finals if mine != theirs)
-    first = group[0]
-    return Verdict(
-        task,
-        first.difficulty,
-        first.variant.clipping,
-        gradient,
-        len(pairs),
-        losses,
-        _since(pairs, sign),
-        misled,
-        sign_flip_test(ours, others),
-    )
-
-
-def _since(pairs: Sequence[tuple[Result, Result]], sign: float) -> int:
+def _since(mine: Sequence[Result], others: Sequence[Result], ahead: bool) -> int:
     """The epoch after the last one at which the gradient that ends lower was not lower; what diverged is infinite."""
-    curves = [np.array([pair[side].test_loss for pair in pairs], dtype=float).T for side in (0, 1)]
-    ours, others = (interquartile_mean(np.where(np.isnan(curve), math.inf, curve), axis=1) for curve in curves)
-    behind = np.flatnonzero(~(ours < others if sign > 0 else others < ours))
+    curves = [np.array([result.test_loss for result in group], dtype=float).T for group in (mine, others)]
+    ours, theirs = (interquartile_mean(np.where(np.isnan(curve), math.inf, curve), axis=1) for curve in curves)
+    behind = np.flatnonzero(~(ours < theirs if ahead else theirs < ours))
     return int(behind[-1]) + 2 if len(behind) else 1
 
 
-def write_verdicts(studies: Mapping[str, StudyDirectory], out: Path, gradients: Sequence[str] = ("C",)) -> Path | None:
+def write_verdicts(studies: Mapping[str, StudyDirectory], out: Path) -> Path | None:
     """Write verdicts.md into a directory; returns its path, or None where there is nothing to compare."""
-    found = verdicts(studies, gradients)
+    found = verdicts(studies)
     if not found:
         return None
     head = ["task", "difficulty", "variant", "seeds", "its loss", f"{AGAINST}'s", "lower by", "since epoch"]
     head += ["told apart", "p (Holm)", "seeds that say otherwise"]
-    lines = [_line(head), _line(["---"] * len(head))]
+    lines = []
     for verdict in found:
-        low, high = sorted(verdict.losses)
-        by = f"{high / low:.3g} times" if low > 0 and math.isfinite(high) else ""
-        option = studies[verdict.task].difficulty
+        row, (low, high) = verdict.row, sorted((verdict.row.loss, verdict.other))
         lines.append(
-            _line(
-                [
-                    verdict.task,
-                    f"{option} {verdict.difficulty}",
-                    Variant(verdict.gradient, verdict.clipping).short,
-                    str(verdict.seeds),
-                    f"{verdict.losses[0]:.3g}",
-                    f"{verdict.losses[1]:.3g}",
-                    by,
-                    str(verdict.since),
-                    verdict.told,
-                    f"{verdict.p:.2g}",
-                    f"{verdict.misled} of {verdict.seeds}",
-                ]
-            )
+            [
+                verdict.task,
+                f"{studies[verdict.task].difficulty} {row.difficulty}",
+                row.name,
+                str(row.pairs),
+                f"{row.loss:.3g}",
+                f"{verdict.other:.3g}",
+                f"{high / low:.3g} times" if low > 0 and math.isfinite(high) else "",
+                str(verdict.since),
+                verdict.told,
+                f"{row.p_corrected:.2g}",
+                f"{verdict.misled:g} of {row.pairs}",
+            ]
         )
     note = (
-        "Interquartile means of final test losses over paired seeds. `since epoch`: from there to the end the one that "
-        "ends lower is lower. `told apart`: by exact sign-flip tests, corrected by Holm for all rows, at "
-        f"{LEVEL:.0%}. `seeds that say otherwise`: a study of one of these alone would have named the other."
+        "Interquartile means of final test losses. `since epoch`: from there to the end the one that ends lower is "
+        "lower. `told apart`: by exact sign-flip tests over paired seeds, corrected by Holm for all rows, at "
+        f"{LEVEL:.0%}. `seeds that say otherwise`: a study of one of these alone would have named the other; ties "
+        "count half."
     )
-    return write_ours(out / "verdicts.md", "\n".join([*lines, "", note, ""]))
-
-
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
+    return write_ours(out / "verdicts.md", "\n".join([*table_lines(head, lines), "", note, ""]))

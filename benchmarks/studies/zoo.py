@@ -13,7 +13,7 @@ from benchmarks.studies.matrix import write_matrix
 from benchmarks.studies.sizing import seconds_of_a_seed
 from benchmarks.studies.spaces import family_of
 from benchmarks.studies.study import Study
-from benchmarks.studies.variants import train_shown, write_comparison
+from benchmarks.studies.variants import train_shown, write_comparisons
 from benchmarks.studies.workers import Workers
 from engine import SettingError
 from training import TrainingSettings
@@ -130,13 +130,5 @@ def run_zoo(studies: Mapping[str, Study], out: Path, console: Console, workers: 
 
 def report_zoo(studies: Mapping[str, Study], out: Path, console: Console) -> list[Path]:
     """Write the report of every task that has reported trainings, and the matrix of all of them."""
-    done = {name: study for name, study in studies.items() if _reported(out / name)}
-    written: list[Path] = []
-    for name, study in done.items():
-        console.print(name, highlight=False)
-        written += write_comparison(study, out / name, console)
-    return [*written, *(write_matrix({name: StudyDirectory(out / name) for name in done}, out) if done else [])]
-
-
-def _reported(out: Path) -> bool:
-    return StudyDirectory.is_at(out) and any(one.phase == "report" for one in StudyDirectory(out).results)
+    done, written = write_comparisons(studies, out, console)
+    return [*written, *write_matrix(done, out)] if done else written
