@@ -135,6 +135,14 @@ def test_comparisons_are_corrected_over_all_tasks_together(tmp_path):
     assert write_matrix(found, tmp_path)
 
 
+def test_numbers_of_one_family_that_are_all_reported_have_a_row_each(tmp_path):
+    study = small("lqr", 20, gradients=("R", "decay(R, 0.5)", "decay(R, 0.9)"), tune_knobs=False)
+    run_study(study, tmp_path / "lqr")
+    (column,) = columns({"lqr": StudyDirectory(tmp_path / "lqr")})
+    assert sorted(row.gradient for row in column.rows.values()) == ["R", "decay(R, 0.5)", "decay(R, 0.9)"]
+    assert write_matrix({"lqr": StudyDirectory(tmp_path / "lqr")}, tmp_path)
+
+
 def test_a_training_that_diverged_is_said_to_have(tmp_path, monkeypatch):
     study = small("lqr", 20, gradients=("R", "M"), tune_knobs=False, learning_rates=(1e200,))
     run_study(study, tmp_path / "lqr")

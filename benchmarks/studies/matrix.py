@@ -47,7 +47,8 @@ def columns(studies: Mapping[str, StudyDirectory]) -> list[Column]:
         for row in itertools.islice(rows, len(found)):
             clipped = "" if row.clipping == "none" else f"\n{row.clipping} clipped"
             title = f"{name}\n{studies[name].difficulty} {row.difficulty}{clipped}"
-            by_title.setdefault(title, {})[family_of(row.gradient)] = row
+            column, family = by_title.setdefault(title, {}), family_of(row.gradient)
+            column[row.gradient if family in column else family] = row
     return [Column(title, of_families) for title, of_families in by_title.items()]
 
 
