@@ -70,6 +70,9 @@ class Held(System):
     def sample(self, count, generator):
         return self.system.sample(count, generator)
 
+    def doubts(self, states):
+        return self.system.doubts(states)
+
     def check_size(self):
         self.system.check_size()
 

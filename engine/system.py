@@ -124,6 +124,12 @@ class System(abc.ABC):
         """
         return STEP_LAUNCH_BYTES + PULL_BACK_LAUNCH_BYTES
 
+    def doubts(self, states: torch.Tensor) -> str | None:
+        """A sentence if states [T, B, *state_shape] of a rollout, finite as they may be, are beyond what the physics
+        holds for; None otherwise, and of a system that does not say.
+        """
+        return None
+
     def check_size(self) -> None:
         """SettingError if kernels of this size cannot be had; asked before any is compiled."""
         numbers = max(math.prod(self.state_shape), math.prod(self.control_shape))

@@ -10,6 +10,7 @@ from contract import check_refusal
 from oracles import losses_of_training
 
 import engine
+import evenflow as ef
 from engine.systems import Fluid, Held
 from training import build_task
 
@@ -60,6 +61,36 @@ def test_steps_of_physics_are_shorter_by_the_safety():
     assert safe.steps == pytest.approx(2.5 * usual.steps, abs=2.5)
     assert safe.step_time == pytest.approx(usual.step_time)
     assert safe.system.dt <= usual.system.dt / 2 < usual.system.dt
+
+
+@pytest.mark.float64
+def test_flows_beyond_the_time_step_are_doubted_and_no_others():
+    found: Any = [build_task("fluid", particles=100, jets=2, safety=safety).system for safety in (1.0, 2.0)]
+    usual, safe = found
+    fluid = usual.system
+    states = torch.zeros(3, 2, 4, 2 + 100, **tensor_options())
+    states[:, :, 2:, :2] = 1e6  # jets are no fluid
+    states[2, 1, 2:, 50] = torch.nan  # that is a divergence, and told as one
+    highest = 0.4 * 2.6 * fluid.spacing / fluid.dt - 5.0
+    assert highest >= 5.0
+    states[1, 1, 2:, 40] = 0.999 * highest * torch.tensor([0.6, -0.8], **tensor_options())
+    assert usual.doubts(states) is None
+    states[1, 1, 2:, 40] *= 1.01
+    sentence = usual.doubts(states)
+    assert f"slower than {highest:.3g}" in sentence
+    assert "sound at 5," in sentence
+    assert f"particles at {1.01 * 0.999 * highest:.3g}" in sentence
+    assert safe.doubts(states) is None
+    assert build_task("cart-pole").system.doubts(states) is None
+
+
+@pytest.mark.float64
+def test_training_tells_once_of_a_fluid_beyond_its_time_step():
+    task = build_task("fluid", particles=60, horizon=4, duration=2.0, sound_speed=0.2, gravity=1.0)
+    trainer = ef.Trainer(task, [ef.Member()], ef.TrainingSettings(batch_size=2, train_samples=4, test_samples=1))
+    with pytest.warns(ef.EvenflowWarning, match="raise sound_speed") as told:
+        list(trainer.fit(2))
+    assert len([warning for warning in told if "raise sound_speed" in str(warning.message)]) == 1
 
 
 @pytest.mark.cuda

@@ -1,10 +1,11 @@
-"""Members whose losses or gradients are not finite: which, when and why."""
+"""Members whose losses or gradients are not finite: which, when and why; and physics that is to be doubted."""
 
+import warnings
 from dataclasses import dataclass
 
 import torch
 
-from engine import Trajectory
+from engine import EvenflowWarning, System, Trajectory
 from training.ranks import Ranks
 from training.settings import TrainingSettings
 
@@ -23,6 +24,20 @@ class Divergence:
     epoch: int
     update: int
     cause: str
+
+
+class Doubts:
+    """Tells, once for a training, that rollouts are beyond what their system's physics holds for."""
+
+    def __init__(self, system: System):
+        self._system, self._told = system, False
+
+    def tell(self, states: torch.Tensor) -> None:
+        """Warn if the system doubts the states [T, B, *state_shape] of a rollout, and nothing was told before."""
+        found = None if self._told else self._system.doubts(states.detach())
+        if found is not None:
+            self._told = True
+            warnings.warn(found, EvenflowWarning, stacklevel=2)
 
 
 def within(rows: torch.Tensor, most: float) -> torch.Tensor:

@@ -1,6 +1,7 @@
 """What a task is made of besides its physics and its objective: a default policy, and states to start from."""
 
 import inspect
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import torch
 
 from engine import KernelSystem, SettingError, ShapeError, System, current
-from engine.available import check_parameters
+from engine.available import check_available, check_parameters
 from engine.contracts import check_controller
 from engine.held import Held
 from engine.observation import Observation
@@ -73,6 +74,13 @@ def built(make: PolicyFactory, members: int) -> Policy:
     if policy.members != members:
         raise SettingError(f"Expected a policy with {members} members, got {policy.members}.")
     return policy
+
+
+def check_room(task: Task, members: int, samples: int) -> None:
+    """BudgetError for `samples` initial states of each member that are too large, before any are made."""
+    runtime = current()
+    needed = members * samples * math.prod(task.system.state_shape) * runtime.dtype.itemsize
+    check_available(needed, f"{samples} initial states for each of {members} members", runtime.device)
 
 
 def starts_of(task: Task, seeds: Sequence[int], stream: str, count: int) -> tuple[torch.Tensor, torch.Tensor | None]:

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 
 from engine import Rollout, RolloutTape, SettingError, current
-from engine.available import check_available
 from engine.checks import positive, real, whole
 from engine.contracts import described
 from engine.memory import format_bytes, parse_bytes
@@ -17,7 +16,7 @@ from engine.modes import plain_torch
 from engine.norms import wide_norm
 from policies import Policy, PolicyError
 from training.clipping import Clipping
-from training.divergence import Divergence, cause_of, place_of, within
+from training.divergence import Divergence, Doubts, cause_of, place_of, within
 from training.estimators import Backpropagation, GradientEstimator, check_estimator
 from training.evaluation import Evaluation
 from training.measures import EpochRecord, Measures
@@ -25,7 +24,7 @@ from training.optimisers import EnsembleOptimiser
 from training.ranks import ALONE, RankError, Ranks
 from training.settings import TrainingSettings
 from training.sources import Sources, grouped
-from training.starts import built, show_typical, starts_of
+from training.starts import built, check_room, show_typical, starts_of
 from training.task import PolicyFactory, Task, generator
 
 
@@ -81,7 +80,8 @@ class Trainer:
         self.task, self.members, self._ranks = task, list(members), ranks
         self.settings = settings = settings or TrainingSettings()
         runtime = current()
-        self._check_sizes()
+        samples = settings.train_samples + settings.test_samples + settings.validation_samples
+        check_room(task, len(self.members), samples)
         count, batch = len(self.members), settings.batch_size
         self._part = own = ranks.part(batch, "samples of a batch")
         self.policy: Policy = built(policy or task.policy, count)
@@ -111,17 +111,9 @@ class Trainer:
         self._check_copies()
         self._clippings = grouped([member.clipping for member in self.members], runtime.device)
         self._measures = Measures(self.members, runtime.device, batch, ranks)
+        self._doubts = Doubts(task.system)
         self.epoch = self.updates = 0
         self.divergences: dict[int, Divergence] = {}
-
-    def _check_sizes(self) -> None:
-        """BudgetError for initial states that are too large, before any are made."""
-        system, settings, count = self.task.system, self.settings, len(self.members)
-        runtime = current()
-        samples = settings.train_samples + settings.test_samples + settings.validation_samples
-        needed = count * samples * math.prod(system.state_shape) * runtime.dtype.itemsize
-        what = f"{samples} initial states for each of {count} members"
-        check_available(needed, what, runtime.device)
 
     def _check_copies(self) -> None:
         """SettingError if copies of scores and windows, which store everything, do not fit a budget by themselves."""
@@ -176,6 +168,7 @@ class Trainer:
         if total is None:
             restore()
             return None
+        self._doubts.tell(self.rollout.states)
         measured = self._measures.found(self._active, self.updates_per_epoch)
         train = torch.where(self._active, total / self.updates_per_epoch, torch.nan)
         test = torch.where(self._active, self.test().to(torch.float64), torch.nan)

@@ -18,7 +18,7 @@ from engine.particles.cells import Cells
 from engine.particles.drift import Drift
 from engine.particles.jets import CHUNK, JET_DAMPING, Jets
 from engine.particles.neighbours import Neighbours
-from engine.particles.smoothing import RADIUS, Smoothing, check_room, lattice_sum, longest_dt
+from engine.particles.smoothing import RADIUS, Smoothing, check_room, fastest_flow, lattice_sum, longest_dt
 from engine.particles.walls import DEPTH
 from engine.system import System
 
@@ -155,6 +155,20 @@ class Fluid(Smoothing, Jets, Drift, System):
         moved = self.spacing / 3 * state[:, : self.dim, self.jets :]
         state[:, : self.dim, self.jets :] = places[:, : self.particles] + moved
         return self._as_here(state)
+
+    def doubts(self, states):
+        velocities = states[:, :, self.dim :, self.jets :]
+        # By time, so that the squares are not as large as all states.
+        squares = [torch.nan_to_num(now.square().sum(-2)).max() for now in velocities]
+        reached = float(torch.stack(squares).max().sqrt())
+        held = fastest_flow(self.spacing, self.sound_speed, self.dt)
+        if reached <= held:
+            return None
+        return (
+            f"Expected a fluid slower than {held:.3g}, up to which its time step {self.dt:.3g} is stable with sound at "
+            f"{self.sound_speed:.3g}, got particles at {reached:.3g}; raise sound_speed, or lower dt (by the task's "
+            "safety)."
+        )
 
     def prepare_step(self, state, control, next_state, parameters=None):
         cells, half, ordered, _ = self._buffers_for(state)

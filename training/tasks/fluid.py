@@ -73,7 +73,7 @@ class FluidOptions:
     duration: float = 0.5
     """Time from start to end; a body falls through the tank's height in 1.4."""
     sound_speed: float = 5.0
-    """Speed of sound; flows reach about 2."""
+    """Speed of sound; flows reach about 2 without control and 7 with trained jets, where 10 is better."""
     viscosity: float = 0.002
     """Kinematic viscosity."""
     gravity: float = 1.0
