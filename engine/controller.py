@@ -56,10 +56,10 @@ class InKernel(Protocol):
 
     Attributes:
         act: an object that can be hashed, with two `ti.func`s that act on a group of samples, b to b + `most`:
-            `on_rows(read, write, states, controls, theta, memory, t, member, b, kept, most, rows)` on the CPU, and for
+            `on_rows(read, write, states, controls, theta, memory, t, own, b, kept, most, rows)` on the CPU, and for
             a block of `threads`, a power of two, that share `shared(rows)` numbers, `in_block(shared, theta, memory,
-            member, kept, most, lane, rows)`. What differentiation needs goes to the rows [member, slot, sample] of
-            `memory`, which begin at `kept`.
+            own, kept, most, lane, rows)`. The member's parameters begin at `own` in `theta`, which they take flat; what
+            differentiation needs goes to the rows [member, slot, sample] of `memory`, which begin at `kept`.
         theta: [P, n or more], rows that begin with the parameters it computes with; memory: one row of numbers.
         rows: samples of a member that are taken together.
     """

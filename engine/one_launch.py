@@ -96,7 +96,7 @@ class OneLaunch:
         serial = batch < _SHARED_SAMPLES or groups == 1
         share = 1 if blocks or serial or groups >= _SHARE * runtime.current().threads else _SHARE
         physical, noise = self._parts.of_system, self._parts.noise
-        arrays = (self._states, self._controls, acting.theta, acting.memory)
+        arrays = (self._states, self._controls, acting.theta.view(-1), acting.memory)
         stand_in = self._controls
         setting = _Setting(
             acting.rows, groups if blocks else 0, acting.act.threads, serial, share, moves, physical is not None,
@@ -105,7 +105,7 @@ class OneLaunch:
         return prepare(
             _by_blocks if blocks else _by_rows, compiled_for(self._system), acting.act, setting, *arrays,
             self._system.rows_or_none(physical), noise.get(STATE, stand_in), noise.get(CONTROL, stand_in),
-            each, self._places, first, last,
+            acting.theta.shape[1], each, self._places, first, last,
         )  # fmt: skip
 
 
@@ -194,11 +194,12 @@ def _by_rows(
     setting: ti.template(),
     states: ti.types.ndarray(),
     controls: ti.types.ndarray(),
-    theta: ti.types.ndarray(ndim=2),
+    theta: ti.types.ndarray(ndim=1),
     memory: ti.types.ndarray(ndim=1),
     physical: ti.types.ndarray(ndim=2),
     state_noise: ti.types.ndarray(),
     control_noise: ti.types.ndarray(),
+    stride: int,
     each: int,
     places: int,
     first: int,
@@ -209,10 +210,10 @@ def _by_rows(
         if iteration % setting.share == 0:
             group = iteration // setting.share
             member, start = group // _chunks(each, setting), group % _chunks(each, setting) * setting.rows
-            b, most = member * each + start, ti.min(setting.rows, each - start) - 1
+            b, most, own = member * each + start, ti.min(setting.rows, each - start) - 1, member * stride
             for t in range(first, last):
                 kept = (member * places + ti.min(t, places - 1)) * each + start
-                act.on_rows(element, assign, states, controls, theta, memory, t, member, b, kept, most, setting.rows)
+                act.on_rows(element, assign, states, controls, theta, memory, t, own, b, kept, most, setting.rows)
                 for r in range(most + 1):
                     _advance(system, setting, states, controls, physical, state_noise, control_noise, t, b + r)
 
@@ -224,11 +225,12 @@ def _by_blocks(
     setting: ti.template(),
     states: ti.types.ndarray(),
     controls: ti.types.ndarray(),
-    theta: ti.types.ndarray(ndim=2),
+    theta: ti.types.ndarray(ndim=1),
     memory: ti.types.ndarray(ndim=1),
     physical: ti.types.ndarray(ndim=2),
     state_noise: ti.types.ndarray(),
     control_noise: ti.types.ndarray(),
+    stride: int,
     each: int,
     places: int,
     first: int,
@@ -239,7 +241,7 @@ def _by_blocks(
     for thread in range(setting.groups * setting.threads):
         group, lane = thread // setting.threads, thread % setting.threads
         member, start = group // _chunks(each, setting), group % _chunks(each, setting) * setting.rows
-        b, most = member * each + start, ti.min(setting.rows, each - start) - 1
+        b, most, own = member * each + start, ti.min(setting.rows, each - start) - 1, member * stride
         n, m = ti.static(setting.state_size, setting.control_size)
         shared = ti.simt.block.SharedArray((ti.static(act.shared(setting.rows)),), impl.get_runtime().default_fp)
         for t in range(first, last):
@@ -249,7 +251,7 @@ def _by_blocks(
                     shared[lane * n + i] = element(states, t, b + lane, i)
             ti.simt.block.sync()
             kept = (member * places + ti.min(t, places - 1)) * each + start
-            act.in_block(shared, theta, memory, member, kept, most, lane, setting.rows)
+            act.in_block(shared, theta, memory, own, kept, most, lane, setting.rows)
             ti.simt.block.sync()
             if lane <= most:
                 for j in range(m):

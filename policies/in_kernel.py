@@ -10,11 +10,12 @@ from itertools import accumulate, pairwise
 
 import taichi as ti
 import torch
-from taichi.lang import impl
 
-LANE_BYTES = 64
+from policies.tanh import tanh
+
+LANE_BYTES = 32
 """Of the units that the CPU computes side by side."""
-ROWS = 4
+ROWS = 8
 """Samples that the CPU computes side by side."""
 # Multiplications of a member's step up to which calls between steps cost more than torch's products gain.
 _CPU_WORK = 2**20
@@ -28,39 +29,12 @@ _LEAST_THREADS = 32
 
 
 @ti.func
-def tanh(x):
-    """tanh(x) to two units in the last place, from products and one quotient alone, so that it runs in lanes.
+def _countable(index, lanes: ti.template()):
+    """The index in a form that tells LLVM that counting `lanes` on from it does not overflow.
 
-    Below 0.625 the rational function of Moshier's Cephes library, above it (E - 1)/(E + 1) with E = exp(2|x|), whose
-    own rational function of the remainder of 2|x| by ln 2 needs no quotient of its own. Not a number where x is not.
+    Else it keeps a second loop for that, and the sums in memory instead of registers.
     """
-    y = ti.min(ti.abs(x), 22.0)  # from there on tanh is 1 in float64 too
-    z = y * y
-    low = ((-9.64399179425052238628e-1 * z - 9.92877231001918586564e1) * z - 1.61468768441708447952e3) * z
-    low_below = ((z + 1.12811678491632931402e2) * z + 2.23548839060100448583e3) * z + 4.84406305325125486048e3
-    power = ti.cast(2.8853900817779268 * y + 0.5, ti.i32)
-    whole = ti.cast(power, float)
-    rest = 2.0 * y - whole * 6.93145751953125e-1 - whole * 1.42860682030941723212e-6
-    square = rest * rest
-    odd = (1.26177193074810590878e-4 * square + 3.02994407707441961300e-2) * square + 9.99999999999999999910e-1
-    odd *= rest
-    even = (3.00198505138664455042e-6 * square + 2.52448340349684104192e-3) * square + 2.27265548208155028766e-1
-    even = even * square + 2.0
-    above, below = (even + odd) * _power_of_two(power), even - odd
-    small = y < 0.625
-    size = ti.select(small, y * (low_below + low), above - below) / ti.select(small, low_below, above + below)
-    return ti.select(x == x, ti.select(x < 0.0, -size, size), x)
-
-
-@ti.func
-def _power_of_two(power):
-    """2^power for a whole number, from its bits."""
-    result = ti.cast(1, float)
-    if ti.static(impl.get_runtime().default_fp == ti.f64):
-        result = ti.bit_cast((ti.cast(power, ti.i64) + 1023) << 52, ti.f64)
-    else:
-        result = ti.bit_cast((power + 127) << 23, ti.f32)
-    return result
+    return ti.min(index, ti.static(2**31 - 1 - lanes))
 
 
 @dataclass(frozen=True)
@@ -68,7 +42,8 @@ class DenseInKernel:
     """u = W_L tanh(... tanh(W_1 x + b_1) ...) + b_L on samples of one member, with what a kernel is compiled for.
 
     Samples are told to it as the first, b, and how many come after it at `most`: those that a kernel takes beyond are
-    that last one again. Inputs and activations stay in `memory`, in one row for each sample from row `kept` on.
+    that last one again. Their member's parameters begin at `own` in `theta`. Inputs and activations stay in `memory`,
+    in one row for each sample from row `kept` on.
 
     Attributes:
         widths: of the input, the hidden layers and the output.
@@ -114,7 +89,7 @@ class DenseInKernel:
         theta: ti.template(),
         memory: ti.template(),
         t,
-        member,
+        own,
         b,
         kept,
         most,
@@ -138,8 +113,9 @@ class DenseInKernel:
                 sums = [ti.Vector.zero(float, lanes) for _ in ti.static(range(rows))]
                 for k in range(ti.static(inputs + 1)):
                     inward = [memory[source[r] + k] for r in ti.static(range(rows))]
+                    place = _countable(own + weights + k * units + first, lanes)
                     for lane in range(lanes):
-                        weight = theta[member, weights + k * units + first + lane]
+                        weight = theta[place + lane]
                         for r in ti.static(range(rows)):
                             sums[r][lane] += inward[r] * weight
                 if ti.static(layer < len(self.widths) - 2):
@@ -147,7 +123,7 @@ class DenseInKernel:
                         for r in ti.static(range(rows)):
                             sums[r][lane] = tanh(sums[r][lane])
                     for r in ti.static(range(rows)):
-                        to = self._at(memory, ti.static(layer + 1), kept + ti.min(r, most)) + first
+                        to = _countable(self._at(memory, ti.static(layer + 1), kept + ti.min(r, most)) + first, lanes)
                         for lane in range(lanes):
                             memory[to + lane] = sums[r][lane]
                 else:
@@ -171,7 +147,7 @@ class DenseInKernel:
         shared: ti.template(),
         theta: ti.template(),
         memory: ti.template(),
-        member,
+        own,
         kept,
         most,
         lane,
@@ -193,26 +169,27 @@ class DenseInKernel:
             source, target = ti.static(places[layer], places[layer + 1])
             width, units = ti.static(self.widths[layer], self.widths[layer + 1])
             if lane < units:
-                column = ti.static(self.weights[layer]) + lane
+                column = own + ti.static(self.weights[layer]) + lane
                 sums = ti.Vector.zero(float, rows)
                 for k in range(width):
-                    weight = theta[member, column + k * units]
+                    weight = theta[column + k * units]
                     for r in ti.static(range(rows)):
                         sums[r] += shared[source + r * width + k] * weight
                 for r in ti.static(range(rows)):
-                    unit = tanh(sums[r] + one * theta[member, column + width * units])
+                    unit = tanh(sums[r] + one * theta[column + width * units])
                     shared[target + r * units + lane] = unit
                     if r <= most:
                         memory[self._at(memory, ti.static(layer + 1), kept + r) + lane] = unit
             ti.simt.block.sync()
-        self._outputs_in_block(shared, theta, member, one, lane, rows)
+        self._outputs_in_block(shared, theta, own, one, lane, rows)
 
     @ti.func
-    def _outputs_in_block(self, shared: ti.template(), theta: ti.template(), member, one, lane, rows: ti.template()):
+    def _outputs_in_block(self, shared: ti.template(), theta: ti.template(), own, one, lane, rows: ti.template()):
         """The last layer: parts of each output's sum by as many threads, and then the sum of these."""
         threads, places, inputs = ti.static(self.threads, self.places(rows), self.widths[0])
         outputs, parts = ti.static(self.widths[-1], self.parts(rows))
-        source, partial, weights = ti.static(places[-2], places[-1], self.weights[-1])
+        source, partial = ti.static(places[-2], places[-1])
+        weights = own + ti.static(self.weights[-1])
         width = ti.static(self.widths[-2])
         for turn in range(ti.static(-(-rows * outputs * parts // threads))):
             number = lane + turn * threads
@@ -222,13 +199,13 @@ class DenseInKernel:
                 for term in range(ti.static(-(-width // parts))):
                     k = term * parts + part
                     if k < width:
-                        total += shared[source + r * width + k] * theta[member, weights + k * outputs + output]
+                        total += shared[source + r * width + k] * theta[weights + k * outputs + output]
                 shared[partial + number] = total
         ti.simt.block.sync()
         for turn in range(ti.static(-(-rows * outputs // threads))):
             number = lane + turn * threads
             if number < rows * outputs:
-                total = one * theta[member, weights + width * outputs + number % outputs]
+                total = one * theta[weights + width * outputs + number % outputs]
                 for part in range(parts):
                     total += shared[partial + number * parts + part]
                 shared[rows * inputs + number] = total
