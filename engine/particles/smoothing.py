@@ -120,37 +120,30 @@ class Smoothing(MirrorWalls):
         lanes: ti.template(),
         thickness,
     ):
-        """Σ_k term(s, k), a vector of `width` ≤ 3, over sorted particles k around s and, near walls, their images."""
+        """Σ_k term(s, k), a vector of `width` ≤ 6, over sorted particles k around s and, near walls, their images."""
         # LLVM keeps several short vectors in registers, but not one matrix.
         first_row, second_row = ti.Vector.zero(float, lanes), ti.Vector.zero(float, lanes)
-        third_row = ti.Vector.zero(float, lanes)
-        sums = ti.static([first_row, second_row, third_row])
-        straight, nowhere = ti.Vector.one(float, self.dim), ti.Vector.zero(float, self.dim)
+        third_row, fourth_row = ti.Vector.zero(float, lanes), ti.Vector.zero(float, lanes)
+        fifth_row, sixth_row = ti.Vector.zero(float, lanes), ti.Vector.zero(float, lanes)
+        sums = ti.static([first_row, second_row, third_row, fourth_row, fifth_row, sixth_row])
         x = self.vector(ordered, b, 0, s)
-        for run in range(self.grid.runs):
-            first, last = neighbour_run(starts, cell[b, s], b, run, self.grid)
-            for block in range((last - first + lanes - 1) // lanes):
-                for lane in range(lanes):
-                    k = first + block * lanes + lane
-                    part = term(ordered, b, s, k, straight, nowhere, thickness)
-                    for row in ti.static(range(width)):
-                        sums[row][lane] += ti.select(k < last, part[row], 0.0)
+        images = 1
+        for axis in ti.static(range(self.dim)):
+            if x[axis] < self.radius or x[axis] > self.size[axis] - self.radius:
+                images = 2**self.dim
+        for choice in range(images):
+            mirror, offset, some = self.image(x, choice)
+            for run in range(self.grid.runs * some):
+                first, last = neighbour_run(starts, cell[b, s], b, run, self.grid)
+                for block in range((last - first + lanes - 1) // lanes):
+                    for lane in range(lanes):
+                        k = first + block * lanes + lane
+                        part = term(ordered, b, s, k, mirror, offset, thickness)
+                        for row in ti.static(range(width)):
+                            sums[row][lane] += ti.select(k < last, part[row], 0.0)
         result = ti.Vector.zero(float, width)
         for row in ti.static(range(width)):
             result[row] = sums[row].sum()
-        near = False
-        for axis in ti.static(range(self.dim)):
-            near = near or x[axis] < self.radius or x[axis] > self.size[axis] - self.radius
-        if near:
-            for choice in range(1, 2**self.dim):
-                mirror, offset, some = self.image(x, choice)
-                for run in range(self.grid.runs * some):
-                    first, last = neighbour_run(starts, cell[b, s], b, run, self.grid)
-                    for k in range(first, last):
-                        # A particle of the box is nearer than its image is.
-                        _, _, w = self._apart(ordered, b, s, k, straight, nowhere)
-                        if w > 0.0:
-                            result += term(ordered, b, s, k, mirror, offset, thickness)
         return result
 
     @ti.func
@@ -158,7 +151,7 @@ class Smoothing(MirrorWalls):
         """r, |r| and w between s and the image of k."""
         r = self.vector(ordered, b, 0, s) - mirror * self.vector(ordered, b, 0, k) - offset
         length = ti.sqrt(r.dot(r) + _TINY)
-        return r, length, ti.max(1.0 - length / self.radius, 0.0)
+        return r, length, ti.max(1.0 - length * (1.0 / self.radius), 0.0)
 
     @ti.func
     def weigh(self, ordered: ti.template(), b, s, k, mirror, offset, thickness):
@@ -184,25 +177,28 @@ class Smoothing(MirrorWalls):
 
     @ti.func
     def push_back(self, ordered: ti.template(), b, s, k, mirror, offset, thickness):
-        """∂/∂r [T w³ r·(q̂ - q̂_k)] - (σ + σ_k) w³ r."""
+        """∂/∂r [T w³ r·(q̂ - q̂_k)] - (σ + σ_k) w³ r, and ∂/∂v of the same bracket where friction is multiplied by 1."""
         r, length, w = self._apart(ordered, b, s, k, mirror, offset)
         v = self.vector(ordered, b, self.dim, s) - mirror * self.vector(ordered, b, self.dim, k)
         q = self.vector(ordered, b, 2 * self.dim, s) - mirror * self.vector(ordered, b, 2 * self.dim, k)
-        squared, work, inverse = w * w, r.dot(q), 1.0 / (r.dot(r) + self.radius**2 / 400.0)
+        squared, work, apart = w * w, r.dot(q), r.dot(r) + self.radius**2 / 400.0
+        both = 1.0 / (apart * length)  # one division instead of two, which take as long as all the products here
+        inverse = both * length
         cubed, friction = squared * w, thickness * inverse * v.dot(r)
         stress = ordered[b, 3 * self.dim, s] + ordered[b, 3 * self.dim, k] - friction
         spread = ordered[b, 3 * self.dim + 1, s] + ordered[b, 3 * self.dim + 1, k]
         along = (
-            cubed * (2.0 * friction * inverse * work - spread) - 3.0 / self.radius * stress * squared / length * work
+            cubed * (2.0 * friction * inverse * work - spread)
+            - 3.0 / self.radius * stress * squared * (both * apart) * work
         )
-        return stress * cubed * q + along * r - thickness * inverse * cubed * work * v
-
-    @ti.func
-    def drag_back(self, ordered: ti.template(), b, s, k, mirror, offset, thickness):
-        """∂/∂v [T w³ r·(q̂ - q̂_k)] where friction is multiplied by 1."""
-        r, _, w = self._apart(ordered, b, s, k, mirror, offset)
-        q = self.vector(ordered, b, 2 * self.dim, s) - mirror * self.vector(ordered, b, 2 * self.dim, k)
-        return -1.0 / (r.dot(r) + self.radius**2 / 400.0) * w**3 * r.dot(q) * r
+        bent = stress * cubed * q + along * r - thickness * inverse * cubed * work * v
+        dragged = -inverse * cubed * work * r
+        return ti.Vector(
+            [
+                bent[row % self.dim] if ti.static(row < self.dim) else dragged[row % self.dim]
+                for row in ti.static(range(2 * self.dim))
+            ]
+        )
 
 
 def check_room(size: tuple[float, ...], radius: float) -> None:

@@ -39,12 +39,13 @@ class MirrorWalls:
 
     @ti.func
     def image(self, x, choice):
-        """The reflection mirror ∘ y + offset in the walls next to x that `choice` has a bit for; whether it matters."""
-        mirror, offset, some = ti.Vector.one(float, self.dim), ti.Vector.zero(float, self.dim), True
+        """The reflection mirror ∘ y + offset in the walls at x that `choice` has a bit for; 1 if it matters, or 0."""
+        mirror, offset, some = ti.Vector.one(float, self.dim), ti.Vector.zero(float, self.dim), 1
         for axis in ti.static(range(self.dim)):
             if (choice >> axis) % 2 == 1:
                 mirror[axis] = -1.0
                 if x[axis] > 0.5 * self.size[axis]:
                     offset[axis] = 2.0 * self.size[axis]
-                some = some and ti.abs(2.0 * x[axis] - offset[axis]) < 2.0 * self.radius
-        return mirror, offset, int(some)
+                if ti.abs(2.0 * x[axis] - offset[axis]) >= 2.0 * self.radius:
+                    some = 0
+        return mirror, offset, some

@@ -346,12 +346,11 @@ class Fluid(Smoothing, Jets, Drift, System):
                 self.pull_back_jet(next_adjoint, kick, sums, adjoint, cotangent, strength, b, place)
             else:
                 s, thickness = place - self.jets, self.thickness(parameters, b, varied)
-                bent = self.gather(self.push_back, self.dim, ordered, cell, starts, b, s, lanes, thickness)
-                to_place, dragged = self.slope * bent, ti.Vector.zero(float, self.dim)
-                if ti.static(varied or self.viscosity > 0):
-                    # In a sum of its own: with twice the rows LLVM gives up on vectors.
-                    drag = self.gather(self.drag_back, self.dim, ordered, cell, starts, b, s, lanes, thickness)
-                    dragged = self.slope * drag
+                bent = self.gather(
+                    self.push_back, ti.static(2 * self.dim), ordered, cell, starts, b, s, lanes, thickness
+                )
+                to_place = self.slope * ti.Vector([bent[axis] for axis in ti.static(range(self.dim))])
+                dragged = self.slope * ti.Vector([bent[self.dim + axis] for axis in ti.static(range(self.dim))])
                 i = self.jets + order[b, s]
                 x, q = self.vector(half, b, 0, i), self.vector(kick, b, 0, i)
                 from_jets, to_strength = self.pull_back_pushed(control, half, x, q, strength, b)
