@@ -1,4 +1,4 @@
-"""How far pushes alone gather a fluid: python examples/fluid_open_loop.py [PARTICLES [STARTS [UPDATES]]]
+"""How far pushes alone gather a fluid: python examples/fluid_open_loop.py [PARTICLES [STARTS [UPDATES [SEED]]]]
 
 What a controller has to learn from many starts is found here for every start by itself, without seeing the fluid: the
 least that is left to do for a controller. A picture, fluid-open-loop.png, shows the losses as shares of no control's.
@@ -12,11 +12,11 @@ import torch
 import evenflow as ef
 
 ef.init("cpu", threads=1)
-particles, starts, updates = map(int, [*sys.argv[1:], *("5000", "16", "40")[len(sys.argv) - 1 :]])
-task = ef.build_task("fluid", particles=particles)
+particles, starts, updates, seed = map(int, [*sys.argv[1:], *("5000", "16", "40", "0")[len(sys.argv) - 1 :]])
+task = ef.build_task("fluid", particles=particles, sound_speed=10.0)  # pushes alone drive it beyond the usual 5 too
 loops = ef.OpenLoop(task.system.control_shape, task.horizon, members=starts)
 rollout = ef.Rollout(task.system, loops, task.horizon, starts, observation=ef.Observation.clock())
-initial = task.initial_states(starts, 0, "test", torch.float32)
+initial = task.initial_states(starts, seed, "test", torch.float32)
 optimiser, losses = torch.optim.Adam([loops.theta], lr=0.1), []
 for _ in range(updates):
     rollout.forward(initial)

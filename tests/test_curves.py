@@ -63,6 +63,15 @@ def test_ticks_are_whole_epochs_and_plain_losses(losses, labels):
     assert all(float(place).is_integer() for place in axes.get_xticks())
 
 
+def test_a_single_epoch_has_a_whole_tick():
+    figure, (axes,) = new_figure(6, 3.6)
+    axes.plot([1], [0.5], marker="o")
+    epochs_and_log(axes)
+    figure.draw_without_rendering()
+    low, high = axes.get_xlim()
+    assert [place for place in axes.get_xticks() if low <= place <= high] == [1.0]
+
+
 def test_the_title_names_what_is_not_as_by_default():
     assert _title("swarm", {"drivers": 8, "evaders": 9, "dt": 0.2}) == "swarm (evaders 9, dt 0.2)"
     assert max(map(len, _title("swarm", dict.fromkeys(vars(SwarmOptions()), 7)).splitlines())) <= 80

@@ -1,9 +1,13 @@
 """Pictures of what a run amounts to, and its controllers at other sizes."""
 
+from dataclasses import replace
+from typing import Any
+
 import imageio.v2 as imageio
 import numpy as np
 import pytest
 
+import benchmarks.studies.outcome as outcome_module
 import evenflow
 from benchmarks.studies.outcome import outcome_figure
 from benchmarks.studies.transfer import transfer_table, transferred
@@ -11,6 +15,7 @@ from engine import SettingError
 from training import Experiment, RunDirectory, train
 from training.errors import RunError
 from training.settings import TrainingSettings
+from training.summary import groups
 from training.viewing.palette import BLUE, GREEN, VERMILION
 
 pytestmark = pytest.mark.float64
@@ -44,6 +49,19 @@ def test_the_picture_shows_the_start_and_an_end_for_each_gradient(swarm, tmp_pat
         assert spots(panel, GREEN) > 5
     width = min(panel.shape[1] for panel in panels)
     assert (panels[0][:, :width] != panels[2][:, :width]).any()
+
+
+def test_a_title_of_any_length_is_drawn_within_its_panel(swarm, tmp_path, monkeypatch):
+    long = "every-step(clip-norm(decay-rate(where-agree(M, R, bisect(M, R)), 15), 0.1))"
+    monkeypatch.setattr(outcome_module, "groups", lambda labels: [replace(one, name=long) for one in groups(labels)])
+    monkeypatch.setattr(outcome_module, "save", lambda figure, path: figure)
+    figure: Any = outcome_figure(swarm, tmp_path / "long.png")
+    figure.draw_without_rendering()
+    drawn = [axes.title.get_window_extent() for axes in figure.axes]
+    assert len(drawn) == 3
+    for title, axes in zip(drawn, figure.axes, strict=True):
+        assert min(title.x0, figure.bbox.x1 - title.x1, figure.bbox.y1 - title.y1) >= 0
+        assert title.width <= 1.05 * axes.bbox.width
 
 
 def test_a_picture_needs_a_run_and_a_new_file(swarm, tmp_path):

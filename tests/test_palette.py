@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 
 from engine import Integrator
+from training.viewing.canvas import fitted
 from training.viewing.drawings import GuiCanvas, Scene, drawing_of
-from training.viewing.palette import BLUE, VERMILION, balance, styles_of
+from training.viewing.palette import BLACK, BLUE, VERMILION, balance, styles_of
 from training.viewing.profile import Profile
-from training.viewing.scene import Text
+from training.viewing.scene import LARGE, Text
 
 pytestmark = pytest.mark.float64
 
@@ -66,3 +67,23 @@ def test_balance_runs_from_blue_over_pale_to_vermilion():
     assert found[[0, 1, 3, 4]].tolist() == [BLUE, BLUE, VERMILION, VERMILION]
     assert found[2] == found[5]
     assert all((int(found[2]) >> shift) & 255 >= 0xF0 for shift in (16, 8, 0))
+
+
+@pytest.mark.parametrize("size", [240, 300, 600])
+def test_a_text_of_any_length_stays_in_its_line(size):
+    """A text that does not fit is broken by the window, whose second line lies on the text below."""
+    name = "every-step(clip-norm(decay-rate(R, 15), 0.1)), seed 5, epoch 100"
+    for content in (name, name[:20], 3 * name, "W" * 5, ""):
+        canvas = GuiCanvas("text", size=size)
+        scene = Scene()
+        scene.text(content, (0.02, 0.985), LARGE, BLACK)
+        canvas.paint([scene])
+        height = int(np.flatnonzero((canvas.image() < 128).any((1, 2))).max(initial=0))
+        canvas.close()
+        assert height < 0.015 * size + LARGE * size + 2
+    assert fitted(name[:20], 15.0, 294.0) == (name[:20], 15)
+    shown, font = fitted(3 * name, 15.0, 294.0)
+    assert font == 10
+    assert shown.startswith("every-step(")
+    assert shown.endswith("epoch 100")
+    assert ".." in shown

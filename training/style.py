@@ -119,7 +119,7 @@ def settle(figure: Figure) -> None:
 
 def epochs_and_log(axes: Axes) -> None:
     """Whole epochs across and losses upward; to be called when lines are drawn."""
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     losses_upward(axes)
 
 

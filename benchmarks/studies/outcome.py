@@ -1,5 +1,6 @@
 """What a run amounts to in one picture: one test start, and where each gradient's controller takes it."""
 
+import textwrap
 from pathlib import Path
 
 from engine.checks import whole
@@ -13,6 +14,8 @@ from training.viewing.drawings import GuiCanvas, Moment, Scene, drawing_of
 from training.viewing.simulation import Simulation, goal_of
 
 _PIXELS = 400
+# Letters and inches of a line of a panel's title.
+_LETTERS, _LINE = 36, 0.25
 
 
 def outcome_figure(path: Path, out: Path, seed: int = 0) -> Path:
@@ -42,13 +45,13 @@ def outcome_figure(path: Path, out: Path, seed: int = 0) -> Path:
     simulations = [Simulation(member_of(run, member)) for member in chosen]
     episodes = [one.run(one.initial(seed), len(one.of.checkpoints) - 1) for one in simulations]
     titles = [
-        f"{group.name}, seed {labels[member].seed}\nloss {episode.losses[-1]:.3g}"
+        f"{textwrap.fill(f'{group.name}, seed {labels[member].seed}', _LETTERS)}\nloss {episode.losses[-1]:.3g}"
         for group, member, episode in zip(parts, chosen, episodes, strict=True)
     ]
     drawing = drawing_of(simulations[0].task.system, goal_of(simulations[0].task))
     shown = [(episodes[0].states, 0), *((one.states, len(one.controls)) for one in episodes)]
     frames, fastest = drawing.stills(shown), drawing.fastest([states[t : t + 1] for states, t in shown])
-    figure, panels = picture_grid(1 + len(episodes), 0.5)
+    figure, panels = picture_grid(1 + len(episodes), 0.1 + _LINE * max(title.count("\n") + 1 for title in titles))
     moments = [Moment(episodes[0].states, 0 * episodes[0].controls, 0, None, fastest)]
     moments += [Moment(one.states, one.controls, len(one.controls), None, fastest) for one in episodes]
     for axes, frame, moment, title in zip(panels, frames, moments, ["start", *titles], strict=True):

@@ -15,6 +15,8 @@ from training.viewing.palette import PALE, WHITE
 from training.viewing.scene import Circles, Lines, Scene, Text, Triangles
 
 _SMALLEST = 1.2  # pixels of a radius
+_SMALLEST_FONT = 10  # pixels
+_LETTER = 0.45  # width of a letter beside the size of the font, on average
 
 
 class Canvas(Protocol):
@@ -86,13 +88,27 @@ class GuiCanvas:
                 self.gui.triangles(place(a), place(b), place(c), color=colour)
             case Text(content, position, size, colour):
                 x, y = place(np.array([position]))[0]
-                self.gui.text(content, (x, y), font_size=max(round(size * self.size), 10), color=colour)
+                content, font = fitted(content, size * self.size, (1.0 - position[0]) * self.size)
+                self.gui.text(content, (x, y), font_size=font, color=colour)
 
     def _separate(self, panels: int) -> None:
         for column in range(1, min(self.columns, panels)):
             self.gui.line((column / self.columns, 0.0), (column / self.columns, 1.0), radius=1, color=PALE)
         for row in range(1, self.rows):
             self.gui.line((0.0, row / self.rows), (1.0, row / self.rows), radius=1, color=PALE)
+
+
+def fitted(content: str, font: float, room: float) -> tuple[str, int]:
+    """A text and its font's size, as large as `font` pixels where a line of `room` pixels holds it.
+
+    Else smaller, and where that is not enough without its middle: the window would break it into the line below.
+    """
+    font = max(min(font, room / (_LETTER * max(len(content), 1))), _SMALLEST_FONT)
+    most = max(int(room / (_LETTER * font)), 3)
+    if len(content) > most:
+        tail = (most - 2) // 2
+        content = f"{content[: most - 2 - tail]}..{content[len(content) - tail :]}"
+    return content, round(font)
 
 
 def grid(panels: int) -> tuple[int, int]:
