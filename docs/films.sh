@@ -39,6 +39,7 @@ film n-body-3d "$runs/orbit-3d@R" --size 300
 trained swarm swarm --gradients R C --seeds 2 --epochs 16 --batch-size 2 --train-samples 32 --test-samples 16 \
     --learning-rates 1e-2 --clippings norm --threads 1
 film swarm "$runs/swarm@C" --size 300 --speed 0.5
-trained fluid fluid --gradients R --seeds 1 --epochs 4 --learning-rates 0.001 --clippings norm --train-samples 16 \
-    --test-samples 4 --batch-size 2 --threads 1 --checkpoint-every 1
-film fluid "$runs/fluid@R" --size 360 --speed 0.5
+between="every-step(clip-norm(decay-rate(R, 15), 0.1))"
+trained fluid fluid --sound-speed 10 --gradients "$between" --seeds 1 --first-seed 5 --epochs 1 --learning-rates 0.005 \
+    --clippings "norm(0.1)" --train-samples 64 --test-samples 32 --batch-size 4 --checkpoint-every 1
+film fluid "$runs/fluid@$between" --size 300 --speed 0.5
