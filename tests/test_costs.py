@@ -2,7 +2,10 @@
 
 import pytest
 
-from benchmarks.studies.costs import load_costs
+from benchmarks.studies import costs
+from benchmarks.studies.costs import load_costs, measure_costs
+from benchmarks.studies.study import Study
+from training import Trainer, TrainingSettings
 from training.errors import RunError
 
 pytestmark = pytest.mark.float64
@@ -43,3 +46,21 @@ def test_costs_that_cannot_be_read_are_told_and_none_are_none(tmp_path):
 def test_whole_costs_are_read_as_they_are(tmp_path):
     (tmp_path / "costs.json").write_text('{"1": {"R": {"ms": 2.5, "phases": {}, "bytes": 7}}}')
     assert load_costs(tmp_path) == {"1": {"R": {"ms": 2.5, "phases": {}, "bytes": 7}}}
+
+
+def updates_counted(monkeypatch, study):
+    made, update = [], Trainer.update
+    monkeypatch.setattr(Trainer, "update", lambda self, *args: made.append(self) or update(self, *args))
+    found = measure_costs(study)["1"]
+    assert min(entry["ms"] for entry in found.values()) > 0
+    return len(made)
+
+
+def test_of_slow_updates_few_are_timed(monkeypatch):
+    """Each of a fluid's takes seconds, and thirty of seven gradients took longer than a training."""
+    settings = TrainingSettings(batch_size=1, train_samples=1, test_samples=1)
+    study = Study("cart-pole", {"horizon": 3}, (1,), gradients=("R", "C"), seed_count=1, epochs=1, settings=settings)
+    assert updates_counted(monkeypatch, study) >= 2 * 8 * 4
+    monkeypatch.setattr(costs, "_SLOW", 0.0)
+    monkeypatch.setattr(costs, "_SECONDS", 0.0)
+    assert updates_counted(monkeypatch, study) == 2 * (2 + 4 + 3)

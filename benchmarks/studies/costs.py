@@ -6,17 +6,21 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.studies.study import Study
-from benchmarks.timing import in_turns, phases
+from benchmarks.timing import in_turns, now, phases
 from training.errors import RunError
 from training.files import reason
 from training.metrics import from_json, is_number
 from training.variant import Variant
 
+# Seconds of an update from which few are timed, and of turns at one difficulty, after which no further one begins.
+_SLOW, _SECONDS, _FEW = 0.25, 60.0, 3
+
 
 def measure_costs(study: Study, rounds: int = 8) -> dict[str, dict[str, Any]]:
     """For each difficulty and gradient {"ms", "phases", "bytes"} of one training alone.
 
-    Gradients take turns. The threads are the runtime's; other work on the machine shows in these figures.
+    Gradients take turns, fewer where updates are slow. The threads are the runtime's; other work on the machine shows
+    in these figures.
     """
     costs: dict[str, dict[str, Any]] = {}
     for difficulty in study.difficulties:
@@ -30,11 +34,17 @@ def measure_costs(study: Study, rounds: int = 8) -> dict[str, dict[str, Any]]:
             letter: lambda trainer=trainer, batch=batch: trainer.update(*batch)
             for letter, (trainer, batch) in trainers.items()
         }
-        times = in_turns(updates, rounds)
+        for update in updates.values():  # what is compiled is not timed
+            update()
+        began = now()
+        for update in updates.values():
+            update()
+        slow = (now() - began) / len(updates) >= _SLOW
+        times = in_turns(updates, rounds, in_a_row=1, seconds=_SECONDS) if slow else in_turns(updates, rounds)
         costs[str(difficulty)] = {
             letter: {
                 "ms": statistics.median(times[letter]),
-                "phases": phases(trainer, batch, rounds),
+                "phases": phases(trainer, batch, min(rounds, _FEW) if slow else rounds),
                 "bytes": trainer.planned_bytes,
             }
             for letter, (trainer, batch) in trainers.items()
