@@ -1,4 +1,4 @@
-"""tanh in kernels of the CPU, whose loops a call of the library would keep out of vector lanes."""
+"""tanh in kernels: a call of the library would keep loops of the CPU out of vector lanes."""
 
 import taichi as ti
 from taichi.lang import impl

@@ -183,6 +183,7 @@ def test_what_is_registered_joins_the_grammar():
         ("new", "R", (), "or what makes one, got str"),
         ("new", lambda a: FULL, (), "annotated as AdjointRule"),
         ("new", lambda *rules: FULL, (), "annotated as AdjointRule"),
+        ("new", lambda: "R", (), "Expected new to make a rule or an estimator, got str"),
     ],
 )
 def test_what_cannot_be_registered_is_refused(name, make, aliases, message):
@@ -190,6 +191,17 @@ def test_what_cannot_be_registered_is_refused(name, make, aliases, message):
     with pytest.raises(SettingError, match=message):
         register_gradient(name, make, "nonsense", aliases)
     assert list(GRADIENTS) == before
+
+
+@pytest.mark.usefixtures("registered")
+def test_a_name_of_ones_own_may_stand_for_a_text():
+    """Its maker names a gradient itself, which asks every maker without parameters for its object: this one too."""
+    with registering("test"):
+        register_gradient("mine", lambda: gradient_named("clip-norm(decay(R, 0.8), 2)").estimator, "a long text's short name")
+    found = gradient_named("mine")
+    assert found.estimator == gradient_named("clip-norm(decay(R, 0.8), 2)").estimator
+    assert found.text == gradient_named("clip-norm(decay(R, 0.8), 2)").text == text_of(found.estimator) == "mine"
+    assert gradient_named("clip-norm(R, 2)").text == "clip-norm(R, 2)"
 
 
 @pytest.mark.usefixtures("registered")

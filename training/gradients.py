@@ -72,14 +72,15 @@ def register_gradient(name: str, make: Any, description: str, aliases: Sequence[
     Args:
         name: as it is written, of letters, digits and hyphens.
         make: a rule or an estimator, or what makes one: a frozen dataclass or a function whose parameters are
-            annotated as AdjointRule, GradientEstimator, float or int. Equal arguments have to make equal objects.
+            annotated as AdjointRule, GradientEstimator, float or int. Equal arguments have to make equal objects. A
+            function without parameters is called once, now.
         description: one line for `evenflow list`.
         aliases: other names for it.
 
     Raises:
         SettingError: a name that is taken, or parameters without such annotations.
     """
-    constant = not isinstance(make, type) and (is_rule(make) or is_estimator(make))
+    constant = _is_gradient(make)
     if not constant and not callable(make):
         raise SettingError(
             f"Expected gradient {name!r} as a rule, an estimator or what makes one, got {type(make).__name__}."
@@ -97,10 +98,20 @@ def register_gradient(name: str, make: Any, description: str, aliases: Sequence[
                 "registered; choose another."
             )
     parameters = () if constant else tuple(parameters_of(name, make))
+    if not (constant or parameters or isinstance(make, type)):
+        # Once, since whoever names an object asks all that take no parameters, and this one may name others.
+        made, constant = make(), True
+        if not _is_gradient(made):
+            raise SettingError(f"Expected {name} to make a rule or an estimator, got {type(made).__name__}.")
+        make = made
     constructor = Constructor(name, (lambda: make) if constant else make, description, parameters, tuple(aliases))
     if constant:
         check_made(constructor, make)
     GRADIENTS.register(name, constructor)
+
+
+def _is_gradient(value: Any) -> bool:
+    return not isinstance(value, type) and (is_rule(value) or is_estimator(value))
 
 
 def gradient_named(text: str) -> Gradient:

@@ -12,7 +12,8 @@ from training.files import reason
 from training.metrics import from_json, is_number
 from training.variant import Variant
 
-# Seconds of an update from which few are timed, and of turns at one difficulty, after which no further one begins.
+# Seconds of an update from which few are timed, and of turns at one difficulty, after which no further one begins; how
+# many updates are then timed phase by phase.
 _SLOW, _SECONDS, _FEW = 0.25, 60.0, 3
 
 

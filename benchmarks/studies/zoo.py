@@ -79,7 +79,8 @@ TASKS = {
     "hopper": Entry(100, 100, {}, _trained(2e-3, _CONTROL), _BETWEEN),
     "kuramoto-sivashinsky": Entry(88, 60, {}, _trained(3e-3, _CHAOS, "none"), _BETWEEN),
     "swarm": Entry(2000, 24, {}, _trained(1e-2, _PARTICLES)),
-    "fluid": Entry(4, 4, {"particles": 500}, _trained(2e-3, _FLUID, "norm(0.1)"), _BETWEEN),
+    # Sound at 10, since jets drive it beyond the usual 5, where its time step is no longer stable.
+    "fluid": Entry(4, 2, {"particles": 500, "sound_speed": 10.0}, _trained(5e-3, _FLUID, "norm(0.1)"), _BETWEEN),
 }
 
 

@@ -121,7 +121,7 @@ class Smoothing(MirrorWalls):
         thickness,
     ):
         """Σ_k term(s, k), a vector of `width` ≤ 6, over sorted particles k around s and, near walls, their images."""
-        # LLVM keeps several short vectors in registers, but not one matrix.
+        # LLVM sums several short rows by vector instructions, but not one matrix.
         first_row, second_row = ti.Vector.zero(float, lanes), ti.Vector.zero(float, lanes)
         third_row, fourth_row = ti.Vector.zero(float, lanes), ti.Vector.zero(float, lanes)
         fifth_row, sixth_row = ti.Vector.zero(float, lanes), ti.Vector.zero(float, lanes)
