@@ -197,7 +197,7 @@ def test_what_cannot_be_registered_is_refused(name, make, aliases, message):
 def test_a_name_of_ones_own_may_stand_for_a_text():
     """Its maker names a gradient itself, which asks every maker without parameters for its object: this one too."""
     with registering("test"):
-        register_gradient("mine", lambda: gradient_named("clip-norm(decay(R, 0.8), 2)").estimator, "a long text's short name")
+        register_gradient("mine", lambda: gradient_named("clip-norm(decay(R, 0.8), 2)").estimator, "a long text, short")
     found = gradient_named("mine")
     assert found.estimator == gradient_named("clip-norm(decay(R, 0.8), 2)").estimator
     assert found.text == gradient_named("clip-norm(decay(R, 0.8), 2)").text == text_of(found.estimator) == "mine"
