@@ -17,6 +17,8 @@ LANE_BYTES = 32
 """Of the units that the CPU computes side by side."""
 ROWS = 8
 """Samples that the CPU computes side by side."""
+# Weights that a core's second cache holds, so that all samples read them from there.
+_CPU_WEIGHTS = 2**16
 # Multiplications of a member's step up to which calls between steps cost more than torch's products gain.
 _CPU_WORK = 2**20
 MOST_UNITS = 256
@@ -230,7 +232,8 @@ class InKernel:
 
 def pays_on_cpu(widths: tuple[int, ...], rows: int) -> bool:
     """Whether the CPU is faster so than by torch's products, which gain as there is more to multiply."""
-    return rows * sum((inputs + 1) * outputs for inputs, outputs in pairwise(widths)) <= _CPU_WORK
+    weights = sum((inputs + 1) * outputs for inputs, outputs in pairwise(widths))
+    return weights <= _CPU_WEIGHTS or rows * weights <= _CPU_WORK
 
 
 def for_cpu(widths: tuple[int, ...], strides: tuple[int, ...], rows: int, size: int) -> tuple[DenseInKernel, int]:
