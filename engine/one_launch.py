@@ -210,11 +210,14 @@ def _by_rows(
         if iteration % setting.share == 0:
             group = iteration // setting.share
             member, start = group // _chunks(each, setting), group % _chunks(each, setting) * setting.rows
-            b, most, own = member * each + start, ti.min(setting.rows, each - start) - 1, member * stride
+            # The last group begins where it ends with its member's samples, and skips those of the one before.
+            skipped = ti.max(0, start + setting.rows - each)
+            start -= skipped
+            b, own = member * each + start, member * stride
             for t in range(first, last):
                 kept = (member * places + ti.min(t, places - 1)) * each + start
-                act.on_rows(element, assign, states, controls, theta, memory, t, own, b, kept, most, setting.rows)
-                for r in range(most + 1):
+                act.on_rows(element, assign, states, controls, theta, memory, t, own, b, kept, skipped, setting.rows)
+                for r in range(skipped, setting.rows):
                     _advance(system, setting, states, controls, physical, state_noise, control_noise, t, b + r)
 
 

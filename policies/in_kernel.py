@@ -43,9 +43,8 @@ def _countable(index, lanes: ti.template()):
 class DenseInKernel:
     """u = W_L tanh(... tanh(W_1 x + b_1) ...) + b_L on samples of one member, with what a kernel is compiled for.
 
-    Samples are told to it as the first, b, and how many come after it at `most`: those that a kernel takes beyond are
-    that last one again. Their member's parameters begin at `own` in `theta`. Inputs and activations stay in `memory`,
-    in one row for each sample from row `kept` on.
+    Samples follow each other from b on. Their member's parameters begin at `own` in `theta`. Inputs and activations stay
+    in `memory`, in one row for each sample from row `kept` on.
 
     Attributes:
         widths: of the input, the hidden layers and the output.
@@ -94,44 +93,46 @@ class DenseInKernel:
         own,
         b,
         kept,
-        most,
+        skipped,
         rows: ti.template(),
     ):
-        """Act on `rows` samples, one after another in lanes.
+        """Act on `rows` samples, in lanes of units; of the first few, `skipped`, nothing is written.
 
         `read(states, t, b, i)` is number i of a state, `write(controls, t, b, i, u)` sets number i of a control.
         """
         for r in range(rows):
-            row = ti.min(r, most)
+            row = ti.max(r, skipped)
             for i in range(ti.static(self.widths[0])):
                 memory[self._at(memory, 0, kept + row) + i] = read(states, t, b + row, i)
         for layer in ti.static(range(len(self.widths) - 1)):
-            inputs, units = ti.static(self.widths[layer], self.widths[layer + 1])
-            lanes, weights = ti.static(min(self.lanes, units), self.weights[layer])
-            source = [self._at(memory, layer, kept + ti.min(r, most)) for r in ti.static(range(rows))]
+            inputs, units, stride = ti.static(self.widths[layer] + 1, self.widths[layer + 1], self.strides[layer])
+            lanes = ti.static(min(self.lanes, units))
+            source = _countable(self._at(memory, layer, kept), ti.static(rows * stride))
             for block in range(ti.static(-(-units // lanes))):
                 # The last block begins where it ends with the layer, and repeats some units of the one before.
                 first = ti.min(block * lanes, ti.static(units - lanes))
+                place = _countable(own + ti.static(self.weights[layer]) + first, ti.static(inputs * units))
                 sums = [ti.Vector.zero(float, lanes) for _ in ti.static(range(rows))]
-                for k in range(ti.static(inputs + 1)):
-                    inward = [memory[source[r] + k] for r in ti.static(range(rows))]
-                    place = _countable(own + weights + k * units + first, lanes)
+                for k in range(inputs):
+                    inward = [memory[source + r * stride + k] for r in ti.static(range(rows))]
                     for lane in range(lanes):
-                        weight = theta[place + lane]
+                        weight = theta[place + k * units + lane]
                         for r in ti.static(range(rows)):
                             sums[r][lane] += inward[r] * weight
+                # What is skipped goes where what is right is written after it.
                 if ti.static(layer < len(self.widths) - 2):
                     for lane in range(lanes):
                         for r in ti.static(range(rows)):
                             sums[r][lane] = tanh(sums[r][lane])
                     for r in ti.static(range(rows)):
-                        to = _countable(self._at(memory, ti.static(layer + 1), kept + ti.min(r, most)) + first, lanes)
+                        row = kept + ti.max(r, skipped)
+                        to = _countable(self._at(memory, ti.static(layer + 1), row) + first, lanes)
                         for lane in range(lanes):
                             memory[to + lane] = sums[r][lane]
                 else:
                     for r in ti.static(range(rows)):
                         for lane in range(lanes):
-                            write(controls, t, b + ti.min(r, most), first + lane, sums[r][lane])
+                            write(controls, t, b + ti.max(r, skipped), first + lane, sums[r][lane])
 
     def shared(self, rows: int) -> int:
         """Numbers that `in_block` shares: inputs, outputs, two layers of units by turns, parts of outputs."""
@@ -156,6 +157,8 @@ class DenseInKernel:
         rows: ti.template(),
     ):
         """Act on states of `rows` samples, the first of the numbers `shared` by a block; controls come after them.
+
+        Of samples more than `most` after the first nothing is kept.
 
         Every thread calls it, with its number as `lane`, after a barrier and before another.
         """

@@ -213,10 +213,12 @@ def test_what_has_no_place_in_a_kernel_runs_by_steps(system, make, options):
 
 
 @pytest.mark.float64
-def test_the_cpu_takes_few_samples_in_one_launch_and_leaves_many_to_torch():
-    policy = MLP((4,), (1,), **tensor_options())
-    kinds = {batch: type(Trajectory(CART_POLE, policy, 2, batch)._launches) for batch in (8, 256)}
-    assert kinds == {8: OneLaunch, 256: StepLaunches}
+def test_the_cpu_leaves_many_samples_of_large_networks_to_torch():
+    found = []
+    for hidden, batch in (((100, 100), 256), ((400, 400), 2), ((400, 400), 256)):
+        policy = MLP((4,), (1,), hidden, **tensor_options())
+        found.append(type(Trajectory(CART_POLE, policy, 2, batch)._launches))
+    assert found == [OneLaunch, OneLaunch, StepLaunches]
 
 
 @pytest.mark.float64
