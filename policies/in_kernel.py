@@ -43,8 +43,8 @@ def _countable(index, lanes: ti.template()):
 class DenseInKernel:
     """u = W_L tanh(... tanh(W_1 x + b_1) ...) + b_L on samples of one member, with what a kernel is compiled for.
 
-    Samples follow each other from b on. Their member's parameters begin at `own` in `theta`. Inputs and activations stay
-    in `memory`, in one row for each sample from row `kept` on.
+    Samples follow each other from b on. Their member's parameters begin at `own` in `theta`. Inputs and activations
+    stay in `memory`, in one row for each sample from row `kept` on.
 
     Attributes:
         widths: of the input, the hidden layers and the output.
