@@ -55,13 +55,16 @@ class InKernel(Protocol):
     """What acts inside a kernel of `engine/one_launch.py`.
 
     Attributes:
-        act: an object that can be hashed, with two `ti.func`s that act on a group of samples, b to b + `most`:
-            `on_rows(read, write, states, controls, theta, memory, t, own, b, kept, most, rows)` on the CPU, and for
-            a block of `threads`, a power of two, that share `shared(rows)` numbers, `in_block(shared, theta, memory,
-            own, kept, most, lane, rows)`. The member's parameters begin at `own` in `theta`, which they take flat; what
-            differentiation needs goes to the rows [member, slot, sample] of `memory`, which begin at `kept`.
-        theta: [P, n or more], rows that begin with the parameters it computes with; memory: one row of numbers.
-        rows: samples of a member that are taken together.
+        act: an object that can be hashed, with two `ti.func`s that act on a group of `rows` samples from b on:
+            `on_rows(read, write, states, controls, theta, memory, t, own, b, kept, skipped, rows)` on the CPU, where
+            other groups have the first of them, as many as `skipped`, of which it keeps nothing; and for a block of
+            `threads`, a power of two, that share `shared(rows)` numbers, `in_block(shared, theta, memory, own, kept,
+            most, lane, rows)`, which keeps nothing of samples beyond b + `most`. The member's parameters begin at `own`
+            in `theta`, which they take flat; what differentiation needs goes to the rows [member, slot, sample] of
+            `memory`, which begin at `kept`.
+        theta: [P, n or more], contiguous, rows that begin with the parameters it computes with; memory: one row of
+            numbers.
+        rows: samples of a member that are taken together, at most as many as a member has.
     """
 
     act: Any

@@ -31,12 +31,12 @@ _LEAST_THREADS = 32
 
 
 @ti.func
-def _countable(index, lanes: ti.template()):
-    """The index in a form that tells LLVM that counting `lanes` on from it does not overflow.
+def _countable(index, count: ti.template()):
+    """The index in a form that tells LLVM that counting `count` on from it does not overflow.
 
     Else it keeps a second loop for that, and the sums in memory instead of registers.
     """
-    return ti.min(index, ti.static(2**31 - 1 - lanes))
+    return ti.min(index, ti.static(2**31 - 1 - count))
 
 
 @dataclass(frozen=True)
@@ -107,11 +107,12 @@ class DenseInKernel:
         for layer in ti.static(range(len(self.widths) - 1)):
             inputs, units, stride = ti.static(self.widths[layer] + 1, self.widths[layer + 1], self.strides[layer])
             lanes = ti.static(min(self.lanes, units))
-            source = _countable(self._at(memory, layer, kept), ti.static(rows * stride))
+            source = _countable(self._at(memory, layer, kept), ti.static((rows - 1) * stride + inputs))
             for block in range(ti.static(-(-units // lanes))):
                 # The last block begins where it ends with the layer, and repeats some units of the one before.
                 first = ti.min(block * lanes, ti.static(units - lanes))
-                place = _countable(own + ti.static(self.weights[layer]) + first, ti.static(inputs * units))
+                weights = own + ti.static(self.weights[layer])
+                place = _countable(weights + first, ti.static((inputs - 1) * units + lanes))
                 sums = [ti.Vector.zero(float, lanes) for _ in ti.static(range(rows))]
                 for k in range(inputs):
                     inward = [memory[source + r * stride + k] for r in ti.static(range(rows))]

@@ -12,7 +12,7 @@ from oracles import losses_of_training
 import engine
 import evenflow as ef
 from engine.systems import Fluid, Held
-from training import build_task
+from training import build_task, gradient_named
 
 
 @pytest.mark.float64
@@ -85,9 +85,11 @@ def test_flows_beyond_the_time_step_are_doubted_and_no_others():
 
 
 @pytest.mark.float64
-def test_training_tells_once_of_a_fluid_beyond_its_time_step():
+@pytest.mark.parametrize("gradient", ["R", "short(R, 2)"])
+def test_training_tells_once_of_a_fluid_beyond_its_time_step(gradient):
     task = build_task("fluid", particles=60, horizon=4, duration=2.0, sound_speed=0.2, gravity=1.0)
-    trainer = ef.Trainer(task, [ef.Member()], ef.TrainingSettings(batch_size=2, train_samples=4, test_samples=1))
+    settings = ef.TrainingSettings(batch_size=2, train_samples=4, test_samples=1)
+    trainer = ef.Trainer(task, [ef.Member(gradient_named(gradient).estimator)], settings)
     with pytest.warns(ef.EvenflowWarning, match="raise sound_speed") as told:
         list(trainer.fit(2))
     assert len([warning for warning in told if "raise sound_speed" in str(warning.message)]) == 1

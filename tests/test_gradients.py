@@ -183,7 +183,7 @@ def test_what_is_registered_joins_the_grammar():
         ("new", "R", (), "or what makes one, got str"),
         ("new", lambda a: FULL, (), "annotated as AdjointRule"),
         ("new", lambda *rules: FULL, (), "annotated as AdjointRule"),
-        ("new", lambda: "R", (), "Expected new to make a rule or an estimator, got str"),
+        ("new", lambda: "R", (), "Expected gradient 'new' to make a rule or an estimator, got str"),
     ],
 )
 def test_what_cannot_be_registered_is_refused(name, make, aliases, message):

@@ -47,13 +47,13 @@ def by_steps(monkeypatch):
 def bound_of_rounding(policy, trace):
     """How far rounding may take a control [P, slots, b, m] as one order of sums or another computes it, each.
 
-    A sum of K products is off by at most K ε Σ|w h|, tanh by 3.1 ε and by what its argument is off.
+    A sum of K products is off by at most K ε Σ|w h|, tanh by 3.2 ε and by what its argument is off.
     """
     epsilon = torch.finfo(policy.dtype).eps
     off = None
     for layer, seen in zip(policy.layers(policy.theta.detach()), trace.augmented, strict=True):
         weights, (inputs, _) = layer.abs().unsqueeze(1), layer.shape[1:]
-        before = 0.0 if off is None else (off + 3.1 * epsilon) @ weights[..., :-1, :]
+        before = 0.0 if off is None else (off + 3.2 * epsilon) @ weights[..., :-1, :]
         off = before + inputs * epsilon * (seen.abs() @ weights)
     return off
 
@@ -83,7 +83,8 @@ def check_every_step(name, members, rows):
 
 @pytest.mark.vulkan
 @pytest.mark.parametrize(
-    ("name", "members", "rows"), [*((name, 3, 5) for name in SMALL), ("cart-pole", 1, 8), ("guidance", 130, 9)]
+    ("name", "members", "rows"),
+    [*((name, 3, 5) for name in SMALL), ("cart-pole", 1, 8), ("cart-pole", 3, 57), ("guidance", 130, 9)],
 )
 def test_every_step_is_the_systems_under_the_policys_control(name, members, rows):
     check_every_step(name, members, rows)
@@ -100,7 +101,7 @@ def test_cuda_every_step_is_the_systems_under_the_policys_control(name, members,
 @pytest.mark.vulkan
 @pytest.mark.parametrize("name", ["cart-pole", "guidance"])
 def test_noise_and_parameters_that_vary_are_taken_along(name, monkeypatch):
-    system, batch = SMALL[name], 6
+    system, batch = SMALL[name], 18  # nine of a member are two groups that overlap
     varied = tuple(system.parameters)[:2]
     rows = torch.tensor(list(system.parameters.values())[:2], **tensor_options()) * uniform(
         1, batch, 2, low=0.9, high=1.1
@@ -126,8 +127,8 @@ def test_noise_and_parameters_that_vary_are_taken_along(name, monkeypatch):
 @pytest.mark.vulkan
 @pytest.mark.parametrize("members", [1, 3])
 def test_segments_and_evaluation_change_no_bit(members, monkeypatch):
-    monkeypatch.setattr(trajectory_module, "_BLOCK_ROWS", 4 * 6 * members)
-    policy, batch = policy_for(CART_POLE, members=members), 6 * members
+    monkeypatch.setattr(trajectory_module, "_BLOCK_ROWS", 4 * 9 * members)
+    policy, batch = policy_for(CART_POLE, members=members), 9 * members
     make = partial(Trajectory, CART_POLE, policy, HORIZON, batch)
     initial, whole = states_of(CART_POLE, batch), make()
     whole.forward(initial)
@@ -245,15 +246,14 @@ def _tanh_of(x: ti.types.ndarray(ndim=1), y: ti.types.ndarray(ndim=1)):
 @pytest.mark.vulkan
 def test_tanh_is_good_to_its_last_bits_and_keeps_what_is_no_number():
     infinite = torch.tensor([torch.inf, -torch.inf, torch.nan, 0.0, -0.0], **tensor_options())
-    x = torch.cat(
-        [infinite, torch.linspace(-25, 25, 20001, **tensor_options()), 10 ** uniform(1, 4000, low=-30, high=1)]
-    )
+    even, dense = (torch.linspace(*ends, **tensor_options()) for ends in ((-25, 25, 20001), (4, 9.2, 2**20)))
+    x = torch.cat([infinite, even, dense, 10 ** uniform(1, 4000, low=-30, high=1)])
     y = torch.zeros_like(x)
     prepare(_tanh_of, x, y)()
     assert y[:2].tolist() == [1.0, -1.0]
     assert torch.isnan(y[2])
     expected = torch.tanh(x[3:].double())
-    bound = (3.1 if x.dtype == torch.float32 else 2.0) * torch.finfo(x.dtype).eps
+    bound = (3.2 if x.dtype == torch.float32 else 2.0) * torch.finfo(x.dtype).eps
     assert ((y[3:].double() - expected).abs() <= bound * expected.abs()).all()
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from engine import EvenflowWarning, System, Trajectory
-from training.ranks import Ranks
+from training.ranks import Ranks, says
 from training.settings import TrainingSettings
 
 
@@ -33,11 +33,12 @@ class Doubts:
         self._system, self._told = system, False
 
     def tell(self, states: torch.Tensor) -> None:
-        """Warn if the system doubts the states [T, B, *state_shape] of a rollout, and nothing was told before."""
+        """Warn if the system doubts states [T, B, *state_shape] of rollouts and no rank has told anything before."""
         found = None if self._told else self._system.doubts(states.detach())
         if found is not None:
             self._told = True
-            warnings.warn(found, EvenflowWarning, stacklevel=2)
+            if says(f"doubts about {self._system.name}"):
+                warnings.warn(found, EvenflowWarning, stacklevel=2)
 
 
 def within(rows: torch.Tensor, most: float) -> torch.Tensor:

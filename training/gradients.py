@@ -73,12 +73,13 @@ def register_gradient(name: str, make: Any, description: str, aliases: Sequence[
         name: as it is written, of letters, digits and hyphens.
         make: a rule or an estimator, or what makes one: a frozen dataclass or a function whose parameters are
             annotated as AdjointRule, GradientEstimator, float or int. Equal arguments have to make equal objects. A
-            function without parameters is called once, now.
+            function without parameters is called once, now: gradients that it names are registered before it.
         description: one line for `evenflow list`.
         aliases: other names for it.
 
     Raises:
-        SettingError: a name that is taken, or parameters without such annotations.
+        SettingError: a name that is taken, parameters without such annotations, or a function without parameters that
+            makes neither.
     """
     constant = _is_gradient(make)
     if not constant and not callable(make):
@@ -100,9 +101,10 @@ def register_gradient(name: str, make: Any, description: str, aliases: Sequence[
     parameters = () if constant else tuple(parameters_of(name, make))
     if not (constant or parameters or isinstance(make, type)):
         # Once, since whoever names an object asks all that take no parameters, and this one may name others.
-        made, constant = make(), True
+        with blamed():
+            made, constant = make(), True
         if not _is_gradient(made):
-            raise SettingError(f"Expected {name} to make a rule or an estimator, got {type(made).__name__}.")
+            raise SettingError(f"Expected gradient {name!r} to make a rule or an estimator, got {type(made).__name__}.")
         make = made
     constructor = Constructor(name, (lambda: make) if constant else make, description, parameters, tuple(aliases))
     if constant:

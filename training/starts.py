@@ -76,7 +76,7 @@ def built(make: PolicyFactory, members: int) -> Policy:
     return policy
 
 
-def check_room(task: Task, members: int, samples: int) -> None:
+def check_starts_fit(task: Task, members: int, samples: int) -> None:
     """BudgetError for `samples` initial states of each member that are too large, before any are made."""
     runtime = current()
     needed = members * samples * math.prod(task.system.state_shape) * runtime.dtype.itemsize

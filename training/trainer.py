@@ -24,7 +24,7 @@ from training.optimisers import EnsembleOptimiser
 from training.ranks import ALONE, RankError, Ranks
 from training.settings import TrainingSettings
 from training.sources import Sources, grouped
-from training.starts import built, check_room, show_typical, starts_of
+from training.starts import built, check_starts_fit, show_typical, starts_of
 from training.task import PolicyFactory, Task, generator
 
 
@@ -81,7 +81,7 @@ class Trainer:
         self.settings = settings = settings or TrainingSettings()
         runtime = current()
         samples = settings.train_samples + settings.test_samples + settings.validation_samples
-        check_room(task, len(self.members), samples)
+        check_starts_fit(task, len(self.members), samples)
         count, batch = len(self.members), settings.batch_size
         self._part = own = ranks.part(batch, "samples of a batch")
         self.policy: Policy = built(policy or task.policy, count)
@@ -168,10 +168,11 @@ class Trainer:
         if total is None:
             restore()
             return None
-        self._doubts.tell(self.rollout.states)
         measured = self._measures.found(self._active, self.updates_per_epoch)
         train = torch.where(self._active, total / self.updates_per_epoch, torch.nan)
         test = torch.where(self._active, self.test().to(torch.float64), torch.nan)
+        for rollouts in (self.rollout, self.evaluation):  # each with the states that it has in memory
+            self._doubts.tell(rollouts.states)
         validation = None
         if self._validation is not None:
             losses = self._validation.losses().to(torch.float64)

@@ -31,7 +31,7 @@ def _of_growth(found: Examination) -> list[Advice]:
             Advice(
                 f"decay(R, {1 / factor:.4g})",
                 f"the physics alone multiplies an adjoint by {factor:.3g} a step, a hundredfold within {far} steps, "
-                "which neither M nor C can help; this takes as much away",
+                "which is in M and C as well; this takes as much away",
             ),
             Advice(
                 f"clip-norm(R, {_short(found.final_adjoint)})",

@@ -159,7 +159,7 @@ class Fluid(Smoothing, Jets, Drift, System):
     def doubts(self, states):
         velocities = states[:, :, self.dim :, self.jets :]
         # By time, so that the squares are not as large as all states.
-        squares = [torch.nan_to_num(now.square().sum(-2)).max() for now in velocities]
+        squares = [torch.nan_to_num(now.square().sum(-2), posinf=0.0).max() for now in velocities]
         reached = float(torch.stack(squares).max().sqrt())
         held = fastest_flow(self.spacing, self.sound_speed, self.dt)
         if reached <= held:
