@@ -10,6 +10,7 @@ import engine
 from engine import FULL, PHYSICS_ONLY, SettingError
 from training.combinations import (
     Bisect,
+    BisectSmaller,
     BisectUnit,
     ConflictFree,
     MaskRandom,
@@ -41,6 +42,7 @@ def without_conflict(a, b):
 FORMULAS = {
     "unit(M)": (Unit(M), lambda a, b: unit(a)),
     "bisect(M, R)": (Bisect(M, R), lambda a, b: a + b * a.norm() / b.norm()),
+    "bisect-smaller(M, R)": (BisectSmaller(M, R), lambda a, b: (unit(a) + unit(b)) * min(a.norm(), b.norm())),
     "bisect-unit(M, R)": (BisectUnit(M, R), lambda a, b: unit(a) + unit(b)),
     "config(M, R)": (ConflictFree(M, R), conflict_free),
     "pcgrad(M, R)": (ProjectConflicts(M, R), without_conflict),
@@ -97,6 +99,16 @@ def test_a_part_that_is_zero_leaves_the_direction_of_the_other(estimator):
             assert torch.equal(result, nothing)  # at the size of M, which is 0
         else:
             torch.testing.assert_close(unit_rows(result), unit_rows(one))
+
+
+@pytest.mark.float64
+def test_neither_part_ascends_along_the_smaller_bisector_which_ends_where_one_is_zero():
+    one, other = uniform(9, 50, 3), 10 ** uniform(10, 50, 1, low=-3, high=3) * uniform(11, 50, 3)
+    result = found(BisectSmaller(M, R), one, other)
+    for part in (one, other):
+        assert ((result * part).sum(1) >= -1e-12 * part.norm(dim=1) * result.norm(dim=1)).all()
+    for pair in ((one, torch.zeros_like(one)), (torch.zeros_like(one), other)):
+        assert torch.equal(found(BisectSmaller(M, R), *pair), torch.zeros_like(one))
 
 
 @pytest.mark.float64

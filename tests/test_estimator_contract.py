@@ -174,6 +174,7 @@ FORMULAS = {
     "agree": agree,
     "unit": unit,
     "bisect": bisect,
+    "bisect-smaller": lambda a, b: (unit(a) + unit(b)) * math.sqrt(min(float(np.dot(a, a)), float(np.dot(b, b)))),
     "bisect-unit": lambda a, b: unit(a) + unit(b),
     "config": config,
     "pcgrad": pcgrad,

@@ -1,7 +1,8 @@
 """Gradients made of whole sweeps, beside the sign agreement: directions added, projected, masked; steps masked.
 
 With a, b the mini-batch mean gradients of the parts, â = a/|a|, and every member of an ensemble by itself. A part that
-is exactly 0 leaves the other as it is; a part that is not finite makes the result not finite.
+is exactly 0 leaves the other as it is, unless its size is asked for; a part that is not finite makes the result not
+finite.
 """
 
 from collections.abc import Mapping
@@ -58,6 +59,18 @@ class Bisect(_Pair):
     def combine(self, gradients):
         one, other = self.pair(gradients)
         return one + _direction(other) * _length(one)
+
+
+@dataclass(frozen=True)
+class BisectSmaller(_Pair):
+    """(â + b̂) min(|a|, |b|): the bisector at the size of the smaller part, 0 where either is.
+
+    Neither a nor b ascends along it: a·g = |a| min(|a|, |b|) (1 + â·b̂), and so for b.
+    """
+
+    def combine(self, gradients):
+        one, other = self.pair(gradients)
+        return (_direction(one) + _direction(other)) * torch.minimum(_length(one), _length(other))
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ from engine.checks import perhaps
 from engine.registry import SHIPPED, Registry, check_name, registering
 from training.combinations import (
     Bisect,
+    BisectSmaller,
     BisectUnit,
     Cautious,
     ConflictFree,
@@ -275,6 +276,7 @@ with registering(SHIPPED):
     register_gradient("agree", SignAgreement, "the base where its sign agrees with the reference's, else 0")
     register_gradient("unit", Unit, "a gradient's direction at length 1")
     register_gradient("bisect", Bisect, "two gradients, the second at the size of the first, added")
+    register_gradient("bisect-smaller", BisectSmaller, "two gradients, both at the size of the smaller, added")
     register_gradient("bisect-unit", BisectUnit, "the directions of two gradients, added")
     register_gradient("config", ConflictFree, "along both directions at once, free of conflict")
     register_gradient("pcgrad", ProjectConflicts, "two gradients, each without what is against the other, added")
