@@ -82,20 +82,9 @@ class DenseInKernel:
 
     @ti.func
     def on_rows(
-        self,
-        read: ti.template(),
-        write: ti.template(),
-        states: ti.template(),
-        controls: ti.template(),
-        theta: ti.template(),
-        memory: ti.template(),
-        t,
-        own,
-        b,
-        kept,
-        skipped,
-        rows: ti.template(),
-    ):
+        self, read: ti.template(), write: ti.template(), states: ti.template(), controls: ti.template(),
+        theta: ti.template(), memory: ti.template(), t, own, b, kept, skipped, rows: ti.template(),
+    ):  # fmt: skip
         """Act on `rows` samples, in lanes of units; of the first few, `skipped`, nothing is written.
 
         `read(states, t, b, i)` is number i of a state, `write(controls, t, b, i, u)` sets number i of a control.
