@@ -191,21 +191,19 @@ class MLPTrace(LayeredTrace):
         self._held = members if self.slopes and (jacobian is not None or self.controls == 1) else None
         if jacobian is None and self._held is None:
             return
-        # 1 - h² lies where the last control's gradients will.
-        bent = [
-            self._slope_of_tanh(*(self._slots(one, first, last, members) for one in pair))
-            for pair in zip(self.hidden, self.slopes[-1] if self.slopes else (), strict=False)
-        ]
+        hidden = [self._slots(one, first, last, members) for one in self.hidden]
+        slopes = [[self._slots(one, first, last, members) for one in of_control] for of_control in self.slopes]
+        if slopes:  # 1 - h² lies where the last control's gradients will
+            for one, place in zip(hidden, slopes[-1], strict=True):
+                self._slope_of_tanh(one, place)
         for c in range(self.controls):
             gradient = self.layers[-1][members, :-1, c].unsqueeze(1)
-            for index in reversed(range(len(self.hidden))):
-                if bent:
-                    slope = self._slots(self.slopes[c][index], first, last, members)
-                    torch.mul(bent[index], gradient, out=slope)
+            for index in reversed(range(len(hidden))):
+                if slopes:
+                    slope = torch.mul(slopes[-1][index], gradient, out=slopes[c][index])
                 else:
-                    hidden = self._slots(self.hidden[index], first, last, members)
-                    slope = self._buffer(f"slope {index}", tuple(hidden.shape))
-                    self._slope_of_tanh(hidden, slope).mul_(gradient)
+                    slope = self._buffer(f"slope {index}", tuple(hidden[index].shape))
+                    self._slope_of_tanh(hidden[index], slope).mul_(gradient)
                 if index > 0 or jacobian is not None:
                     weights = self.layers[index][members, :-1].transpose(1, 2)
                     gradient = self._product("gradient", slope, weights, index)

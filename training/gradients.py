@@ -103,10 +103,9 @@ def register_gradient(name: str, make: Any, description: str, aliases: Sequence[
     if not (constant or parameters or isinstance(make, type)):
         # Once, since whoever names an object asks all that take no parameters, and this one may name others.
         with blamed():
-            made, constant = make(), True
-        if not _is_gradient(made):
-            raise SettingError(f"Expected gradient {name!r} to make a rule or an estimator, got {type(made).__name__}.")
-        make = made
+            make, constant = make(), True
+        if not _is_gradient(make):
+            raise SettingError(f"Expected gradient {name!r} to make a rule or an estimator, got {type(make).__name__}.")
     constructor = Constructor(name, (lambda: make) if constant else make, description, parameters, tuple(aliases))
     if constant:
         check_made(constructor, make)
