@@ -93,7 +93,8 @@ class Device:
 class Variants(Generic[Options]):
     """Compare gradients on a task: every gradient × difficulty × clipping × learning rate × seed, with a report.
 
-    Give the same command again to continue a study that was stopped.
+    Give the same command again to continue a study that was stopped, or with more seeds, gradients, clippings or
+    difficulties to train those besides; study.yaml and results.jsonl are all that it takes.
     """
 
     options: tyro.conf.OmitArgPrefixes[Options]

@@ -28,6 +28,7 @@ from training import TrainingSettings
 from training.errors import RunError
 from training.lock import wait_for_writer
 from training.stopping import Stopped, Stopping
+from training.variant import Variant
 
 pytestmark = pytest.mark.float64
 
@@ -180,18 +181,37 @@ def test_lines_come_in_the_order_of_the_packs():
     assert list(in_order((number, lines[number]) for number in (2, 0, 1, 3))) == list(lines.values())
 
 
+ONE, OTHER = Variant("R"), Variant("M")
+
+
 @pytest.mark.parametrize(
-    ("wanted", "begun", "numbers"),
+    ("most", "begun", "numbers"),
     [
-        (2, {}, {0: (5, 6), 2: (7, 8, 9)}),
+        (3, {}, {0: (5, 6), 2: (7, 8, 9)}),
         (2, {0: (5,)}, {0: (5,), 1: (6, 7), 3: (8, 9)}),
-        (5, {2: (7, 8, 9)}, {0: (5, 6), 2: (7, 8, 9)}),
-        (2, {0: (5, 6, 7)}, None),
-        (1, {4: (9,)}, {0: (5,), 1: (6,), 2: (7,), 3: (8,), 4: (9,)}),
+        (1, {2: (7, 8, 9)}, {0: (5,), 1: (6,), 2: (7, 8, 9)}),
+        (3, {0: (5, 6, 7)}, {0: (5, 6, 7), 3: (8, 9)}),
+        (9, {4: (9,)}, {0: (5, 6, 7, 8), 4: (9,)}),
+        (9, {0: (4, 5)}, None),
+        (9, {0: (5, 6), 1: (6, 7)}, None),
     ],
 )
-def test_packs_that_were_begun_keep_their_seeds(wanted, begun, numbers):
-    assert packs_module._runs((5, 6, 7, 8, 9), wanted, False, begun) == numbers
+def test_packs_that_were_begun_keep_their_seeds(most, begun, numbers):
+    blocks = {number: (seeds, (ONE,)) for number, seeds in begun.items()}
+    found = packs_module._runs((5, 6, 7, 8, 9), (ONE,), most, False, blocks)
+    assert found == (numbers and {number: (seeds, (ONE,)) for number, seeds in numbers.items()})
+    assert found is None or list(found) == sorted(found)
+
+
+def test_what_a_study_has_more_of_is_trained_in_packs_of_its_own():
+    def runs(by_seed, begun, trained=frozenset()):
+        return packs_module._runs((0, 1, 2), (ONE, OTHER), 4, by_seed, begun, trained)
+
+    begun = {0: ((0, 1), (ONE,))}
+    assert runs(False, begun) == {0: ((0, 1), (ONE,)), 2: ((2,), (ONE, OTHER)), 3: ((0, 1), (OTHER,))}
+    assert runs(True, begun) == runs(False, begun)
+    assert runs(False, {}, {(ONE, 0), (OTHER, 0), (ONE, 1)}) == {1: ((1,), (OTHER,)), 2: ((2,), (ONE, OTHER))}
+    assert packs_module._runs((0,), (ONE,), 4, False, {0: ((0,), (ONE, OTHER))}) is None
 
 
 def test_a_study_begun_in_other_packs_goes_on_in_them(tmp_path, monkeypatch):

@@ -72,9 +72,10 @@ def test_trainings_are_counted_and_what_is_done_is_not_trained_again(studies, tr
     assert (trained / "lqr" / "results.jsonl").read_bytes() == before
 
 
-def test_another_number_of_seeds_is_another_study(studies, trained):
+def test_fewer_seeds_are_another_study_and_more_are_counted(studies, trained):
     with pytest.raises(RunError, match="seeds"):
         print_hours({"lqr": small("lqr", 20, seed_count=1)}, trained, Console(quiet=True))
+    assert trainings_left(small("lqr", 20, seed_count=5), trained / "lqr") == 3 * 3
 
 
 @pytest.mark.parametrize("name", ["zoo", "paper"])

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.studies.spaces import searched
-from benchmarks.studies.study import COUNTS, LATER, Study
+from benchmarks.studies.study import COUNTS, LATER, SEEDS_BEFORE, Study
 from engine import SettingError
+from engine.checks import whole
 from training import TrainingSettings, clipping_named, gradient_named, task_options
 from training.checks import check_types
 from training.errors import RunError
@@ -34,6 +35,8 @@ def check_study(config: Mapping[str, Any], file: Path) -> None:
             clipping_named(text)
         if not values["difficulties"]:
             raise SettingError("Expected difficulties, got none.")
+        for count in config.get(SEEDS_BEFORE, ()):
+            whole(f"{SEEDS_BEFORE.replace('_', ' ')} of at least 1", count)
     except KeyError as error:
         raise RunError(f"Expected {error} among the settings of the study in {file}, got a file without it.") from error
     except SettingError as error:

@@ -1,7 +1,7 @@
 """What a study compared: a row for each variant at each difficulty, tests against one, and what cannot be concluded."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from benchmarks.studies.statistics import (
     sign_flip_test,
     success_interval,
 )
+from benchmarks.studies.study import SEEDS_BEFORE
 from benchmarks.tables import table_lines
 from engine import FULL
 from training.gradients import rank_of, text_of
@@ -157,6 +158,17 @@ def conclusions(rows: Sequence[Row]) -> list[str]:
         names = [f"{row.name} at {row.difficulty}" for row in compared if row.verdict == verdict]
         found.append(f"{verdict.capitalize()} than {against}: {', '.join(names) if names else 'none'}.")
     return [*found, *limits(len(compared), min(row.pairs for row in compared))]
+
+
+def more_seeds_told(study: Mapping[str, Any]) -> list[str]:
+    """That a study was given more seeds when results were known, in a sentence; nothing where it was not."""
+    before = study.get(SEEDS_BEFORE)
+    if not before:
+        return []
+    return [
+        f"It had {', then '.join(map(str, before))} paired seeds when results were known, and was given more, up to "
+        f"{study['seeds']}: where such results decide whether there are more, p is smaller than it should be."
+    ]
 
 
 def limits(comparisons: int, seeds: int) -> list[str]:

@@ -75,13 +75,13 @@ class Diagnosis:
 
 
 def diagnose(study: Study, out: Path, samples: int = 64) -> list[Diagnosis]:
-    """Diagnose every difficulty at every milestone whose weights are finite."""
+    """Diagnose every difficulty that has a run here at every milestone whose weights are finite."""
     found = []
     directory = StudyDirectory(out)
     named = dict.fromkeys(gradient_named(text) for text in (*lettered(), *study.gradients))
     gradients = [gradient for gradient in named if of_sweeps(gradient.estimator)]
     for difficulty in study.difficulties:
-        here = [result for result in directory.reported if result.difficulty == difficulty]
+        here = [one for one in directory.reported if one.difficulty == difficulty and directory.has_run(one)]
         if not here:
             continue
         chosen = min(here, key=lambda result: (rank_of(result.variant.gradient), result.label.seed))
@@ -101,10 +101,11 @@ def diagnose(study: Study, out: Path, samples: int = 64) -> list[Diagnosis]:
 
 
 def write_diagnostics(found: list[Diagnosis], study: Study, out: Path) -> list[Path]:
-    """Write diagnostics.json and a figure; returns their paths."""
+    """Write diagnostics.json and a figure; returns their paths. Nothing is written where nothing was diagnosed."""
+    if not found:
+        return []
     text = json.dumps([asdict(entry) for entry in found], indent=1) + "\n"
-    figures = [_draw(found, study, out / "adjoints.png")] if found else []
-    return [write_ours(out / "diagnostics.json", text), *figures]
+    return [write_ours(out / "diagnostics.json", text), _draw(found, study, out / "adjoints.png")]
 
 
 def rules_of(gradients: Iterable[Gradient]) -> dict[str, AdjointRule]:

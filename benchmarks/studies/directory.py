@@ -155,6 +155,10 @@ class StudyDirectory:
             raise RunError(f"Expected finished trainings in {self.path}, got none; train first.")
         return found
 
+    def has_run(self, result: Result) -> bool:
+        """Whether the run directory of a training is here, and not its result alone."""
+        return (self._folder(result) / "config.yaml").exists()
+
     def run_of(self, result: Result) -> RunDirectory:
         """The run directory that a training was part of."""
         return RunDirectory.open(self._folder(result))
@@ -166,6 +170,23 @@ class StudyDirectory:
 
     def _folder(self, result: Result) -> Path:
         return self.path / f"{self.difficulty}-{result.difficulty}" / result.run
+
+
+def check_holds(config: dict[str, Any], there: dict[str, Any], out: Path) -> None:
+    """RunError unless a study's configuration is that of the study `there`, or of that one and more."""
+    kept = {name: there[name] for name in growing(there) if _holds(config[name], there[name])}
+    check_same({**config, **kept}, there, out)
+
+
+def growing(config: dict[str, Any]) -> tuple[str, ...]:
+    """The settings of which a study that was begun can be given more; not what its choice on tuning seeds hangs on."""
+    if config.get("trials"):
+        return ("seeds",)
+    return ("seeds", "difficulties", "clippings", *(() if config.get("tune_knobs") else ("gradients",)))
+
+
+def _holds(asked: Any, begun: Any) -> bool:
+    return set(begun) <= set(asked) if isinstance(begun, list) else begun <= asked
 
 
 def check_same(config: dict[str, Any], there: dict[str, Any], out: Path) -> None:

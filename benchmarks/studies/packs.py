@@ -8,7 +8,7 @@ Who trains them is handed in. Results stand in the order of the packs, whoever t
 import itertools
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,12 +16,12 @@ from typing import Any
 
 import yaml
 
-from benchmarks.studies.directory import StudyDirectory, check_same
+from benchmarks.studies.directory import StudyDirectory, check_holds, growing
 from benchmarks.studies.pack import Pack, Watch, identities, key_of
 from benchmarks.studies.search import Search
 from benchmarks.studies.spaces import family_of
 from benchmarks.studies.statistics import interquartile_mean
-from benchmarks.studies.study import Study
+from benchmarks.studies.study import SEEDS_BEFORE, Study
 from benchmarks.studies.workers import Here, Workers
 from training import Experiment, RunDirectory
 from training.errors import RunError
@@ -60,7 +60,7 @@ def run_study(
 
     Args:
         study: what to train.
-        out: a new directory, or that of this very study.
+        out: a new directory, or that of this very study, or of one that it is more of.
         progress: called before each pack with the number of packs left; what it returns sees every epoch.
         stopping: who listens to signals, if the caller does.
         stage: the part to train; by default everything, with learning rates chosen where there are several, and with
@@ -117,23 +117,35 @@ def _claimed(study: Study, out: Path) -> Iterator[None]:
         raise RunError(f"Expected a directory that can be written, got {out}: {reason(error)}.") from error
     with only_writer(out, "study"):
         try:
-            _check_place(study, out)
-            if not (out / "study.yaml").exists():
-                config = study.to_config()
-                written = {**config, "settings": settings_to_file(config["settings"])}
-                write_whole(out / "study.yaml", yaml.safe_dump(written, sort_keys=False))
+            _write_config(study, out, _check_place(study, out))
         except OSError as error:
             raise RunError(f"Expected a directory that can be written, got {out}: {reason(error)}.") from error
         yield
 
 
-def _check_place(study: Study, out: Path) -> None:
-    """RunError unless the directory is new, empty or this study's."""
+def _check_place(study: Study, out: Path) -> StudyDirectory | None:
+    """The study that stands there; RunError unless the directory is new, empty, or of this study or a part of it."""
     if not out.exists() or (out.is_dir() and all(entry.name == LOCK for entry in out.iterdir())):
-        return
-    if not (out / "study.yaml").exists():
+        return None
+    if not StudyDirectory.is_at(out):
         raise RunError(f"Expected a new directory or a study's, got {out}, which holds something else.")
-    check_same(study.to_config(), StudyDirectory(out).config, out)
+    there = StudyDirectory(out)
+    check_holds(study.to_config(), there.config, out)
+    return there
+
+
+def _write_config(study: Study, out: Path, there: StudyDirectory | None) -> None:
+    """Write study.yaml where there is none, or where the study is more of what stands there."""
+    config = study.to_config()
+    if there is not None:
+        if all(config[name] == there.config[name] for name in growing(there.config)):
+            return
+        before = list(there.config.get(SEEDS_BEFORE, ()))
+        seen = config["seeds"] > there.config["seeds"] and any(one.phase == "report" for one in there.results)
+        if before or seen:
+            config[SEEDS_BEFORE] = [*before, there.config["seeds"]] if seen else before
+    written = {**config, "settings": settings_to_file(config["settings"])}
+    write_whole(out / "study.yaml", yaml.safe_dump(written, sort_keys=False))
 
 
 def packed_seeds(study: Study, difficulty: Any) -> tuple[int, ...]:
@@ -160,55 +172,91 @@ def _packs(
     prefix: str = "",
     at_once: int = 1,
 ) -> list[Pack]:
-    """Seeds in as few packs as memory and cache allow, of nearly equal size; a seed's variants stay together."""
+    """Seeds in as few packs as memory and cache allow, of nearly equal size; a seed's variants stay together.
+
+    What was begun stays in its packs, and what is done without any, as where another machine trained it, has none.
+    """
     one = study.experiment(difficulty, seeds[:1], variants)
+    everything = tuple(label.variant for label in one.labels())
     needed = _needed_by_each(one)
-    most = max(1, min(_MEMBERS, _members_that_fit(needed, at_once)) // len(one.labels()))
+    most = max(1, min(_MEMBERS, _members_that_fit(needed, at_once)))
     root, stem = out / f"{study.difficulty}-{difficulty}", f"{phase}-{prefix}"
-    runs = _runs(seeds, -(-len(seeds) // most), bool(prefix), _begun(root, stem))
+    begun = _begun(root, stem)
+    trained = {
+        (result.variant, result.label.seed)
+        for result in (StudyDirectory(out).results if StudyDirectory.is_at(out) else ())
+        if (result.phase, result.difficulty) == (phase, difficulty)
+    }
+    runs = _runs(seeds, everything, most, bool(prefix), begun, trained)
     if runs is None:
         raise RunError(
-            f"Expected the runs {stem}* in {root} to be of this study, got other seeds; choose another --out."
+            f"Expected the runs {stem}* in {root} to be of this study, got other trainings; choose another --out."
         )
     return [
         Pack(
             root / f"{stem}{number}",
             phase,
             difficulty,
-            study.experiment(difficulty, its_seeds, variants),
-            int(needed * len(its_seeds) * len(one.labels())),
+            study.experiment(difficulty, its_seeds, variants if set(its) == set(everything) else its),
+            int(needed * len(its_seeds) * len(its)),
         )
-        for number, its_seeds in runs.items()
+        for number, (its_seeds, its) in runs.items()
     ]
 
 
-def _runs(
-    seeds: tuple[int, ...], wanted: int, by_seed: bool, begun: dict[int, tuple[int, ...]]
-) -> dict[int, tuple[int, ...]] | None:
-    """The seeds of each run directory by its number: so many runs, or that number of them which holds all begun ones.
+_Block = tuple[tuple[int, ...], tuple[Variant, ...]]
+"""The trainings of one run directory: its seeds, and the variants that are trained on each."""
 
-    Memory may have been free for other packs when those were begun. None if no number does.
+
+def _runs(
+    seeds: tuple[int, ...],
+    variants: tuple[Variant, ...],
+    most: int,
+    by_seed: bool,
+    begun: Mapping[int, _Block],
+    trained: Set[tuple[Variant, int]] = frozenset(),
+) -> dict[int, _Block] | None:
+    """The trainings of each run directory by its number: those that were begun, and what else is not trained.
 
     Args:
+        most: how many trainings share a run at most, unless those of one seed are more.
         by_seed: whether runs are numbered by their first seed, else by its place among the seeds.
+
+    Returns:
+        None where what was begun is not wanted, or is there twice.
     """
-    for count in (wanted, *range(1, len(seeds) + 1)):
-        bounds = [len(seeds) * index // count for index in range(count + 1)]
-        runs = {seeds[low] if by_seed else low: seeds[low:high] for low, high in itertools.pairwise(bounds)}
-        if begun.items() <= runs.items():
-            return runs
-    return None
+    blocks = [set(itertools.product(its, its_seeds)) for its_seeds, its in begun.values()]
+    taken = set().union(*blocks)
+    if len(taken) < sum(map(len, blocks)) or not taken <= set(itertools.product(variants, seeds)):
+        return None
+    left: dict[tuple[Variant, ...], list[int]] = {}
+    for seed in seeds:
+        its = tuple(one for one in variants if not {(one, seed)} & (taken | trained))
+        left.setdefault(its, []).append(seed)
+    left.pop((), None)
+    runs = dict(begun)
+    for its, of_seeds in left.items():
+        count = -(-len(of_seeds) // max(1, most // len(its)))
+        bounds = [len(of_seeds) * index // count for index in range(count + 1)]
+        for low, high in itertools.pairwise(bounds):
+            number = of_seeds[low] if by_seed else seeds.index(of_seeds[low])
+            while number in runs:
+                number += len(seeds)
+            runs[number] = (tuple(of_seeds[low:high]), its)
+    return dict(sorted(runs.items()))
 
 
-def _begun(root: Path, stem: str) -> dict[int, tuple[int, ...]]:
-    """The seeds of every run directory of this stem, by its number."""
+def _begun(root: Path, stem: str) -> dict[int, _Block]:
+    """The trainings of every run directory of this stem, by its number."""
     folders = [file.parent for file in root.glob(f"{stem}*/config.yaml")]
     numbered = {folder.name.removeprefix(stem): folder for folder in folders}
-    return {
-        int(number): tuple(RunDirectory.open(folder).config.get("seeds") or ())
-        for number, folder in numbered.items()
-        if number.isdecimal()
-    }
+    found = {}
+    for number, folder in numbered.items():
+        if number.isdecimal():
+            experiment = Experiment.from_config(RunDirectory.open(folder).config)
+            variants = dict.fromkeys(label.variant for label in experiment.labels())
+            found[int(number)] = (experiment.seeds, tuple(variants))
+    return found
 
 
 def _needed_by_each(experiment: Experiment) -> float:

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.studies.directory import StudyDirectory
-from benchmarks.studies.packs import Stage, packs_of
+from benchmarks.studies.packs import Stage
 from benchmarks.studies.sizing import seconds_of_an_epoch
 from benchmarks.studies.study import Study
 from benchmarks.studies.variants import train_shown, write_comparisons
@@ -73,7 +73,7 @@ class Planned:
 
 
 def plan(studies: dict[str, Study], out: Path) -> Iterator[Planned]:
-    """What is left, stage by stage; an update of every task and difficulty is timed once, in a pack of the first stage.
+    """What is left, stage by stage; an update of every task and difficulty is timed once, with all of the first stage.
 
     A training's time in a larger pack is taken to be that in the first; tests are counted as the time of one.
     """
@@ -85,8 +85,9 @@ def plan(studies: dict[str, Study], out: Path) -> Iterator[Planned]:
             wanted = {(difficulty, variant, seed) for variant in stage.variants for seed in stage.seeds}
             left = len(wanted - done[task])
             if left and (task, difficulty) not in seconds:
-                pack = packs_of(study, Path(), difficulty, stages(study)[0])[0].experiment
-                seconds[task, difficulty] = seconds_of_an_epoch(pack) / len(pack.labels())
+                first = stages(study)[0]
+                together = study.experiment(difficulty, first.seeds, first.variants)
+                seconds[task, difficulty] = seconds_of_an_epoch(together) / len(together.labels())
             yield Planned(
                 stage.name,
                 task,

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from benchmarks.studies.comparisons import AGAINST, Row, conclusions, grouped, markdown, table
+from benchmarks.studies.comparisons import AGAINST, Row, conclusions, grouped, markdown, more_seeds_told, table
 from benchmarks.studies.directory import Result, StudyDirectory
 from benchmarks.studies.knobs import knob_panels, search_told, tuning_budgets
 from benchmarks.studies.statistics import interquartile_mean, interval, profile
@@ -54,7 +54,7 @@ def write_report(
     told = {**study, "settings": settings_to_file(study["settings"])}
     plain = {"format": STUDY_FORMAT, "study": told, "threshold": threshold, "rows": [asdict(row) for row in rows]}
     tuned = search_told(study, directory.results, directory.difficulty) or tuning_budgets(directory.results)
-    plain["conclusions"] = said = [*tuned, *conclusions(rows)]
+    plain["conclusions"] = said = [*tuned, *conclusions(rows), *more_seeds_told(study)]
     written = [
         write_ours(path / "report.md", markdown(rows, study, threshold, said)),
         write_ours(path / "report.json", json.dumps(for_json(plain), indent=1) + "\n"),

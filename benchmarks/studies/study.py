@@ -33,6 +33,9 @@ COUNTS = {"seed_count": "seeds", "tuning_seed_count": "tuning_seeds"}
 LATER = {"tune_knobs": False, "trials": 0}
 """Settings that study.yaml says only where they are not these, as studies from before there were any do."""
 
+SEEDS_BEFORE = "seeds_before"
+"""What study.yaml says of a study that was given more seeds: how many it had when some of its results were known."""
+
 
 @dataclass(frozen=True)
 class Study(Comparison):

@@ -66,7 +66,10 @@ def write_comparison(study: Study, out: Path, console: Console, against: str = A
     costs = _costs(study, out, console)
     written = write_report(directory, threshold, costs, against)
     with console.status("diagnosing gradients"):
-        written += write_diagnostics(diagnose(study, out), study, out)
+        diagnosed = write_diagnostics(diagnose(study, out), study, out)
+    if not diagnosed:
+        console.print(f"no adjoints are diagnosed: {out} has no run with finite losses", highlight=False)
+    written += diagnosed
     rows = table(directory, threshold, costs, against)
     for row in rows:
         console.print(

@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.studies.directory import StudyDirectory, check_same
+from benchmarks.studies.directory import StudyDirectory, check_holds
 from benchmarks.studies.matrix import write_matrix
 from benchmarks.studies.sizing import seconds_of_a_seed
 from benchmarks.studies.spaces import family_of
@@ -115,10 +115,10 @@ def trainings(study: Study) -> int:
 
 
 def trainings_left(study: Study, out: Path) -> int:
-    """How many of them are not done; RunError where another study stands there."""
+    """How many of them are not done; RunError where a study stands there that is no part of it."""
     if not StudyDirectory.is_at(out):
         return trainings(study)
-    check_same(study.to_config(), StudyDirectory(out).config, out)
+    check_holds(study.to_config(), StudyDirectory(out).config, out)
     return trainings(study) - len(StudyDirectory(out).results)
 
 
