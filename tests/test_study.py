@@ -11,6 +11,7 @@ import time
 
 import imageio.v3 as imageio
 import pytest
+import yaml
 from children import HANGS, ROOT, Child
 from rich.console import Console
 
@@ -354,6 +355,14 @@ def test_a_study_without_results_has_no_report(done, tmp_path):
     (tmp_path / "study.yaml").write_text((done / "study.yaml").read_text())
     with pytest.raises(RunError, match="Expected finished trainings"):
         list(StudyDirectory(tmp_path).reported)
+
+
+@pytest.mark.parametrize("before", [[0], ["two"], 2])
+def test_counts_of_seeds_before_that_make_no_sense_are_refused(before, done, tmp_path):
+    config = yaml.safe_load((done / "study.yaml").read_text())
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(config | {"seeds_before": before}))
+    with pytest.raises(RunError, match=r"^Expected .* in .*study.yaml.*\.$"):
+        list(StudyDirectory(tmp_path).config)
 
 
 @pytest.mark.parametrize(
