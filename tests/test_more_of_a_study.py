@@ -1,0 +1,94 @@
+"""Studies that are given more: seeds, gradients and difficulties, by the same command, and from their results alone."""
+
+import json
+import shutil
+
+import pytest
+import yaml
+from rich.console import Console
+from test_study import identity, small
+
+from benchmarks.studies.directory import StudyDirectory
+from benchmarks.studies.packs import run_study
+from benchmarks.studies.variants import compare
+from training.errors import RunError
+
+pytestmark = pytest.mark.float64
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    out = tmp_path_factory.mktemp("study") / "out"
+    run_study(small(), out)
+    return out
+
+
+def interrupt():
+    raise KeyboardInterrupt
+
+
+PART = {"difficulties": (1,), "gradients": ("R",), "seed_count": 2}
+
+
+def test_a_study_is_given_more_seeds_gradients_and_difficulties(done, tmp_path):
+    out, console = tmp_path / "out", Console(record=True, width=200)
+    compare(small(**PART), out, console)
+    known = (out / "results.jsonl").read_bytes()
+    with pytest.raises(KeyboardInterrupt):
+        run_study(small(seed_count=2), out, lambda pack, left: None if left == 2 else interrupt())
+    compare(small(), out, console)
+    assert (out / "results.jsonl").read_bytes().startswith(known)
+    found, whole = (
+        {identity(line): line["test_loss"] for line in StudyDirectory(place).lines} for place in (out, done)
+    )
+    assert found.keys() == whole.keys()
+    for key, losses in whole.items():
+        assert found[key] == pytest.approx(losses, rel=1e-9)
+    config = StudyDirectory(out).config
+    assert config == StudyDirectory(done).config | {"seeds_before": [2]}
+    assert (
+        "It had 2 paired seeds when results were known, and was given more, up to 3:" in (out / "report.md").read_text()
+    )
+    run_study(small(), out, lambda pack, left: pytest.fail("a pack was trained again"))
+
+
+@pytest.mark.parametrize("fewer", [{"seed_count": 2}, {"gradients": ("R",)}, {"difficulties": (2, 3)}])
+def test_less_than_a_study_has_is_another(fewer, done):
+    before = (done / "study.yaml").read_bytes()
+    with pytest.raises(RunError, match=f"begun with, got other {next(iter(fewer)).removesuffix('_count')}"):
+        run_study(small(**fewer), done)
+    assert (done / "study.yaml").read_bytes() == before
+
+
+def test_a_choice_on_tuning_seeds_is_not_given_more_gradients(tmp_path):
+    def tuned(**given):
+        return small(difficulties=(1,), tuning_seed_count=1, tune_knobs=True, epochs=1, **given)
+
+    run_study(tuned(seed_count=1), tmp_path / "out")
+    with pytest.raises(RunError, match="got other gradients"):
+        run_study(tuned(seed_count=1, gradients=("R", "C", "M")), tmp_path / "out")
+    run_study(tuned(seed_count=2), tmp_path / "out")
+    assert len(StudyDirectory(tmp_path / "out").lines) == 2 + 2 * 2
+
+
+def test_a_study_goes_on_from_its_results_alone(done, tmp_path):
+    out, console = tmp_path / "out", Console(record=True, width=200)
+    out.mkdir()
+    lines = (done / "results.jsonl").read_text().splitlines(keepends=True)
+    (out / "results.jsonl").write_text("".join(lines[:5]))
+    shutil.copy(done / "study.yaml", out)
+    compare(small(), out, console, train=False)
+    assert "no adjoints are diagnosed" in console.export_text()
+    seen = []
+    run_study(small(), out, lambda pack, left: seen.extend(pack.experiment.labels()))
+    assert len(seen) == len(lines) - 5
+    assert (out / "results.jsonl").read_text().startswith("".join(lines[:5]))
+    assert {identity(line) for line in StudyDirectory(out).lines} == {identity(json.loads(line)) for line in lines}
+
+
+@pytest.mark.parametrize("before", [[0], ["two"], 2])
+def test_counts_of_seeds_before_that_make_no_sense_are_refused(before, done, tmp_path):
+    config = yaml.safe_load((done / "study.yaml").read_text())
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(config | {"seeds_before": before}))
+    with pytest.raises(RunError, match=r"^Expected .* in .*study.yaml.*\.$"):
+        list(StudyDirectory(tmp_path).config)
