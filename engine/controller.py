@@ -5,7 +5,7 @@ The engine never sees a network. A controller (a policy, anything that maps stat
 """
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 
@@ -78,6 +78,23 @@ class ActsInKernel(Protocol):
 
     def in_kernel(self, in_blocks: bool) -> InKernel:
         """What does the same as `prepare_act`, for blocks of threads or for the CPU."""
+        ...
+
+
+@runtime_checkable
+class PullsBackSamples(Protocol):
+    """What a trace may have besides, if it can pull back every sample by itself faster than one after another."""
+
+    def pull_back_samples(
+        self,
+        first: int,
+        last: int,
+        states: torch.Tensor,
+        cotangents: torch.Tensor,
+        samples: slice,
+        gradients: torch.Tensor,
+    ) -> None:
+        """Add each sample's Σ Πᵀ μ over the slots [first, last) to `gradients` [members, samples, parameters]."""
         ...
 
 

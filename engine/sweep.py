@@ -12,6 +12,7 @@ from engine import ended, first_use, runtime
 from engine.alignment import aligned
 from engine.buffers import SweepBuffers
 from engine.contracts import check_launch, check_tensor, described
+from engine.controller import PullsBackSamples
 from engine.cost_gradients import final_gradient, write_running_gradients
 from engine.draws import keys_of
 from engine.errors import AdjointError, EvenflowWarning
@@ -217,7 +218,17 @@ class Sweeper(SweepBuffers):
             gradient[bad] = again[bad]
 
     def _pull_back_samples(self, part: Segment, samples: slice, gradients: torch.Tensor) -> None:
-        """Add Πᵀ μ of a segment to `gradients` [members, samples, n], one sample of every member at a time."""
+        """Add Πᵀ μ of a segment to `gradients` [members, samples, n], of every sample by itself."""
+        if isinstance(self.trace, PullsBackSamples):
+            rollout = self.rollout
+            with torch.inference_mode(False):
+                found = torch.zeros_like(gradients)
+            for first, last in part.own_blocks(rollout.block, rollout.horizon):
+                states, cotangents = rollout.states[first:last], self.cotangents[first:last]
+                self.trace.pull_back_samples(first, last, states, cotangents, samples, found)
+            if rollout.finite(found):
+                gradients += found
+                return
         cotangents, each = self.cotangents[part.first : part.last], gradients.shape[1]
         kept = cotangents.clone()
         for sample in range(each):

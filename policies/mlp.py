@@ -246,6 +246,31 @@ class MLPTrace(LayeredTrace):
         for layer, rows, delta in zip(layers, below[1:], deltas, strict=True):
             self._add_product(layer, rows, delta)
 
+    def pull_back_samples(
+        self,
+        first: int,
+        last: int,
+        states: torch.Tensor,
+        cotangents: torch.Tensor,
+        samples: slice,
+        gradients: torch.Tensor,
+    ) -> None:
+        """As `pull_back_parameters`, with a product for every sample of every member: ∂L_b/∂W_l = Σ_t h_{l-1}ᵀ δ_l."""
+        members = self._members(samples)
+        deltas = self._deltas(first, last, self._member_major(cotangents, members), members)
+        layers = self.policy.layers(gradients[members].flatten(0, 1))
+        for layer, buffer, delta in zip(layers, self.augmented, deltas, strict=True):
+            below = self._by_sample(self._slots(buffer, first, last, members), "below")
+            layer.baddbmm_(below.transpose(1, 2), self._by_sample(delta, "above"))
+
+    def _by_sample(self, values: torch.Tensor, name: str) -> torch.Tensor:
+        """[P, S·b, width] as [P·b, S, width], contiguous."""
+        members, rows, width = values.shape
+        steps = rows // self.rows
+        out = self._buffer(f"{name} by sample", (members * self.rows, steps, width))
+        out.view(members, self.rows, steps, width).copy_(values.unflatten(1, (steps, self.rows)).transpose(1, 2))
+        return out
+
     def _deltas(
         self, first: int, last: int, output: torch.Tensor, members: slice, lowest: int = 0
     ) -> list[torch.Tensor]:

@@ -22,7 +22,7 @@ PARTS = ("M", "R", "S")
 """What a gradient made of others is made of, in the order of its arguments."""
 
 
-SPECIAL = {"mix": "mix(M, score(0.5, 4))"}
+SPECIAL = {"each-sample": "each-sample(bisect(M, R))", "mix": "mix(M, score(0.5, 4))"}
 """Of gradients that take only some kind of others."""
 
 
@@ -157,6 +157,16 @@ def and_mask(samples):
     return np.where(agreeing, samples.mean(0), 0.0) / (np.count_nonzero(agreeing) / len(agreeing))
 
 
+def each_sample(others, ones):
+    return np.mean([bisect(one, other) for one, other in zip(ones, others, strict=True)], 0)
+
+
+def clip_samples(samples):
+    sizes = [math.sqrt(float(np.dot(row, row))) for row in samples]
+    most = sorted(sizes)[(len(sizes) - 1) // 2]
+    return np.mean([row * min(1.0, most / size) for row, size in zip(samples, sizes, strict=True)], 0)
+
+
 def mix(swept, scored):
     spread, other = (np.square(rows - rows.mean(0)).sum() for rows in (swept, scored))
     return (other * swept.mean(0) + spread * scored.mean(0)) / (spread + other)
@@ -164,6 +174,8 @@ def mix(swept, scored):
 
 FORMULAS = {
     "and-mask": and_mask,
+    "each-sample": each_sample,
+    "clip-samples": clip_samples,
     "mix": mix,
     "adaptive-clip": itself,  # until it has seen 25 updates, see test_samples.py
     "score": itself,  # the copies' loss tells it, see test_scores.py
@@ -190,7 +202,7 @@ def formula(name, estimator):
 
 def parts_of(name, estimator):
     """The sources that a gradient's formula is written in."""
-    if formula(name, estimator) in (itself, and_mask, mix):
+    if formula(name, estimator) in (itself, and_mask, each_sample, clip_samples, mix):
         return estimator.rules
     rules = [gradient_named(part).estimator.rules[0] for part in PARTS]
     return (PHYSICS_ONLY, FULL) if name == "C" else rules[: len(inspect.signature(formula(name, estimator)).parameters)]

@@ -12,7 +12,7 @@ from policies import MLP, ModulePolicy
 from training import Backpropagation, Member, Trainer, TrainingSettings, build_task
 from training.combinations import Unit
 from training.gradients import gradient_named, text_of
-from training.samples import AdaptiveClip, AndMask
+from training.samples import AdaptiveClip, AndMask, ClipSamples
 
 pytestmark = pytest.mark.float64
 
@@ -126,7 +126,16 @@ def test_a_gradient_that_is_not_finite_stays_so_and_other_members_remember_as_be
         assert torch.equal(value[1], memories[1][name][1])
 
 
-CHOSEN = ("R", "and-mask(R, 0.75)", "adaptive-clip(R)", "random-cut(R, 0.1)", "balance(0.5)", "clip-value(M, 0.01)")
+CHOSEN = (
+    "R",
+    "and-mask(R, 0.75)",
+    "each-sample(bisect(M, R))",
+    "clip-samples(R, 0.5)",
+    "adaptive-clip(R)",
+    "random-cut(R, 0.1)",
+    "balance(0.5)",
+    "clip-value(M, 0.01)",
+)
 SETTINGS = TrainingSettings(train_samples=64, test_samples=8)
 
 
@@ -149,9 +158,43 @@ def test_members_train_as_if_alone(text, together):
 def test_an_ensemble_goes_on_from_its_state_in_the_midst_of_its_memories(together):
     first, second = trainer_of(*CHOSEN), trainer_of(*CHOSEN)
     list(first.fit(4))
-    assert "memory.2.mean" in first.state()
+    assert "memory.4.mean" in first.state()
     second.load(4, {name: value.clone() for name, value in first.state().items()}, {})
     assert list(second.fit(5)) == together[4:]
+
+
+def test_what_is_made_of_each_sample_is_what_it_makes_of_batches_of_one():
+    def gradient_of(text, count):
+        trainer = Trainer(
+            build_task("cart-pole", poles=1, horizon=20),
+            [Member(gradient_named(text).estimator)],
+            TrainingSettings(batch_size=count, train_samples=4, test_samples=1),
+        )
+        trainer.policy.initialise(0, torch.Generator().manual_seed(0))
+        trainer.policy.theta.data.add_(uniform(1, *trainer.policy.theta.shape, low=-0.1, high=0.1))
+        return torch.stack([trainer.gradient(*batch)[1][0] for batch in trainer.batches()])
+
+    for text in ("bisect(M, R)", "C", "unit(R)"):
+        assert relative_error(gradient_of(f"each-sample({text})", 4)[0], gradient_of(text, 1).mean(0)) < 1e-12
+    assert relative_error(gradient_of("each-sample(R)", 4), gradient_of("R", 4)) < 1e-12
+    assert relative_error(gradient_of("clip-samples(R, 1000)", 4), gradient_of("R", 4)) < 1e-12
+
+
+def test_no_sample_weighs_much_more_than_most():
+    rows = uniform(3, 2, 5, 30)
+    rows[0, 3] *= 1e6
+    found = ClipSamples(FULL, 2.0).combine({PerSample(FULL): rows})
+    sizes = rows[0].norm(dim=1)
+    expected = rows[0].clone()
+    expected[3] *= 2.0 * sizes.median() / sizes[3]
+    torch.testing.assert_close(found[0], expected.mean(0))
+    torch.testing.assert_close(found[1], rows[1].mean(0))
+    for ratio in (0.0, -1.0, math.inf):
+        with pytest.raises(SettingError, match="Expected ClipSamples with a ratio above 0, got"):
+            ClipSamples(FULL, ratio)
+    for text in ("each-sample(and-mask(R))", "each-sample(score(0.1, 8))", "each-sample(each-sample(R))"):
+        with pytest.raises(SettingError, match=r"Expected a gradient of whole sweeps for each sample, got"):
+            gradient_named(text)
 
 
 def test_what_remembers_stands_outside():

@@ -46,7 +46,7 @@ from training.constructors import KINDS, Constructor, Parameter, check_made, is_
 from training.estimators import Backpropagation, GradientEstimator, SignAgreement, check_part
 from training.grammar import Call, parse
 from training.plugins import blamed
-from training.samples import AdaptiveClip, AndMask, Mix
+from training.samples import AdaptiveClip, AndMask, ClipSamples, EachSample, Mix
 from training.scores import PhysicsScore, Score
 from training.short_horizons import Short
 
@@ -294,6 +294,10 @@ with registering(SHIPPED):
     )
     register_gradient("random-cut", RandomCut, "cut at random, what passes divided by its probability: R in the mean")
     register_gradient("and-mask", AndMask, "the mean where samples agree in sign, divided by the share of parameters")
+    register_gradient("each-sample", EachSample, "the mean of what another makes of each sample's gradients by itself")
+    register_gradient(
+        "clip-samples", ClipSamples, "the mean, each sample's gradient at most `ratio` times as large as the median one"
+    )
     register_gradient("adaptive-clip", AdaptiveClip, "clipped where its norm stands out from those of earlier updates")
     register_gradient("score", Score, "of zeroth order, from copies with noise on their controls; R in the mean")
     register_gradient(

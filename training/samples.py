@@ -11,8 +11,9 @@ import torch
 
 from engine import AdjointRule, PerSample, SettingError
 from engine.checks import finite
+from engine.contracts import described
 from engine.norms import norm
-from training.estimators import GradientEstimator, Whole
+from training.estimators import GradientEstimator, Whole, check_part, of_sweeps
 from training.scores import Score
 
 
@@ -41,6 +42,53 @@ class AndMask:
         agreeing = (torch.sign(samples).mean(1).abs() >= self.threshold).to(samples.dtype)
         density = agreeing.mean(1, keepdim=True)
         return samples.mean(1) * agreeing / torch.where(density == 0, torch.ones_like(density), density)
+
+
+@dataclass(frozen=True)
+class EachSample:
+    """The mean over the samples of what another makes of each sample's gradients by itself."""
+
+    of: GradientEstimator
+
+    def __post_init__(self):
+        check_part(self.of)
+        if not of_sweeps(self.of):
+            raise SettingError(f"Expected a gradient of whole sweeps for each sample, got {described(self.of)}.")
+
+    @property
+    def rules(self) -> tuple[AdjointRule, ...]:
+        return tuple(PerSample(rule) for rule in self.of.rules)
+
+    def combine(self, gradients):
+        rows = {source.of: gradients[source].flatten(0, 1) for source in self.rules}
+        return self.of.combine(rows).unflatten(0, gradients[self.rules[0]].shape[:2]).mean(1)
+
+
+@dataclass(frozen=True)
+class ClipSamples:
+    """The mean of the samples' gradients, each scaled to at most `ratio` times the median of their norms.
+
+    So no start weighs much more than most do, however far its adjoint has grown. Of an even number of samples the lower
+    median is taken.
+    """
+
+    of: AdjointRule
+    ratio: float = 1.0
+
+    def __post_init__(self):
+        given = finite("ClipSamples with a ratio above 0", self.ratio, lambda number: number > 0)
+        object.__setattr__(self, "ratio", given)
+
+    @property
+    def rules(self) -> tuple[AdjointRule, ...]:
+        return (PerSample(self.of),)
+
+    def combine(self, gradients):
+        samples = gradients[PerSample(self.of)]
+        sizes = norm(samples.flatten(0, 1)).view(samples.shape[:2])
+        most = self.ratio * sizes.median(1, keepdim=True).values
+        scale = torch.where(sizes > most, most / sizes, torch.ones_like(sizes))
+        return (samples * scale.unsqueeze(2)).mean(1)
 
 
 @dataclass(frozen=True)
