@@ -127,15 +127,9 @@ def test_a_gradient_that_is_not_finite_stays_so_and_other_members_remember_as_be
 
 
 CHOSEN = (
-    "R",
-    "and-mask(R, 0.75)",
-    "each-sample(bisect(M, R))",
-    "clip-samples(R, 0.5)",
-    "adaptive-clip(R)",
-    "random-cut(R, 0.1)",
-    "balance(0.5)",
-    "clip-value(M, 0.01)",
-)
+    "R", "and-mask(R, 0.75)", "each-sample(bisect(M, R))", "clip-samples(R, 0.5)", "adaptive-clip(R)",
+    "random-cut(R, 0.1)", "balance(0.5)", "clip-value(M, 0.01)",
+)  # fmt: skip
 SETTINGS = TrainingSettings(train_samples=64, test_samples=8)
 
 
@@ -190,7 +184,7 @@ def test_no_sample_weighs_much_more_than_most():
     torch.testing.assert_close(found[0], expected.mean(0))
     torch.testing.assert_close(found[1], rows[1].mean(0))
     for ratio in (0.0, -1.0, math.inf):
-        with pytest.raises(SettingError, match="Expected ClipSamples with a ratio above 0, got"):
+        with pytest.raises(SettingError, match="Expected ClipSamples with a ratio above 0, "):
             ClipSamples(FULL, ratio)
     for text in ("each-sample(and-mask(R))", "each-sample(score(0.1, 8))", "each-sample(each-sample(R))"):
         with pytest.raises(SettingError, match=r"Expected a gradient of whole sweeps for each sample, got"):

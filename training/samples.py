@@ -60,8 +60,9 @@ class EachSample:
         return tuple(PerSample(rule) for rule in self.of.rules)
 
     def combine(self, gradients):
-        rows = {source.of: gradients[source].flatten(0, 1) for source in self.rules}
-        return self.of.combine(rows).unflatten(0, gradients[self.rules[0]].shape[:2]).mean(1)
+        samples = {rule: gradients[PerSample(rule)] for rule in self.of.rules}
+        shape = next(iter(samples.values())).shape
+        return self.of.combine({rule: rows.flatten(0, 1) for rule, rows in samples.items()}).view(shape).mean(1)
 
 
 @dataclass(frozen=True)
