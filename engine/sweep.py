@@ -12,7 +12,6 @@ from engine import ended, first_use, runtime
 from engine.alignment import aligned
 from engine.buffers import SweepBuffers
 from engine.contracts import check_launch, check_tensor, described
-from engine.controller import PullsBackSamples
 from engine.cost_gradients import final_gradient, write_running_gradients
 from engine.draws import keys_of
 from engine.errors import AdjointError, EvenflowWarning
@@ -23,6 +22,7 @@ from engine.loops import BLOCK_ROWS, torch_threads
 from engine.memory import format_bytes
 from engine.parameter_sweep import ParameterSweep
 from engine.plan import Segment
+from engine.pull_back import pull_back_parameters, pull_back_samples
 from engine.rules import AdjointRule, PathSum, PerSample, Place, placed, says_itself_on_a_sample
 from engine.system import PULL_BACK_LAUNCH_BYTES
 from engine.trajectory import Cost, Trajectory
@@ -145,8 +145,8 @@ class Sweeper(SweepBuffers):
                     self.adjoints[part.last].copy_(carried[rule])
                     self._sweep(rule, part, chosen)
                     carried[rule].copy_(self.adjoints[part.first])
-                    pull_back = self._pull_back_samples if isinstance(rule, PerSample) else self._pull_back_parameters
-                    pull_back(part, chosen, result.parameters[rule])
+                    pull_back = pull_back_samples if isinstance(rule, PerSample) else pull_back_parameters
+                    pull_back(rollout, part, self.cotangents, chosen, result.parameters[rule])
                     if varied is not None:
                         varied.add(rule, part, chosen, self.cotangents)
                     if inspect is not None:
@@ -196,48 +196,6 @@ class Sweeper(SweepBuffers):
             with nullcontext() if self._of_parameters is None else self._of_parameters.again(samples, again):
                 self._sweep_by_steps(rule, part, samples, careful=True)
             adjoints[:, ~again], cotangents[:, ~again] = kept
-
-    def _pull_back_parameters(self, part: Segment, samples: slice, gradient: torch.Tensor) -> None:
-        """Add Σ Πᵀ μ of a segment to `gradient`; done again with care if rows with μ = 0 may have spoilt it."""
-        rollout = self.rollout
-        several = len(rollout.plan.segments) > 1
-        with torch.inference_mode(False):  # autograd may add to it
-            before = gradient.clone() if several else None
-        for first, last in part.own_blocks(rollout.block, rollout.horizon):
-            self.trace.pull_back_parameters(
-                first, last, rollout.states[first:last], self.cotangents[first:last], samples, gradient
-            )
-        if rollout.finite(gradient):
-            return
-        bad = ~torch.isfinite(gradient).all(1)
-        silent = (self.cotangents[part.first : part.last] == 0).flatten(2).all(2).any(0)
-        if bool((silent.view(len(gradient), -1).any(1) & bad).any()):
-            with torch.inference_mode(False):
-                again = torch.zeros_like(gradient) if before is None else before
-            ended.pull_back_parameters(rollout, part, self.cotangents, samples, again)
-            gradient[bad] = again[bad]
-
-    def _pull_back_samples(self, part: Segment, samples: slice, gradients: torch.Tensor) -> None:
-        """Add Πᵀ μ of a segment to `gradients` [members, samples, n], of every sample by itself."""
-        if isinstance(self.trace, PullsBackSamples):
-            rollout = self.rollout
-            with torch.inference_mode(False):
-                found = torch.zeros_like(gradients)
-            for first, last in part.own_blocks(rollout.block, rollout.horizon):
-                states, cotangents = rollout.states[first:last], self.cotangents[first:last]
-                self.trace.pull_back_samples(first, last, states, cotangents, samples, found)
-            if rollout.finite(found):
-                gradients += found
-                return
-        cotangents, each = self.cotangents[part.first : part.last], gradients.shape[1]
-        kept = cotangents.clone()
-        for sample in range(each):
-            cotangents.zero_()[:, sample::each] = kept[:, sample::each]
-            with torch.inference_mode(False):
-                found = torch.zeros_like(gradients[:, sample])
-            self._pull_back_parameters(part, samples, found)
-            gradients[:, sample] += found
-        cotangents.copy_(kept)
 
     def _prepare_fused(self, rule: AdjointRule, part: Segment, samples: slice) -> Launch | None:
         rule = placed(rule, self._place(samples))
