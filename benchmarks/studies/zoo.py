@@ -23,7 +23,7 @@ GRADIENTS = (
     "R", "M", "C", "agree(R, M)", "mask-random(M, C, 1)", "config(M, R)", "pcgrad(M, R)", "cautious(R)", "unit(R)",
     "clip-norm(R, 0.1)", "clip-norm(R, 1)", "clip-norm(R, 10)", "decay(R, 0.7)", "decay(R, 0.9)", "decay(R, 0.97)",
     "truncate(R, 5)", "truncate(R, 20)", "balance(0.3)", "balance(1)", "keep-size", "step-agreement", "bisect(M, R)",
-    "bisect-smaller(M, R)", "bisect-unit(M, R)", "where-agree(M, R, bisect(M, R))",
+    "bisect(M, balance(1))", "bisect-smaller(M, R)", "bisect-unit(M, R)", "where-agree(M, R, bisect(M, R))",
 )  # fmt: skip
 """Those that differ in their own number alone are one row: that which is best on the tuning seeds."""
 
