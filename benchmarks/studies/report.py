@@ -109,7 +109,7 @@ def profile_panels(out: Path | StudyDirectory, threshold: float | None = None, p
     groups = grouped(directory.reported)
     difficulties = list(dict.fromkeys(key[0] for key in groups))
     styles = styles_of(Variant(letter, clipping).short for _, letter, clipping in groups)
-    figure, panels = panel_figure(len(difficulties), "share of seeds with a final loss of at most τ")
+    figure, panels = panel_figure(len(difficulties), "share of seeds at or below τ")
     for axes, difficulty in zip(panels, difficulties, strict=True):
         here = {key: [one.final_loss for one in group] for key, group in groups.items() if key[0] == difficulty}
         known, logarithmic = _finite(here.values())
@@ -119,7 +119,7 @@ def profile_panels(out: Path | StudyDirectory, threshold: float | None = None, p
             axes.plot(at, profile(losses, at), **styles[name].line(len(at)), label=name)
         if threshold is not None and len(known):
             axes.axvline(threshold, color="0.5", linewidth=0.8)
-        axes.set(title=f"{directory.difficulty} {difficulty}", xlabel="τ", ylim=(-0.03, 1.03))
+        axes.set(title=f"{directory.difficulty} {difficulty}", xlabel="final loss τ", ylim=(-0.03, 1.03))
         if logarithmic:
             axes.set_xscale("log")
             plain_log(axes.xaxis)
