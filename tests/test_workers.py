@@ -204,13 +204,13 @@ def test_packs_that_were_begun_keep_their_seeds(most, begun, numbers):
 
 
 def test_what_a_study_has_more_of_is_trained_in_packs_of_its_own():
-    def runs(by_seed, begun, trained=frozenset()):
-        return packs_module._runs((0, 1, 2), (ONE, OTHER), 4, by_seed, begun, trained)
+    def runs(by_seed, begun, *trained):
+        return packs_module._runs((0, 1, 2), (ONE, OTHER), 4, by_seed, begun, set(trained))
 
     begun = {0: ((0, 1), (ONE,))}
     assert runs(False, begun) == {0: ((0, 1), (ONE,)), 2: ((2,), (ONE, OTHER)), 3: ((0, 1), (OTHER,))}
     assert runs(True, begun) == runs(False, begun)
-    assert runs(False, {}, {(ONE, 0), (OTHER, 0), (ONE, 1)}) == {1: ((1,), (OTHER,)), 2: ((2,), (ONE, OTHER))}
+    assert runs(False, {}, (ONE, 0), (OTHER, 0), (ONE, 1)) == {1: ((1,), (OTHER,)), 2: ((2,), (ONE, OTHER))}
     assert packs_module._runs((0,), (ONE,), 4, False, {0: ((0,), (ONE, OTHER))}) is None
 
 
