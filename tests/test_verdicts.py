@@ -72,6 +72,7 @@ def test_they_are_written_as_a_table(tmp_path):
     written = write_verdicts(given, tmp_path)
     assert written == tmp_path / "verdicts.md"
     lines = written.read_text().splitlines()
-    assert lines[2].startswith("| cart-pole | poles 2 | C | 6 | 1.05 | 2 | ")
+    assert lines[0] == "# Every gradient beside R"
+    assert lines[4].startswith("| cart-pole | poles 2 | C | 6 | 1.05 | 2 | ")
     assert len([line for line in lines if line.startswith("| ")]) == 3  # the head, its rule and one row
     assert write_verdicts({"quantum": given["quantum"]}, tmp_path) is None

@@ -99,4 +99,5 @@ def write_verdicts(studies: Mapping[str, StudyDirectory], out: Path) -> Path | N
         f"{LEVEL:.0%}. `seeds that say otherwise`: a study of one of these alone would have named the other; ties "
         "count half."
     )
-    return write_ours(out / "verdicts.md", "\n".join([*table_lines(head, lines), "", note, ""]))
+    page = [f"# Every gradient beside {AGAINST}", "", *table_lines(head, lines), "", note, ""]
+    return write_ours(out / "verdicts.md", "\n".join(page))
