@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from engine.alignment import aligned
-from engine.controller import Controller, ControllerTrace, ControllerWatch
+from engine.controller import Controller, ControllerTrace, ControllerWatch, PullsBackSamples
 from engine.launch import Launch
 from engine.observation import Observation, pulled_back
 from engine.parameters import SampleParameters
@@ -53,7 +53,9 @@ class Observed:
     def trace(
         self, slots: int, batch: int, state_shape: tuple[int, ...], control_shape: tuple[int, ...]
     ) -> "ObservedTrace":
-        return ObservedTrace(self, slots, batch, control_shape)
+        of_controller = self.controller.trace(slots, batch, self.observation.shape, control_shape)
+        kind = ObservedSamplesTrace if isinstance(of_controller, PullsBackSamples) else ObservedTrace
+        return kind(self, of_controller, slots, batch)
 
     def watch(self, trace: Any, differentiated: bool) -> ControllerWatch:
         return self.controller.watch(trace.of_controller, differentiated)
@@ -77,11 +79,10 @@ class ObservedTrace:
         seen: [slots, B, *shape], observations.
     """
 
-    def __init__(self, of: Observed, slots: int, batch: int, control_shape: tuple[int, ...]):
+    def __init__(self, of: Observed, of_controller: ControllerTrace, slots: int, batch: int):
         shape, controller = of.observation.shape, of.controller
-        self.of, self.batch = of, batch
+        self.of, self.of_controller, self.batch = of, of_controller, batch
         self.seen = torch.zeros(slots, batch, *shape, dtype=controller.dtype, device=controller.device)
-        self.of_controller: ControllerTrace = controller.trace(slots, batch, shape, control_shape)
 
     def prepare_act(self, slot: int, state: torch.Tensor, control: torch.Tensor) -> Launch:
         act, seen, states = self.of_controller.prepare_act(slot, self.seen[slot], control), self.seen[slot], state[None]
@@ -167,3 +168,19 @@ class ObservedTrace:
             rows = parameters.rows[samples].expand(last - first, -1, -1) if rows is None else rows
             named = parameters.named(rows)
         return self.of.observation(aligned(states), steps, named)
+
+
+class ObservedSamplesTrace(ObservedTrace):
+    """One whose controller's trace pulls back every sample by itself at once."""
+
+    def pull_back_samples(
+        self,
+        first: int,
+        last: int,
+        states: torch.Tensor,
+        cotangents: torch.Tensor,
+        samples: slice,
+        gradients: torch.Tensor,
+    ) -> None:
+        assert isinstance(self.of_controller, PullsBackSamples)
+        self.of_controller.pull_back_samples(first, last, self.seen[first:last], cotangents, samples, gradients)

@@ -43,12 +43,12 @@ def pull_back_samples(
     trace = rollout.trace
     if isinstance(trace, PullsBackSamples):
         with torch.inference_mode(False):
-            found = torch.zeros_like(gradients)
+            before = gradients.clone() if len(rollout.plan.segments) > 1 else None
         for first, last in part.own_blocks(rollout.block, rollout.horizon):
-            trace.pull_back_samples(first, last, rollout.states[first:last], cotangents[first:last], samples, found)
-        if rollout.finite(found):
-            gradients += found
+            trace.pull_back_samples(first, last, rollout.states[first:last], cotangents[first:last], samples, gradients)
+        if rollout.finite(gradients):
             return
+        gradients.copy_(torch.zeros_like(gradients) if before is None else before)
     own, each = cotangents[part.first : part.last], gradients.shape[1]
     kept = own.clone()
     for sample in range(each):

@@ -255,21 +255,15 @@ class MLPTrace(LayeredTrace):
         samples: slice,
         gradients: torch.Tensor,
     ) -> None:
-        """As `pull_back_parameters`, with a product for every sample of every member: ∂L_b/∂W_l = Σ_t h_{l-1}ᵀ δ_l."""
+        """As `pull_back_parameters`, with a product for every sample: ∂L_b/∂W_l = Σ_t h_{l-1}ᵀ δ_l."""
         members = self._members(samples)
         deltas = self._deltas(first, last, self._member_major(cotangents, members), members)
-        layers = self.policy.layers(gradients[members].flatten(0, 1))
-        for layer, buffer, delta in zip(layers, self.augmented, deltas, strict=True):
-            below = self._by_sample(self._slots(buffer, first, last, members), "below")
-            layer.baddbmm_(below.transpose(1, 2), self._by_sample(delta, "above"))
-
-    def _by_sample(self, values: torch.Tensor, name: str) -> torch.Tensor:
-        """[P, S·b, width] as [P·b, S, width], contiguous."""
-        members, rows, width = values.shape
-        steps = rows // self.rows
-        out = self._buffer(f"{name} by sample", (members * self.rows, steps, width))
-        out.view(members, self.rows, steps, width).copy_(values.unflatten(1, (steps, self.rows)).transpose(1, 2))
-        return out
+        for layer, buffer, delta in zip(
+            self.policy.layers(gradients[members].flatten(0, 1)), self.augmented, deltas, strict=True
+        ):
+            above = delta.unflatten(1, (last - first, self.rows))
+            for own, below, of_member in zip(layer.split(self.rows), buffer[members, first:last], above, strict=True):
+                own.baddbmm_(below.permute(1, 2, 0), of_member.transpose(0, 1))
 
     def _deltas(
         self, first: int, last: int, output: torch.Tensor, members: slice, lowest: int = 0

@@ -55,7 +55,8 @@ def test_a_study_is_given_more_seeds_gradients_and_difficulties(done, tmp_path):
 @pytest.mark.parametrize("fewer", [{"seed_count": 2}, {"gradients": ("R",)}, {"difficulties": (2, 3)}])
 def test_less_than_a_study_has_is_another(fewer, done):
     before = (done / "study.yaml").read_bytes()
-    with pytest.raises(RunError, match=f"begun with, got other {next(iter(fewer)).removesuffix('_count')}"):
+    name = next(iter(fewer)).replace("seed_count", "seeds")
+    with pytest.raises(RunError, match=rf"^Expected the {name} that .* was begun with, or more, got others; .*\.$"):
         run_study(small(**fewer), done)
     assert (done / "study.yaml").read_bytes() == before
 
@@ -92,3 +93,17 @@ def test_counts_of_seeds_before_that_make_no_sense_are_refused(before, done, tmp
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(config | {"seeds_before": before}))
     with pytest.raises(RunError, match=r"^Expected .* in .*study.yaml.*\.$"):
         list(StudyDirectory(tmp_path).config)
+
+
+def test_a_run_that_results_name_is_never_another_run(done, tmp_path):
+    out, console = tmp_path / "out", Console(quiet=True)
+    out.mkdir()
+    kept = [line for line in StudyDirectory(done).lines if line["difficulty"] == 1 and line["gradient"] == "R"]
+    (out / "results.jsonl").write_text("".join(json.dumps(line) + "\n" for line in kept))
+    config = yaml.safe_load((done / "study.yaml").read_text())
+    (out / "study.yaml").write_text(yaml.safe_dump(config | {"difficulties": [1], "gradients": ["R"]}))
+    compare(small(difficulties=(1,)), out, console)
+    (new,) = {result.run for result in StudyDirectory(out).results if result.variant.gradient == "C"}
+    assert new not in {line["run"] for line in kept}
+    directory = StudyDirectory(out)
+    assert {result.variant.gradient for result in directory.results if directory.has_run(result)} == {"C"}

@@ -232,6 +232,7 @@ def test_weights_of_paths_hold_for_what_reaches_parameters_sample_by_sample():
     _, rollout = build(**CASES["observation"])
     found = swept(rollout, [rule, engine.PerSample(rule)])
     assert relative_error(found.physical[engine.PerSample(rule)], found.physical[rule]) < 1e-12
+    assert relative_error(found.parameters[engine.PerSample(rule)].mean(1), found.parameters[rule]) < 1e-12
 
 
 class Spoilt(engine.System):

@@ -6,8 +6,11 @@ import pytest
 import reference
 import torch
 from conftest import StepCost, relative_error, swing_up_states, tensor_options, uniform
+from test_parts import CASES, swept
+from test_parts import build as build_parts
 
-from engine import FULL, PHYSICS_ONLY, CartPole, PerSample, Rollout, SettingError
+from engine import FULL, PHYSICS_ONLY, CartPole, PerSample, Rollout, SettingError, pull_back
+from engine.controller import PullsBackSamples
 from policies import MLP, ModulePolicy
 from training import Backpropagation, Member, Trainer, TrainingSettings, build_task
 from training.combinations import Unit
@@ -56,6 +59,18 @@ def test_gradients_of_samples_are_those_of_rollouts_of_one(build, segment):
             assert relative_error(found.parameters[rules[1]][place], expected[PHYSICS_ONLY][0]) < 1e-10
     assert relative_error(found.parameters[rules[0]].mean(1), found.parameters[FULL]) < 1e-12
     assert torch.equal(found.initial[rules[0]], found.initial[FULL])
+
+
+@pytest.mark.parametrize("segment", [None, 5])
+def test_samples_are_pulled_back_at_once_as_one_after_another(segment, monkeypatch):
+    rule = PerSample(FULL)
+    _, rollout = build_parts(**CASES["observation"], segment=segment)
+    assert isinstance(rollout.trace, PullsBackSamples)
+    found = swept(rollout, [rule])
+    _, other = build_parts(**CASES["observation"], segment=segment)
+    monkeypatch.setattr(pull_back, "PullsBackSamples", type(None))
+    expected = swept(other, [rule])
+    assert relative_error(found.parameters[rule], expected.parameters[rule]) < 1e-12
 
 
 @pytest.mark.parametrize("threshold", [0.0, 0.5, 0.75, 1.0])

@@ -174,8 +174,14 @@ class StudyDirectory:
 
 def check_holds(config: dict[str, Any], there: dict[str, Any], out: Path) -> None:
     """RunError unless a study's configuration is that of the study `there`, or of that one and more."""
-    kept = {name: there[name] for name in growing(there) if _holds(config[name], there[name])}
-    check_same({**config, **kept}, there, out)
+    grown = {name: there[name] for name in growing(there)}
+    check_same({**config, **grown}, there, out)
+    fewer = [name for name, begun in grown.items() if not _holds(config[name], begun)]
+    if fewer:
+        raise RunError(
+            f"Expected the {' and '.join(fewer)} that {out} was begun with, or more, got others; name those of its "
+            "study.yaml too, or choose another --out."
+        )
 
 
 def growing(config: dict[str, Any]) -> tuple[str, ...]:

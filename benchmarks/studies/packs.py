@@ -183,11 +183,13 @@ def _packs(
     root, stem = out / f"{study.difficulty}-{difficulty}", f"{phase}-{prefix}"
     begun = _begun(root, stem)
     trained = {
-        (result.variant, result.label.seed)
+        (result.variant, result.label.seed): result.run
         for result in (StudyDirectory(out).results if StudyDirectory.is_at(out) else ())
         if (result.phase, result.difficulty) == (phase, difficulty)
     }
-    runs = _runs(seeds, everything, most, bool(prefix), begun, trained)
+    elsewhere = {name.removeprefix(stem) for name in trained.values() if name.startswith(stem)}
+    used = {int(number) for number in elsewhere if number.isdecimal()}
+    runs = _runs(seeds, everything, most, bool(prefix), begun, trained.keys(), used)
     if runs is None:
         raise RunError(
             f"Expected the runs {stem}* in {root} to be of this study, got other trainings; choose another --out."
@@ -215,12 +217,15 @@ def _runs(
     by_seed: bool,
     begun: Mapping[int, _Block],
     trained: Set[tuple[Variant, int]] = frozenset(),
+    used: Set[int] = frozenset(),
 ) -> dict[int, _Block] | None:
     """The trainings of each run directory by its number: those that were begun, and what else is not trained.
 
     Args:
         most: how many trainings share a run at most, unless those of one seed are more.
         by_seed: whether runs are numbered by their first seed, else by its place among the seeds.
+        trained: what needs no run, since its results are known; used: numbers of the runs that those name, which are
+            given to no other.
 
     Returns:
         None where what was begun is not wanted, or is there twice.
@@ -231,7 +236,7 @@ def _runs(
         return None
     left: dict[tuple[Variant, ...], list[int]] = {}
     for seed in seeds:
-        its = tuple(one for one in variants if not {(one, seed)} & (taken | trained))
+        its = tuple(one for one in variants if (one, seed) not in taken and (one, seed) not in trained)
         left.setdefault(its, []).append(seed)
     left.pop((), None)
     runs = dict(begun)
@@ -240,7 +245,7 @@ def _runs(
         bounds = [len(of_seeds) * index // count for index in range(count + 1)]
         for low, high in itertools.pairwise(bounds):
             number = of_seeds[low] if by_seed else seeds.index(of_seeds[low])
-            while number in runs:
+            while number in runs or number in used:
                 number += len(seeds)
             runs[number] = (tuple(of_seeds[low:high]), its)
     return dict(sorted(runs.items()))
