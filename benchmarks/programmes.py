@@ -83,13 +83,17 @@ class Zoo(Programme):
     """Train every gradient on every task, and draw all comparisons with R as one matrix.
 
     Of gradients that differ in their own number alone the one that is best on tuning seeds is reported. The hours that
-    are left are told before. Give the same command again to go on; reports are written when it ends or is stopped.
+    are left are told before. Give the same command again to go on, with more tasks, seeds or gradients if you like;
+    reports are written when it ends or is stopped.
     """
+
+    gradients: tuple[str, ...] = ()
+    """Which gradients; all by default."""
 
     def _parts(self):
         from benchmarks.studies import zoo
 
-        studies = zoo.zoo(self.tasks or tuple(zoo.TASKS), self.seeds)
+        studies = zoo.zoo(self.tasks or tuple(zoo.TASKS), self.seeds, self.gradients)
         return (
             lambda: zoo.print_hours(studies, self.out, console),
             lambda workers: zoo.run_zoo(studies, self.out, console, workers),

@@ -61,15 +61,25 @@ def test_less_than_a_study_has_is_another(fewer, done):
     assert (done / "study.yaml").read_bytes() == before
 
 
-def test_a_choice_on_tuning_seeds_is_not_given_more_gradients(tmp_path):
-    def tuned(**given):
-        return small(difficulties=(1,), tuning_seed_count=1, tune_knobs=True, epochs=1, **given)
+def test_a_choice_on_tuning_seeds_is_given_other_families_alone(tmp_path):
+    def tuned(*more, **given):
+        gradients = ("R", "decay(R, 0.5)", "decay(R, 0.9)", *more)
+        knobs = {"tuning_seed_count": 1, "tune_knobs": True}
+        return small(difficulties=(1,), epochs=1, gradients=gradients, **knobs, **given)
 
-    run_study(tuned(seed_count=1), tmp_path / "out")
-    with pytest.raises(RunError, match="got other gradients"):
-        run_study(tuned(seed_count=1, gradients=("R", "C", "M")), tmp_path / "out")
-    run_study(tuned(seed_count=2), tmp_path / "out")
-    assert len(StudyDirectory(tmp_path / "out").lines) == 2 + 2 * 2
+    out = tmp_path / "out"
+    run_study(tuned(seed_count=1), out)
+    known = (out / "results.jsonl").read_bytes()
+    with pytest.raises(RunError, match=r"^Expected no more of the families .*, got decay\(R, 0\.7\); .*\.$"):
+        run_study(tuned("C", "decay(R, 0.7)", seed_count=1), out)
+    assert "C" not in StudyDirectory(out).config["gradients"]
+    run_study(tuned("C", "clip-norm(R, 1)", "clip-norm(R, 2)", seed_count=2), out)
+    assert (out / "results.jsonl").read_bytes().startswith(known)
+    lines = StudyDirectory(out).lines
+    tuned_with = [line["gradient"] for line in lines if line["phase"] == "tuning"]
+    assert sorted(tuned_with) == ["clip-norm(R, 1)", "clip-norm(R, 2)", "decay(R, 0.5)", "decay(R, 0.9)"]
+    reported = [(line["gradient"].split("(")[0], line["seed"]) for line in lines if line["phase"] == "report"]
+    assert sorted(reported) == sorted((name, seed) for name in ("R", "decay", "C", "clip-norm") for seed in (0, 1))
 
 
 def test_a_study_goes_on_from_its_results_alone(done, tmp_path):

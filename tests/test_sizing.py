@@ -106,7 +106,7 @@ def test_a_number_is_chosen_on_seeds_that_are_not_reported(tuned):
 def test_tuning_is_told_and_drawn(tuned, tmp_path):
     _, out = tuned
     (told,) = tuning_budgets(StudyDirectory(out).results)
-    assert told.endswith("which favours those with more: R 2, clip-norm(R, ·) 6.")
+    assert told.endswith("which favours those with more: R 0, clip-norm(R, ·) 6.")
     assert tuning_budgets(StudyDirectory(out).reported) == []
     path = knob_panels(out, tmp_path / "knobs.png")
     assert path is not None

@@ -63,9 +63,17 @@ def test_the_zoo_is_every_task_and_gradient():
         zoo(["herd"], 10)
 
 
+def test_some_gradients_of_the_zoo():
+    found = zoo(("cart-pole", "fluid"), 4, ("R", "decay(R,0.90)", "every-step(clip-norm(R, 0.1))"))
+    assert found["cart-pole"].gradients == ("R", "decay(R, 0.9)")
+    assert found["fluid"].gradients == ("R", "decay(R, 0.9)", "every-step(clip-norm(R, 0.1))")
+    with pytest.raises(SettingError, match=r"^Expected a gradient for cart-pole, got every-step\(.*\) alone, .*\.$"):
+        zoo(("cart-pole",), 4, ("every-step(clip-norm(R, 0.1))",))
+
+
 def test_trainings_are_counted_and_what_is_done_is_not_trained_again(studies, trained):
     for name, study in studies.items():
-        assert trainings(study) == 4 * 1 + 3 * 2 == len(StudyDirectory(trained / name).results)
+        assert trainings(study) == 2 * 1 + 3 * 2 == len(StudyDirectory(trained / name).results)
         assert trainings_left(study, trained / name) == 0
     before = (trained / "lqr" / "results.jsonl").read_bytes()
     run_zoo(studies, trained, Console(quiet=True))
@@ -87,11 +95,11 @@ def test_a_report_of_nothing_is_one_sentence(name, tmp_path, capsys):
 
 def test_hours_are_told_before_anything_is_trained(studies, trained, tmp_path, monkeypatch):
     monkeypatch.setattr(zoo_module, "seconds_of_a_seed", lambda study, difficulty: 3600.0 * len(study.gradients))
-    for out, left in ((tmp_path, 10), (trained, 0)):
+    for out, left in ((tmp_path, 8), (trained, 0)):
         console = Console(record=True, width=100)
         print_hours(studies, out, console)
         told = console.export_text()
-        assert told.count(f"{left} of 10") == 2
+        assert told.count(f"{left} of 8") == 2
         assert re.findall(r"([\d.]+) hours are left", told) == [f"{2.0 * left:.1f}"]  # one for each
     assert not any(tmp_path.iterdir())
 

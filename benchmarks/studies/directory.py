@@ -11,6 +11,7 @@ import torch
 import yaml
 
 from benchmarks.studies.checks import check_result, check_study, is_result
+from benchmarks.studies.spaces import family_of
 from benchmarks.studies.study import KIND, LATER, STUDY_FORMAT
 from training import RunDirectory, read_checkpoint, task_options
 from training.errors import RunError
@@ -182,13 +183,23 @@ def check_holds(config: dict[str, Any], there: dict[str, Any], out: Path) -> Non
             f"Expected the {' and '.join(fewer)} that {out} was begun with, or more, got others; name those of its "
             "study.yaml too, or choose another --out."
         )
+    chosen = _of_chosen_families(config["gradients"], there["gradients"]) if there.get("tune_knobs") else []
+    if chosen:
+        raise RunError(
+            f"Expected no more of the families from which {out} has chosen one on its tuning seeds, got "
+            f"{', '.join(chosen)}; leave them out, or choose another --out."
+        )
+
+
+def _of_chosen_families(asked: list[str], begun: list[str]) -> list[str]:
+    """Gradients that are new in a family of one that was begun."""
+    families = set(map(family_of, begun))
+    return [text for text in asked if text not in begun and family_of(text) in families]
 
 
 def growing(config: dict[str, Any]) -> tuple[str, ...]:
     """The settings of which a study that was begun can be given more; not what its choice on tuning seeds hangs on."""
-    if config.get("trials"):
-        return ("seeds",)
-    return ("seeds", "difficulties", "clippings", *(() if config.get("tune_knobs") else ("gradients",)))
+    return ("seeds",) if config.get("trials") else ("seeds", "difficulties", "clippings", "gradients")
 
 
 def _holds(asked: Any, begun: Any) -> bool:

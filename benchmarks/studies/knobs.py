@@ -16,14 +16,12 @@ from training.viewing.palette import styles_of
 
 def tuning_budgets(results: Sequence[Result]) -> list[str]:
     """How many trainings each gradient or family was tuned with, in a sentence; nothing where none was."""
-    counts: dict[str, int] = {}
     tuned = [result for result in results if result.phase == "tuning"]
-    for result in tuned:
-        if result.difficulty == tuned[0].difficulty:
-            family = family_of(result.variant.gradient)
-            counts[family] = counts.get(family, 0) + 1
-    if not counts:
+    if not tuned:
         return []
+    counts = {family_of(result.variant.gradient): 0 for result in results}
+    for result in tuned:
+        counts[family_of(result.variant.gradient)] += result.difficulty == tuned[0].difficulty
     if len(set(counts.values())) == 1:
         return [f"Each was tuned with {next(iter(counts.values()))} trainings on seeds that are not reported."]
     told = ", ".join(

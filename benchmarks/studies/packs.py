@@ -19,9 +19,8 @@ import yaml
 from benchmarks.studies.directory import StudyDirectory, check_holds, growing
 from benchmarks.studies.pack import Pack, Watch, identities, key_of
 from benchmarks.studies.search import Search
-from benchmarks.studies.spaces import family_of
-from benchmarks.studies.statistics import interquartile_mean
 from benchmarks.studies.study import SEEDS_BEFORE, Study
+from benchmarks.studies.tuning import best_tuned, to_tune
 from benchmarks.studies.workers import Here, Workers
 from training import Experiment, RunDirectory
 from training.errors import RunError
@@ -97,9 +96,11 @@ def _rounds(study: Study, out: Path, stage: Stage | None, at_once: int) -> Itera
             ]
         chosen = search.chosen()
     elif study.tunes:
-        seeds = study.tuning_seeds
-        yield [pack for value in chosen for pack in _packs(study, out, "tuning", value, seeds, (), at_once=at_once)]
-        chosen = {difficulty: _best_tuned(out, study, difficulty) for difficulty in study.difficulties}
+        seeds, tuned = study.tuning_seeds, to_tune(study)
+        if tuned:
+            yield [p for value in chosen for p in _packs(study, out, "tuning", value, seeds, tuned, at_once=at_once)]
+        results = StudyDirectory(out).results
+        chosen = {difficulty: best_tuned(study, results, difficulty) for difficulty in study.difficulties}
     yield [
         pack
         for value, variants in chosen.items()
@@ -296,19 +297,3 @@ def _append(lines: Sequence[Mapping[str, Any]], out: Path) -> None:
         add_lines(file, [json.dumps(line) for line in lines if key_of(line) not in done])
     except OSError as error:
         raise RunError(f"Expected results that can be written, got {file}: {reason(error)}.") from error
-
-
-def _best_tuned(out: Path, study: Study, difficulty: Any) -> tuple[Variant, ...]:
-    """For each gradient, or family of them, and clipping the variant with the lowest mean of final tuning losses."""
-    finals: dict[Variant, list[float]] = {}
-    for result in StudyDirectory(out).results:
-        if result.phase == "tuning" and result.difficulty == difficulty:
-            finals.setdefault(result.variant, []).append(result.final_loss)
-    best: dict[tuple[str, str], Variant] = {}
-    for letter in study.gradients:
-        for variant, losses in finals.items():
-            key = (family_of(letter) if study.tune_knobs else letter, variant.clipping)
-            better = key not in best or interquartile_mean(losses) < interquartile_mean(finals[best[key]])
-            if variant.gradient == letter and better:
-                best[key] = variant
-    return tuple(best.values())

@@ -8,8 +8,8 @@ from typing import Any
 from benchmarks.studies.comparisons import limits
 from benchmarks.studies.directory import StudyDirectory
 from benchmarks.studies.packs import packed_seeds
-from benchmarks.studies.spaces import family_of
 from benchmarks.studies.study import TUNING_SEED, Study
+from benchmarks.studies.tuning import choices, to_tune
 from benchmarks.timing import in_turns
 from engine import SettingError
 from engine.checks import positive, real
@@ -41,16 +41,15 @@ def sized(
         SettingError: hours that are not enough for one seed.
     """
     budget = 3600.0 * positive("hours above 0", real("hours above 0", hours))
-    names = [family_of(text) for text in study.gradients] if study.tune_knobs else study.gradients
-    compared = len(set(names)) * len(study.clippings)
+    groups = choices(study)
+    compared, crossed = len(groups), sum(map(len, groups))
     comparisons = max(1, (compared - len(study.clippings)) * len(study.difficulties))
     if StudyDirectory.is_at(out):
         count = int(StudyDirectory(out).config["seeds"])
         told = f"This study was begun with {count} paired seeds and keeps them."
         return replace(study, seed_count=count), [told, *limits(comparisons, count)]
     everything = sum(measure(study, difficulty) for difficulty in study.difficulties)
-    crossed = len(study.gradients) * len(study.clippings) * len(study.learning_rates)
-    tuning = everything * study.tuning_seed_count if study.tunes else 0.0
+    tuning = everything * len(to_tune(study)) / crossed * study.tuning_seed_count
     each = everything * compared / crossed
     count = min(TUNING_SEED, int((budget - tuning) / each))
     if count < 1:

@@ -11,12 +11,13 @@ from rich.table import Table
 from benchmarks.studies.directory import StudyDirectory, check_holds
 from benchmarks.studies.matrix import write_matrix
 from benchmarks.studies.sizing import seconds_of_a_seed
-from benchmarks.studies.spaces import family_of
 from benchmarks.studies.study import Study
+from benchmarks.studies.tuning import choices, to_tune
 from benchmarks.studies.variants import train_shown, write_comparisons
 from benchmarks.studies.workers import Workers
 from engine import SettingError
 from training import TrainingSettings
+from training.gradients import gradient_named
 from training.stopping import Stopping
 
 GRADIENTS = (
@@ -53,12 +54,19 @@ class Entry:
     shared: Mapping[str, Any] = field(default_factory=dict)
     more: tuple[str, ...] = ()
 
-    def study(self, task: str, seeds: int) -> Study:
+    def study(self, task: str, seeds: int, gradients: Sequence[str] = ()) -> Study:
+        """Of all gradients, or of those that are given but such as are of other tasks alone."""
+        given = tuple(gradient_named(text).text for text in gradients) or (*GRADIENTS, *self.more)
+        here = tuple(text for text in given if text in self.more or text not in _BETWEEN)
+        if not here:
+            raise SettingError(
+                f"Expected a gradient for {task}, got {', '.join(given)} alone, for controls that are held; name R too."
+            )
         return Study(
             task,
             dict(self.options),
             (self.difficulty,),
-            gradients=(*GRADIENTS, *self.more),
+            gradients=here,
             epochs=self.epochs,
             seed_count=seeds,
             tuning_seed_count=2,
@@ -84,12 +92,15 @@ TASKS = {
 }
 
 
-def zoo(tasks: Sequence[str], seeds: int) -> dict[str, Study]:
-    """The study of each task, without a repetition; SettingError for a task that is none of these."""
+def zoo(tasks: Sequence[str], seeds: int, gradients: Sequence[str] = ()) -> dict[str, Study]:
+    """The study of each task, without a repetition, of all gradients or of those that are given.
+
+    SettingError for a task that is none of these, or where a task is left without a gradient.
+    """
     for name in tasks:
         if name not in TASKS:
             raise SettingError(f"Expected tasks of the zoo, {', '.join(TASKS)}, got {name!r}.")
-    return {name: TASKS[name].study(name, seeds) for name in dict.fromkeys(tasks)}
+    return {name: TASKS[name].study(name, seeds, gradients) for name in dict.fromkeys(tasks)}
 
 
 def print_hours(studies: Mapping[str, Study], out: Path, console: Console) -> None:
@@ -110,8 +121,7 @@ def print_hours(studies: Mapping[str, Study], out: Path, console: Console) -> No
 
 def trainings(study: Study) -> int:
     """How many there are in all, those for tuning too."""
-    reported = len(dict.fromkeys(map(family_of, study.gradients)))
-    return len(study.gradients) * study.tuning_seed_count + reported * study.seed_count
+    return len(to_tune(study)) * study.tuning_seed_count + len(choices(study)) * study.seed_count
 
 
 def trainings_left(study: Study, out: Path) -> int:
