@@ -42,7 +42,7 @@ class SweepArrays:
         adjoints: [S+1, B, *state_shape]; the last is given, the others are written.
         cotangents: [S, B, *control_shape]; hold ∂ℓ_t/∂u_t, to which Bᵀλ_{t+1} is added.
         samples: the samples that are swept.
-        start: t of the first step.
+        start: [1] of int32, t of the first step, read at every launch.
         law: how λ_t is made.
         weights: p and k of a law that sums paths.
         parameters, parameter_adjoint: [B, q], as in `System.prepare_pull_back`, where parameters vary between samples;
@@ -56,7 +56,7 @@ class SweepArrays:
     adjoints: torch.Tensor
     cotangents: torch.Tensor
     samples: slice
-    start: int
+    start: torch.Tensor
     law: Law
     weights: tuple[float, float] = (0.0, 0.0)
     parameters: torch.Tensor | None = None

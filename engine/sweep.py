@@ -64,6 +64,7 @@ class Sweeper(SweepBuffers):
         super().__init__(rollout.system, rollout.plan.slots, rollout.batch, rollout.holds_jacobian)
         self.rollout, self.trace = rollout, rollout.trace
         self._physics = torch.zeros_like(self.adjoints[0])
+        self._start = torch.zeros(1, dtype=torch.int32, device=self.adjoints.device)
         self._fused: dict[tuple, Launch | None] = {}
         self._pull_backs: dict[tuple, list[Launch]] = {}
         self._between = Between()
@@ -182,6 +183,7 @@ class Sweeper(SweepBuffers):
         if self._of_parameters is not None:
             self._of_parameters.of_system.zero_()
         if fused is not None:
+            self._start.fill_(part.start)
             fused()
         else:
             self._sweep_by_steps(rule, part, samples)
@@ -212,7 +214,7 @@ class Sweeper(SweepBuffers):
                 self.adjoints[first : last + 1],
                 self.cotangents[first:last],
                 samples,
-                part.start,
+                self._start,
                 law,
                 rule.path_weights if isinstance(rule, PathSum) else (0.0, 0.0),
                 **self._arguments(),

@@ -155,7 +155,7 @@ class VectorSystem(System):
         jacobian: ti.template(),
         physics,
         cotangent,
-        start,
+        time,
         t,
         b,
     ):
@@ -173,7 +173,7 @@ class VectorSystem(System):
                     else:
                         policy[i] += ti.select(idle, 0.0, jacobian[t, b, j, i] * cotangent[j])
         if ti.static(not law.sums_paths):
-            result = law.rule.on_sample(result, physics, policy, start + t)
+            result = law.rule.on_sample(result, physics, policy, time)
         return result
 
     @ti.kernel
@@ -231,7 +231,8 @@ class VectorSystem(System):
         jacobian: ti.types.ndarray(ndim=4),
         adjoints: ti.types.ndarray(ndim=3),
         cotangents: ti.types.ndarray(ndim=3),
-        first: int, last: int, start: int, physics_weight: float, policy_weight: float,
+        first: int, last: int, start: ti.types.ndarray(dtype=ti.i32, ndim=1),
+        physics_weight: float, policy_weight: float,
         loop: ti.template(),
         law: ti.template(),
         parameters: ti.types.ndarray(ndim=2),
@@ -262,7 +263,7 @@ class VectorSystem(System):
                 for i in ti.static(range(self.state_shape[0])):
                     physics[i] = ti.select(over, 0.0, physics[i])
                 costate = self._by_law(
-                    law, physics_weight, policy_weight, direct, jacobian, physics, pulled, start, t, b
+                    law, physics_weight, policy_weight, direct, jacobian, physics, pulled, start[0] + t, t, b
                 )
                 for i in ti.static(range(self.state_shape[0])):
                     adjoints[t, b, i] = costate[i]

@@ -90,7 +90,8 @@ def prepare_sweep(system, buffers, samples, rule):
     """What the engine makes of a rule for a system: a launch, or None."""
     law = Law(rule.uses_physics, rule.uses_policy, None if isinstance(rule, PathRule) else rule)
     weights = rule.path_weights if isinstance(rule, PathRule) else (0.0, 0.0)
-    return system.prepare_sweep(SweepArrays(*buffers, samples=samples, start=START, law=law, weights=weights))
+    start = torch.tensor([START], dtype=torch.int32, device=buffers[0].device)
+    return system.prepare_sweep(SweepArrays(*buffers, samples=samples, start=start, law=law, weights=weights))
 
 
 def check_sweep(system, buffers, samples, rule, accuracy):

@@ -43,6 +43,17 @@ class OnSample(OwnRule):
         return direct + self.share * physics + policy
 
 
+class OfTime(OwnRule):
+    """Another share at every step."""
+
+    def __call__(self, direct, physics, policy, t):
+        return direct + physics / (1.0 + t) + policy
+
+    @ti.func
+    def on_sample(self, direct, physics, policy, t):
+        return direct + physics / (1.0 + t) + policy
+
+
 class Mistaken(OwnRule):
     @ti.func
     def on_sample(self, direct, physics, policy, t):
@@ -91,6 +102,34 @@ def test_a_rule_that_says_itself_on_a_sample_is_swept_in_one_launch(rule):
     found = rollout.backward([rule, slow], COST).parameters
     assert prepared == ["sweep", *["pull-back"] * HORIZON]
     assert relative_error(found[rule], found[slow]) < (1e-12 if found[rule].dtype == torch.float64 else 1e-5)
+
+
+@pytest.mark.cuda
+@pytest.mark.vulkan
+@pytest.mark.parametrize("length", [4, 5])
+@pytest.mark.parametrize(
+    "rule", [OfTime(), Truncate(FULL, 5), Decay(Truncate(FULL, 5), 0.9)], ids=["own", "cut", "both"]
+)
+def test_a_rule_that_depends_on_time_knows_it_in_every_segment(rule, length, monkeypatch):
+    """Segments as long as blocks all begin at one place of the buffers."""
+
+    def found(rule, **given):
+        system = LinearSystem(0.9 * torch.eye(3), torch.ones(3, 1))
+        policy = Linear(system.state_shape, (1,), **tensor_options())
+        policy.initialise(0, torch.Generator().manual_seed(0))
+        rollout = Rollout(system, policy, 12, BATCH, **given)
+        rollout.forward(uniform(0, BATCH, *system.state_shape))
+        for _ in range(2):
+            gradients = rollout.backward([rule], COST)
+        return {part.first for part in rollout.plan.segments}, gradients.parameters[rule], gradients.initial[rule]
+
+    _, parameters, initial = found(BySteps(rule))
+    monkeypatch.setattr(Rollout, "_block_steps", lambda self: length)
+    places, *swept = found(rule, segment=length)
+    assert places == {0}
+    accuracy = 1e-12 if initial.dtype == torch.float64 else 1e-5
+    assert relative_error(swept[0], parameters) < accuracy
+    assert relative_error(swept[1], initial) < accuracy
 
 
 @pytest.mark.float64

@@ -223,7 +223,8 @@ class Guidance(Herding, System):
         jacobian: ti.types.ndarray(ndim=4),
         adjoints: ti.types.ndarray(ndim=4),
         cotangents: ti.types.ndarray(ndim=4),
-        first: int, last: int, start: int, physics_weight: float, policy_weight: float,
+        first: int, last: int, start: ti.types.ndarray(dtype=ti.i32, ndim=1),
+        physics_weight: float, policy_weight: float,
         loop: ti.template(),
         law: ti.template(),
         in_lanes: ti.template(),
@@ -258,14 +259,14 @@ class Guidance(Herding, System):
                             adjoints[t, b, row, i] = value[row]
                 else:
                     self._apply(
-                        law, states, controls, direct, jacobian, adjoints, cotangents, start, t, b, in_lanes,
+                        law, states, controls, direct, jacobian, adjoints, cotangents, start[0] + t, t, b, in_lanes,
                         parameters, varied,
                     )  # fmt: skip
 
     @ti.func
     def _apply(
         self, law: ti.template(), states: ti.template(), controls: ti.template(), direct: ti.template(),
-        jacobian: ti.template(), adjoints: ti.template(), cotangents: ti.template(), start, t, b,
+        jacobian: ti.template(), adjoints: ti.template(), cotangents: ti.template(), time, t, b,
         in_lanes: ti.template(),
         parameters: ti.template(), varied: ti.template(),
     ):  # fmt: skip
@@ -287,7 +288,7 @@ class Guidance(Herding, System):
                 pulled = self._pull_back_policy(jacobian, cotangents, t, b, i)
                 for row in ti.static(range(4)):
                     policy[row * N + i] = pulled[row]
-        adjoint = law.rule.on_sample(given, physics, policy, start + t)
+        adjoint = law.rule.on_sample(given, physics, policy, time)
         for i in range(N):
             for row in ti.static(range(4)):
                 adjoints[t, b, row, i] = adjoint[row * N + i]

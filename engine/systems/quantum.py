@@ -169,7 +169,8 @@ class QuantumBox(System):
         jacobian: ti.types.ndarray(ndim=4),
         adjoints: ti.types.ndarray(ndim=4),
         cotangents: ti.types.ndarray(ndim=3),
-        first: int, last: int, start: int, physics_weight: float, policy_weight: float,
+        first: int, last: int, start: ti.types.ndarray(dtype=ti.i32, ndim=1),
+        physics_weight: float, policy_weight: float,
         loop: ti.template(),
         law: ti.template(),
         scratch: ti.types.ndarray(ndim=3),
@@ -206,7 +207,7 @@ class QuantumBox(System):
                                 value += policy_weight * jacobian[t, b, 0, row * self.points + j] * cotangent
                             adjoints[t, b, row, j] = value
                 else:
-                    self._apply(law, direct, jacobian, adjoints, scratch, start, t, b, cotangent)
+                    self._apply(law, direct, jacobian, adjoints, scratch, start[0] + t, t, b, cotangent)
 
     @ti.func
     def _apply(
@@ -216,7 +217,7 @@ class QuantumBox(System):
         jacobian: ti.template(),
         adjoints: ti.template(),
         scratch: ti.template(),
-        start,
+        time,
         t,
         b,
         cotangent,
@@ -232,7 +233,7 @@ class QuantumBox(System):
                 physics[place] = 2.0 * scratch[b, 2 + row, j] - adjoints[t + 1, b, row, j]
                 if ti.static(law.uses_policy):
                     policy[place] = jacobian[t, b, 0, place] * cotangent
-        adjoint = law.rule.on_sample(given, physics, policy, start + t)
+        adjoint = law.rule.on_sample(given, physics, policy, time)
         for j in range(self.points):
             adjoints[t, b, 0, j] = adjoint[j]
             adjoints[t, b, 1, j] = adjoint[self.points + j]
