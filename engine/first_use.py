@@ -50,8 +50,9 @@ def check_costs(rollout: Trajectory, cost: Cost) -> None:
 
 
 def tell_of_no_gradient(cost: Cost, losses: torch.Tensor, gradients: Mapping[AdjointRule, torch.Tensor]) -> None:
-    """Warn of losses [B] that are not zero with gradients that are."""
-    if bool(losses.any()) and not any(bool(gradient.any()) for gradient in gradients.values()):
+    """Warn of losses [B] that are not zero with gradients that are; not where every rule stops the physics path."""
+    seen = any(rule.uses_physics for rule in gradients)
+    if seen and bool(losses.any()) and not any(bool(gradient.any()) for gradient in gradients.values()):
         warnings.warn(
             f"Expected a cost that the controls change, got {described(cost)} with losses up to "
             f"{float(losses.abs().max()):.3g} whose gradient is exactly zero under "

@@ -247,7 +247,10 @@ class Truncate(WrappedRule):
 
 @dataclass(frozen=True)
 class PerSample(WrappedRule):
-    """Another rule, whose parameter gradients are wanted for each sample by itself: [members, samples, parameters]."""
+    """Another rule, whose parameter gradients are wanted for each sample by itself: [members, samples, parameters].
+
+    A rollout's budget does not count them: give their bytes as `reserved`, and once more where it is cut into segments.
+    """
 
     def __post_init__(self):
         """It may be of whatever makes gradients, such as scores, which are no rules of a sweep."""

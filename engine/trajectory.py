@@ -59,7 +59,7 @@ class Trajectory:
         controller: the policy, with P members; samples [p·b, (p+1)·b) belong to member p.
         horizon: T, steps.
         batch: B = P·b, samples.
-        memory: budget of all buffers, such as "512MiB"; None stores every state.
+        memory: budget of all buffers, such as "512MiB"; None stores every state. reserved: bytes of it for others.
         segment: steps between stored states, overriding `memory`.
         forward_only: keep nothing for an adjoint, and no states but those of a few steps; for evaluation.
         observation: what the controller sees; by default the state.
@@ -96,6 +96,7 @@ class Trajectory:
         parameters: Sequence[str] = (),
         noise: Noise | None = None,
         end: End | None = None,
+        reserved: int = 0,
     ):
         check_system(system)
         check_controller(controller)
@@ -115,10 +116,9 @@ class Trajectory:
         passing = _PASSING_STEPS if self._at_once else 1
         self.block = min(passing, self._block_steps()) if forward_only else self._block_steps()
         self.budget = None if memory is None else parse_bytes(memory)
-        self.plan = self._plan(None, self.block) if forward_only else self._plan(memory, segment)
-        check_available(
-            self.plan.predicted, f"{batch} samples of {horizon} steps of {system.name}", runtime.current().device
-        )
+        self.plan = self._plan(*((None, self.block) if forward_only else (memory, segment)), reserved)
+        what = f"{batch} samples of {horizon} steps of {system.name}"
+        check_available(self.plan.predicted, what, runtime.current().device)
         if memory is not None and len(self.plan.segments) > 1:
             return_freed_memory()
         self._allocate()
@@ -306,12 +306,12 @@ class Trajectory:
         bytes_per_step = self.batch * math.prod(self.system.state_shape) * runtime.current().dtype.itemsize
         return max(1, min(_BLOCK_ROWS // self.batch, _BLOCK_BYTES // bytes_per_step, _BLOCK_STEPS, self.horizon))
 
-    def _plan(self, memory: str | int | None, segment: int | None) -> MemoryPlan:
+    def _plan(self, memory: str | int | None, segment: int | None, reserved: int) -> MemoryPlan:
         system, controller, batch, item = self.system, self.controller, self.batch, runtime.current().dtype.itemsize
         n, m = math.prod(system.state_shape), math.prod(system.control_shape)
         trace_bytes = controller.trace_bytes(batch, system.state_shape, system.control_shape)
         per_slot = batch * (n + m) * item + self.parts.slot_bytes() + self._launch_bytes()
-        fixed = batch * self.horizon * m * item
+        fixed = whole("reserved bytes of at least 0", reserved, least=0) + batch * self.horizon * m * item
         if self.forward_only:
             fixed += trace_bytes
         else:

@@ -15,7 +15,7 @@ from benchmarks.studies.packs import run_study
 from benchmarks.studies.sizing import seconds_of_a_seed
 from benchmarks.studies.study import Study
 from benchmarks.studies.transfer import transferred
-from engine import FULL, CartPole, Noise, Rollout, SettingError, Trajectory
+from engine import FULL, CartPole, Noise, Observation, Rollout, SettingError, Trajectory
 from engine.noise import CONTROL, STATE, NoiseSource
 from training import (
     TASKS,
@@ -27,6 +27,7 @@ from training import (
     TrainingSettings,
     build_task,
     gradient_named,
+    load_task,
     resume,
     train,
 )
@@ -154,6 +155,38 @@ def test_a_trainer_tests_its_members_at_values_of_a_parameter():
     assert relative_error(found, trainer.test()) > 1e-5
     with pytest.raises(SettingError, match=r"^Expected a parameter among .*, got 'pole_mas' \(perhaps pole_mass\)\.$"):
         trainer.test(pole_mas=0.1)
+
+
+def test_what_is_randomised_besides_has_its_usual_value_in_tests_at_values_of_a_parameter():
+    """The observation reads half_length, which is given in none of these."""
+    trainer = Trainer(full_task(), members(0, 1), SMALL)
+    usual = trainer.task.parameters
+    for name in ("pole_mass", "friction"):
+        assert relative_error(trainer.test(**{name: usual[name]}), trainer.test()) < 1e-12
+    assert torch.equal(trainer.test(pole_mass=0.2), trainer.test(pole_mass=0.2, half_length=usual["half_length"]))
+
+
+def test_a_run_is_watched_and_transferred_with_what_it_randomised(tmp_path, monkeypatch):
+    """An observation that sees a parameter only where it varies sees in every door what it saw in training."""
+    kind = TASKS["cart-pole"]
+    build = kind.build
+
+    def seeing(options):
+        task, seen = build(options), Observation(sees_mass, (5,))
+        return replace(task, observation=seen, policy=policy_for(task.system, observation=seen, hidden=(5,)))
+
+    monkeypatch.setattr(kind, "build", seeing)
+    trainer = train(replace(experiment(1), randomise=("pole_mass=0.08:0.12",)), tmp_path / "run")
+    expected = trainer.test().tolist()
+    assert transferred(tmp_path / "run", (1,))[1] == expected
+    assert transferred(tmp_path / "run", (0.1,), "pole_mass")[0.1] == expected
+    assert transferred(tmp_path / "run", (CartPole(1).parameters["friction"],), "friction").popitem()[1] == expected
+    assert load_task(tmp_path / "run").randomise == (("pole_mass", 0.08, 0.12),)
+
+
+def sees_mass(states, steps, parameters):
+    mass = parameters["pole_mass"] if "pole_mass" in parameters else torch.zeros_like(states[..., 0])
+    return torch.cat([states, 10.0 * mass.unsqueeze(-1)], -1)
 
 
 def test_a_task_that_randomises_by_itself_goes_through_every_door(tmp_path, monkeypatch):

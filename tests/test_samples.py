@@ -9,8 +9,9 @@ from conftest import StepCost, relative_error, swing_up_states, tensor_options, 
 from test_parts import CASES, swept
 from test_parts import build as build_parts
 
-from engine import FULL, PHYSICS_ONLY, CartPole, PerSample, Rollout, SettingError, pull_back
+from engine import FULL, PHYSICS_ONLY, BudgetError, CartPole, PerSample, Rollout, SettingError, pull_back
 from engine.controller import PullsBackSamples
+from engine.memory import format_bytes
 from policies import MLP, ModulePolicy
 from training import Backpropagation, Member, Trainer, TrainingSettings, build_task
 from training.combinations import Unit
@@ -91,6 +92,24 @@ def test_votes_of_samples_equal_their_formula(threshold):
 def test_where_no_parameter_is_agreed_on_nothing_moves():
     rows = torch.tensor([[[1.0, -2.0], [-3.0, 4.0]]], dtype=torch.float64)
     assert AndMask(FULL, 1.0).combine({PerSample(FULL): rows}).tolist() == [[0.0, 0.0]]
+
+
+@pytest.mark.parametrize("text", ["and-mask(R)", "clip-samples(R)", "each-sample(C)"])
+def test_a_budget_counts_the_gradients_of_samples(text):
+    def trainer(text, memory):
+        settings = TrainingSettings(batch_size=256, train_samples=256, test_samples=2, memory=memory)
+        return Trainer(build_task("cart-pole", horizon=200), [Member(gradient_named(text).estimator)], settings)
+
+    whole = trainer("R", None)
+    samples = 256 * whole.policy.parameter_count * 8
+    least = 3 if text != "each-sample(C)" else 4
+    assert trainer(text, None).planned_bytes == whole.planned_bytes + least * samples
+    budget = 3 * whole.planned_bytes // 4 + least * samples
+    cut = trainer(text, budget)
+    assert whole.planned_bytes < cut.planned_bytes <= budget
+    assert len(cut.rollout.plan.segments) > 1
+    with pytest.raises(BudgetError, match=rf"^Expected a memory budget of at least .* got {format_bytes(samples)};"):
+        trainer(text, samples)
 
 
 def clipped_norms(norms):

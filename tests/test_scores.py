@@ -9,7 +9,7 @@ import reference
 import torch
 from conftest import StepCost, relative_error, swing_up_states, tensor_options, uniform
 
-from engine import FULL, PHYSICS_ONLY, CartPole, LinearSystem, Rollout, SettingError
+from engine import FULL, PHYSICS_ONLY, CartPole, LinearSystem, Noise, Rollout, SettingError
 from policies import MLP, Linear
 from training import Experiment, Member, Objective, Trainer, TrainingSettings, build_task
 from training.checkpoint import continue_from, write_checkpoint
@@ -212,6 +212,9 @@ def test_a_mixture_weighs_by_the_inverse_of_the_variances():
         assert alpha > 0.9
     sweeps[0, 2, 3] = math.inf
     exploded = mix.combine(dict(zip(mix.rules, (sweeps, scores), strict=True)))
+    huge = torch.full_like(sweeps, 0.9 * torch.finfo(sweeps.dtype).max)
+    overflowing = mix.combine(dict(zip(mix.rules, (huge, scores), strict=True)))
+    assert torch.equal(overflowing, scores.mean(1))
     torch.testing.assert_close(exploded[0], scores[0].mean(0))
     assert torch.equal(exploded[1], found[1])
 
@@ -230,3 +233,10 @@ def test_scores_have_names_and_refuse_nonsense():
         with pytest.raises(SettingError, match=message):
             gradient_named(text)
     assert gradient_named("unit(score(0.1, 4))").estimator.rules == (Score(0.1, 4),)
+
+
+def test_mixtures_take_every_seed_that_noise_takes():
+    noisy = replace(build_task("cart-pole", horizon=3), noise=Noise(control=0.1))
+    settings = TrainingSettings(batch_size=2, train_samples=2, test_samples=1)
+    trainer = Trainer(noisy, [Member(gradient_named("mix(R, score(0.1, 4))").estimator, 2**32 - 5)], settings)
+    assert math.isfinite(trainer.run_epoch().train_loss[0])

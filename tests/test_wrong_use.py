@@ -12,6 +12,7 @@ from conftest import tensor_options, uniform
 
 from engine import (
     FULL,
+    ONE_STEP,
     PHYSICS_ONLY,
     AdjointError,
     ClipNorm,
@@ -162,6 +163,7 @@ def test_a_cost_with_a_zero_gradient_is_told_once(cost):
         warnings.simplefilter("error")
         rollout.backward([FULL], cost)
         rolled().backward([FULL], GOOD)
+        rolled().backward([ONE_STEP], cost)  # through which alone a cost of later states may be unreachable
         with pytest.raises(AdjointError, match="got an Objective whose methods both return None; return the cost"):
             rolled().backward([FULL], Objective())
 

@@ -40,7 +40,7 @@ class Trained:
     @property
     def task(self) -> Task:
         """What it was trained for."""
-        return Experiment.from_config(dict(self.config)).task_options.build()
+        return Experiment.from_config(dict(self.config)).build_task()
 
 
 def load_controller(
@@ -90,7 +90,7 @@ def trained(
     if isinstance(described, dict) and is_ours(described):
         policy = _policy(found, member, file)
     else:  # one of the user's, which the task alone can build, or a checkpoint of before they said what they hold
-        one = built(experiment.task_options.build().policy, 1)
+        one = built(experiment.build_task().policy, 1)
         policy = _filled(one, found, member, file)
     return Trained(policy, labels[member], found.epoch, run.config)
 
@@ -108,7 +108,7 @@ def addressed(address: str) -> tuple[str, str | None, int | None]:
 def load_task(run: str | Path | RunDirectory) -> Task:
     """The task that a run was trained for, with its options; RunError if there is none."""
     opened = run if isinstance(run, RunDirectory) else RunDirectory.open(run)
-    return Experiment.from_config(opened.config).task_options.build()
+    return Experiment.from_config(opened.config).build_task()
 
 
 def checkpoint_at(run: RunDirectory, epoch: int | None = None) -> Path:

@@ -17,7 +17,8 @@ class Evaluation:
 
     Args:
         draw: numbers the noise that the task has, if any, among that of trainings and of other tests.
-        given: physical parameters by name that have other values than usual, for all samples.
+        given: physical parameters by name that have other values than usual, for all samples; what the task randomises
+            besides has its usual values.
         ranks: who shares the starts.
 
     Attributes:
@@ -36,15 +37,19 @@ class Evaluation:
         ranks: Ranks = ALONE,
     ):
         if given:
-            task = replace(task, randomise=tuple((name, value, value) for name, value in given.items()))
+            ranges = {entry[0]: entry for entry in task.randomise} | {
+                name: (name, it, it) for name, it in given.items()
+            }
+            task = replace(task, randomise=tuple(ranges.values()))
         self._task, self._seeds, self._draw, self._count, self._ranks = task, seeds, draw, count, ranks
         part = ranks.part(count, f"{stream} states")
         self._first = part.start
         states, parameters = starts_of(task, seeds, stream, count)
         self._states = states[:, part].flatten(0, 1).contiguous()
         self._parameters = None if parameters is None else parameters[:, part].flatten(0, 1).contiguous()
-        if given and self._parameters is not None:
-            self._parameters.copy_(torch.tensor(list(given.values()), dtype=torch.float64))
+        for column, (name, *_) in enumerate(task.randomise):
+            if given and name in given and self._parameters is not None:
+                self._parameters[:, column] = given[name]
         setting = task.system, policy, task.horizon, len(self._states)
         self.trajectory = Trajectory(*setting, forward_only=True, **task.parts)
 

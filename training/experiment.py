@@ -21,11 +21,12 @@ from training.gradients import gradient_named
 from training.optimisers import made_before, settings_from_file, settings_to_file
 from training.ordering import sweep_order
 from training.provenance import check_plugins, with_plugins
-from training.ranges import range_of
+from training.ranges import as_ranges
 from training.ranks import ALONE, RankError, Ranks
 from training.run import RunDirectory, RunOfOthers, epoch_of
 from training.settings import Comparison, TrainingSettings, distinct
 from training.stopping import Stopping
+from training.task import Task
 from training.tasks import TaskOptions, task_options
 from training.trainer import EpochRecord, Member, Trainer
 from training.variant import Label, Variant
@@ -105,21 +106,19 @@ class Experiment(Comparison):
     def members(self) -> list[Member]:
         """The members, in the order of `labels`."""
         return [
-            Member(
-                gradient_named(label.gradient).estimator,
-                label.seed,
-                label.variant.learning_rate,
-                clipping_named(label.variant.clipping),
-            )
+            Member(gradient_named(one.gradient).estimator, label.seed, one.learning_rate, clipping_named(one.clipping))
             for label in self.labels()
+            for one in (label.variant,)
         ]
+
+    def build_task(self, **changed: Any) -> Task:
+        """The task, with options changed if asked to, and what is randomised here, if anything, in place of its own."""
+        task = replace(self.task_options, **changed).build()
+        return replace(task, randomise=as_ranges(self.randomise)) if self.randomise else task
 
     def trainer(self, ranks: Ranks = ALONE) -> Trainer:
         """A fresh trainer; needs a runtime."""
-        task = self.task_options.build()
-        if self.randomise:
-            task = replace(task, randomise=tuple(range_of(text) for text in self.randomise))
-        return Trainer(task, self.members(), self.settings, ranks=ranks)
+        return Trainer(self.build_task(), self.members(), self.settings, ranks=ranks)
 
     def to_config(self) -> dict[str, Any]:
         """Plain values that `from_config` reads back, with the runtime they were used on."""

@@ -115,7 +115,8 @@ class Mix:
 
     def combine(self, gradients):
         swept, scored = (gradients[source] for source in self.rules)
-        usable = torch.isfinite(swept).flatten(1).all(1).view(-1, 1)
+        finite_sums = torch.isfinite(swept.mean(1)).all(1)  # those of finite numbers may not be
+        usable = (finite_sums & torch.isfinite(swept).flatten(1).all(1)).view(-1, 1)
         swept = torch.where(usable.unsqueeze(2), swept, torch.zeros_like(swept))
         of_swept, of_scored = (rows.var(1, correction=0).sum(1, keepdim=True) for rows in (swept, scored))
         total = of_swept + of_scored

@@ -20,6 +20,8 @@ from training.scores import Copies, Score
 from training.short_horizons import Short, Windows, by_steps
 from training.task import Task, generator
 
+_COMBINED = 2  # arrays of every sample's gradient that are made while such are combined
+_SEEDS = 2**32  # of noise
 _APART = 2**20  # between the seeds of starts that are told apart, where the task has noise
 
 Inspect = Callable[[GradientEstimator, Any, Mapping[Any, torch.Tensor]], None]
@@ -197,7 +199,8 @@ class Sources:
             starts, first = range(1), self._part.start * (copies.score.copies + 1)
             if isinstance(source, PerSample):
                 starts, first = range(self._part.start, self._part.stop), 0
-            copies.rollout.seed_noise([seed + _APART * k for seed in self._seeds[span] for k in starts], draw, first)
+            seeds = [(seed + _APART * k) % _SEEDS for seed in self._seeds[span] for k in starts]
+            copies.rollout.seed_noise(seeds, draw, first)
             part = slice(span.start * self._batch, span.stop * self._batch)
             given = None if parameters is None else parameters[part]
             drawn = copies.gradients(initial[part], self._noise(source, span, copies, theta), given)
@@ -216,6 +219,15 @@ class Sources:
         # Otherwise the host would wait until the device has done all that it was given before, and not for the copy
         # alone.
         return drawn[:, self._part].flatten(0, 1).to(like.dtype).to(like.device, non_blocking=True)
+
+
+def bytes_of_samples(estimators: Sequence[GradientEstimator], policy: Policy, each: int) -> int:
+    """Bytes that gradients of single samples take, of every rule whose are wanted and of what they are combined by."""
+    wanted = {one for estimator in estimators for one in estimator.rules if isinstance(one, PerSample)}
+    if not wanted:
+        return 0
+    sweeps, theta = sum(map(is_sweep, wanted)), policy.theta
+    return (sweeps + _COMBINED) * each * theta.numel() * theta.element_size()
 
 
 def passes(estimator: GradientEstimator) -> int:

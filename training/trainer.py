@@ -23,7 +23,7 @@ from training.measures import EpochRecord, Measures
 from training.optimisers import EnsembleOptimiser
 from training.ranks import ALONE, RankError, Ranks
 from training.settings import TrainingSettings
-from training.sources import Sources, grouped
+from training.sources import Sources, bytes_of_samples, grouped
 from training.starts import built, check_starts_fit, show_typical, starts_of
 from training.task import PolicyFactory, Task, generator
 
@@ -90,8 +90,11 @@ class Trainer:
         self._seeds = seeds = [member.seed for member in self.members]
         self._train, self._train_parameters = starts_of(task, seeds, "train", settings.train_samples)
         show_typical(task.system, self._train.flatten(0, 1))
-        setting = task.system, self.policy, task.horizon
-        self.rollout = Rollout(*setting, count * (own.stop - own.start), memory=settings.memory, **task.parts)
+        estimators, each = [member.estimator for member in self.members], own.stop - own.start
+        self.rollout = Rollout(
+            task.system, self.policy, task.horizon, count * each, memory=settings.memory,
+            reserved=bytes_of_samples(estimators, self.policy, each), **task.parts
+        )  # fmt: skip
         self._judged = partial(Evaluation, task, self.policy, seeds, ranks=ranks)
         self._tests = self._judged("test", settings.test_samples, _TEST_DRAW)
         self.evaluation, validated = self._tests.trajectory, settings.validation_samples
@@ -104,7 +107,7 @@ class Trainer:
         self._active = torch.ones(count, dtype=torch.bool, device=runtime.device)
         self._orders = [generator(member.seed, "order") for member in self.members]
         self._sources = Sources(
-            task, [member.estimator for member in self.members], seeds, batch, self.policy.theta.detach(),
+            task, estimators, seeds, batch, self.policy.theta.detach(),
             partial(built, policy or task.policy), ranks,
         )  # fmt: skip
         self._sources.ask_by(self.rollout.finite)

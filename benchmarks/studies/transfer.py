@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +41,7 @@ def transferred(path: Path, values: Sequence[float], parameter: str | None = Non
     for value in values:
         if not math.isfinite(value) or kind(value) != value:
             raise SettingError(f"Expected {name} as {kind.__name__}, got {value}.")
-        task = (options if parameter is not None else replace(options, **{name: kind(value)})).build()
+        task = experiment.build_task(**({} if parameter is not None else {name: kind(value)}))
         policy = task.policy(len(labels), dtype, device)
         if policy.parameter_count != trained:
             raise SettingError(
