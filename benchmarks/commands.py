@@ -94,7 +94,8 @@ class Variants(Generic[Options]):
     """Compare gradients on a task: every gradient × difficulty × clipping × learning rate × seed, with a report.
 
     Give the same command again to continue a study that was stopped, or with more seeds, gradients, clippings or
-    difficulties to train those besides; study.yaml and results.jsonl are all that it takes.
+    difficulties (with --tune, with more seeds) to train those besides; its study.yaml and results.jsonl are all that it
+    takes.
     """
 
     options: tyro.conf.OmitArgPrefixes[Options]
@@ -127,6 +128,7 @@ class Variants(Generic[Options]):
     def run(self) -> None:
         from benchmarks.studies.search import trials_with
         from benchmarks.studies.sizing import sized
+        from benchmarks.studies.spaces import family_of
         from benchmarks.studies.study import Study
         from benchmarks.studies.variants import compare
 
@@ -135,7 +137,7 @@ class Variants(Generic[Options]):
             raise SettingError("Expected --hours, which are timed in one process, without --jobs and --ray, got both.")
         trials = trials_with(self.tune, self.trials)
         if trials and (self.hours is not None or self.tune_knobs):
-            raise SettingError("Expected --tune without --hours and --tune-knobs, got both.")
+            raise SettingError("Expected --tune without --hours and without --tune-knobs; leave them out.")
         self.machine.start()
         study = Study.of(
             task_name(self.options),  # pyright: ignore[reportArgumentType]
@@ -147,6 +149,11 @@ class Variants(Generic[Options]):
             trials=trials,
             **self.comparison.shared(),
         )
+        if family_of(against) not in map(family_of, study.gradients):
+            raise SettingError(
+                f"Expected --against one of the gradients {', '.join(study.gradients)}, got {against}; name one of "
+                "them, or add it to --gradients."
+            )
         if self.hours is not None:
             study, told = sized(study, self.hours, self.out)
             for sentence in told:

@@ -80,7 +80,7 @@ class Paper(Programme):
 
 @dataclass(frozen=True)
 class Zoo(Programme):
-    """Train every gradient on every task, and draw all comparisons with R as one matrix.
+    """Train many gradients on eight tasks, and draw all comparisons with R as one matrix.
 
     Of gradients that differ in their own number alone the one that is best on tuning seeds is reported. The hours that
     are left are told before. Give the same command again to go on, with more tasks, seeds or gradients if you like;
@@ -88,7 +88,7 @@ class Zoo(Programme):
     """
 
     gradients: tuple[str, ...] = ()
-    """Which gradients; all by default."""
+    """Which gradients, R among them; by default the 26 of whole sweeps in benchmarks/studies/zoo.py."""
 
     def _parts(self):
         from benchmarks.studies import zoo

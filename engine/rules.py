@@ -160,7 +160,8 @@ class WrappedRule:
         if getattr(self.of, "outermost", False):
             name, inner = type(self).__name__, type(self.of).__name__
             raise AdjointError(
-                f"Expected {inner} around the other rules, got {name}({inner}(...)); write {inner}({name}(...))."
+                f"Expected {inner} around the other rules, and once, got {name}({inner}(...)); write "
+                f"{inner}({'...' if name == inner else f'{name}(...)'})."
             )
 
     @property
@@ -231,7 +232,7 @@ class Truncate(WrappedRule):
 
     def __post_init__(self):
         super().__post_init__()
-        window = whole("Truncate with a window of at least 1 step", self.window)
+        window = whole("Truncate with a window of at least 1 step and below 2³¹", self.window, most=2**31 - 1)
         object.__setattr__(self, "window", window)
 
     def __call__(self, direct, physics, policy, t):

@@ -7,7 +7,8 @@ import re
 import pytest
 import yaml
 
-from benchmarks.studies.comparisons import conclusions, limits, markdown, table
+from benchmarks.studies.comparisons import conclusions, limits, markdown, same_told, table
+from benchmarks.studies.directory import StudyDirectory
 from benchmarks.studies.report import memory_panels, profile_panels
 from benchmarks.studies.statistics import holm, sign_flip_test
 from benchmarks.studies.study import Study
@@ -117,3 +118,25 @@ def test_profiles_and_memory_are_drawn(done, tmp_path):
 )
 def test_updates_are_counted_in_steps_of_the_simulator_forward_and_backward(text, expected):
     assert passes(gradient_named(text).estimator) == expected
+
+
+def test_gradients_that_never_differed_are_told(tmp_path):
+    """As a limit that nothing reaches; a training that diverged says nothing of the rest of it."""
+    finals, other = [[1.0, 2.0, 3.0], [2.0, 2.0, 2.0]], [[1.0, 2.0, 3.0], [2.0, 2.0, 2.5]]
+    losses = {"R": finals, "decay(R, 1)": finals, "M": other, "C": [[math.inf] * 3] * 2, "S": [[math.inf] * 3] * 2}
+    study = study_of(tmp_path, losses, 3)
+    told = same_told(StudyDirectory(study).reported)
+    assert {sentence.partition(":")[0] for sentence in told} == {
+        "R and decay(R, 1) have the same losses in every epoch of every seed at 1",
+        "R and M have the same losses in every epoch of every seed at 1",
+        "decay(R, 1) and M have the same losses in every epoch of every seed at 1",
+        "R and decay(R, 1) have the same losses in every epoch of every seed at 2",
+    }
+
+
+def test_limits_are_told_of_as_many_pairs_as_each_has(tmp_path):
+    study = study_of(tmp_path, {"R": [[1.0] * 9] * 2, "M": [[0.5] * 9] * 2, "C": [[0.5] * 3] * 2}, 9)
+    told = conclusions(table(study, None, {}))
+    assert told[1] == "Better than R: M at 1, M at 2."
+    assert told[3].startswith("C at 1, C at 2: With 3 paired seeds none of 4 comparisons")
+    assert told[4].startswith("M at 1, M at 2: With 9 paired seeds a variant that wins on all of them can be told")

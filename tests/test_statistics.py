@@ -16,6 +16,7 @@ from benchmarks.studies.statistics import (
     percentiles,
     probability_better,
     profile,
+    rank_lead,
     seeds_needed,
     sign_flip_test,
     success_interval,
@@ -151,4 +152,20 @@ def test_how_many_seeds_a_comparison_needs():
 def test_profiles_and_percentiles_are_of_runs():
     runs = [3.0, 1.0, math.inf, 2.0]
     assert profile(runs, np.array([0.5, 1.0, 2.5, 1e9])).tolist() == [0.0, 0.25, 0.5, 0.75]
-    assert percentiles(runs, (25, 50, 100)) == [1.0, 2.0, math.inf]
+    assert percentiles(runs, (0, 20, 25, 50, 60, 100)) == [1.0, 1.0, 1.5, 2.5, 3.0, math.inf]
+    assert percentiles([1.0, 2.0, math.inf, math.inf, math.inf], (50,)) == [math.inf]
+    for count in range(1, 21):
+        values = np.random.default_rng(count).permutation(count).astype(float)
+        assert percentiles(values, (50,)) == [np.median(values)]
+
+
+def test_the_way_a_test_leans_is_that_of_its_ranks():
+    """Sixteen pairs a little higher and fourteen far lower: fewer wins, and yet the test tells ours as lower."""
+    theirs = np.full(30, 100.0)
+    ours = theirs + np.array([*range(1, 17), *(-rank for rank in range(17, 31))])
+    assert probability_better(ours, theirs) < 0.5
+    assert sign_flip_test(ours, theirs) < 0.05
+    assert rank_lead(ours, theirs) == pytest.approx((sum(range(17, 31)) - sum(range(1, 17))) / sum(range(1, 31)))
+    assert rank_lead(theirs, ours) == -rank_lead(ours, theirs)
+    assert rank_lead([1.0, 2.0], [1.0, math.inf]) == 1.0
+    assert rank_lead([1.0], [1.0]) == 0.0

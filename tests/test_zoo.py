@@ -67,7 +67,9 @@ def test_some_gradients_of_the_zoo():
     found = zoo(("cart-pole", "fluid"), 4, ("R", "decay(R,0.90)", "every-step(clip-norm(R, 0.1))"))
     assert found["cart-pole"].gradients == ("R", "decay(R, 0.9)")
     assert found["fluid"].gradients == ("R", "decay(R, 0.9)", "every-step(clip-norm(R, 0.1))")
-    with pytest.raises(SettingError, match=r"^Expected a gradient for cart-pole, got every-step\(.*\) alone, .*\.$"):
+    with pytest.raises(
+        SettingError, match=r"^Expected R among the gradients, .*, got every-step\(.*\); name it too\.$"
+    ):
         zoo(("cart-pole",), 4, ("every-step(clip-norm(R, 0.1))",))
 
 

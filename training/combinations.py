@@ -1,8 +1,8 @@
 """Gradients made of whole sweeps, beside the sign agreement: directions added, projected, masked; steps masked.
 
 With a, b the mini-batch mean gradients of the parts, â = a/|a|, and every member of an ensemble by itself. A part that
-is exactly 0 leaves the other as it is, unless its size is asked for; a part that is not finite makes the result not
-finite.
+is exactly 0 leaves the other as it is, unless its size is asked for; a component that is not finite makes the result
+not finite, or is left out by a mask.
 """
 
 from collections.abc import Mapping

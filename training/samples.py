@@ -3,6 +3,7 @@
 Each member of an ensemble by itself, as in the combinations of whole sweeps.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -69,8 +70,8 @@ class EachSample:
 class ClipSamples:
     """The mean of the samples' gradients, each scaled to at most `ratio` times the median of their norms.
 
-    So no start weighs much more than most do, however far its adjoint has grown. Of an even number of samples the lower
-    median is taken.
+    So no start weighs much more than most do, however far its adjoint has grown; one that is not finite stays so. The
+    median is of gradients that are finite and not zero, of an even number the lower one.
     """
 
     of: AdjointRule
@@ -87,7 +88,8 @@ class ClipSamples:
     def combine(self, gradients):
         samples = gradients[PerSample(self.of)]
         sizes = norm(samples.flatten(0, 1)).view(samples.shape[:2])
-        most = self.ratio * sizes.median(1, keepdim=True).values
+        usual = torch.where(torch.isfinite(sizes) & (sizes > 0), sizes, math.nan)
+        most = self.ratio * usual.nanmedian(1, keepdim=True).values
         scale = torch.where(sizes > most, most / sizes, torch.ones_like(sizes))
         return (samples * scale.unsqueeze(2)).mean(1)
 
@@ -107,7 +109,9 @@ class Mix:
 
     def __post_init__(self):
         if not isinstance(self.score, Score):
-            raise SettingError(f"Expected a score estimator to mix with, such as score(0.1, 16), got {self.score}.")
+            raise SettingError(
+                f"Expected a score estimator to mix with, such as score(0.1, 16), got {described(self.score)}."
+            )
 
     @property
     def rules(self) -> tuple[Any, ...]:

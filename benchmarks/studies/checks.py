@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.studies.spaces import searched
-from benchmarks.studies.study import COUNTS, LATER, SEEDS_BEFORE, Study
+from benchmarks.studies.study import COUNTS, LATER, SEEDS_BEFORE, TUNING_SEED, Study
 from engine import SettingError
 from engine.checks import whole
 from training import TrainingSettings, clipping_named, gradient_named, task_options
@@ -71,13 +71,20 @@ def check_result(study: Mapping[str, Any], result: Mapping[str, Any], where: str
             and _is_tried(study, result["gradient"], result["learning_rate"])
             and result["clipping"] in [clipping_named(text).text for text in study["clippings"]]
             and result["epochs"] == study["epochs"]
-            and min(result["seed"], result["member"]) >= 0
-            and result["phase"] in ("tuning", "report")
+            and result["member"] >= 0
+            and result["seed"] in _seeds(study, result["phase"])
         )
     except (KeyError, TypeError, AttributeError, SettingError) as error:
         raise RunError(f"Expected a training of the study in {where}, got values that make no sense in one.") from error
     if not fits:
         raise RunError(f"Expected a training of the study in {where}, got one of another.")
+
+
+def _seeds(study: Mapping[str, Any], phase: Any) -> range:
+    """The seeds of a phase of the study."""
+    if phase == "tuning":
+        return range(TUNING_SEED, TUNING_SEED + study["tuning_seeds"])
+    return range(study["seeds"] if phase == "report" else 0)
 
 
 def _is_tried(study: Mapping[str, Any], gradient: str, rate: float) -> bool:

@@ -1,5 +1,6 @@
 """What a study compared: a row for each variant at each difficulty, tests against one, and what cannot be concluded."""
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +15,7 @@ from benchmarks.studies.statistics import (
     least_p,
     percentiles,
     probability_better,
+    rank_lead,
     seeds_needed,
     sign_flip_test,
     success_interval,
@@ -39,7 +41,8 @@ class Row:
     Losses are interquartile means of final test losses with a 95% bootstrap interval; a training that diverged counts
     as an infinite loss, and as no success. `better` is the share of the `pairs` of seeds on which the variant ends
     below `against` with the same clipping, with its 95% interval; p of the exact sign-flip test of those pairs, as it
-    is and corrected by Holm over all comparisons of the report. `percentiles` are runs at 10, 25, 50, 75 and 90%.
+    is and corrected by Holm over all comparisons of the report, and `lead` which way it leans, above 0 where the
+    variant is lower. `percentiles` are runs at 10, 25, 50, 75 and 90%.
     """
 
     difficulty: Any
@@ -59,6 +62,7 @@ class Row:
     better: float | None
     better_low: float | None
     better_high: float | None
+    lead: float | None
     p: float | None
     p_corrected: float | None
     percentiles: list[float]
@@ -69,9 +73,9 @@ class Row:
     @property
     def verdict(self) -> str:
         """Whether it is told from what it is compared with: better, worse, or nothing."""
-        if self.p_corrected is None or self.better is None or self.p_corrected > LEVEL:
+        if self.p_corrected is None or self.lead is None or self.p_corrected > LEVEL:
             return ""
-        return "better" if self.better > 0.5 else "worse"
+        return "better" if self.lead > 0 else "worse"
 
     @property
     def name(self) -> str:
@@ -135,6 +139,7 @@ def _row(group: list[Result], other: list[Result], against: str, threshold: floa
         better,
         bounds[0],
         bounds[1],
+        rank_lead(ours, theirs) if paired else None,
         sign_flip_test(ours, theirs) if paired else None,
         None,
         percentiles(losses, PERCENTILES),
@@ -151,13 +156,41 @@ def conclusions(rows: Sequence[Row]) -> list[str]:
         return ["Nothing is compared here: what others are compared with was not trained beside them."]
     against = compared[0].against
     found = [
-        f"{len(compared)} comparisons with {against} by exact sign-flip tests over paired seeds, corrected for their "
-        f"number by Holm's method at {LEVEL:.0%}."
+        f"{counted(len(compared), 'comparison')} with {against} by exact sign-flip tests over paired seeds, corrected "
+        f"for their number by Holm's method at {LEVEL:.0%}."
     ]
     for verdict in ("better", "worse"):
         names = [f"{row.name} at {row.difficulty}" for row in compared if row.verdict == verdict]
         found.append(f"{verdict.capitalize()} than {against}: {', '.join(names) if names else 'none'}.")
-    return [*found, *limits(len(compared), min(row.pairs for row in compared))]
+    by_pairs: dict[int, list[str]] = {}
+    for row in compared:
+        by_pairs.setdefault(row.pairs, []).append(f"{row.name} at {row.difficulty}")
+    for pairs, names in sorted(by_pairs.items()):
+        of = f"{', '.join(names)}: " if len(by_pairs) > 1 else ""
+        found += [of + sentence for sentence in limits(len(compared), pairs)]
+    return found
+
+
+def counted(number: int, what: str) -> str:
+    """A number of things in words: 1 comparison, 2 comparisons."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def same_told(results: Sequence[Result]) -> list[str]:
+    """Variants with the same losses to the last bit, in a sentence for each pair: what sets them apart never acted."""
+    curves: dict[tuple[Any, str], dict[int, tuple[float, ...]]] = {}
+    for one in results:
+        curves.setdefault((one.difficulty, one.variant.short), {})[one.label.seed] = one.test_loss
+    return [
+        f"{name} and {other} have the same losses in every epoch of every seed at {difficulty}: what sets them apart "
+        "never acted there, and they are one gradient."
+        for (difficulty, name), (at, other) in itertools.combinations(curves, 2)
+        if difficulty == at and curves[difficulty, name] == curves[at, other] and _finite(curves[at, other])
+    ]
+
+
+def _finite(curves: Mapping[int, Sequence[float]]) -> bool:
+    return all(math.isfinite(loss) for curve in curves.values() for loss in curve)
 
 
 def more_seeds_told(study: Mapping[str, Any]) -> list[str]:
@@ -177,8 +210,9 @@ def limits(comparisons: int, seeds: int) -> list[str]:
     if seeds < needed:
         one = "not even one alone could" if seeds < alone else "one that was chosen beforehand could"
         return [
-            f"With {seeds} paired seeds none of {comparisons} comparisons can tell two variants apart, even if one "
-            f"wins on every seed (p is at least {least_p(seeds):.2g}): that takes {needed} seeds; {one}."
+            f"With {counted(seeds, 'paired seed')} none of {counted(comparisons, 'comparison')} can tell two variants "
+            f"apart, even if one wins on every seed (p is at least {least_p(seeds):.2g}): that takes {needed} seeds; "
+            f"{one}."
         ]
     found = [
         f"With {seeds} paired seeds a variant that wins on all of them can be told from another; those that are not "

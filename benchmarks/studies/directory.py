@@ -11,6 +11,7 @@ import torch
 import yaml
 
 from benchmarks.studies.checks import check_result, check_study, is_result
+from benchmarks.studies.pack import key_of
 from benchmarks.studies.spaces import family_of
 from benchmarks.studies.study import KIND, LATER, STUDY_FORMAT
 from training import RunDirectory, read_checkpoint, task_options
@@ -125,7 +126,7 @@ class StudyDirectory:
         """Every training that is done, as plain values; a line cut off by a kill is left out, a damaged one told."""
         file, study = self.path / "results.jsonl", self.config
         task = study["task"]
-        results = []
+        results, seen = [], {}
         for number, (result, _) in enumerate(json_lines(file, "results"), start=1):
             if not isinstance(result, dict) or not {"format", "task"} <= set(result):
                 raise RunError(f"Expected a training's result in line {number} of {file}, got something else.")
@@ -140,6 +141,11 @@ class StudyDirectory:
                     "something else."
                 )
             check_result(study, result, f"line {number} of {file}")
+            first = seen.setdefault(key_of(result), number)
+            if first != number:
+                raise RunError(
+                    f"Expected each training once in {file}, got that of line {first} in line {number} again."
+                )
             results.append({**result, "settings": settings_from_file(result.get("settings"))})
         return results
 

@@ -76,14 +76,15 @@ def _markdown(found: list[Column], families: list[str]) -> str:
             own = "" if row.gradient == family else f", {row.gradient}"
             verdict = f", p {row.p_corrected:.2g}, **{row.verdict}**" if row.verdict else ""
             diverged = f", {row.diverged:.0%} diverged" if row.diverged else ""
-            cells.append(f"{row.loss:.3g} ({row.seeds}){share}{own}{verdict}{diverged}")
+            seeds = f"{row.pairs} of {row.seeds}" if 0 < row.pairs < row.seeds else f"{row.seeds}"
+            cells.append(f"{row.loss:.3g} ({seeds}){share}{own}{verdict}{diverged}")
         lines.append([Variant(family).short, *cells])
     comparisons = sum(row.p is not None for column in found for row in column.rows.values())
     note = (
         f"Interquartile means of final test losses over paired seeds, their number in brackets. {comparisons} "
         f"comparisons with {AGAINST} by exact sign-flip tests, all corrected together by Holm's method; better and "
-        f"worse at {LEVEL:.0%}. Of gradients with a number of their own, the one that was best on seeds that are not "
-        "reported."
+        f"worse at {LEVEL:.0%}. Of gradients with a number of their own, the one of those tried that was best on seeds "
+        "that are not reported, a choice that others did not have; all with one learning rate."
     )
     return "\n".join([*table_lines(head, lines), "", note, ""])
 
@@ -118,4 +119,4 @@ def _figure(found: list[Column], families: list[str]) -> Figure:
 def _told(row: Row, ratio: float) -> str:
     if math.isinf(row.loss):
         return "diverged"
-    return f"{row.loss:.2g}" if math.isnan(ratio) else f"{ratio:.2g}"
+    return f"loss {row.loss:.2g}" if math.isnan(ratio) else f"{ratio:.2g}"

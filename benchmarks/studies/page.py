@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from benchmarks.studies.comparisons import AGAINST, Row, better, conclusions, significance, table
+from benchmarks.studies.comparisons import AGAINST, Row, better, conclusions, same_told, significance, table
 from benchmarks.studies.costs import load_costs
 from benchmarks.studies.directory import Result, StudyDirectory
 from benchmarks.studies.report import AXES, loss_panels, memory_panels, profile_panels
@@ -129,7 +129,8 @@ def _study_parts(path: Path) -> tuple[str, list[tuple[str, str]]]:
     ]  # fmt: skip
     heads = [name, "variant", "rate", "seeds", "loss (IQM)", "95%", "median, 90% below", "success", "diverged",
              f"better than {AGAINST} (95%)", "p (Holm)", "ms/update"]  # fmt: skip
-    told = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in conclusions(found))
+    said = (*conclusions(found), *same_told(results))
+    told = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in said)
     controllers = _of_hardest(study)
     return f"{config['task']}: {path.name}", [
         (f"Test loss over {config['seeds']} paired seeds", _table(heads, rows)),

@@ -10,7 +10,16 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from benchmarks.studies.comparisons import AGAINST, Row, conclusions, grouped, markdown, more_seeds_told, table
+from benchmarks.studies.comparisons import (
+    AGAINST,
+    Row,
+    conclusions,
+    grouped,
+    markdown,
+    more_seeds_told,
+    same_told,
+    table,
+)
 from benchmarks.studies.directory import Result, StudyDirectory
 from benchmarks.studies.knobs import knob_panels, search_told, tuning_budgets
 from benchmarks.studies.statistics import interquartile_mean, interval, profile
@@ -54,7 +63,7 @@ def write_report(
     told = {**study, "settings": settings_to_file(study["settings"])}
     plain = {"format": STUDY_FORMAT, "study": told, "threshold": threshold, "rows": [asdict(row) for row in rows]}
     tuned = search_told(study, directory.results, directory.difficulty) or tuning_budgets(directory.results)
-    plain["conclusions"] = said = [*tuned, *conclusions(rows), *more_seeds_told(study)]
+    plain["conclusions"] = said = [*tuned, *conclusions(rows), *same_told(directory.reported), *more_seeds_told(study)]
     written = [
         write_ours(path / "report.md", markdown(rows, study, threshold, said)),
         write_ours(path / "report.json", json.dumps(for_json(plain), indent=1) + "\n"),
@@ -245,7 +254,7 @@ def _losses(group: list[Result]) -> np.ndarray:
 
 def _smoothed(losses: np.ndarray, epochs: int) -> np.ndarray:
     """Moving average over the last `epochs` epochs."""
-    sums = np.cumsum(losses, axis=0)
-    sums[epochs:] -= sums[:-epochs].copy()
+    before = np.concatenate([np.zeros((epochs - 1, *losses.shape[1:])), losses])
     counts = np.minimum(np.arange(1, len(losses) + 1), epochs)
-    return sums / counts[:, None]
+    # Each window by itself: from differences of running sums a single large loss would never leave.
+    return np.lib.stride_tricks.sliding_window_view(before, epochs, axis=0).sum(-1) / counts[:, None]

@@ -59,17 +59,27 @@ def sign_flip_test(ours: Values, theirs: Values) -> float:
 
     Ranks, as in Wilcoxon's test, so that a divergence, which is infinitely worse, is just the worst.
     """
-    pairs = [(one, other) for one, other in zip(ours, theirs, strict=True) if one != other]
-    if not pairs:
+    doubled = _doubled_ranks(ours, theirs)
+    if not len(doubled):
         return 1.0
-    ranks = stats.rankdata([abs(one - other) for one, other in pairs])
-    doubled = np.rint(2.0 * ranks).astype(int)  # ranks of ties are halves
     ways = np.ones(1)
-    for rank in doubled:  # how many flips give each sum of the ranks that are positive
+    for rank in np.abs(doubled):  # how many flips give each sum of the ranks that are positive
         ways = np.pad(ways, (0, rank)) + np.pad(ways, (rank, 0))
-    lower = int(sum(rank for rank, (one, other) in zip(doubled, pairs, strict=True) if one < other))
-    least = min(lower, int(doubled.sum()) - lower)
+    least = min(int(doubled[doubled > 0].sum()), -int(doubled[doubled < 0].sum()))
     return float(min(1.0, 2.0 * ways[: least + 1].sum() / ways.sum()))
+
+
+def rank_lead(ours: Values, theirs: Values) -> float:
+    """Which way `sign_flip_test` leans: the sum of signed ranks over that of all; 1 where ours is always lower."""
+    doubled = _doubled_ranks(ours, theirs)
+    return float(doubled.sum() / np.abs(doubled).sum()) if len(doubled) else 0.0
+
+
+def _doubled_ranks(ours: Values, theirs: Values) -> np.ndarray:
+    """Twice the rank, of which ties have halves, of every pair that differs; positive where ours is lower."""
+    pairs = [(one, other) for one, other in zip(ours, theirs, strict=True) if one != other]
+    ranks = stats.rankdata([abs(one - other) for one, other in pairs])
+    return np.rint(2.0 * ranks).astype(int) * [1 if one < other else -1 for one, other in pairs]
 
 
 def holm(values: Sequence[float]) -> list[float]:
@@ -97,8 +107,13 @@ def profile(values: Values, at: np.ndarray) -> np.ndarray:
 
 
 def percentiles(values: Values, wanted: Sequence[float]) -> list[float]:
-    """Percentiles of runs, each a run's own; a divergence is the worst."""
-    return np.percentile(np.asarray(values, dtype=float), wanted, method="closest_observation").tolist()
+    """Percentiles of runs: a run's own, or the middle of the two that it lies between; a divergence is the worst."""
+    runs, found = np.sort(np.asarray(values, dtype=float)), []
+    for percent in wanted:
+        place = percent * len(runs) / 100
+        low, high = math.ceil(place) - 1, math.floor(place)
+        found.append(0.5 * float(runs[max(0, low)] + runs[min(high, len(runs) - 1)]))
+    return found
 
 
 def _expanded_tail(count: int) -> float:

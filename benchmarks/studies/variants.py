@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
-from benchmarks.studies.comparisons import AGAINST, conclusions, table
+from benchmarks.studies.comparisons import AGAINST, conclusions, same_told, table
 from benchmarks.studies.costs import load_costs, measure_costs
 from benchmarks.studies.diagnostics import diagnose, write_diagnostics
 from benchmarks.studies.directory import StudyDirectory, check_same
@@ -77,7 +77,7 @@ def write_comparison(study: Study, out: Path, console: Console, against: str = A
             f"{row.loss_high:.3g})  diverged {row.diverged:.0%}",
             highlight=False,
         )
-    for sentence in conclusions(rows):
+    for sentence in (*conclusions(rows), *same_told(directory.reported)):
         console.print(sentence, highlight=False)
     return written
 
@@ -99,7 +99,8 @@ def _costs(study: Study, out: Path, console: Console) -> dict[str, Any]:
     """Measured once for each study, since figures from busier moments would not be comparable."""
     file = out / "costs.json"
     known = load_costs(out)
-    if known and all(text in row for row in known.values() for text in study.gradients):
+    wanted = [(str(difficulty), text) for difficulty in study.difficulties for text in study.gradients]
+    if all(text in known.get(difficulty, {}) for difficulty, text in wanted):
         return known
     with console.status("timing one training of each gradient"):
         costs = measure_costs(study)

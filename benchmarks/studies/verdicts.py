@@ -21,13 +21,14 @@ class Verdict:
     Attributes:
         row: the gradient's, with p corrected for all that are told together.
         other: the loss of `AGAINST`, over its seeds as the row's is over its own.
-        since: the epoch from which on, to the end, the one that ends lower has the lower interquartile mean.
+        since: the epoch from which on, to the end, the one that ends lower has the lower interquartile mean; None where
+            none is.
     """
 
     task: str
     row: Row
     other: float
-    since: int
+    since: int | None
 
     @property
     def ahead(self) -> bool:
@@ -42,8 +43,12 @@ class Verdict:
     @property
     def told(self) -> str:
         """The winner where the test tells the two apart, else that it does not."""
-        winner = self.row.gradient if self.ahead else AGAINST
-        return f"**{winner}**" if self.row.verdict else f"not told apart, {winner} lower"
+        lower = "level" if self.row.loss == self.other else f"{self.row.gradient if self.ahead else AGAINST} lower"
+        if not self.row.verdict:
+            return f"not told apart, {lower}"
+        better = self.row.verdict == "better"
+        winner = f"**{self.row.gradient if better else AGAINST}**"
+        return winner if better == self.ahead else f"{winner}, though in the mean {lower}"
 
 
 def verdicts(studies: Mapping[str, StudyDirectory]) -> list[Verdict]:
@@ -60,12 +65,16 @@ def verdicts(studies: Mapping[str, StudyDirectory]) -> list[Verdict]:
     return found
 
 
-def _since(mine: Sequence[Result], others: Sequence[Result], ahead: bool) -> int:
-    """The epoch after the last one at which the gradient that ends lower was not lower; what diverged is infinite."""
+def _since(mine: Sequence[Result], others: Sequence[Result], ahead: bool) -> int | None:
+    """The epoch after the last one at which the gradient that ends lower was not lower; what diverged is infinite.
+
+    None where that is the last, as where an earlier epoch is reported than the last, or where both ends are equal.
+    """
     curves = [np.array([result.test_loss for result in group], dtype=float).T for group in (mine, others)]
     ours, theirs = (interquartile_mean(np.where(np.isnan(curve), math.inf, curve), axis=1) for curve in curves)
     behind = np.flatnonzero(~(ours < theirs if ahead else theirs < ours))
-    return int(behind[-1]) + 2 if len(behind) else 1
+    first = int(behind[-1]) + 2 if len(behind) else 1
+    return first if first <= len(ours) else None
 
 
 def write_verdicts(studies: Mapping[str, StudyDirectory], out: Path) -> Path | None:
@@ -87,7 +96,7 @@ def write_verdicts(studies: Mapping[str, StudyDirectory], out: Path) -> Path | N
                 f"{row.loss:.3g}",
                 f"{verdict.other:.3g}",
                 f"{high / low:.3g} times" if low > 0 and math.isfinite(high) else "",
-                str(verdict.since),
+                "" if verdict.since is None else str(verdict.since),
                 verdict.told,
                 f"{row.p_corrected:.2g}",
                 f"{verdict.misled:g} of {row.pairs}",

@@ -1,4 +1,4 @@
-"""Every gradient on every task: a study for each task in one resumable directory, and one figure of all of them."""
+"""Many gradients on every task: a study for each task in one resumable directory, and one figure of all of them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.studies.comparisons import AGAINST
 from benchmarks.studies.directory import StudyDirectory, check_holds
 from benchmarks.studies.matrix import write_matrix
 from benchmarks.studies.sizing import seconds_of_a_seed
@@ -57,16 +58,11 @@ class Entry:
     def study(self, task: str, seeds: int, gradients: Sequence[str] = ()) -> Study:
         """Of all gradients, or of those that are given but such as are of other tasks alone."""
         given = tuple(gradient_named(text).text for text in gradients) or (*GRADIENTS, *self.more)
-        here = tuple(text for text in given if text in self.more or text not in _BETWEEN)
-        if not here:
-            raise SettingError(
-                f"Expected a gradient for {task}, got {', '.join(given)} alone, for controls that are held; name R too."
-            )
         return Study(
             task,
             dict(self.options),
             (self.difficulty,),
-            gradients=here,
+            gradients=tuple(text for text in given if text in self.more or text not in _BETWEEN),
             epochs=self.epochs,
             seed_count=seeds,
             tuning_seed_count=2,
@@ -95,8 +91,13 @@ TASKS = {
 def zoo(tasks: Sequence[str], seeds: int, gradients: Sequence[str] = ()) -> dict[str, Study]:
     """The study of each task, without a repetition, of all gradients or of those that are given.
 
-    SettingError for a task that is none of these, or where a task is left without a gradient.
+    SettingError for a task that is none of these, or for gradients without R, with which all are compared.
     """
+    if gradients and AGAINST not in [gradient_named(text).text for text in gradients]:
+        raise SettingError(
+            f"Expected {AGAINST} among the gradients, with which all others are compared, got {', '.join(gradients)}; "
+            "name it too."
+        )
     for name in tasks:
         if name not in TASKS:
             raise SettingError(f"Expected tasks of the zoo, {', '.join(TASKS)}, got {name!r}.")
