@@ -95,7 +95,7 @@ MISTAKES = {
     "a step of NaN": (lambda: ef.build_task("cart-pole", dt=math.nan), "a time step dt above 0 s, got nan"),
     "too many poles": (lambda: rollout_of_poles(3000), "at most 128"),
     "a window where a rule is due": (lambda: ef.Truncate(10), "such as FULL as the first argument of Truncate, got 10"),
-    "half a window": (lambda: ef.Truncate(window=2.5), "a window of at least 1 step, got 2.5"),
+    "half a window": (lambda: ef.Truncate(window=2.5), "a window of at least 1 step and below 2³¹, got 2.5"),
     "weights of NaN": (lambda: ef.PathRule(math.nan), "finite physics_weight, got nan"),
     "a negative limit": (lambda: ef.ClipNorm(limit=-1.0), "a limit above 0, got -1.0"),
     "half an epoch": (lambda: trained().fit(2.5), "at least 1 epoch, got 2.5"),

@@ -247,8 +247,13 @@ def test_a_rule_for_every_step_stands_outside_others():
     with pytest.raises(engine.AdjointError) as error:
         ClipNorm(EveryStep(Decay()))
     assert str(error.value) == (
-        "Expected EveryStep around the other rules, got ClipNorm(EveryStep(...)); write EveryStep(ClipNorm(...))."
+        "Expected EveryStep around the other rules, and once, got ClipNorm(EveryStep(...)); write "
+        "EveryStep(ClipNorm(...))."
     )
+    with pytest.raises(
+        engine.AdjointError, match=r"got EveryStep\(EveryStep\(\.\.\.\)\); write EveryStep\(\.\.\.\)\.$"
+    ):
+        EveryStep(EveryStep(Decay()))
 
 
 def test_wrappers_need_the_paths_of_the_rule_they_wrap():
@@ -271,7 +276,7 @@ def test_wrappers_need_the_paths_of_the_rule_they_wrap():
         (lambda: DecayRate(rate=-1.0), "Expected DecayRate with a finite rate of at least 0, got -1.0."),
         (lambda: RandomCut(probability=1.0), "Expected RandomCut with a probability in [0, 1), got 1.0."),
         (lambda: RandomCut(seed=-1), "Expected RandomCut with a seed of at least 0, got -1."),
-        (lambda: Truncate(window=0), "Expected Truncate with a window of at least 1 step, got 0."),
+        (lambda: Truncate(window=0), "Expected Truncate with a window of at least 1 step and below 2³¹, got 0."),
     ],
 )
 def test_settings_out_of_range_are_refused(build, message):
