@@ -99,6 +99,8 @@ def test_a_gradient_that_is_no_number_stays_none_whatever_its_reference():
     """Else a member without a gradient would stand still, and its loss and norm look sound."""
     kept = combined([math.nan, math.nan, 1.0], [1.0, math.nan, 1.0])
     assert [math.isnan(value) for value in kept] == [True, True, False]
+    kept = combined([math.inf, -math.inf, -math.inf], [math.nan, 0.0, 1.0])
+    assert [math.isnan(value) for value in kept] == [True, True, False]
 
 
 def test_an_infinite_component_is_dropped_where_signs_differ():

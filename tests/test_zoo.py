@@ -1,6 +1,7 @@
 """Every gradient on every task: hours told before, resumable, and one matrix, corrected for all comparisons."""
 
 import re
+import shutil
 
 import pytest
 import torch
@@ -109,7 +110,8 @@ def test_hours_are_told_before_anything_is_trained(studies, trained, tmp_path, m
 def test_the_report_has_a_matrix_of_all_tasks(studies, trained):
     written = report_zoo(studies, trained, Console(quiet=True))
     assert {trained / "matrix.md", trained / "matrix.png", trained / "lqr" / "report.md"} <= set(written)
-    head, _, *rows = (trained / "matrix.md").read_text().splitlines()
+    title, _, head, _, *rows = (trained / "matrix.md").read_text().splitlines()
+    assert title == "# Losses of many gradients beside R's"
     assert head == "| gradient | cart-pole, poles 1 | lqr, horizon 20 |"
     assert [row.split(" | ")[0].strip("| ") for row in rows[:3]] == ["R", "C", "clip-norm(R, ·)"]
     assert "4 comparisons with R" in (trained / "matrix.md").read_text()
@@ -118,6 +120,15 @@ def test_the_report_has_a_matrix_of_all_tasks(studies, trained):
         assert column.rows["clip-norm(R, ·)"].gradient in CHOSEN[2:]
         assert column.ratio("R") == 1.0
         assert column.ratio("C") == column.rows["C"].loss / column.rows["R"].loss
+
+
+def test_a_matrix_of_some_tasks_keeps_the_others(studies, trained, tmp_path):
+    """As two commands have it that train different tasks of one zoo."""
+    shutil.copytree(trained, tmp_path / "zoo")
+    written = report_zoo({"lqr": studies["lqr"]}, tmp_path / "zoo", Console(quiet=True))
+    assert tmp_path / "zoo" / "lqr" / "report.md" in written
+    assert tmp_path / "zoo" / "cart-pole" / "report.md" not in written
+    assert "| gradient | cart-pole, poles 1 | lqr, horizon 20 |" in (tmp_path / "zoo" / "matrix.md").read_text()
 
 
 def test_what_has_only_been_tuned_so_far_is_left_out(tmp_path):

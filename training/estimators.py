@@ -137,7 +137,9 @@ class Whole:
 
 @dataclass(frozen=True)
 class SignAgreement:
-    """where(sign(g_base) = sign(g_reference), g_base, 0), parameter by parameter; NaN where g_base is.
+    """where(sign(g_base) = sign(g_reference), g_base, 0), parameter by parameter.
+
+    NaN where g_base is, or is infinite and g_reference has no sign.
 
     With base M and reference R it is the combined gradient (C) of Schnell and Thuerey (ICLR 2024).
     """
@@ -159,6 +161,6 @@ class SignAgreement:
     def combine(self, gradients):
         base, reference = self.pair(gradients)
         # A NaN of the reference agrees with nothing; one of the base stays, or a member without a gradient would seem
-        # to train.
-        along = torch.sign(reference).nan_to_num_(nan=0.0).mul_(base)
-        return base.masked_fill(along <= 0.0, 0.0)
+        # to train. Products, since a CPU takes several times as long for torch.where and masked_fill.
+        signs = torch.sign(reference).nan_to_num_(nan=0.0)
+        return signs.mul(base).clamp_(min=0.0).mul_(signs)

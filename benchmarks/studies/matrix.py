@@ -86,7 +86,7 @@ def _markdown(found: list[Column], families: list[str]) -> str:
         f"worse at {LEVEL:.0%}. Of gradients with a number of their own, the one of those tried that was best on seeds "
         "that are not reported, a choice that others did not have; all with one learning rate."
     )
-    return "\n".join([*table_lines(head, lines), "", note, ""])
+    return "\n".join([f"# Losses of many gradients beside {AGAINST}'s", "", *table_lines(head, lines), "", note, ""])
 
 
 def _figure(found: list[Column], families: list[str]) -> Figure:

@@ -123,7 +123,7 @@ def run_programme(studies: dict[str, Study], out: Path, console: Console, worker
 
 def report_programme(studies: dict[str, Study], out: Path, console: Console) -> list[Path]:
     """Write the report of every task of which something is done, and who wins in all of them."""
-    done, written = write_comparisons(studies, out, console)
+    done, written = write_comparisons(studies, out, console, TASKS)
     told = write_verdicts(done, out)
     return written if told is None else [*written, told]
 

@@ -1,7 +1,7 @@
 """`evenflow bench variants TASK`: train a study, then write its table, figures and diagnostics."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -83,13 +83,18 @@ def write_comparison(study: Study, out: Path, console: Console, against: str = A
 
 
 def write_comparisons(
-    studies: Mapping[str, Study], out: Path, console: Console
+    studies: Mapping[str, Study], out: Path, console: Console, every: Sequence[str]
 ) -> tuple[dict[str, StudyDirectory], list[Path]]:
-    """Write the report of every study, by the name of its folder, that has reported trainings; those, and the paths."""
-    there = {name: StudyDirectory(out / name) for name in studies if StudyDirectory.is_at(out / name)}
+    """Write the report of each study, by the name of its folder, that has reported trainings.
+
+    Returns:
+        All that have some, those among the folders `every` too that are not asked for now; and the paths.
+    """
+    names = [name for name in dict.fromkeys((*every, *studies)) if StudyDirectory.is_at(out / name)]
+    there = {name: StudyDirectory(out / name) for name in names}
     done = {name: study for name, study in there.items() if any(one.phase == "report" for one in study.results)}
     written = []
-    for name in done:
+    for name in (name for name in done if name in studies):
         console.print(name, highlight=False)
         written += write_comparison(studies[name], out / name, console)
     return done, written

@@ -141,6 +141,6 @@ def run_zoo(studies: Mapping[str, Study], out: Path, console: Console, workers: 
 
 
 def report_zoo(studies: Mapping[str, Study], out: Path, console: Console) -> list[Path]:
-    """Write the report of every task that has reported trainings, and the matrix of all of them."""
-    done, written = write_comparisons(studies, out, console)
+    """Write the report of every task that has reported trainings, and the matrix of all that stand there."""
+    done, written = write_comparisons(studies, out, console, tuple(TASKS))
     return [*written, *write_matrix(done, out)] if done else written
