@@ -114,8 +114,8 @@ class Variants(Generic[Options]):
     tune: str | None = None
     """With what to search each gradient's learning rate and own number on the tuning seeds: optuna, of the extra so
     named. Learning rates and gradients of one family that are given are the ends of what is searched."""
-    trials: int = 16
-    """With --tune, how many settings of each variant are tried."""
+    trials: int | None = None
+    """With --tune, how many settings of each variant are tried, 16 by default."""
     hours: float | None = None
     """Take as many paired seeds as fit into so many hours on this machine, instead of --seeds."""
     report_only: bool = False
@@ -126,9 +126,9 @@ class Variants(Generic[Options]):
     machine: tyro.conf.OmitArgPrefixes[Machine] = field(default_factory=Machine)
 
     def run(self) -> None:
+        from benchmarks.studies.comparisons import check_against
         from benchmarks.studies.search import trials_with
         from benchmarks.studies.sizing import sized
-        from benchmarks.studies.spaces import family_of
         from benchmarks.studies.study import Study
         from benchmarks.studies.variants import compare
 
@@ -149,11 +149,7 @@ class Variants(Generic[Options]):
             trials=trials,
             **self.comparison.shared(),
         )
-        if family_of(against) not in map(family_of, study.gradients):
-            raise SettingError(
-                f"Expected --against one of the gradients {', '.join(study.gradients)}, got {against}; name one of "
-                "them, or add it to --gradients."
-            )
+        check_against(against, study.gradients)
         if self.hours is not None:
             study, told = sized(study, self.hours, self.out)
             for sentence in told:
@@ -254,12 +250,15 @@ class ReportPage:
     """Directory of a run, or of a study by `evenflow bench variants`."""
     out: Path | None = None
     """A new file; by default report.html in the directory, in place of an earlier one."""
+    against: str | None = None
+    """The gradient of a study's that the others are compared with, R by default."""
 
     def run(self) -> None:
         from benchmarks.studies.page import precision_of, write_page
 
+        against = None if self.against is None else gradient_named(self.against).text
         Machine("cpu", precision_of(self.run_or_study)).start()
-        page = write_page(self.run_or_study, self.out)
+        page = write_page(self.run_or_study, self.out, against)
         console.print(f"report: {page}", highlight=False, soft_wrap=True)
 
 

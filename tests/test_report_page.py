@@ -136,6 +136,16 @@ def test_the_page_of_a_study_has_a_row_for_each_variant_and_difficulty(study, tm
     assert "What that says, and what it cannot say" in page.headings
 
 
+def test_the_page_of_a_study_compares_with_the_gradient_that_is_wanted(study, tmp_path):
+    for against, compared in (("R", "M"), ("M", "R")):
+        text = write_page(study, tmp_path / f"{against}.html", against).read_text()
+        assert f"better than {against} (95%)" in Page(text).cells
+        rows = [re.findall("<td>(.*?)</td>", row) for row in re.findall("<tr>(.*?)</tr>", text)]
+        assert [(row[1], bool(row[9])) for row in rows if len(row) == 12] == [
+            (name, name == compared) for name in ("R", "M", "R", "M")
+        ]
+
+
 def test_the_precision_is_that_of_the_training(run, study):
     assert precision_of(run) == precision_of(study) == current().precision
 

@@ -14,7 +14,7 @@ from conftest import relative_error, swing_up_states, tensor_options, uniform
 from engine import FULL, PHYSICS_ONLY, CartPole, LinearSystem, Noise, Observation, Rollout, SettingError
 from policies import MLP, Linear, OpenLoop
 from training import Experiment, Member, Objective, Trainer, TrainingSettings, build_task
-from training.critic import TRACE
+from training.critic import TRACE, mini_batches
 from training.gradients import gradient_named, text_of
 from training.short_horizons import Short, Windows
 from training.sources import passes
@@ -302,6 +302,18 @@ def test_a_member_that_diverges_is_frozen_and_the_others_go_on():
     alone = Trainer(noisy_task(), [trainer.members[1]], SETTINGS)
     list(alone.fit(2))
     assert relative_error(trainer.policy.theta[1], alone.policy.theta[0]) < 1e-9
+
+
+@pytest.mark.parametrize(("steps", "environments"), [(32, 8), (32, 4), (7, 16), (9, 5), (32, 1), (1, 3), (1, 1)])
+def test_every_mini_batch_of_the_critic_holds_as_many_steps_and_environments_as_it_can(steps, environments):
+    parts = mini_batches(steps, environments)
+    assert torch.equal(torch.cat(parts).sort().values, torch.arange(steps * environments))
+    assert len(parts) == min(4, steps + environments - 1)
+    for rows in parts:
+        if steps >= 4:
+            assert len((rows % environments).unique()) == environments
+        if environments >= 4:
+            assert len((rows // environments).unique()) == steps
 
 
 def test_it_has_a_name_and_refuses_nonsense():

@@ -238,7 +238,7 @@ def test_diagnostics_of_shared_weights(done):
 
 
 MISTAKES = [
-    (lambda: small(seed_count=0), "at least 1 of seeds"),
+    (lambda: small(seed_count=0), "at least 1 seed, got 0"),
     (lambda: small(gradients=()), "at least one of gradients"),
     (lambda: small(gradients=("R", "Q")), "a gradient among"),
     (lambda: small(difficulties=(1, 1)), "difficulties without repetition"),

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from engine import SettingError
 
 _TOKEN = re.compile(
-    r"\s*(?:(?P<name>[A-Za-z][A-Za-z0-9_-]*)"
-    r"|(?P<number>[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)"
+    r"\s*(?:(?P<number>[+-]?(?:(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?|(?:inf|nan)(?![A-Za-z0-9_=-])))"
+    r"|(?P<name>[A-Za-z][A-Za-z0-9_-]*)"
     r"|(?P<mark>[(),=]))"
 )
 _LONGEST, _DEEPEST = 500, 20

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from engine import ONE_STEP, Rollout, SettingError
+from engine import ONE_STEP, BudgetError, Rollout, SettingError
 from engine.checks import finite, whole
 from policies import Policy
 from training.objectives import Objective
@@ -68,9 +68,12 @@ class Copies:
         self._objective, self._starts = task.objective, policy.members * batch
         self._linear = _Linear()  # one for all updates: what is new is tried out first
         self._disturbed = _Disturbed(policy, score.copies + 1, score.closed)
-        self.rollout = Rollout(
-            task.system, self._disturbed, task.horizon, self._starts * (score.copies + 1), **task.parts
-        )
+        rows = self._starts * (score.copies + 1)
+        try:
+            self.rollout = Rollout(task.system, self._disturbed, task.horizon, rows, **task.parts)
+        except BudgetError as error:
+            met, _, _ = str(error).partition(";")
+            raise BudgetError(f"{met}; take fewer copies than {score.copies}, or lower the batch.") from None
 
     def gradients(
         self, initial: torch.Tensor, noise: torch.Tensor, parameters: torch.Tensor | None = None

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.studies.directory import Result, StudyDirectory
+from benchmarks.studies.spaces import family_of
 from benchmarks.studies.statistics import (
     holm,
     interquartile_mean,
@@ -22,7 +23,7 @@ from benchmarks.studies.statistics import (
 )
 from benchmarks.studies.study import SEEDS_BEFORE
 from benchmarks.tables import table_lines
-from engine import FULL
+from engine import FULL, SettingError
 from training.gradients import rank_of, text_of
 from training.optimisers import optimiser_named
 from training.variant import Variant
@@ -32,6 +33,15 @@ LEVEL = 0.05
 PERCENTILES = (10, 25, 50, 75, 90)
 AGAINST = text_of(FULL)
 """The gradient that others are compared with, unless another is wanted."""
+
+
+def check_against(against: str, gradients: Sequence[str]) -> None:
+    """SettingError unless a gradient that others are to be compared with is one of them, or of the family of one."""
+    if family_of(against) not in map(family_of, gradients):
+        raise SettingError(
+            f"Expected --against one of the gradients {', '.join(gradients)}, got {against}; name one of them, or "
+            "train it too."
+        )
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from training.variant import Variant
 
 # Ratios are coloured up to eight times better or worse.
 _SPAN = 3.0
+_LETTERS = 15
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ def _markdown(found: list[Column], families: list[str]) -> str:
 
 
 def _figure(found: list[Column], families: list[str]) -> Figure:
-    """Cells are losses as shares of `AGAINST`'s, blue below and red above; told apart: ▲ better, ▼ worse."""
+    """Losses of `AGAINST`, and others' as shares of them, blue below and red above; told apart: ▲ better, ▼ worse."""
     ratios = np.array([[column.ratio(family) for column in found] for family in families])
     with np.errstate(divide="ignore"):
         shades = np.clip(np.log2(ratios), -_SPAN, _SPAN)
@@ -102,9 +104,11 @@ def _figure(found: list[Column], families: list[str]) -> Figure:
             if row is not None:
                 mark = {"better": " ▲", "worse": " ▼"}.get(row.verdict, "")
                 colour = "white" if abs(shades[y, x]) > 0.75 * _SPAN else "black"
-                axes.text(x, y, _told(row, ratios[y, x]) + mark, ha="center", va="center", fontsize=7, color=colour)
-    axes.set_xticks(range(len(found)), [column.title for column in found], fontsize=7)
-    axes.set_yticks(range(len(families)), [Variant(family).short for family in families], fontsize=8)
+                told = f"{row.loss:.3g}" if family == AGAINST else _told(row, ratios[y, x])
+                axes.text(x, y, told + mark, ha="center", va="center", fontsize=7, color=colour)
+    axes.set_xticks(range(len(found)), [_in_lines(column.title) for column in found], fontsize=7)
+    names = [f"{family}: test loss" if family == AGAINST else Variant(family).short for family in families]
+    axes.set_yticks(range(len(families)), names, fontsize=8)
     axes.xaxis.tick_top()
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
@@ -114,6 +118,11 @@ def _figure(found: list[Column], families: list[str]) -> Figure:
         f"test loss / {AGAINST}'s (less is better); ▲ better, ▼ worse than {AGAINST}, corrected for all cells"
     )
     return figure
+
+
+def _in_lines(title: str) -> str:
+    """A title whose lines fit above a narrow column."""
+    return "\n".join(part for line in title.split("\n") for part in textwrap.wrap(line, _LETTERS))
 
 
 def _told(row: Row, ratio: float) -> str:

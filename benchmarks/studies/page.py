@@ -15,10 +15,20 @@ from typing import Any
 import numpy as np
 import yaml
 
-from benchmarks.studies.comparisons import AGAINST, Row, better, conclusions, same_told, significance, table
+from benchmarks.studies.comparisons import (
+    AGAINST,
+    Row,
+    better,
+    check_against,
+    conclusions,
+    same_told,
+    significance,
+    table,
+)
 from benchmarks.studies.costs import load_costs
 from benchmarks.studies.directory import Result, StudyDirectory
 from benchmarks.studies.report import AXES, loss_panels, memory_panels, profile_panels
+from engine import SettingError
 from engine.norms import norm_of_array
 from training import Experiment, RunDirectory, gradient_named, task_options
 from training.curves import loss_figure
@@ -53,16 +63,18 @@ def precision_of(path: Path) -> str:
     return of.runtime.precision
 
 
-def write_page(path: Path, out: Path | None = None) -> Path:
+def write_page(path: Path, out: Path | None = None, against: str | None = None) -> Path:
     """Write the page of a run or study; needs a runtime of its precision.
 
     Args:
         path: of the run or study.
         out: the file; by default report.html in `path`, where it may replace an earlier one of ours.
+        against: the gradient of a study's that the others are compared with, R by default.
 
     Raises:
         RunError: no run or study there, nothing finished in it, or a file of the reader's own in the way.
-        SettingError: an `out` that is no .html, or where nothing can be written.
+        SettingError: an `out` that is no .html, or where nothing can be written; `against` with a run, which compares
+            nothing, or that the study has not trained.
     """
     if out is not None:
         check_new_file(out, (".html", ".htm"), "the report")
@@ -72,7 +84,10 @@ def write_page(path: Path, out: Path | None = None) -> Path:
             f"Expected {target} to be as Evenflow wrote it, got a file of your own or one that was changed; move it, "
             "or choose another place with --out."
         )
-    parts = _study_parts(path) if StudyDirectory.is_at(path) else _run_parts(path)
+    is_study = StudyDirectory.is_at(path)
+    if against is not None and not is_study:
+        raise SettingError(f"Expected a study with --against, got the run {path}; leave it out.")
+    parts = _study_parts(path, against or AGAINST) if is_study else _run_parts(path)
     if out is None:
         return write_ours(target, _page(*parts))
     try:
@@ -112,14 +127,16 @@ def _run_parts(path: Path) -> tuple[str, list[tuple[str, str]]]:
     ]
 
 
-def _study_parts(path: Path) -> tuple[str, list[tuple[str, str]]]:
+def _study_parts(path: Path, against: str) -> tuple[str, list[tuple[str, str]]]:
     """(title, sections) of a study; frames and adjoints are of R's, or the first gradient's, first seed."""
     study = StudyDirectory(path)
     config, results = study.config, study.reported
+    if against != AGAINST:
+        check_against(against, list(dict.fromkeys(result.variant.gradient for result in results)))
     kind = task_options(config["task"])
     costs = load_costs(path)
     name, success = difficulty_of(kind)[0], kind(**results[0].options).build().success
-    found = table(study, success, costs)
+    found = table(study, success, costs, against)
     rows = [
         [row.difficulty, row.name, f"{row.learning_rate:g}", row.seeds, f"{row.loss:.3g}",
          f"{row.loss_low:.3g} to {row.loss_high:.3g}", f"{row.percentiles[2]:.3g}, {row.percentiles[4]:.3g}",
@@ -128,7 +145,7 @@ def _study_parts(path: Path) -> tuple[str, list[tuple[str, str]]]:
         for row in found
     ]  # fmt: skip
     heads = [name, "variant", "rate", "seeds", "loss (IQM)", "95%", "median, 90% below", "success", "diverged",
-             f"better than {AGAINST} (95%)", "p (Holm)", "ms/update"]  # fmt: skip
+             f"better than {against} (95%)", "p (Holm)", "ms/update"]  # fmt: skip
     said = (*conclusions(found), *same_told(results))
     told = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in said)
     controllers = _of_hardest(study)

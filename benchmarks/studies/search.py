@@ -23,20 +23,23 @@ from training.errors import RunError
 from training.variant import Variant
 
 JOURNAL = "search.journal"
+TRIALS = 16
 _MEMBERS = 48  # of an ensemble; more are no faster
 _ROUNDS = 4  # at least, so that later trials know of earlier ones
 _RATE, _NUMBER = "learning_rate", "number"
 
 
-def trials_with(tuner: str | None, trials: int) -> int:
+def trials_with(tuner: str | None, trials: int | None) -> int:
     """How many trials a study has with this tuner, 0 without one; SettingError where it cannot search."""
     if tuner is None:
+        if trials is not None:
+            raise SettingError(f"Expected --tune optuna with --trials {trials}, got none; add it, or drop --trials.")
         return 0
     if tuner != "optuna":
         raise SettingError(f"Expected optuna to tune with, got {tuner!r}.")
     if importlib.util.find_spec("optuna") is None:
         raise SettingError("Expected the package optuna to tune with it, got none; pip install 'evenflow[optuna]'.")
-    return whole("at least 1 trial", trials)
+    return whole("at least 1 trial", TRIALS if trials is None else trials)
 
 
 class Search:

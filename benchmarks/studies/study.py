@@ -66,7 +66,8 @@ class Study(Comparison):
         super().__post_init__()
         kind = task_options(self.task)
         for name, wanted in COUNTS.items():
-            object.__setattr__(self, name, whole(f"at least 1 of {wanted.replace('_', ' ')}", getattr(self, name)))
+            one = wanted.replace("_", " ").removesuffix("s")
+            object.__setattr__(self, name, whole(f"at least 1 {one}", getattr(self, name)))
         object.__setattr__(self, "trials", whole("at least 0 trials", self.trials, least=0))
         if self.trials and self.tune_knobs:
             raise SettingError("Expected trials or tune_knobs, which both choose a gradient's own number, got both.")

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from benchmarks.studies.comparisons import AGAINST
 from benchmarks.studies.directory import StudyDirectory, check_holds
@@ -105,18 +104,16 @@ def zoo(tasks: Sequence[str], seeds: int, gradients: Sequence[str] = ()) -> dict
 
 
 def print_hours(studies: Mapping[str, Study], out: Path, console: Console) -> None:
-    """Tell how many trainings of each task are left and for how long, an epoch of each timed in a pack."""
-    printed, total = Table(box=None), 0.0
-    for column in ("task", "trainings left", "hours"):
-        printed.add_column(column, justify="left" if column == "task" else "right")
-    with console.status("timing an epoch of every task"):
-        for name, study in studies.items():
-            everything, left = trainings(study), trainings_left(study, out / name)
-            (difficulty,) = study.difficulties
+    """Tell how many trainings of each task are left and for how long, an update of each timed in a pack."""
+    total, width = 0.0, max(map(len, studies))
+    for name, study in studies.items():
+        everything, left = trainings(study), trainings_left(study, out / name)
+        (difficulty,) = study.difficulties
+        with console.status(f"timing an update of {name}"):
             each = seconds_of_a_seed(study, difficulty) / len(study.gradients) if left else 0.0
-            total += left * each / 3600
-            printed.add_row(name, f"{left} of {everything}", f"{left * each / 3600:.2f}")
-    console.print(printed)
+        total += left * each / 3600
+        told = f"{name:{width}}  {left} of {everything} trainings are left, {left * each / 3600:.2f} hours"
+        console.print(told, highlight=False)
     console.print(f"{total:.1f} hours are left on this machine as it is now", highlight=False)
 
 
