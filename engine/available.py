@@ -38,12 +38,12 @@ def check_parameters(members: int, parameters: int, copies: int, dtype: torch.dt
     check_available(copies * members * parameters * dtype.itemsize, what, device, remedy)
 
 
-def available_bytes(device: torch.device) -> int | None:
+def available_bytes(device: torch.device | str) -> int | None:
     """Bytes that can still be had on a device: of a CPU those of the machine or of this process's share of it.
 
     On a CUDA device what torch holds without using it can be had, too. None where the system does not say.
     """
-    if device.type == "cuda":
+    if torch.device(device).type == "cuda":
         held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + held
     found = [_available_in_system(), *_available_in_groups()]

@@ -19,7 +19,8 @@ class Law:
     Attributes:
         uses_physics, uses_policy: whether λ_t depends on Aᵀλ_{t+1} and on Kᵀμ_t.
         rule: an object with the `ti.func` `on_sample(direct, physics, policy, t)`, which returns λ_t of one sample from
-            vectors; None for the sum of ∂ℓ_t/∂x_t and the paths with weights.
+            vectors, and, if it acts between steps for which a control is held, `on_sample_between(adjoint, step)`, what
+            becomes of λ there; None for the sum of ∂ℓ_t/∂x_t and the paths with weights.
     """
 
     uses_physics: bool
@@ -29,6 +30,10 @@ class Law:
     @property
     def sums_paths(self) -> bool:
         return self.rule is None
+
+    @property
+    def acts_between(self) -> bool:
+        return hasattr(self.rule, "on_sample_between")
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,8 @@ from engine.launch import Launch
 from engine.system import System
 from engine.vector_system import VectorSystem
 
+_LAUNCHES = ("prepare_step", "prepare_pull_back", "prepare_sweep")
+
 
 @dataclass
 class Between:
@@ -77,6 +79,9 @@ class Held(System):
         self.system.check_size()
 
     def prepare_step(self, state, control, next_state, parameters=None):
+        vector = self._vector_system()
+        if vector is not None:
+            return vector.prepare_held_step(state, control, next_state, parameters, self.steps)
         chain = self._chain(len(state), parameters is not None, False)
 
         def launch() -> None:
@@ -98,6 +103,18 @@ class Held(System):
         self, states: ti.template(), controls: ti.template(), t, b, parameters: ti.template(), varied: ti.template()
     ):
         self.system.advance_held_at(states, controls, t, b, parameters, varied, self.steps)  # type: ignore
+
+    def prepare_sweep(self, arrays):
+        vector = self._vector_system()
+        return None if vector is None else vector.prepare_held_sweep(arrays, self.steps)
+
+    def _vector_system(self) -> VectorSystem | None:
+        """The system, if it is launched as every `VectorSystem` is, and not as a class of its own has it."""
+        system = self.system
+        if not isinstance(system, VectorSystem):
+            return None
+        own = [getattr(getattr(system, name), "__func__", None) for name in _LAUNCHES]
+        return system if own == [getattr(VectorSystem, name) for name in _LAUNCHES] else None
 
     def prepare_pull_back(
         self, state, control, next_adjoint, adjoint, cotangent, parameters=None, parameter_adjoint=None,
@@ -129,7 +146,8 @@ class Held(System):
         return launch
 
     def scratch_bytes(self, batch):
-        numbers = (self.steps + 3) * math.prod(self.state_shape) + 2 * math.prod(self.control_shape)
+        # States twice: of steps one by one, and of a sweep in one launch.
+        numbers = (2 * self.steps + 3) * math.prod(self.state_shape) + 2 * math.prod(self.control_shape)
         numbers += 2 * len(self.constants)
         return batch * numbers * runtime.current().dtype.itemsize + self.system.scratch_bytes(batch)
 

@@ -176,7 +176,7 @@ class EveryStep(WrappedRule):
         return _EveryStepOf(placed(self.of, replace(place, step_time=time)), place.held)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class _EveryStepOf(WrappedRule):
     """A rule in its place, where controls are held for `held` steps."""
 
@@ -184,6 +184,16 @@ class _EveryStepOf(WrappedRule):
 
     def __call__(self, direct, physics, policy, t):
         return self.of(direct, physics, policy, t * self.held)
+
+    @ti.func
+    def on_sample(self, direct, physics, policy, t):
+        return self.inner(direct, physics, policy, t * self.held)
+
+    @ti.func
+    def on_sample_between(self, adjoint, step):
+        """As `between`, of one sample, before so many steps of the physics."""
+        nothing = ti.Vector.zero(float, adjoint.n)
+        return self.inner(nothing, adjoint, nothing, step)
 
     def between(self, adjoint: torch.Tensor, t: int, s: int) -> torch.Tensor:
         """What becomes of λ between the held steps s - 1 and s of step t."""

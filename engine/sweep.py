@@ -222,6 +222,8 @@ class Sweeper(SweepBuffers):
         )
         if launch is not None and not law.sums_paths and rule not in self._compiled:
             check_agreement(rule, rollout.system.state_shape)
+            if law.acts_between:  # at times that the rule itself never sees
+                check_agreement(getattr(rule, "of", rule), rollout.system.state_shape)
             self._compiled.add(rule)
         return launch
 

@@ -6,8 +6,8 @@ from typing import Any
 import taichi as ti
 
 from engine.errors import SettingError
-from engine.fused import MOST_COMPONENTS
-from engine.launch import prepare
+from engine.fused import MOST_COMPONENTS, SweepArrays
+from engine.launch import Launch, prepare
 from engine.loops import loop_over
 from engine.system import STEP_LAUNCH_BYTES, System
 
@@ -64,10 +64,14 @@ class VectorSystem(System):
             )
 
     def prepare_step(self, state, control, next_state, parameters=None):
+        return self.prepare_held_step(state, control, next_state, parameters, 1)
+
+    def prepare_held_step(self, state, control, next_state, parameters, steps: int) -> Launch:
+        """`prepare_step` of so many steps under one control."""
         self.check_size()
         rows = self.rows_or_none(parameters)
-        loop = loop_over(len(state), weight=self.step_weight)
-        return prepare(self._step, state, control, next_state, rows, loop, parameters is not None)
+        loop = loop_over(len(state), weight=steps * self.step_weight)
+        return prepare(self._step, state, control, next_state, rows, loop, parameters is not None, steps)
 
     def prepare_pull_back(
         self, state, control, next_adjoint, adjoint, cotangent, parameters=None, parameter_adjoint=None
@@ -79,8 +83,14 @@ class VectorSystem(System):
         return prepare(self._pull_back, *arrays, *rows, loop_over(len(state)), *asked)
 
     def prepare_sweep(self, arrays):
+        return self.prepare_held_sweep(arrays, 1)
+
+    def prepare_held_sweep(self, arrays: SweepArrays, steps: int) -> Launch:
+        """`prepare_sweep` where each control is held for so many steps, the states between which are found again."""
         rows = self.rows_or_none(arrays.parameters), self.rows_or_none(arrays.parameter_adjoint)
-        return arrays.prepare(self._sweep, *rows, arrays.parameters is not None, arrays.parameter_adjoint is not None)
+        asked = arrays.parameters is not None, arrays.parameter_adjoint is not None
+        between = arrays.states if steps == 1 else self.scratch("between", steps, *arrays.states.shape[1:])
+        return arrays.prepare(self._sweep, *rows, between, *asked, steps)
 
     def advances_in_kernel(self):
         return getattr(self.prepare_step, "__func__", None) is VectorSystem.prepare_step
@@ -146,6 +156,31 @@ class VectorSystem(System):
         return physics, pulled, given
 
     @ti.func
+    def _pulled_through(
+        self, x, u, costate, between: ti.template(), law: ti.template(), parameters: ti.template(), start, b,
+        varied: ti.template(), steps: ti.template(),
+    ):  # fmt: skip
+        """`_pulled_back` through all steps under one control, the first of which is number `start`, by the law's rule.
+
+        The states on the way are kept in `between`.
+        """
+        for s in range(1, steps):
+            for i in ti.static(range(self.state_shape[0])):
+                between[s, b, i] = x[i]
+            x = self._advanced(x, u, parameters, b, varied)
+        physics, pulled, given = self._pulled_back(x, u, costate, parameters, b, varied)
+        for back in range(1, steps):
+            s = steps - back
+            if ti.static(law.acts_between):
+                physics = law.rule.on_sample_between(physics, start + s)
+            for i in ti.static(range(self.state_shape[0])):
+                x[i] = between[s, b, i]
+            physics, more, also = self._pulled_back(x, u, physics, parameters, b, varied)
+            pulled += more
+            given += also
+        return physics, pulled, given
+
+    @ti.func
     def _by_law(
         self,
         law: ti.template(),
@@ -185,14 +220,16 @@ class VectorSystem(System):
         parameters: ti.types.ndarray(ndim=2),
         loop: ti.template(),
         varied: ti.template(),
+        held: ti.template(),
     ):
         ti.loop_config(serialize=loop.serial, block_dim=loop.block_dim)
         for b in range(loop.count if ti.static(loop.count > 0) else state.shape[0]):
             x = ti.Vector([state[b, i] for i in range(self.state_shape[0])])
             u = ti.Vector([control[b, j] for j in range(self.control_shape[0])])
-            y = self._advanced(x, u, parameters, b, varied)
+            for _ in range(held):
+                x = self._advanced(x, u, parameters, b, varied)
             for i in ti.static(range(self.state_shape[0])):
-                next_state[b, i] = y[i]
+                next_state[b, i] = x[i]
 
     @ti.kernel
     def _pull_back(
@@ -232,13 +269,11 @@ class VectorSystem(System):
         adjoints: ti.types.ndarray(ndim=3),
         cotangents: ti.types.ndarray(ndim=3),
         first: int, last: int, start: ti.types.ndarray(dtype=ti.i32, ndim=1),
-        physics_weight: float, policy_weight: float,
-        loop: ti.template(),
-        law: ti.template(),
+        physics_weight: float, policy_weight: float, loop: ti.template(), law: ti.template(),
         parameters: ti.types.ndarray(ndim=2),
         parameter_adjoint: ti.types.ndarray(ndim=2),
-        varied: ti.template(),
-        asked: ti.template(),
+        between: ti.types.ndarray(ndim=3),
+        varied: ti.template(), asked: ti.template(), held: ti.template(),
     ):  # fmt: skip
         ti.loop_config(serialize=loop.serial, block_dim=loop.block_dim)
         for sample in range(loop.count if ti.static(loop.count > 0) else last - first):
@@ -252,7 +287,10 @@ class VectorSystem(System):
                 t = steps - 1 - back
                 x = ti.Vector([states[t, b, i] for i in range(self.state_shape[0])])
                 u = ti.Vector([controls[t, b, j] for j in range(self.control_shape[0])])
-                physics, pulled, given = self._pulled_back(x, u, costate, parameters, b, varied)
+                time = start[0] + t
+                physics, pulled, given = self._pulled_through(
+                    x, u, costate, between, law, parameters, time * held, b, varied, held
+                )
                 over = _is_zero(costate)
                 for j in ti.static(range(self.control_shape[0])):
                     pulled[j] = cotangents[t, b, j] + ti.select(over, 0.0, pulled[j])
@@ -263,7 +301,7 @@ class VectorSystem(System):
                 for i in ti.static(range(self.state_shape[0])):
                     physics[i] = ti.select(over, 0.0, physics[i])
                 costate = self._by_law(
-                    law, physics_weight, policy_weight, direct, jacobian, physics, pulled, start[0] + t, t, b
+                    law, physics_weight, policy_weight, direct, jacobian, physics, pulled, time, t, b
                 )
                 for i in ti.static(range(self.state_shape[0])):
                     adjoints[t, b, i] = costate[i]

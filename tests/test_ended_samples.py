@@ -52,6 +52,13 @@ class Cubic(VectorSystem):
         return ti.Vector([along, next_adjoint[1]]), ti.Vector([self.dt * next_adjoint[0]])
 
 
+class Launched(Cubic):
+    """With a step of its own, of which nothing is launched together."""
+
+    def prepare_step(self, *arrays):
+        return super().prepare_step(*arrays)
+
+
 @ti.kernel
 def cubic(x: ti.types.ndarray(ndim=2), u: ti.types.ndarray(ndim=2), y: ti.types.ndarray(ndim=2)):
     for b in range(x.shape[0]):
@@ -63,6 +70,7 @@ SYSTEMS = {
     "fused": Cubic(),
     "taichi's adjoint": KernelSystem(cubic, (2,), (1,)),
     "held": Held(Cubic(0.03), 2),
+    "held, launch by launch": Held(Launched(0.03), 2),
 }
 
 

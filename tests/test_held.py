@@ -2,12 +2,13 @@
 
 import pytest
 import torch
-from conftest import relative_error, tensor_options, uniform
+from conftest import StepCost, relative_error, tensor_options, uniform
 from test_systems import accuracy
 
 import engine
 from engine import CartPole, Rollout
 from engine.systems import Held
+from policies import Linear
 from training import build_task
 
 BATCH = 3
@@ -71,6 +72,41 @@ def test_a_rollout_of_a_held_fluid_has_the_gradient_of_differences_along_itself(
         policy.theta.data.sub_(sign * way)
     difference = (losses[0] - losses[1]) / 2
     assert abs(float((gradient * way).sum() - difference)) < 1e-5 * abs(float(difference))
+
+
+class Chained(CartPole):
+    """A class with a step of its own, which is therefore launched step by step."""
+
+    def prepare_step(self, state, control, next_state, parameters=None):
+        return super().prepare_step(state, control, next_state, parameters)
+
+
+@pytest.mark.cuda
+@pytest.mark.vulkan
+@pytest.mark.parametrize("segment", [None, 4])
+@pytest.mark.parametrize("parameters", [(), ("pole_mass", "cart_mass")], ids=["constant", "varied"])
+def test_a_sweep_in_one_launch_is_that_of_chained_launches(parameters, segment):
+    rules = [
+        engine.FULL, engine.PHYSICS_ONLY, engine.POLICY_ONLY, engine.Decay(engine.FULL, 0.9),
+        engine.EveryStep(engine.ClipNorm(engine.FULL, 0.2)), engine.EveryStep(engine.Truncate(engine.FULL, 4)),
+    ]  # fmt: skip
+    cost = StepCost(lambda x, u, t: 0.1 * x.square().sum(-1) + u.square().sum(-1), lambda x: x.square().sum(-1))
+    given = (uniform(7, BATCH, len(parameters), low=0.5, high=1.5),) if parameters else ()
+    policy = Linear((4,), (1,), **tensor_options())
+    policy.theta.data.copy_(2.0 * uniform(3, *policy.theta.shape))
+    found, launches = [], []
+    for system in (CartPole(1), Chained(1)):
+        held = Held(system, 3)
+        rollout = Rollout(held, policy, 10, BATCH, segment=segment, parameters=parameters)
+        rollout.forward(0.3 * uniform(4, BATCH, 4), cost, *given)
+        found.append(rollout.backward(rules, cost))
+        launches.append(len(held._chains))
+    assert launches[0] == 0 < launches[1]
+    for rule in rules:
+        for kind in ("parameters", "initial", *(["physical"] if parameters else [])):
+            one, other = (getattr(gradients, kind)[rule] for gradients in found)
+            assert other.abs().max() > 0
+            assert relative_error(one, other) < 10 * accuracy()
 
 
 @pytest.mark.float64
