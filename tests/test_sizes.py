@@ -236,6 +236,13 @@ def test_what_fits_less_memory_than_there_is_is_refused(monkeypatch):
     assert Rollout(CALM, policy, 1000, 2, memory="5MiB").plan.predicted <= 5 * 2**20
 
 
+def test_a_device_may_be_given_by_name():
+    name = str(engine.current().device)
+    options = {**tensor_options(), "device": name}
+    for policy in (MLP((2,), (1,), **options), build_task("cart-pole").policy(1, **options)):
+        assert policy.theta.device == engine.current().device
+
+
 def test_free_memory_is_known_here():
     found = available_module.available_bytes(torch.device("cpu"))
     assert found is None or found > 2**20
