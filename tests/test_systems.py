@@ -44,9 +44,9 @@ def reference_pull_back(step, state, control, adjoint):
 @pytest.mark.parametrize("name", CASES)
 def test_pull_back_equals_taichis_derivative_of_the_step(name, serial):
     system, state, control, next_adjoint = CASES[name].points()
-    arguments = state, control, torch.zeros_like(state), state.new_zeros(1, 1), Loop(serial), False
+    arguments = state, control, torch.zeros_like(state), state.new_zeros(1, 1), Loop(serial), False, 1
     adjoint, cotangent = torch.zeros_like(state), torch.zeros_like(control)
-    prepare_adjoint(system._step, arguments, (adjoint, cotangent, next_adjoint.clone(), None, None, None))()
+    prepare_adjoint(system._step, arguments, (adjoint, cotangent, next_adjoint.clone(), None, None, None, None))()
     expected_adjoint, expected_cotangent = system.pull_back(state, control, next_adjoint)
     assert relative_error(adjoint, expected_adjoint) < accuracy()
     assert relative_error(cotangent, expected_cotangent) < accuracy()
