@@ -152,7 +152,7 @@ class Held(System):
         return batch * numbers * runtime.current().dtype.itemsize + self.system.scratch_bytes(batch)
 
     def launch_bytes(self):
-        return 5400  # two closures with their views; the chain is shared
+        return 5400  # at most: two closures with their views; the chain is shared
 
     def _chain(self, batch: int, varied: bool, asked: bool) -> _Chain:
         """With the parameters' adjoint only if `asked`."""

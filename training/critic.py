@@ -41,6 +41,7 @@ class Critic:
         self._following.theta.requires_grad_(False).copy_(theta)
         rates = torch.full((members,), LEARNING_RATE, dtype=runtime.dtype, device=runtime.device)
         self._optimiser = EnsembleOptimiser(theta, rates, "adam-torch")
+        self._parts: dict[tuple[int, int], list[torch.Tensor]] = {}  # the same for all windows of one shape
 
     def __call__(self, observations: torch.Tensor) -> torch.Tensor:
         """V' [B] of observations [B, *shape], members one after the other."""
@@ -53,9 +54,11 @@ class Critic:
             rows.unflatten(1, (members, -1)).transpose(0, 1).flatten(1, 2)
             for rows in (observations, targets, counted.to(targets.dtype))
         )
-        parts = mini_batches(len(observations), observations.shape[1] // members, seen.device)
+        shape = len(observations), observations.shape[1] // members
+        if shape not in self._parts:
+            self._parts[shape] = mini_batches(*shape, seen.device)
         for _ in range(PASSES):
-            for rows in parts:
+            for rows in self._parts[shape]:
                 self._optimiser.step(self._gradient(seen[:, rows], wanted[:, rows], weights[:, rows]))
         self._following.theta.data.lerp_(self._learning.theta.data, 1.0 - KEPT)
 
