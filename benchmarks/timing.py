@@ -21,6 +21,7 @@ from training import Trainer
 PHASES = ("forward", "K", "sweep", "pull-back", "optimiser")
 _PACKAGES = {"taichi": "taichi", "torch": "torch", "jax": "jax", "jax-md": "jax_md", "warp-lang": "warp"}
 _WARM_UP, _IN_A_ROW, _LEAST_ROUNDS = 3, 4, 3
+_LONG = 30.0  # seconds
 
 
 def now() -> float:
@@ -48,6 +49,19 @@ def in_turns(
             if number >= warm_up:
                 times[key].append((now() - started) / in_a_row * 1e3)
     return times
+
+
+def seconds_of(call: Callable[[], Any]) -> float:
+    """What one call takes once its kernels are compiled: the mean of a few, fewer where they are long.
+
+    A first one that takes so long that compiling is little of it is the only one.
+    """
+    times: list[float] = []
+    while len(times) <= _IN_A_ROW and sum(times) < _LONG:
+        started = now()
+        call()
+        times.append(now() - started)
+    return statistics.mean(times[1:] or times)
 
 
 def phases(trainer: Trainer, batch: tuple[torch.Tensor, torch.Tensor | None], rounds: int) -> dict[str, float]:

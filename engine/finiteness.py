@@ -1,5 +1,6 @@
 """Whether what was computed is finite, asked at once or once for many: the host waits for a device whenever it asks."""
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -31,7 +32,7 @@ class Finiteness:
     def __call__(self, *tensors: torch.Tensor) -> bool:
         """Whether every element is finite, from sums; large finite elements may be taken for infinite ones."""
         if not self._off:
-            return all(bool(torch.isfinite(tensor.sum())) for tensor in tensors)
+            return all(math.isfinite(tensor.sum()) for tensor in tensors)
         for tensor in tensors:
             self._note(tensor.sum())
         return True
@@ -85,7 +86,7 @@ class Finiteness:
 
     def all_were(self) -> bool:
         """Whether yes was right throughout the last block; false alarms are possible, where finite sums overflow."""
-        return not self._noted or bool(torch.isfinite(self._total()))
+        return not self._noted or math.isfinite(self._total())
 
     def _note(self, value: torch.Tensor) -> None:
         self._noted.append(value.detach())

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from benchmarks import timing
 from benchmarks.studies import packs, sizing
 from benchmarks.studies.directory import StudyDirectory, check_same
 from benchmarks.studies.knobs import families, family_of, knob_panels, tuning_budgets
@@ -59,10 +60,27 @@ def test_a_seed_is_measured_in_seconds():
 
 
 def test_an_epoch_is_its_updates_its_tests_and_its_validation(monkeypatch):
-    monkeypatch.setattr(sizing, "in_turns", lambda calls, rounds: {"update": [250.0], "test": [1000.0]})
+    times = iter([0.25, 1.0] * 2)  # of an update, and of a test
+    monkeypatch.setattr(sizing, "seconds_of", lambda call: next(times))
     assert seconds_of_an_epoch(study_of().experiment(1, (0,))) == 2 * 0.25 + 1.0
     validated = study_of(settings=replace(SETTINGS, validation_samples=24)).experiment(1, (0,))
     assert seconds_of_an_epoch(validated) == 2 * 0.25 + 1.0 + 3.0  # three times as many starts as for tests
+
+
+@pytest.mark.parametrize(
+    ("takes", "calls", "found"),
+    [([9.0, 1.0, 3.0, 2.0, 2.0, 7.0], 5, 2.0), ([20.0, 12.0, 7.0], 2, 12.0), ([31.0, 7.0], 1, 31.0)],
+    ids=["short", "longer", "longer than compiling"],
+)
+def test_what_is_long_is_timed_once(monkeypatch, takes, calls, found):
+    made, clock = [], [0.0]
+
+    def call():
+        clock[0] += takes[len(made)]
+        made.append(clock[0])
+
+    monkeypatch.setattr(timing, "now", lambda: clock[0])
+    assert (timing.seconds_of(call), len(made)) == (found, calls)
 
 
 def test_copies_of_a_score_gradient_count_in_what_fits_into_memory(monkeypatch):

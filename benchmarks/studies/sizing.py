@@ -10,7 +10,7 @@ from benchmarks.studies.directory import StudyDirectory
 from benchmarks.studies.packs import packed_seeds
 from benchmarks.studies.study import TUNING_SEED, Study
 from benchmarks.studies.tuning import choices, to_tune
-from benchmarks.timing import in_turns
+from benchmarks.timing import seconds_of
 from engine import SettingError
 from engine.checks import positive, real
 from training import Experiment
@@ -20,10 +20,8 @@ def seconds_of_an_epoch(experiment: Experiment) -> float:
     """What an epoch of all its members together takes here; a start for validation is taken to cost one for tests."""
     trainer, settings = experiment.trainer(), experiment.settings
     batch = next(trainer.batches())
-    times = in_turns({"update": lambda: trainer.update(*batch), "test": trainer.test}, rounds=1)
-    (update,), (test,) = times["update"], times["test"]
-    tests = 1 + settings.validation_samples / settings.test_samples
-    return (trainer.updates_per_epoch * update + tests * test) / 1e3
+    update, test = seconds_of(lambda: trainer.update(*batch)), seconds_of(trainer.test)
+    return trainer.updates_per_epoch * update + (1 + settings.validation_samples / settings.test_samples) * test
 
 
 def seconds_of_a_seed(study: Study, difficulty: Any) -> float:
