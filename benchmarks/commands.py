@@ -126,7 +126,7 @@ class Variants(Generic[Options]):
     machine: tyro.conf.OmitArgPrefixes[Machine] = field(default_factory=Machine)
 
     def run(self) -> None:
-        from benchmarks.studies.comparisons import check_against
+        from benchmarks.studies.comparisons import check_against, chooses_numbers
         from benchmarks.studies.search import trials_with
         from benchmarks.studies.sizing import sized
         from benchmarks.studies.study import Study
@@ -149,7 +149,7 @@ class Variants(Generic[Options]):
             trials=trials,
             **self.comparison.shared(),
         )
-        check_against(against, study.gradients)
+        check_against(against, study.gradients, chooses_numbers(study.to_config()))
         if self.hours is not None:
             study, told = sized(study, self.hours, self.out)
             for sentence in told:

@@ -7,25 +7,34 @@ import re
 import pytest
 import yaml
 
-from benchmarks.studies.comparisons import conclusions, limits, markdown, same_told, table
-from benchmarks.studies.directory import StudyDirectory
+from benchmarks.studies.comparisons import (
+    check_against,
+    compared_with,
+    conclusions,
+    limits,
+    markdown,
+    same_told,
+    table,
+)
+from benchmarks.studies.directory import Result, StudyDirectory
 from benchmarks.studies.report import memory_panels, profile_panels
 from benchmarks.studies.statistics import holm, sign_flip_test
 from benchmarks.studies.study import Study
+from engine import SettingError
 from training import TrainingSettings, gradient_named
 from training.optimisers import settings_to_file
 from training.sources import passes
+from training.variant import Label, Variant
 
 pytestmark = pytest.mark.float64
 
 SETTINGS = TrainingSettings(train_samples=16, test_samples=8)
 
 
-def study_of(tmp_path, losses, seeds):
+def study_of(tmp_path, losses, seeds, **given):
     """A study with final losses [gradient][difficulty][seed], as if they had been trained."""
-    study = Study(
-        "cart-pole", {"horizon": 10}, (1, 2), gradients=tuple(losses), seed_count=seeds, epochs=1, settings=SETTINGS
-    )
+    given = {"gradients": tuple(losses), "seed_count": seeds, "epochs": 1, "settings": SETTINGS} | given
+    study = Study("cart-pole", {"horizon": 10}, (1, 2), **given)
     config = study.to_config()
     told = {**config, "settings": settings_to_file(config["settings"])}
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(told, sort_keys=False))
@@ -75,6 +84,40 @@ def test_another_gradient_may_be_what_is_compared_with(done):
     rows = {(row.difficulty, row.gradient): row for row in table(done, None, {}, "M")}
     assert rows[1, "M"].p is None
     assert (rows[1, "R"].better, rows[1, "R"].verdict, rows[1, "R"].against) == (0.0, "worse", "M")
+
+
+NUMBERS = {"R": [[1.0] * 8] * 2, "clip-norm(R, 1)": [[], [0.5] * 8], "clip-norm(R, 10)": [[0.5] * 8, []]}
+
+
+def test_a_number_that_was_chosen_stands_for_the_one_that_is_named(tmp_path):
+    study = study_of(tmp_path, NUMBERS, 8, tune_knobs=True, tuning_seed_count=1)
+    rows = table(study, None, {}, "clip-norm(R, 1)")
+    found = {(row.difficulty, row.gradient): (row.against, row.verdict) for row in rows}
+    assert found[1, "R"] == ("clip-norm(R, 10)", "worse")
+    assert found[2, "R"] == ("clip-norm(R, 1)", "worse")
+    assert compared_with(rows) == "clip-norm(R, ·)"
+    assert conclusions(rows)[2] == "Worse than clip-norm(R, ·): R at 1, R at 2."
+    assert "| better than clip-norm(R, ·) (95%) |" in markdown(rows, StudyDirectory(study).config, None, [])
+
+
+def test_where_no_number_is_chosen_the_one_that_is_named_must_be_there(tmp_path):
+    rows = table(study_of(tmp_path, NUMBERS, 8), None, {}, "clip-norm(R, 1)")
+    assert [(row.difficulty, row.against) for row in rows if row.p is not None] == [(2, "clip-norm(R, 1)")]
+    check_against("clip-norm(R, 3)", list(NUMBERS), True)
+    with pytest.raises(SettingError, match="Expected --against one of the gradients"):
+        check_against("clip-norm(R, 3)", list(NUMBERS), False)
+    with pytest.raises(SettingError, match="Expected --against one of the gradients"):
+        check_against("M", list(NUMBERS), True)
+
+
+@pytest.mark.parametrize(
+    ("tested", "validated", "final"),
+    [([1.0, 2.0], [], 2.0), ([1.0, 2.0], [0.1, 0.2], 1.0), ([math.nan, 2.0], [0.1, 0.2], math.inf),
+     ([1.0, math.nan], [0.1, math.nan], math.inf), ([1.0, 2.0], [math.nan, 0.2], 2.0)],
+)  # fmt: skip
+def test_a_loss_that_is_none_counts_as_infinite_wherever_it_stands(tested, validated, final):
+    label = Label(Variant("R", "none"), 0)
+    assert Result("report", 1, label, {}, "report-0", 0, tuple(tested), tuple(validated)).final_loss == final
 
 
 def test_the_report_says_what_it_found_and_what_it_cannot(done):

@@ -1,6 +1,7 @@
 """The report page: everything in one file, nothing to load from elsewhere."""
 
 import base64
+import json
 import re
 import shutil
 from html.parser import HTMLParser
@@ -8,10 +9,12 @@ from html.parser import HTMLParser
 import imageio.v2 as imageio
 import numpy as np
 import pytest
+import yaml
 
 import evenflow
 from benchmarks.studies.packs import run_study
 from benchmarks.studies.page import precision_of, write_page
+from benchmarks.studies.report import write_report
 from benchmarks.studies.study import Study
 from engine import current
 from training import Experiment, train
@@ -144,6 +147,35 @@ def test_the_page_of_a_study_compares_with_the_gradient_that_is_wanted(study, tm
         assert [(row[1], bool(row[9])) for row in rows if len(row) == 12] == [
             (name, name == compared) for name in ("R", "M", "R", "M")
         ]
+
+
+def test_the_page_of_a_study_needs_no_runs(study, tmp_path):
+    """As of one whose results are published alone; and where some are here, it shows those."""
+    path = shutil.copytree(study, tmp_path / "study")
+    shutil.rmtree(path / "poles-2")
+    page = self_contained(write_page(path).read_text())
+    assert [name for name in page.headings if "frames" in name] == ["Last frames"]
+    shutil.rmtree(path / "poles-1")
+    page = self_contained(write_page(path).read_text())
+    assert [name for name in page.headings if "frames" in name] == ["Last frames and adjoint profile"]
+    assert len(page.pictures) == 3 + 1
+
+
+def test_costs_of_some_gradients_alone_give_no_axis_of_time(study, tmp_path):
+    path = shutil.copytree(study, tmp_path / "study")
+    both = {letter: {"ms": 2.0, "bytes": 2**20} for letter in "RM"}
+    for costs, pictures in ((both, 3 + 1), ({"R": both["R"]}, 3)):
+        (path / "costs.json").write_text(json.dumps({"1": both, "2": costs}))
+        assert len(Page(write_page(path).read_text()).pictures) == pictures + 1 + 1 + 2 + 1
+
+
+def test_the_page_says_what_the_report_says(study, tmp_path):
+    path = shutil.copytree(study, tmp_path / "study")
+    config = yaml.safe_load((path / "study.yaml").read_text())
+    (path / "study.yaml").write_text(yaml.safe_dump({**config, "seeds_before": [1]}))
+    assert "It had 1 paired seeds when results were known" in write_page(path).read_text()
+    write_report(path, None, {})
+    assert "It had 1 paired seeds when results were known" in (path / "report.md").read_text()
 
 
 def test_the_precision_is_that_of_the_training(run, study):

@@ -123,9 +123,11 @@ def test_a_number_is_chosen_on_seeds_that_are_not_reported(tuned):
 
 def test_tuning_is_told_and_drawn(tuned, tmp_path):
     _, out = tuned
-    (told,) = tuning_budgets(StudyDirectory(out).results)
+    (told,) = tuning_budgets(StudyDirectory(out).results, True)
     assert told.endswith("which favours those with more: R 0, clip-norm(R, ·) 6.")
-    assert tuning_budgets(StudyDirectory(out).reported) == []
+    assert tuning_budgets(StudyDirectory(out).reported, True) == []
+    (alone,) = tuning_budgets([one for one in StudyDirectory(out).results if one.variant.gradient != "R"], False)
+    assert alone == "Each was tuned with 2 trainings on seeds that are not reported."
     path = knob_panels(out, tmp_path / "knobs.png")
     assert path is not None
     assert path.read_bytes().startswith(b"\x89PNG")

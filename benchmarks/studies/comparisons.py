@@ -35,13 +35,22 @@ AGAINST = text_of(FULL)
 """The gradient that others are compared with, unless another is wanted."""
 
 
-def check_against(against: str, gradients: Sequence[str]) -> None:
-    """SettingError unless a gradient that others are to be compared with is one of them, or of the family of one."""
-    if family_of(against) not in map(family_of, gradients):
+def check_against(against: str, gradients: Sequence[str], numbers_chosen: bool) -> None:
+    """SettingError unless a gradient that others are to be compared with is one of them.
+
+    Where gradients' own numbers are chosen, one of the same family stands for it.
+    """
+    known = map(family_of, gradients) if numbers_chosen else gradients
+    if (family_of(against) if numbers_chosen else against) not in known:
         raise SettingError(
             f"Expected --against one of the gradients {', '.join(gradients)}, got {against}; name one of them, or "
             "train it too."
         )
+
+
+def chooses_numbers(study: Mapping[str, Any]) -> bool:
+    """Whether a study, by its configuration, reports of each family of gradients the one with the best number."""
+    return bool(study.get("tune_knobs") or study.get("trials"))
 
 
 @dataclass(frozen=True)
@@ -101,13 +110,29 @@ def table(
         out: the study.
         threshold: a loss below it is a success.
         costs: as `measure_costs` finds them, by difficulty and gradient.
-        against: the gradient that others are compared with.
+        against: the gradient that others are compared with; where numbers are chosen, that of its family.
     """
-    groups, rows = grouped(StudyDirectory.at(out).reported), []
+    directory = StudyDirectory.at(out)
+    groups, rows = grouped(directory.reported), []
     for (difficulty, letter, clipping), group in groups.items():
-        other = groups.get((difficulty, against, clipping), []) if letter != against else []
-        rows.append(_row(group, other, against, threshold, costs.get(str(difficulty), {})))
+        there = [text for at, text, clipped in groups if (at, clipped) == (difficulty, clipping)]
+        named = _compared_with(against, there, chooses_numbers(directory.config))
+        other = groups.get((difficulty, named, clipping), []) if letter != named else []
+        rows.append(_row(group, other, named, threshold, costs.get(str(difficulty), {})))
     return corrected(rows)
+
+
+def _compared_with(against: str, there: Sequence[str], numbers_chosen: bool) -> str:
+    """The gradient of those that others are compared with: as it is named, or with the number that was chosen."""
+    if against in there or not numbers_chosen:
+        return against
+    return next((text for text in there if family_of(text) == family_of(against)), against)
+
+
+def compared_with(rows: Sequence[Row]) -> str:
+    """What others are compared with: one gradient, or its family where its number is not the same in all rows."""
+    names = dict.fromkeys(row.against for row in rows if row.p is not None) or dict.fromkeys(r.against for r in rows)
+    return next(iter(names), AGAINST) if len(names) < 2 else family_of(next(iter(names)))
 
 
 def corrected(rows: Sequence[Row]) -> list[Row]:
@@ -164,7 +189,7 @@ def conclusions(rows: Sequence[Row]) -> list[str]:
     compared = [row for row in rows if row.p is not None]
     if not compared:
         return ["Nothing is compared here: what others are compared with was not trained beside them."]
-    against = compared[0].against
+    against = compared_with(rows)
     found = [
         f"{counted(len(compared), 'comparison')} with {against} by exact sign-flip tests over paired seeds, corrected "
         f"for their number by Holm's method at {LEVEL:.0%}."
@@ -244,7 +269,7 @@ def grouped(results: Sequence[Result]) -> dict[tuple[Any, str, str], list[Result
 
 def markdown(rows: list[Row], study: dict[str, Any], threshold: float | None, said: Sequence[str]) -> str:
     """The table with what is `said` of it in sentences."""
-    against = rows[0].against if rows else AGAINST
+    against = compared_with(rows)
     success = f"below {threshold:g}" if threshold is not None else "success"
     head = ["difficulty", "variant", "rate", "seeds", "loss (IQM, 95%)", "median, 90% below", success, "diverged",
             f"better than {against} (95%)", "p (Holm)", "ms an update", f"cost / {against}", "memory"]  # fmt: skip

@@ -62,8 +62,9 @@ class Result:
 
     @property
     def final_loss(self) -> float:
-        """Test loss after the epoch that is reported; infinite for a training that diverged."""
-        return math.inf if math.isnan(self.test_loss[-1]) else self.test_loss[self.chosen_epoch - 1]
+        """Test loss after the epoch that is reported; infinite for a training that diverged, or has none there."""
+        losses = self.test_loss[-1], self.test_loss[self.chosen_epoch - 1]
+        return math.inf if any(map(math.isnan, losses)) else losses[1]
 
     @property
     def chosen_epoch(self) -> int:

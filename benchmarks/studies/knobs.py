@@ -14,14 +14,21 @@ from training.variant import Variant
 from training.viewing.palette import styles_of
 
 
-def tuning_budgets(results: Sequence[Result]) -> list[str]:
-    """How many trainings each gradient or family was tuned with, in a sentence; nothing where none was."""
+def tuning_budgets(results: Sequence[Result], numbers_chosen: bool) -> list[str]:
+    """How many trainings each gradient was tuned with, in a sentence; nothing where none was.
+
+    Where their own numbers are chosen, those of a family are counted together.
+    """
+
+    def of(result: Result) -> str:
+        return family_of(result.variant.gradient) if numbers_chosen else result.variant.gradient
+
     tuned = [result for result in results if result.phase == "tuning"]
     if not tuned:
         return []
-    counts = {family_of(result.variant.gradient): 0 for result in results}
+    counts = {of(result): 0 for result in results}
     for result in tuned:
-        counts[family_of(result.variant.gradient)] += result.difficulty == tuned[0].difficulty
+        counts[of(result)] += result.difficulty == tuned[0].difficulty
     if len(set(counts.values())) == 1:
         return [f"Each was tuned with {next(iter(counts.values()))} trainings on seeds that are not reported."]
     told = ", ".join(
@@ -32,10 +39,10 @@ def tuning_budgets(results: Sequence[Result]) -> list[str]:
 
 def search_told(study: Mapping[str, Any], results: Sequence[Result], difficulty: str) -> list[str]:
     """What Optuna searched and what it chose, in sentences, by a study's configuration; nothing where it did not."""
-    if not study.get("trials"):
+    tuned = [result for result in results if result.phase == "tuning"]
+    if not study.get("trials") or not tuned:
         return []
     every = spaces(*(tuple(study[name]) for name in ("gradients", "clippings", "learning_rates")))
-    tuned = [result for result in results if result.phase == "tuning"]
     seeds, (low, high) = sorted({result.label.seed for result in tuned}), every[0].rates
     where = {space.family: space.numbers for space in every}
     searched = [f"learning rates from {low:.3g} to {high:.3g}"]

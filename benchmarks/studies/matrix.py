@@ -79,7 +79,7 @@ def _markdown(found: list[Column], families: list[str]) -> str:
             verdict = f", p {row.p_corrected:.2g}, **{row.verdict}**" if row.verdict else ""
             diverged = f", {row.diverged:.0%} diverged" if row.diverged else ""
             seeds = f"{row.pairs} of {row.seeds}" if 0 < row.pairs < row.seeds else f"{row.seeds}"
-            cells.append(f"{row.loss:.3g} ({seeds}){share}{own}{verdict}{diverged}")
+            cells.append(f"{_loss(row)} ({seeds}){share}{own}{verdict}{diverged}")
         lines.append([Variant(family).short, *cells])
     comparisons = sum(row.p is not None for column in found for row in column.rows.values())
     note = (
@@ -104,7 +104,7 @@ def _figure(found: list[Column], families: list[str]) -> Figure:
             if row is not None:
                 mark = {"better": " ▲", "worse": " ▼"}.get(row.verdict, "")
                 colour = "white" if abs(shades[y, x]) > 0.75 * _SPAN else "black"
-                told = f"{row.loss:.3g}" if family == AGAINST else _told(row, ratios[y, x])
+                told = _loss(row) if family == AGAINST else _told(row, ratios[y, x])
                 axes.text(x, y, told + mark, ha="center", va="center", fontsize=7, color=colour)
     axes.set_xticks(range(len(found)), [_in_lines(column.title) for column in found], fontsize=7)
     names = [f"{family}: test loss" if family == AGAINST else Variant(family).short for family in families]
@@ -125,7 +125,11 @@ def _in_lines(title: str) -> str:
     return "\n".join(part for line in title.split("\n") for part in textwrap.wrap(line, _LETTERS))
 
 
+def _loss(row: Row) -> str:
+    return "diverged" if math.isinf(row.loss) else f"{row.loss:.3g}"
+
+
 def _told(row: Row, ratio: float) -> str:
     if math.isinf(row.loss):
-        return "diverged"
+        return _loss(row)
     return f"loss {row.loss:.2g}" if math.isnan(ratio) else f"{ratio:.2g}"

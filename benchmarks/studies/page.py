@@ -20,14 +20,14 @@ from benchmarks.studies.comparisons import (
     Row,
     better,
     check_against,
-    conclusions,
-    same_told,
+    chooses_numbers,
+    compared_with,
     significance,
     table,
 )
 from benchmarks.studies.costs import load_costs
 from benchmarks.studies.directory import Result, StudyDirectory
-from benchmarks.studies.report import AXES, loss_panels, memory_panels, profile_panels
+from benchmarks.studies.report import AXES, loss_panels, memory_panels, profile_panels, said_of
 from engine import SettingError
 from engine.norms import norm_of_array
 from training import Experiment, RunDirectory, gradient_named, task_options
@@ -87,7 +87,7 @@ def write_page(path: Path, out: Path | None = None, against: str | None = None) 
     is_study = StudyDirectory.is_at(path)
     if against is not None and not is_study:
         raise SettingError(f"Expected a study with --against, got the run {path}; leave it out.")
-    parts = _study_parts(path, against or AGAINST) if is_study else _run_parts(path)
+    parts = _study_parts(path, against) if is_study else _run_parts(path)
     if out is None:
         return write_ours(target, _page(*parts))
     try:
@@ -127,16 +127,17 @@ def _run_parts(path: Path) -> tuple[str, list[tuple[str, str]]]:
     ]
 
 
-def _study_parts(path: Path, against: str) -> tuple[str, list[tuple[str, str]]]:
-    """(title, sections) of a study; frames and adjoints are of R's, or the first gradient's, first seed."""
+def _study_parts(path: Path, against: str | None) -> tuple[str, list[tuple[str, str]]]:
+    """(title, sections) of a study; frames and adjoints are of those trainings whose runs are here."""
     study = StudyDirectory(path)
     config, results = study.config, study.reported
-    if against != AGAINST:
-        check_against(against, list(dict.fromkeys(result.variant.gradient for result in results)))
+    if against is not None:
+        reported = list(dict.fromkeys(result.variant.gradient for result in results))
+        check_against(against, reported, chooses_numbers(config))
     kind = task_options(config["task"])
     costs = load_costs(path)
     name, success = difficulty_of(kind)[0], kind(**results[0].options).build().success
-    found = table(study, success, costs, against)
+    found = table(study, success, costs, against or AGAINST)
     rows = [
         [row.difficulty, row.name, f"{row.learning_rate:g}", row.seeds, f"{row.loss:.3g}",
          f"{row.loss_low:.3g} to {row.loss_high:.3g}", f"{row.percentiles[2]:.3g}, {row.percentiles[4]:.3g}",
@@ -145,17 +146,23 @@ def _study_parts(path: Path, against: str) -> tuple[str, list[tuple[str, str]]]:
         for row in found
     ]  # fmt: skip
     heads = [name, "variant", "rate", "seeds", "loss (IQM)", "95%", "median, 90% below", "success", "diverged",
-             f"better than {against} (95%)", "p (Holm)", "ms/update"]  # fmt: skip
-    said = (*conclusions(found), *same_told(results))
-    told = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in said)
+             f"better than {compared_with(found)} (95%)", "p (Holm)", "ms/update"]  # fmt: skip
+    told = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in said_of(study, found))
     controllers = _of_hardest(study)
+    seen = (
+        [
+            ("Last frames", _last_frames(controllers)),
+            ("Adjoint profile", _adjoint_profile(controllers, config["gradients"])),
+        ]
+        if controllers
+        else [("Last frames and adjoint profile", "<p>The runs of these trainings are not here.</p>")]
+    )
     return f"{config['task']}: {path.name}", [
         (f"Test loss over {config['seeds']} paired seeds", _table(heads, rows)),
         ("What that says, and what it cannot say", f"<ul>{told}</ul>"),
         *((head, draw(study)) for head, draw in STUDY_PLOTS.items()),
         *([("Memory", _study_memory(study, found))] if costs else []),
-        ("Last frames", _last_frames(controllers)),
-        ("Adjoint profile", _adjoint_profile(controllers, config["gradients"])),
+        *seen,
         ("Configuration", _configuration(config)),
     ]
 
@@ -167,10 +174,11 @@ def _configuration(config: dict[str, Any]) -> str:
 
 
 def _of_hardest(study: StudyDirectory) -> list[Watched]:
-    """At the last difficulty that is done, each variant's training with the lowest final loss."""
-    hardest = study.reported[-1].difficulty
+    """At the last difficulty of which runs are here, each variant's training with the lowest final loss."""
+    here = [result for result in study.reported if study.has_run(result)]
+    hardest = here[-1].difficulty if here else None
     found: dict[tuple[str, str], Result] = {}
-    for result in (result for result in study.reported if result.difficulty == hardest):
+    for result in (result for result in here if result.difficulty == hardest):
         key = (result.variant.gradient, result.variant.clipping)
         if key not in found or result.final_loss < found[key].final_loss:
             found[key] = result
@@ -240,8 +248,9 @@ def _run_curves(run: RunDirectory) -> str:
 
 def _study_curves(study: StudyDirectory) -> str:
     costs, figures = load_costs(study.path), []
+    known = all(one.variant.gradient in costs.get(str(one.difficulty), {}) for one in study.reported)
     for axis, against in AXES.items():
-        if axis != "time" or costs:
+        if axis != "time" or known:
             caption = f"Interquartile mean against {against}, with its 95% interval."
             draw = partial(loss_panels, study, axis, costs=costs)
             figures.append(drawn(lambda file, draw=draw: draw(path=file), caption))

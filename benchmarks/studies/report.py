@@ -62,8 +62,7 @@ def write_report(
     rows, study, path = table(directory, threshold, costs, against), directory.config, directory.path
     told = {**study, "settings": settings_to_file(study["settings"])}
     plain = {"format": STUDY_FORMAT, "study": told, "threshold": threshold, "rows": [asdict(row) for row in rows]}
-    tuned = search_told(study, directory.results, directory.difficulty) or tuning_budgets(directory.results)
-    plain["conclusions"] = said = [*tuned, *conclusions(rows), *same_told(directory.reported), *more_seeds_told(study)]
+    plain["conclusions"] = said = said_of(directory, rows)
     written = [
         write_ours(path / "report.md", markdown(rows, study, threshold, said)),
         write_ours(path / "report.json", json.dumps(for_json(plain), indent=1) + "\n"),
@@ -73,6 +72,13 @@ def write_report(
     figures += [] if knobs is None else [knobs]
     figures += [profile_panels(directory, threshold), *([memory_panels(directory, rows)] if costs else [])]
     return [*written, *figures, paper_panels(directory)]
+
+
+def said_of(directory: StudyDirectory, rows: Sequence[Row]) -> list[str]:
+    """What a study's rows say and cannot say, and what tuning and further seeds have to do with it, in sentences."""
+    study, results = directory.config, directory.results
+    tuned = search_told(study, results, directory.difficulty) or tuning_budgets(results, bool(study.get("tune_knobs")))
+    return [*tuned, *conclusions(rows), *same_told(directory.reported), *more_seeds_told(study)]
 
 
 def loss_panels(

@@ -8,13 +8,13 @@ from typing import Any
 
 from rich.console import Console
 
-from benchmarks.studies.comparisons import AGAINST, conclusions, same_told, table
+from benchmarks.studies.comparisons import AGAINST, table
 from benchmarks.studies.costs import load_costs, measure_costs
 from benchmarks.studies.diagnostics import diagnose, write_diagnostics
 from benchmarks.studies.directory import StudyDirectory, check_same
 from benchmarks.studies.pack import Pack
 from benchmarks.studies.packs import Stage, run_study
-from benchmarks.studies.report import write_report
+from benchmarks.studies.report import said_of, write_report
 from benchmarks.studies.study import Study
 from benchmarks.studies.workers import Workers
 from training.display import TrainingProgress
@@ -77,7 +77,7 @@ def write_comparison(study: Study, out: Path, console: Console, against: str = A
             f"{row.loss_high:.3g})  diverged {row.diverged:.0%}",
             highlight=False,
         )
-    for sentence in (*conclusions(rows), *same_told(directory.reported)):
+    for sentence in said_of(directory, rows):
         console.print(sentence, highlight=False)
     return written
 
