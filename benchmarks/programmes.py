@@ -42,8 +42,10 @@ class Programme(abc.ABC):
             return
         try:
             train(workers)
-        finally:
+        except KeyboardInterrupt:
             self._write(report)
+            raise
+        self._write(report)
 
     def _write(self, report: Callable[[], list[Path]]) -> list[Path]:
         written = report()
@@ -94,6 +96,7 @@ class Zoo(Programme):
         from benchmarks.studies import zoo
 
         studies = zoo.zoo(self.tasks or tuple(zoo.TASKS), self.seeds, self.gradients)
+        zoo.print_left_out(tuple(studies), self.gradients, console)
         return (
             lambda: zoo.print_hours(studies, self.out, console),
             lambda workers: zoo.run_zoo(studies, self.out, console, workers),

@@ -52,12 +52,14 @@ class Held(System):
     found again in the pull-back: memory is that of the other system at its longer horizon divided by `steps`.
 
     Args:
-        system: the physics.
+        system: the physics; one that is held already is held for as many times its steps.
         steps: how many steps a control is held, at least 1.
     """
 
     def __init__(self, system: System, steps: int):
         steps = whole("a control to be held for at least 1 step", steps)
+        if type(system) is Held:  # so that what acts between the steps of the physics acts between all of them
+            system, steps = system.system, system.steps * steps
         self.system, self.steps = system, steps
         self.name = system.name
         self.state_shape, self.control_shape = system.state_shape, system.control_shape
@@ -153,6 +155,9 @@ class Held(System):
 
     def launch_bytes(self):
         return 5400  # at most: two closures with their views; the chain is shared
+
+    def counts_pull_backs(self):
+        return self._vector_system() is None
 
     def _chain(self, batch: int, varied: bool, asked: bool) -> _Chain:
         """With the parameters' adjoint only if `asked`."""

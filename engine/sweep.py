@@ -11,7 +11,7 @@ import torch
 from engine import ended, first_use, runtime
 from engine.alignment import aligned
 from engine.buffers import SweepBuffers
-from engine.contracts import check_launch, check_tensor, described
+from engine.contracts import check_launch, check_rule, check_tensor, described
 from engine.cost_gradients import final_gradient, write_running_gradients
 from engine.draws import keys_of
 from engine.errors import AdjointError, EvenflowWarning
@@ -176,17 +176,15 @@ class Sweeper(SweepBuffers):
         """λ and μ of a segment; done again with care for samples that ended where something is not finite."""
         first, last = part.first, part.last
         self.cotangents[first:last].copy_(self.direct_controls[first:last])
-        key = (rule, first, last, *self._key(samples))
-        if key not in self._fused:
-            self._fused[key] = self._prepare_fused(rule, part, samples)
-        fused = self._fused[key]
+        acting = placed(rule, self._place(samples))
+        fused = self._fused_launch(acting, part, samples)
         if self._of_parameters is not None:
             self._of_parameters.of_system.zero_()
         if fused is not None:
             self._start.fill_(part.start)
             fused()
         else:
-            self._sweep_by_steps(rule, part, samples)
+            self._sweep_by_steps(rule, acting, part, samples)
         adjoints, cotangents = self.adjoints[first : last + 1, samples], self.cotangents[first:last, samples]
         rows = () if self._of_parameters is None else (self._of_parameters.of_system[samples],)
         if self.rollout.finite(adjoints, cotangents, *rows):
@@ -196,11 +194,20 @@ class Sweeper(SweepBuffers):
             kept = adjoints[:, ~again].clone(), cotangents[:, ~again].clone()
             cotangents.copy_(self.direct_controls[first:last, samples])
             with nullcontext() if self._of_parameters is None else self._of_parameters.again(samples, again):
-                self._sweep_by_steps(rule, part, samples, careful=True)
+                self._sweep_by_steps(rule, acting, part, samples, careful=True)
             adjoints[:, ~again], cotangents[:, ~again] = kept
 
+    def _fused_launch(self, rule: AdjointRule, part: Segment, samples: slice) -> Launch | None:
+        """The one launch that sweeps by a rule in its place; None where it must be called between the steps."""
+        if not (hasattr(rule, "on_sample") or hasattr(rule, "path_weights")):
+            return None
+        check_rule(rule)  # in its place it may be another
+        key = (rule, part.first, part.last, *self._key(samples))
+        if key not in self._fused:
+            self._fused[key] = self._prepare_fused(rule, part, samples)
+        return self._fused[key]
+
     def _prepare_fused(self, rule: AdjointRule, part: Segment, samples: slice) -> Launch | None:
-        rule = placed(rule, self._place(samples))
         law = self._law(rule)
         if law is None or (rule.uses_policy and self.jacobian is None):
             return None
@@ -237,11 +244,13 @@ class Sweeper(SweepBuffers):
             return None
         return Law(rule.uses_physics, rule.uses_policy, rule)
 
-    def _sweep_by_steps(self, rule: AdjointRule, part: Segment, samples: slice, careful: bool = False) -> None:
+    def _sweep_by_steps(
+        self, rule: AdjointRule, acting: AdjointRule, part: Segment, samples: slice, careful: bool = False
+    ) -> None:
+        """λ and μ of a segment by a rule, which in its place is the one `acting`, called between the steps."""
         physics, pull_backs = self._physics[samples], self._prepare_pull_backs(samples)
         varied = self._of_parameters
         trusted, version = rule in self._trusted, self.direct_states._version
-        acting = placed(rule, self._place(samples))
         self._between.rule = getattr(acting, "between", None)
         for t in range(part.stop - 1, part.start - 1, -1):
             slot, self._between.t = t - part.base, t
@@ -311,8 +320,7 @@ class Sweeper(SweepBuffers):
         rollout, count = self.rollout, len(self._pull_backs) + 1
         if runtime.current().backend == "cuda":  # a budget there is of the device's memory, and launches in the host's
             return
-        counted = rollout.system.launch_bytes() >= PULL_BACK_LAUNCH_BYTES
-        more = rollout.plan.slots * PULL_BACK_LAUNCH_BYTES * (count - counted)
+        more = rollout.plan.slots * PULL_BACK_LAUNCH_BYTES * (count - rollout.system.counts_pull_backs())
         if rollout.budget is not None and rollout.plan.predicted + more > rollout.budget:
             warnings.warn(
                 f"Expected a rule that is swept in one launch to keep to the budget of {format_bytes(rollout.budget)}, "

@@ -120,9 +120,13 @@ class System(abc.ABC):
     def launch_bytes(self) -> int:
         """Bytes of the launches that a rollout keeps for every step, for planning: its step's and its pull-back's.
 
-        A system that sweeps path rules in one launch says what its step takes alone.
+        A system that sweeps path rules in one launch says what its step takes alone, and so does `counts_pull_backs`.
         """
         return STEP_LAUNCH_BYTES + PULL_BACK_LAUNCH_BYTES
+
+    def counts_pull_backs(self) -> bool:
+        """Whether `launch_bytes` counts those of a pull-back, too."""
+        return True
 
     def doubts(self, states: torch.Tensor) -> str | None:
         """A sentence if states [T, B, *state_shape] of a rollout, finite as they may be, are beyond what the physics

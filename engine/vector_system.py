@@ -123,6 +123,9 @@ class VectorSystem(System):
     def launch_bytes(self):
         return STEP_LAUNCH_BYTES
 
+    def counts_pull_backs(self):
+        return False
+
     def parameters_of(self, values):
         """Values in a kernel as `constants` are: by name."""
         return type(self.constants)(*values)

@@ -26,6 +26,7 @@ FAILING = {
     OPTIONS + "Options.difficulty = ('b', (1,)); ef.register_task('one', Options)": "Expected a difficulty of task",
     "ef.register_task('one', 5)": "as a dataclass with build() and plain values that have defaults, got 5",
     "ef.register_gradient('full', ef.FULL, 'x')": "'full', which evenflow has registered",
+    "ef.register_gradient('Inf', ef.FULL, 'x')": "a name for a gradient, got 'Inf', which is read as a number",
     "ef.register_gradient('mine', 'R', 'x')": "as a rule, an estimator or what makes one, got str",
     "ef.register_gradient('mine', lambda a: a, 'x')": "annotated as AdjointRule, GradientEstimator, float or int",
     "ef.register_system('cart-pole', ef.CartPole)": "'cart-pole', which evenflow has registered",

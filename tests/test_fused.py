@@ -1,5 +1,7 @@
 """Sweeps in one launch by rules that say themselves on one sample, and the rules that are called instead."""
 
+from dataclasses import dataclass
+
 import pytest
 import taichi as ti
 import torch
@@ -19,6 +21,7 @@ from engine import (
     Truncate,
 )
 from engine import sweep as sweep_module
+from engine.rules import WrappedRule
 from policies import Linear
 
 BATCH, HORIZON = 4, 6
@@ -130,6 +133,46 @@ def test_a_rule_that_depends_on_time_knows_it_in_every_segment(rule, length, mon
     accuracy = 1e-12 if initial.dtype == torch.float64 else 1e-5
     assert relative_error(swept[0], parameters) < accuracy
     assert relative_error(swept[1], initial) < accuracy
+
+
+@dataclass(frozen=True)
+class OfRollout(WrappedRule):
+    """A decay that is another one in every rollout."""
+
+    in_one_launch: bool = True
+
+    def placed(self, place):
+        rule = Decay(self.of, float(place.keys().sum() % 8) / 8)
+        return rule if self.in_one_launch else BySteps(rule)
+
+
+class Unhashable(OnSample):
+    __hash__ = None  # type: ignore[assignment]
+
+
+@dataclass(frozen=True)
+class IntoUnhashable(WrappedRule):
+    def placed(self, place):
+        return Unhashable()
+
+
+@pytest.mark.float64
+def test_a_rule_that_its_place_changes_is_swept_as_what_it_is_there():
+    rollout, _ = rolled_out()
+    rules = [OfRollout(FULL), OfRollout(FULL, False)]
+    found = []
+    for _ in range(4):
+        rollout.forward(rollout.initial_state)
+        fused, stepped = (rollout.backward(rules, COST).parameters[rule] for rule in rules)
+        assert relative_error(fused, stepped) < 1e-12
+        found.append(float(fused.abs().sum()))
+    assert len(set(found)) > 1
+
+
+@pytest.mark.float64
+def test_a_rule_that_cannot_be_looked_up_in_its_place_is_refused():
+    with pytest.raises(AdjointError, match=r"^Expected an adjoint rule that can be hashed"):
+        rolled_out()[0].backward([IntoUnhashable(FULL)], COST)
 
 
 @pytest.mark.float64

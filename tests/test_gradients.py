@@ -72,6 +72,8 @@ NONSENSE = {
     "clip-norm(R, nan)": "a number as limit in clip-norm(of, limit), got nan",
     "clip-norm(R, -inf)": "a number as limit in clip-norm(of, limit), got -inf",
     "inf": "a name in the gradient",
+    "clip-norm(R, NaN)": "a number as limit in clip-norm(of, limit), got nan",
+    "clip-norm(R, Inf)": "a number as limit in clip-norm(of, limit), got inf",
     "information(R)": "a gradient among",
     "clip-norm(R, 1e999)": "a number as limit",
     "clip-norm(R, -1)": "limit",

@@ -109,6 +109,20 @@ def test_a_sweep_in_one_launch_is_that_of_chained_launches(parameters, segment):
             assert relative_error(one, other) < 10 * accuracy()
 
 
+@pytest.mark.cuda
+@pytest.mark.vulkan
+def test_what_is_held_twice_is_held_for_as_many_steps_as_both():
+    rule = engine.EveryStep(engine.Decay(engine.FULL, 0.5))
+    cost = StepCost(lambda x, u, t: 0.1 * x.square().sum(-1), lambda x: x.square().sum(-1))
+    policy, found = Linear((4,), (1,), **tensor_options()), []
+    policy.theta.data.copy_(uniform(3, *policy.theta.shape))
+    for system in (Held(Held(CartPole(1), 2), 3), Held(CartPole(1), 6)):
+        rollout = Rollout(system, policy, 4, BATCH)
+        rollout.forward(0.3 * uniform(4, BATCH, 4))
+        found.append(rollout.backward([rule], cost).parameters[rule])
+    assert torch.equal(*found)
+
+
 @pytest.mark.float64
 @pytest.mark.parametrize("steps", [0, -1, 1.5])
 def test_other_numbers_of_steps_are_refused(steps):

@@ -10,7 +10,7 @@ from children import run_python
 from conftest import tensor_options
 
 import engine
-from engine import BudgetError, CartPole, KernelSystem, LinearSystem, Rollout, SettingError, System, Trajectory
+from engine import BudgetError, CartPole, KernelSystem, LinearSystem, Rollout, SettingError, System, Trajectory, runtime
 from engine import available as available_module
 from engine import plan as plan_module
 from engine.memory import parse_bytes
@@ -177,6 +177,18 @@ def test_rules_swept_step_by_step_are_told_where_a_budget_does_not_count_their_l
     rollout.forward(torch.ones(2, 4, **tensor_options()))
     with pytest.warns(engine.EvenflowWarning, match="whose launches may take .* more; raise memory"):
         rollout.backward([engine.RandomCut()], Energy())
+
+
+def test_launches_that_a_plan_counts_are_not_told(recwarn):
+    """A held system that is swept step by step counts both of its launches, and so does what is not held."""
+    for name in ("kuramoto-sivashinsky", "swarm"):
+        task = build_task(name, horizon=20, **({"evaders": 200} if name == "swarm" else {}))
+        policy = task.policy(1, **tensor_options())
+        whole = Rollout(task.system, policy, task.horizon, 2, **task.parts).plan.predicted
+        rollout = Rollout(task.system, policy, task.horizon, 2, memory=whole, **task.parts)
+        rollout.forward(task.initial_states(2, 0, "train", runtime.current().dtype).to(policy.device))
+        rollout.backward([engine.FULL], task.objective)
+    assert not [one for one in recwarn if "launches" in str(one.message)]
 
 
 def refused(build, pattern):

@@ -15,7 +15,17 @@ from benchmarks.studies.packs import run_study
 from benchmarks.studies.spaces import family_of
 from benchmarks.studies.statistics import interquartile_mean
 from benchmarks.studies.study import Study
-from benchmarks.studies.zoo import GRADIENTS, TASKS, print_hours, report_zoo, run_zoo, trainings, trainings_left, zoo
+from benchmarks.studies.zoo import (
+    GRADIENTS,
+    TASKS,
+    print_hours,
+    print_left_out,
+    report_zoo,
+    run_zoo,
+    trainings,
+    trainings_left,
+    zoo,
+)
 from engine import SettingError
 from training import TrainingSettings
 from training.errors import RunError
@@ -67,6 +77,12 @@ def test_the_zoo_is_every_task_and_gradient():
 def test_some_gradients_of_the_zoo():
     found = zoo(("cart-pole", "fluid"), 4, ("R", "decay(R,0.90)", "every-step(clip-norm(R, 0.1))"))
     assert found["cart-pole"].gradients == ("R", "decay(R, 0.9)")
+    console = Console(record=True, width=100)
+    print_left_out(tuple(found), ("R", "every-step(decay(R, 0.9))", "short(every-step(decay(R, 0.9)), 8)"), console)
+    assert console.export_text().splitlines() == [
+        "cart-pole: no control is held there, so every-step(decay(R, 0.9)) is left out",
+        "cart-pole: no control is held there, so short(every-step(decay(R, 0.9)), 8, 0.99) is left out",
+    ]
     assert found["fluid"].gradients == ("R", "decay(R, 0.9)", "every-step(clip-norm(R, 0.1))")
     with pytest.raises(
         SettingError, match=r"^Expected R among the gradients, .*, got every-step\(.*\); name it too\.$"

@@ -44,7 +44,7 @@ from training.combinations import (
 )
 from training.constructors import KINDS, Constructor, Parameter, check_made, is_estimator, is_rule, parameters_of
 from training.estimators import Backpropagation, GradientEstimator, SignAgreement, check_part
-from training.grammar import Call, parse
+from training.grammar import NUMBERS, Call, parse
 from training.plugins import blamed
 from training.samples import AdaptiveClip, AndMask, ClipSamples, EachSample, Mix
 from training.scores import PhysicsScore, Score
@@ -93,6 +93,10 @@ def register_gradient(name: str, make: Any, description: str, aliases: Sequence[
         raise SettingError(f"Expected aliases of gradient {name!r} as a list of other names, got {aliases!r}.")
     for one in (name, *aliases):
         check_name("gradient", one)
+        if str(one).lower() in NUMBERS:
+            raise SettingError(
+                f"Expected a name for a gradient, got {one!r}, which is read as a number; choose another."
+            )
         known = _constructor(str(one))
         if known is not None:
             raise SettingError(

@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from engine import SettingError
 
 _TOKEN = re.compile(
-    r"\s*(?:(?P<number>[+-]?(?:(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?|(?:inf|nan)(?![A-Za-z0-9_=-])))"
+    r"\s*(?:(?P<number>[+-]?(?:(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?|(?i:inf|nan)(?![A-Za-z0-9_=-])))"
     r"|(?P<name>[A-Za-z][A-Za-z0-9_-]*)"
     r"|(?P<mark>[(),=]))"
 )
 _LONGEST, _DEEPEST = 500, 20
+NUMBERS = ("inf", "nan")
+"""Words that are read as numbers, so that none of them is the name of a gradient."""
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ _PARTICLES = TrainingSettings(batch_size=2, train_samples=32, test_samples=16)
 _FLUID = TrainingSettings(batch_size=4, train_samples=64, test_samples=16)
 _BETWEEN = ("every-step(clip-norm(R, 0.1))", "every-step(clip-norm(decay-rate(R, 15), 0.1))")
 """Where controls are held."""
+_BETWEEN_STEPS = "every-step("
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Entry:
         epochs: of every training.
         options: others of the task.
         shared: further settings of the study.
-        more: gradients of this task alone.
+        more: gradients of this task alone, whose control is held for several steps of the physics.
     """
 
     difficulty: Any
@@ -55,19 +56,25 @@ class Entry:
     more: tuple[str, ...] = ()
 
     def study(self, task: str, seeds: int, gradients: Sequence[str] = ()) -> Study:
-        """Of all gradients, or of those that are given but such as are of other tasks alone."""
+        """Of all gradients, or of those that are given but for those that are left out."""
         given = tuple(gradient_named(text).text for text in gradients) or (*GRADIENTS, *self.more)
+        left_out = self.left_out(given)
         return Study(
             task,
             dict(self.options),
             (self.difficulty,),
-            gradients=tuple(text for text in given if text in self.more or text not in _BETWEEN),
+            gradients=tuple(text for text in given if text not in left_out),
             epochs=self.epochs,
             seed_count=seeds,
             tuning_seed_count=2,
             tune_knobs=True,
             **self.shared,
         )
+
+    def left_out(self, gradients: Sequence[str]) -> list[str]:
+        """Those that act between held steps, where no control is held: there they are what they act with."""
+        texts = [gradient_named(text).text for text in gradients]
+        return [text for text in texts if _BETWEEN_STEPS in text] if not self.more else []
 
 
 def _trained(rate: float, settings: TrainingSettings, clipping: str = "norm") -> dict[str, Any]:
@@ -101,6 +108,13 @@ def zoo(tasks: Sequence[str], seeds: int, gradients: Sequence[str] = ()) -> dict
         if name not in TASKS:
             raise SettingError(f"Expected tasks of the zoo, {', '.join(TASKS)}, got {name!r}.")
     return {name: TASKS[name].study(name, seeds, gradients) for name in dict.fromkeys(tasks)}
+
+
+def print_left_out(tasks: Sequence[str], gradients: Sequence[str], console: Console) -> None:
+    """Tell which of the gradients that are asked for are not trained on which task, and why."""
+    for name in tasks:
+        for text in TASKS[name].left_out(gradients):
+            console.print(f"{name}: no control is held there, so {text} is left out", highlight=False, soft_wrap=True)
 
 
 def print_hours(studies: Mapping[str, Study], out: Path, console: Console) -> None:

@@ -172,6 +172,9 @@ class Guidance(Herding, System):
     def launch_bytes(self):
         return STEP_LAUNCH_BYTES if self._fits_a_thread else super().launch_bytes()
 
+    def counts_pull_backs(self):
+        return not self._fits_a_thread
+
     def _loops(self, state: torch.Tensor) -> tuple[Loop, bool]:
         """The loop over the particles of all samples, and whether sums over evaders run in lanes."""
         return loop_over(len(state), self.particles, self.particles), lanes_pay(self.evaders)

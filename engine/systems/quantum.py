@@ -96,6 +96,9 @@ class QuantumBox(System):
     def launch_bytes(self):
         return STEP_LAUNCH_BYTES + 1100
 
+    def counts_pull_backs(self):
+        return False
+
     def _scratch(self, state: torch.Tensor) -> torch.Tensor:
         """[B, 6, N]: elimination factors, right-hand side and then solution, ½(ψ + ψ'); Re and Im of each.
 
