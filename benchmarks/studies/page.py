@@ -258,7 +258,7 @@ def _study_curves(study: StudyDirectory) -> str:
 
 
 def _study_memory(study: StudyDirectory, rows: Sequence[Row]) -> str:
-    caption = "Interquartile mean after the last epoch, with its 95% interval, against planned memory."
+    caption = "Interquartile mean of the final test loss, with its 95% interval, against planned memory."
     return drawn(lambda file: memory_panels(study, rows, file), caption)
 
 
