@@ -23,6 +23,7 @@ from training.variant import Variant
 # Ratios are coloured up to eight times better or worse.
 _SPAN = 3.0
 _LETTERS = 15
+_FEW = 7  # columns; the heads of more are smaller
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def columns(studies: Mapping[str, StudyDirectory]) -> list[Column]:
 def write_matrix(studies: Mapping[str, StudyDirectory], out: Path) -> list[Path]:
     """Write matrix.md and matrix.png of these studies into a directory; returns their paths."""
     found = columns(studies)
-    families = sorted({family for column in found for family in column.rows}, key=rank_of)
+    families = sorted(dict.fromkeys(family for column in found for family in column.rows), key=rank_of)
     return [
         write_ours(out / "matrix.md", _markdown(found, families)),
         save_ours(_figure(found, families), out / "matrix.png"),
@@ -106,7 +107,8 @@ def _figure(found: list[Column], families: list[str]) -> Figure:
                 colour = "white" if abs(shades[y, x]) > 0.75 * _SPAN else "black"
                 told = _loss(row) if family == AGAINST else _told(row, ratios[y, x])
                 axes.text(x, y, told + mark, ha="center", va="center", fontsize=7, color=colour)
-    axes.set_xticks(range(len(found)), [_in_lines(column.title) for column in found], fontsize=7)
+    small = 7 if len(found) <= _FEW else 6
+    axes.set_xticks(range(len(found)), [_in_lines(column.title) for column in found], fontsize=small)
     names = [f"{family}: test loss" if family == AGAINST else Variant(family).short for family in families]
     axes.set_yticks(range(len(families)), names, fontsize=8)
     axes.xaxis.tick_top()
