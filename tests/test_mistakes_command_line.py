@@ -114,7 +114,7 @@ WORDS = {
     "bench variants cart-pole --out x --seeds 0": "at least 1 seed, got 0",
     "bench variants cart-pole --out x --tuning-seeds 0": "at least 1 tuning seed, got 0",
     "bench variants cart-pole --out x --trials 4": "--tune optuna with --trials 4, got none",
-    "bench variants cart-pole --out x --gradients R decay(R,0.9) --against decay(R,0.8)": "--against one of the gradients",
+    "bench variants cart-pole --out x --gradients R decay(R,0.9) --against decay(R,0.8)": "--against one of the",
     "train cart-pole --out x --gradients score(0.1,1e9)": "take fewer copies than 1000000000",
     "bench variants cart-pole --out x --seeds 9999999999": "at most 1000 seeds",
     "bench variants cart-pole --out x --optimiser adamm": "an optimiser among",
