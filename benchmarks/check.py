@@ -17,6 +17,7 @@ import taichi as ti
 import torch
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from benchmarks.apart import DONE, OVER_TIME, run_module
 from benchmarks.extras import missing, sentences
@@ -45,7 +46,7 @@ def check(console: Console) -> bool:
     console.print(f"Python {platform.python_version()} on {platform.system()} {platform.machine()}", highlight=False)
     console.print(", ".join(f"{name} {_version(name)}" for name in _PACKAGES), highlight=False)
     for told in sentences(missing()):
-        console.print(told, highlight=False, markup=False, soft_wrap=True)
+        console.print(told, highlight=False, soft_wrap=True)
     there = available_backends()
     probes = {}
     for backend, precision in PAIRS:
@@ -203,16 +204,16 @@ def _print_gradients(console: Console, probes: dict) -> bool:
             why = here.get("error") or oracle[name].get("error")
             if why is not None:
                 wrong.setdefault(name, why)
-                cells.append("[red]fails[/]")
+                cells.append(Text("fails", "red"))
                 continue
             error = _error(here, oracle[name], pair)
             good = error <= LIMITS[pair[1]]
             passed &= good
-            cells.append(f"[{'green' if good else 'red'}]{error:.1e}[/]")
+            cells.append(Text(f"{error:.1e}", "green" if good else "red"))
         table.add_row(name, *cells)
     console.print(table)
     for name, why in wrong.items():
-        console.print(f"{name}: {why}", highlight=False, markup=False)
+        console.print(f"{name}: {why}", highlight=False)
     console.print(
         "CPU float64 is compared with central differences, everything else with CPU float64; limits "
         + ", ".join(f"{limit:g} in {precision}" for precision, limit in LIMITS.items())

@@ -34,6 +34,13 @@ def plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
+def several(wanted: str, values: Any) -> tuple:
+    """`values` as a tuple; text and single values are none."""
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise _refused(wanted, values)
+    return tuple(values)
+
+
 def whole(wanted: str, value: Any, least: int = 1, most: int | None = None) -> int:
     """`value` as an int from `least` to `most`."""
     if not is_whole(value) or value < least or (most is not None and value > most):

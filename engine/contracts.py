@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from engine import runtime
+from engine.available import TRIAL_COPIES, check_parameters
 from engine.checks import is_whole
 from engine.errors import AdjointError, SettingError, ShapeError
 from engine.system import System
@@ -59,6 +61,21 @@ def check_controller(controller: Any) -> None:
     if isinstance(controller, torch.nn.Module):
         hint = "; wrap it as ModulePolicy(module, state_shape, control_shape)"
     raise SettingError(f"Expected a policy such as MLP or Linear, got {described(controller)}{hint}.")
+
+
+def check_fit(system: System, controller: Any, batch: int) -> None:
+    """An error unless a batch is of whole members, a controller as the runtime is, and both of a size that fits."""
+    members = controller.members
+    if batch % members:
+        raise ShapeError(f"Expected a batch that is a multiple of the {members} members, got {batch} samples.")
+    kind = runtime.current().dtype, runtime.current().device
+    if (controller.dtype, controller.device) != kind:
+        raise ShapeError(
+            f"Expected a policy as {kind[0]} on {kind[1]}, as the runtime is, got {controller.dtype} on "
+            f"{controller.device}; build it with dtype and device."
+        )
+    system.check_size()
+    check_parameters(members, controller.parameter_count, TRIAL_COPIES, controller.dtype, controller.device)
 
 
 def check_cost(cost: Any) -> None:

@@ -50,6 +50,7 @@ class SweepArrays:
         start: [1] of int32, t of the first step, read at every launch.
         law: how λ_t is made.
         weights: p and k of a law that sums paths.
+        disturbed: whether x_{t+1} is not S(x_t, u_t) alone, as where noise is added to it.
         parameters, parameter_adjoint: [B, q], as in `System.prepare_pull_back`, where parameters vary between samples;
             to the second, if it is given, Σ_t (∂S/∂p)ᵀ λ_{t+1} is added.
     """
@@ -64,6 +65,7 @@ class SweepArrays:
     start: torch.Tensor
     law: Law
     weights: tuple[float, float] = (0.0, 0.0)
+    disturbed: bool = False
     parameters: torch.Tensor | None = None
     parameter_adjoint: torch.Tensor | None = None
 

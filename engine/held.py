@@ -10,6 +10,7 @@ import torch
 
 from engine import runtime
 from engine.checks import whole
+from engine.contracts import check_system
 from engine.launch import Launch
 from engine.system import System
 from engine.vector_system import VectorSystem
@@ -58,6 +59,7 @@ class Held(System):
 
     def __init__(self, system: System, steps: int):
         steps = whole("a control to be held for at least 1 step", steps)
+        check_system(system)
         if type(system) is Held:  # so that what acts between the steps of the physics acts between all of them
             system, steps = system.system, system.steps * steps
         self.system, self.steps = system, steps

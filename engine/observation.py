@@ -6,8 +6,9 @@ from typing import Any
 
 import torch
 
+from engine.checks import is_whole, several
 from engine.contracts import check_tensor
-from engine.errors import SettingError
+from engine.errors import SettingError, ShapeError
 from engine.system import positive_shape
 
 Rows = Mapping[str, torch.Tensor]
@@ -39,14 +40,22 @@ class Observation:
     @classmethod
     def components(cls, indices: Sequence[int]) -> "Observation":
         """Some components of a state [n]."""
-        chosen = list(indices)
+        chosen = [int(index) if is_whole(index) else index for index in several("components in a tuple", indices)]
+        if not chosen or not all(map(is_whole, chosen)):
+            raise SettingError(f"Expected components of a state by their places, such as [0, 2], got {indices!r}.")
+
+        def seen(states: torch.Tensor, steps: torch.Tensor, parameters: Rows) -> torch.Tensor:
+            count = states.shape[-1]
+            if not all(-count <= index < count for index in chosen):
+                raise ShapeError(f"Expected components below {count}, which a state has, got {chosen}.")
+            return states[..., places(states.device)]
 
         @cache  # made at every step the places would be copied to a device every time
         def places(device: torch.device) -> torch.Tensor:
             with torch.inference_mode(False):  # autograd keeps it
                 return torch.tensor(chosen, device=device)
 
-        return cls(lambda states, steps, parameters: states[..., places(states.device)], (len(chosen),))
+        return cls(seen, (len(chosen),))
 
     @classmethod
     def clock(cls) -> "Observation":

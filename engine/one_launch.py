@@ -79,7 +79,12 @@ class OneLaunch:
 
     def show(self, first: int, last: int) -> None:
         """Have the controller act on the states in the slots [first, last)."""
+        # Vulkan is not sent what a kernel only writes, and would lose the controls of other slots.
+        kept = self._controls.clone() if runtime.current().backend == "vulkan" else None
         self._prepared(first, last, moves=False)()
+        if kept is not None:
+            self._controls[:first].copy_(kept[:first])
+            self._controls[last:].copy_(kept[last:])
 
     def _prepared(self, first: int, last: int, moves: bool) -> Launch:
         key = (first, last, moves)

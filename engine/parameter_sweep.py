@@ -8,7 +8,7 @@ import torch
 
 from engine.observed import ObservedTrace
 from engine.plan import Segment
-from engine.rules import AdjointRule, PathSum, PerSample
+from engine.rules import AdjointRule, PathSum, sums_paths
 from engine.trajectory import Trajectory
 
 
@@ -51,16 +51,17 @@ class ParameterSweep:
         yield
         rows[~spoilt] = kept
 
-    def add(self, rule: AdjointRule, part: Segment, samples: slice, cotangents: torch.Tensor) -> None:
-        """Add a swept segment, with its cotangents [slots, B, ...]."""
+    def add(
+        self, rule: AdjointRule, acting: AdjointRule, part: Segment, samples: slice, cotangents: torch.Tensor
+    ) -> None:
+        """Add a segment that was swept by a rule, in its place `acting`, with its cotangents [slots, B, ...]."""
         total = self._totals[rule]
         if self._parameters.of_system is not None:
             self._parameters.gather(self.of_system[samples], total[samples])
         trace, rollout = self.rollout.trace, self.rollout
         if not rule.uses_policy or not isinstance(trace, ObservedTrace):
             return
-        source = rule.of if isinstance(rule, PerSample) else rule
-        weight = source.path_weights[1] if isinstance(source, PathSum) else 1.0
+        weight = acting.path_weights[1] if isinstance(acting, PathSum) and sums_paths(acting) else 1.0
         for first, last in part.own_blocks(rollout.block, rollout.horizon):
             seen = trace.pull_back_rows(first, last, rollout.states[first:last], cotangents[first:last], samples)
             total[samples] += weight * seen

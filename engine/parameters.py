@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 
 from engine import runtime
-from engine.checks import finite, perhaps, positive
+from engine.checks import finite, perhaps, positive, several
 from engine.errors import SettingError
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class SampleParameters:
     """
 
     def __init__(self, system: "System", names: Sequence[str], batch: int):
-        self.system, self.names = system, tuple(names)
+        self.system, self.names = system, several("names of parameters in a tuple", names)
         if isinstance(names, str) or len(set(names)) < len(self.names) or not all(map(_is_name, self.names)):
             raise SettingError(f"Expected parameters as names that differ, such as ('pole_mass',), got {names!r}.")
         self.known = tuple(system.parameters)

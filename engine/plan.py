@@ -159,10 +159,22 @@ def _longest_within(
         if plan_.predicted <= budget and indexable(plan_):
             return plan_
         smallest = min(smallest, plan_, key=lambda entry: (not indexable(entry), entry.predicted))
-    raise BudgetError(
-        f"Expected a memory budget of at least {format_bytes(smallest.predicted)} for {horizon} steps, "
-        f"got {format_bytes(budget)}; raise memory, or lower the batch or the horizon."
-    )
+    if not indexable(smallest):
+        raise BudgetError(
+            f"Expected arrays of at most {MOST_ELEMENTS} elements, which is what kernels can index, got more for "
+            f"{smallest.slots} stored steps, the fewest of {horizon}; lower the batch."
+        )
+    check_budget(smallest, budget)
+    return smallest
+
+
+def check_budget(plan_: MemoryPlan, budget: int) -> None:
+    """BudgetError if a plan takes more than so many bytes."""
+    if plan_.predicted > budget:
+        raise BudgetError(
+            f"Expected a memory budget of at least {format_bytes(plan_.predicted)} for {plan_.segments.horizon} steps, "
+            f"got {format_bytes(budget)}; raise memory, or lower the batch or the horizon."
+        )
 
 
 def _lengths(horizon: int) -> Iterator[int]:

@@ -25,6 +25,8 @@ from engine.contracts import check_rule, described
 from engine.errors import AdjointError, SettingError
 from engine.norms import limited, limited_vector
 
+_ASKED = 4  # steps at which a rule is asked for a sum of paths
+
 
 @runtime_checkable
 class AdjointRule(Protocol):
@@ -63,10 +65,45 @@ class SampleRule(AdjointRule, Protocol):
         ...
 
 
+def sums_paths(rule: AdjointRule) -> bool:
+    """Whether this is a `PathSum` that gives the sum that it says: whoever calls it another way is to be called."""
+    if type(rule) is PathRule:
+        return True
+    if not isinstance(rule, PathSum):
+        return False
+    terms = torch.rand(3, 2, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    direct, physics, policy = terms
+    p, k = rule.path_weights
+    physics, policy = (physics if rule.uses_physics else None), (policy if rule.uses_policy else None)
+    try:
+        found = [rule(direct.clone(), physics, policy, t) for t in range(_ASKED)]
+    except Exception:  # of terms that it does not take; where it is swept it is told
+        return False
+    wanted = direct + (0.0 if physics is None else p * physics) + (0.0 if policy is None else k * policy)
+    return all(torch.is_tensor(one) and one.shape == wanted.shape and torch.allclose(one, wanted) for one in found)
+
+
+def numbers_of(rule: AdjointRule) -> dict[str, Any]:
+    """The numbers and texts among a rule's attributes and those of the rules that it has."""
+    values = getattr(rule, "__dict__", {})
+    return {
+        name: numbers_of(value) if isinstance(value, AdjointRule) else value
+        for name, value in values.items()
+        if isinstance(value, int | float | str | AdjointRule)
+    }
+
+
 def says_itself_on_a_sample(rule: AdjointRule) -> bool:
-    """Whether this is a `SampleRule`, and so is every rule among its attributes, which it may call."""
+    """Whether this is a `SampleRule`, and so is every rule among its attributes, which it may call.
+
+    What a class inherits of one sample says nothing of another `__call__` of its own.
+    """
     parts = [value for value in getattr(rule, "__dict__", {}).values() if isinstance(value, AdjointRule)]
-    return isinstance(rule, SampleRule) and all(map(says_itself_on_a_sample, parts))
+    if not isinstance(rule, SampleRule) or not all(map(says_itself_on_a_sample, parts)):
+        return False
+    kinds = type(rule).__mro__
+    called = next(place for place, kind in enumerate(kinds) if "__call__" in vars(kind))
+    return any("on_sample" in vars(kind) for kind in kinds[: called + 1])
 
 
 @dataclass(frozen=True)
@@ -157,6 +194,11 @@ class WrappedRule:
             raise AdjointError(
                 f"Expected a rule such as FULL as the first argument of {name}, got {described(self.of)}{hint}."
             ) from None
+        if isinstance(self.of, PerSample):
+            raise AdjointError(
+                f"Expected PerSample around the other rules, got {type(self).__name__}(PerSample(...)); write "
+                f"PerSample({type(self).__name__}(...))."
+            )
         if getattr(self.of, "outermost", False):
             name, inner = type(self).__name__, type(self.of).__name__
             raise AdjointError(

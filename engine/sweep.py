@@ -20,10 +20,21 @@ from engine.held import Between, Held
 from engine.launch import Launch
 from engine.loops import BLOCK_ROWS, torch_threads
 from engine.memory import format_bytes
+from engine.noise import STATE
 from engine.parameter_sweep import ParameterSweep
 from engine.plan import Segment
 from engine.pull_back import pull_back_parameters, pull_back_samples
-from engine.rules import AdjointRule, PathSum, PerSample, Place, placed, says_itself_on_a_sample
+from engine.rules import (
+    AdjointRule,
+    PathRule,
+    PathSum,
+    PerSample,
+    Place,
+    numbers_of,
+    placed,
+    says_itself_on_a_sample,
+    sums_paths,
+)
 from engine.system import PULL_BACK_LAUNCH_BYTES
 from engine.trajectory import Cost, Trajectory
 from engine.trials.agreement import check_agreement
@@ -73,6 +84,7 @@ class Sweeper(SweepBuffers):
         self._made_of_parameters: ParameterSweep | None = None
         self._trusted: set[AdjointRule] = set()
         self._compiled: set[AdjointRule] = set()
+        self._numbers: dict[AdjointRule, dict] = {}
         self._costs: list[Cost] = []
 
     def run(
@@ -119,6 +131,7 @@ class Sweeper(SweepBuffers):
         self._pull_backs = {key: launches for key, launches in self._pull_backs.items() if key in parts}
         if len(self._fused) > _FUSED_KEPT * min(len(self.rollout.plan.segments), self.rollout.plan.slots):
             self._fused.clear()
+            self._numbers.clear()
 
     def _run(self, swept: dict[AdjointRule, slice], cost: Cost | None, inspect: Inspect | None) -> Gradients:
         rollout, rules = self.rollout, list(swept)
@@ -149,7 +162,7 @@ class Sweeper(SweepBuffers):
                     pull_back = pull_back_samples if isinstance(rule, PerSample) else pull_back_parameters
                     pull_back(rollout, part, self.cotangents, chosen, result.parameters[rule])
                     if varied is not None:
-                        varied.add(rule, part, chosen, self.cotangents)
+                        varied.add(rule, placed(rule, self._place(chosen)), part, chosen, self.cotangents)
                     if inspect is not None:
                         inspect(
                             rule, part, self.adjoints[part.first : part.last + 1],
@@ -202,6 +215,11 @@ class Sweeper(SweepBuffers):
         if not (hasattr(rule, "on_sample") or hasattr(rule, "path_weights")):
             return None
         check_rule(rule)  # in its place it may be another
+        if type(rule) is not PathRule and self._numbers.setdefault(rule, numbers_of(rule)) != numbers_of(rule):
+            raise AdjointError(
+                f"Expected {described(rule)} with the numbers that it had when it was first swept, which its kernel "
+                "holds, got others; make another rule for other numbers."
+            )
         key = (rule, part.first, part.last, *self._key(samples))
         if key not in self._fused:
             self._fused[key] = self._prepare_fused(rule, part, samples)
@@ -223,7 +241,8 @@ class Sweeper(SweepBuffers):
                 samples,
                 self._start,
                 law,
-                rule.path_weights if isinstance(rule, PathSum) else (0.0, 0.0),
+                rule.path_weights if isinstance(rule, PathSum) and law.sums_paths else (0.0, 0.0),
+                STATE in rollout.parts.noise,
                 **self._arguments(),
             )
         )
@@ -236,7 +255,7 @@ class Sweeper(SweepBuffers):
 
     def _law(self, rule: AdjointRule) -> Law | None:
         """What a kernel that sweeps by this rule is compiled for; None where it must be called between the steps."""
-        if isinstance(rule, PathSum):
+        if sums_paths(rule):
             return Law(rule.uses_physics, rule.uses_policy)
         if self._physics[0].numel() > MOST_COMPONENTS or not says_itself_on_a_sample(rule):
             return None

@@ -3,12 +3,12 @@
 import abc
 import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 
 from engine import runtime
-from engine.checks import is_whole
+from engine.checks import is_whole, several
 from engine.errors import AdjointError, SettingError, ShapeError
 from engine.fused import SweepArrays
 from engine.launch import Launch, prepare, prepare_adjoint
@@ -146,7 +146,11 @@ class System(abc.ABC):
     def step(self, state: torch.Tensor, control: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
         """S(state, control) for tensors [B, *state_shape], [B, *control_shape]; for rollouts use `Rollout`."""
         self._check_batch(state, control)
-        out = torch.empty_like(state) if out is None else out
+        if out is None:
+            out = torch.empty_like(state)
+        runtime.current().check("out", out, tuple(state.shape))
+        if any(out.untyped_storage().data_ptr() == one.untyped_storage().data_ptr() for one in (state, control)):
+            raise SettingError("Expected out in memory of its own, got that of the state or the control; copy one.")
         self.prepare_step(state, control, out)()
         return out
 
@@ -216,7 +220,11 @@ class KernelSystem(System):
         self.state_shape = positive_shape("state_shape", state_shape)
         self.control_shape = positive_shape("control_shape", control_shape)
         self.typical_states, self.checked = typical_states, checked
-        self._step, self._pull_back, self._constants = step, pull_back, tuple(constants)
+        self._step, self._pull_back, self._constants = (
+            step,
+            pull_back,
+            several("constants of kernels in a tuple", constants),
+        )
         self._trial = Trial(self)
 
     def prepare_step(self, state, control, next_state):
@@ -246,6 +254,8 @@ class KernelSystem(System):
     def _given(self, state: torch.Tensor, control: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """A few points of the user's own: typical states, or what a launch is prepared with unless that is all zero."""
         if self.typical_states is not None:
+            if not isinstance(self.typical_states, torch.Tensor):
+                raise ShapeError(f"Expected typical_states as a tensor, got {type(self.typical_states).__name__}.")
             shape = (*self.typical_states.shape[:1], *self.state_shape)
             chosen = runtime.current().check("typical_states", self.typical_states, shape)[:_TYPICAL]
             return chosen, control.new_zeros(len(chosen), *self.control_shape)
@@ -295,7 +305,7 @@ class KernelSystem(System):
 
 def positive_shape(name: str, shape: Sequence[int]) -> tuple[int, ...]:
     """`shape` as a tuple of positive ints, else ShapeError."""
-    result = tuple(shape)
+    result = tuple(shape) if isinstance(shape, Iterable) and not isinstance(shape, str) else ()
     if not result or not all(is_whole(size) and size > 0 for size in result):
         raise ShapeError(f"Expected {name} as positive integers such as (4,), got {shape!r}.")
     return tuple(int(size) for size in result)

@@ -8,13 +8,13 @@ import torch
 
 from engine import plan as planning
 from engine import runtime
-from engine.available import TRIAL_COPIES, check_available, check_parameters
+from engine.available import check_available
 from engine.buffers import SweepBuffers
 from engine.checks import flag, whole
-from engine.contracts import check_controller, check_cost, check_system, check_tensor, modified
+from engine.contracts import check_controller, check_cost, check_fit, check_system, check_tensor, modified
 from engine.controller import Controller
 from engine.ends import End
-from engine.errors import AdjointError, ShapeError
+from engine.errors import AdjointError
 from engine.finiteness import Finiteness
 from engine.memory import parse_bytes, return_freed_memory
 from engine.modes import plain_torch
@@ -103,7 +103,7 @@ class Trajectory:
         horizon, batch = whole("a horizon of at least 1", horizon), whole("a batch of at least 1", batch)
         segment = None if segment is None else whole("a segment of at least 1", segment)
         forward_only = flag("forward_only", forward_only)
-        _check_fit(system, controller, batch)
+        check_fit(system, controller, batch)
         self.parts = Parts(system, batch, horizon, observation, parameters, noise, end)
         controller = self.parts.controller(controller)
         # Planning calls the controller, so first see that a call leaves nothing behind.
@@ -117,6 +117,8 @@ class Trajectory:
         self.block = min(passing, self._block_steps()) if forward_only else self._block_steps()
         self.budget = None if memory is None else parse_bytes(memory)
         self.plan = self._plan(*((None, self.block) if forward_only else (memory, segment)), reserved)
+        if forward_only and self.budget is not None:
+            planning.check_budget(self.plan, self.budget)
         what = f"{batch} samples of {horizon} steps of {system.name}"
         check_available(self.plan.predicted, what, runtime.current().device)
         if memory is not None and len(self.plan.segments) > 1:
@@ -124,6 +126,7 @@ class Trajectory:
         self._allocate()
         self.restored: Segment | None = None
         self._versions = (0, 0)
+        self._seeded = self.parts.seeded
         self._begun: list[Cost] = []
         self.turn = 0
         self.finite = Finiteness()
@@ -166,10 +169,14 @@ class Trajectory:
         if cost is not None:
             check_cost(cost)
             losses = torch.zeros(self.batch, dtype=self.states.dtype, device=self.states.device)
+        self.restored = None  # until this one is done
         self._watch.begin()
         self.turn += 1
+        if self.states.grad is not None:  # of an earlier tape
+            self.states.grad.zero_()
         with torch.inference_mode():
             self.parts.begin(initial, parameters, self.finite)
+            self._seeded = self.parts.seeded
             if cost is not None:
                 self.parts.check_names(cost, initial)
             self._forward(initial, cost, losses)
@@ -226,6 +233,8 @@ class Trajectory:
         changed = self._watch.changed(self.finite.equal)
         if changed is None and self._versions != (self.states._version, self.controls._version):
             changed = "states or controls that were written to"
+        if changed is None and self._seeded != self.parts.seeded:
+            changed = "noise that was seeded anew"
         if changed is not None:
             raise AdjointError(
                 f"Expected the adjoint of the last forward rollout, got {changed} since; call the rollout again first."
@@ -334,17 +343,3 @@ class Trajectory:
             return max(0, of_system - STEP_LAUNCH_BYTES)
         of_controller = getattr(self.controller, "launch_bytes", None)  # few have any to speak of
         return _LAUNCH_BYTES + of_system + (0 if of_controller is None else of_controller())
-
-
-def _check_fit(system: System, controller: Controller, batch: int) -> None:
-    members = controller.members
-    if batch % members:
-        raise ShapeError(f"Expected a batch that is a multiple of the {members} members, got {batch} samples.")
-    kind = runtime.current().dtype, runtime.current().device
-    if (controller.dtype, controller.device) != kind:
-        raise ShapeError(
-            f"Expected a policy as {kind[0]} on {kind[1]}, as the runtime is, got {controller.dtype} on "
-            f"{controller.device}; build it with dtype and device."
-        )
-    system.check_size()
-    check_parameters(members, controller.parameter_count, TRIAL_COPIES, controller.dtype, controller.device)

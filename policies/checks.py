@@ -1,7 +1,7 @@
 """Checks of the sizes that users give to policies: each ends in one sentence, "Expected WANTED, got ..."."""
 
 from collections.abc import Iterable
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
 
 
@@ -32,6 +32,22 @@ def sizes(wanted: str, values: Any) -> tuple[int, ...]:
     given = list(values)
     if not all(map(is_size, given)):
         raise PolicyError(f"Expected {wanted}, got {given}.")
+    return tuple(int(value) for value in given)
+
+
+def numbers(wanted: str, values: Any) -> tuple[float, ...]:
+    """`values` as a tuple of floats."""
+    given = None if isinstance(values, str) or not isinstance(values, Iterable) else list(values)
+    if given is None or not all(isinstance(value, Real) for value in given):
+        raise PolicyError(f"Expected {wanted}, got {values!r}.")
+    return tuple(float(value) for value in given)
+
+
+def places(wanted: str, values: Any) -> tuple[int, ...]:
+    """`values` as a tuple of ints of at least 0."""
+    given = numbers(wanted, values)
+    if not all(value == int(value) and value >= 0 for value in given):
+        raise PolicyError(f"Expected {wanted}, got {values!r}.")
     return tuple(int(value) for value in given)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from policies.checks import is_size, shape
+from policies.checks import is_size, shape, sizes
 from policies.network import Layers
 from policies.policy import Policy, PolicyError
 from policies.slots import aligned, aligned_slots, is_aligned, padded_width
@@ -47,10 +47,12 @@ class Convolutional(Policy):
         state_shape, control_shape = shape("state shape", state_shape), shape("control shape", control_shape)
         if len(state_shape) != 2:
             raise PolicyError(f"Expected states [channels, points] for convolutions, got shape {list(state_shape)}.")
-        if not filters or not all(map(is_size, (*filters, width, stride))):
+        filters = sizes("filters of at least 1", filters)
+        if not filters or not all(map(is_size, (width, stride))):
             raise PolicyError(
                 f"Expected filters, width and stride of at least 1, got {list(filters)}, {width} and {stride}."
             )
+        width, stride = int(width), int(stride)
         self.width, self.stride = width, stride
         self.channels = (state_shape[0], *filters)
         places = [state_shape[1]]

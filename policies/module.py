@@ -1,6 +1,7 @@
 """Any torch module without memory as a policy, of one member or of many."""
 
 import copy
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,8 @@ from policies.checks import size
 from policies.policy import AutogradTrace, Policy, PolicyError, PolicyTrace, make_usable, switches_of
 from policies.redraw import built, check_same_buffers, redrawn
 
+_owners: weakref.WeakKeyDictionary[nn.Module, weakref.ref] = weakref.WeakKeyDictionary()
+"""Of each module that was linked, the policy whose parameters its own are views of."""
 _WITH_MEMORY = (nn.RNNBase, nn.RNNCellBase)
 _MIX_ROWS_OR_DRAW = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
 
@@ -173,6 +176,13 @@ class ModulePolicy(Policy):
         places, place = {name: _place(parameter) for name, parameter in found.items()}, _place(self.theta)
         if places == self._places and place == self._place:
             return
+        owner = _owners[self._module[0]]()
+        if owner is not None and owner is not self:
+            raise PolicyError(
+                f"Expected a module of this policy alone, got {type(self._module[0]).__name__}, which another has been "
+                "given since; give each a module of its own, ModulePolicy(module, ..., members=1), or a function that "
+                "builds one."
+            )
         if any(parameter.is_inference() for parameter in found.values()):
             make_usable(self._module[0])
             found = dict(self._module[0].named_parameters())
@@ -226,6 +236,7 @@ class ModulePolicy(Policy):
             views = self._views(self.theta.data)
             for name, parameter in parameters.items():
                 parameter.data = views[name]
+        _owners[self._module[0]] = weakref.ref(self)
         self._place = _place(self.theta)
         self._places = {name: _place(parameter) for name, parameter in parameters.items()}
 

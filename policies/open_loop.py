@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from policies.checks import shape, size
-from policies.policy import Policy
+from policies.policy import Policy, class_name
 
 
 class OpenLoop(Policy):
@@ -36,7 +36,7 @@ class OpenLoop(Policy):
 
     @property
     def architecture(self) -> dict[str, Any]:
-        return {"class": "OpenLoop", "control_shape": list(self.control_shape), "horizon": self.horizon}
+        return {"class": class_name(self), "control_shape": list(self.control_shape), "horizon": self.horizon}
 
     def forward(self, state: torch.Tensor) -> torch.Tensor:
         steps = state.detach()[..., 0].nan_to_num().clamp(0, self.horizon - 1).round().long()

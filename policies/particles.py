@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from policies.checks import is_size
+from policies.checks import is_size, numbers, places, sizes
 from policies.network import Network
 from policies.policy import Policy, PolicyError
 
@@ -44,7 +44,9 @@ class ParticlePolicy(Policy):
     ):
         _, particles, _, count = _sizes(state_shape, control_shape)
         super().__init__(state_shape, control_shape, parameter_count, members, dtype, device)
-        self.actuators = tuple(range(count)) if actuators is None else tuple(actuators)
+        self.actuators = (
+            tuple(range(count)) if actuators is None else places("actuators as places of particles", actuators)
+        )
         distinct = len(set(self.actuators)) == count == len(self.actuators)
         if not distinct or not all(0 <= a < particles for a in self.actuators):
             raise PolicyError(f"Expected {count} different actuators below {particles}, got {list(self.actuators)}.")
@@ -112,7 +114,8 @@ class Moments(ParticlePolicy):
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
     ):
-        self.quantiles, self.hidden, self.zero_last = tuple(quantiles), tuple(hidden), zero_last
+        self.quantiles, self.zero_last = numbers("quantiles from 0 to 1", quantiles), zero_last
+        self.hidden = sizes("hidden layers of at least 1 unit", hidden)
         if not all(0 <= q <= 1 for q in self.quantiles):
             raise PolicyError(f"Expected quantiles from 0 to 1, got {list(self.quantiles)}.")
         dim, _, rows, _ = _sizes(state_shape, control_shape)
@@ -177,7 +180,8 @@ class DeepSets(ParticlePolicy):
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
     ):
-        self.features, self.hidden, self.zero_last = tuple(features), tuple(hidden), zero_last
+        self.features = sizes("layers of at least 1 feature", features)
+        self.hidden, self.zero_last = sizes("hidden layers of at least 1 unit", hidden), zero_last
         if not self.features:
             raise PolicyError("Expected at least 1 layer of features, got none.")
         dim, _, rows, _ = _sizes(state_shape, control_shape)

@@ -7,7 +7,7 @@ ensemble's gradients, optimiser state, clipping and checkpoints are rows of one 
 import abc
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -63,7 +63,7 @@ class Policy(nn.Module, abc.ABC):
     def architecture(self) -> dict[str, Any]:
         """Class and construction arguments as plain data, without members, dtype and device; see `policy_from`."""
         shapes = {"state_shape": list(self.state_shape), "control_shape": list(self.control_shape)}
-        return {"class": type(self).__name__, **shapes}
+        return {"class": class_name(self), **shapes}
 
     @property
     def members(self) -> int:
@@ -133,6 +133,22 @@ class Policy(nn.Module, abc.ABC):
             return {}
         values = {f"buffer {name!r}": value for name, value in self.named_buffers()}
         return values | {f"parameter {name!r}": value for name, value in self.named_parameters() if name != "theta"}
+
+    def take_constants(self, constants: Mapping[str, torch.Tensor]) -> None:
+        """Compute with these `constants()` of another policy of this kind from now on.
+
+        Raises:
+            PolicyError: others than this policy has, or of other shapes.
+        """
+        own = self.constants()
+        for name in own.keys() | constants.keys():
+            one, other = own.get(name), constants.get(name)
+            if one is None or other is None or one.shape != other.shape:
+                raise PolicyError(f"Expected policies that compute with the same constants, got {name} of one alone.")
+        with torch.inference_mode(False), torch.no_grad():
+            for name, value in own.items():
+                if value is not constants[name] and not torch.equal(value, constants[name].to(value)):
+                    value.copy_(constants[name])
 
     def switches(self) -> tuple:
         """What switches the behaviour of a module: training mode and hooks."""
@@ -206,6 +222,13 @@ class Policy(nn.Module, abc.ABC):
             )
         self.bind()
         check_fit(self, tuple(control_shape))
+
+
+def class_name(policy: nn.Module) -> str:
+    """As checkpoints know the class of a policy: by its name alone if it ships."""
+    kind = type(policy)
+    shipped = kind.__module__.startswith(f"{__package__}.")
+    return kind.__name__ if shipped else f"{kind.__module__}.{kind.__qualname__}"
 
 
 def make_usable(module: nn.Module) -> None:

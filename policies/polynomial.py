@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from policies.policy import Policy
+from policies.policy import Policy, class_name
 
 
 class Polynomial(Policy):
@@ -24,7 +24,7 @@ class Polynomial(Policy):
 
     @property
     def architecture(self) -> dict[str, Any]:
-        return {"class": "Polynomial", "shape": list(self.state_shape)}
+        return {"class": class_name(self), "shape": list(self.state_shape)}
 
     def forward(self, state: torch.Tensor) -> torch.Tensor:
         square, linear = self.theta.view(self.members, 2, *[1] * (state.dim() - 1)).unbind(1)

@@ -7,6 +7,7 @@ import torch
 from children import run_evenflow
 from conftest import relative_error, uniform
 from safetensors import safe_open
+from safetensors.torch import load
 from test_run import contents
 from torch import nn
 
@@ -15,6 +16,7 @@ from evenflow import main
 from policies import MLP, Convolutional, DeepSets, Linear, ModulePolicy, Moments, OpenLoop, PolicyError, Polynomial
 from training import ControllerModule, Experiment, TrainingSettings, export_controller, load_controller, train
 from training.errors import RunError
+from training.export import _parameters
 
 pytestmark = pytest.mark.float64
 
@@ -44,6 +46,12 @@ POLICIES = {
     "open loop": lambda members: OpenLoop((2,), 5, members=members),
     "module": lambda members: ModulePolicy(Small(), (6,), (2,), members=members),
 }
+
+
+def test_tied_weights_are_written_under_each_name():
+    module = ControllerModule(POLICIES["module"](1).module(), None)
+    written = load(_parameters(module, torch.ones(1, 6), {}))
+    assert torch.equal(written["second.weight"], written["first.weight"])
 
 
 @pytest.mark.parametrize("kind", POLICIES)

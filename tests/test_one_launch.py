@@ -272,6 +272,19 @@ class Kernels(TorchDispatchMode):
         return operation(*args, **(kwargs or {}))
 
 
+@pytest.mark.cuda
+@pytest.mark.vulkan
+def test_what_is_shown_changes_the_controls_of_its_slots_alone():
+    policy, batch = policy_for(CART_POLE), 4
+    rollout = Rollout(CART_POLE, policy, HORIZON, batch)
+    rollout.forward(states_of(CART_POLE, batch))
+    rollout.controls.fill_(5.0)
+    rollout.show(4, 8, rollout.states[4:8].clone())
+    apart = torch.cat([rollout.controls[:4], rollout.controls[8:]])
+    assert torch.equal(apart, torch.full_like(apart, 5.0))
+    assert bool((rollout.controls[4:8] != 5.0).all())
+
+
 @pytest.mark.float64
 def test_an_update_of_cart_pole_launches_fewer_than_80_kernels(monkeypatch):
     launched = [0]

@@ -137,7 +137,7 @@ def test_parameters_that_a_system_cannot_have_are_refused(make, message):
 def test_a_misspelt_parameter_that_nothing_reads_is_refused(cost):
     linear, initial = Linear((4,), (1,), **tensor_options()), uniform(1, BATCH, 4)
     rollout = Rollout(POLES[1], linear, 3, BATCH, parameters=("pole_mass", "pole_mas"))
-    ways = (lambda: rollout.forward(initial, cost, initial[:, :2].abs()), lambda: rollout.backward([FULL], cost))
+    ways = (lambda: rollout.backward([FULL], cost), lambda: rollout.forward(initial, cost, initial[:, :2].abs()))
     rollout.forward(initial, parameters=initial[:, :2].abs())
     for way in ways:
         with pytest.raises(

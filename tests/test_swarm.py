@@ -150,6 +150,18 @@ def test_coincident_and_far_particles_have_defined_steps_and_gradients(radius):
 
 @pytest.mark.cuda
 @pytest.mark.vulkan
+def test_particles_whose_distance_overflows_when_squared_have_a_finite_adjoint():
+    system = Swarm(**MANY, radius=1e9)
+    state = uniform(1, 1, 4, 122)
+    state[0, 0, 40] = 1.5 * torch.finfo(state.dtype).max ** 0.5
+    control, next_adjoint = torch.zeros(1, 2, 2, **tensor_options()), uniform(2, 1, 4, 122)
+    assert system.step(state, control).isfinite().all()
+    for gradient in system.pull_back(state, control, next_adjoint):
+        assert gradient.isfinite().all()
+
+
+@pytest.mark.cuda
+@pytest.mark.vulkan
 def test_a_sample_that_is_not_finite_disturbs_no_other():
     system, state, control, next_adjoint = CASES["cells"].points()
     clean = system.step(state, control), *system.pull_back(state, control, next_adjoint)

@@ -36,6 +36,19 @@ def damped_pendulum_pull_back(
         cotangent[b, 0] += dt * rate_bar
 
 
+@pytest.mark.float64
+def test_a_step_is_written_into_memory_of_its_own_shape_and_place():
+    system, state, control = CartPole(1), uniform(0, BATCH, 4), uniform(1, BATCH, 1)
+    out = torch.empty_like(state)
+    assert system.step(state, control, out=out) is out
+    assert torch.equal(out, system.step(state, control))
+    for wrong in (out[:2], out.float(), out.t()):
+        with pytest.raises(engine.ShapeError, match="out"):
+            system.step(state, control, out=wrong)
+    with pytest.raises(engine.SettingError, match="Expected out in memory of its own"):
+        system.step(state, control, out=state)
+
+
 def by_hand():
     return KernelSystem(damped_pendulum, (2,), (1,), (0.05, 0.3), damped_pendulum_pull_back, "pendulum")
 

@@ -132,6 +132,19 @@ def test_each_tape_starts_from_clean_state_gradients(initial):
     assert torch.equal(found[0], found[1])
 
 
+@pytest.mark.cuda
+def test_what_kernels_of_a_tape_added_is_not_in_later_sweeps(initial):
+    rollout, alone = build_rollout(), build_rollout()
+    states, loss = rollout.states.requires_grad_(), no_loss()
+    with RolloutTape(loss=loss):
+        rollout(initial)
+        add_squares(states, loss)
+    for one in (rollout, alone):
+        one.forward(initial)
+    found, expected = (one.backward([FULL], COST).parameters[FULL] for one in (rollout, alone))
+    assert torch.equal(found, expected)
+
+
 def gradient_of_latent(cost, with_loss_kernel):
     """The gradient that a kernel before the rollout receives, through λ_0, for the numbers it started from."""
     rollout, loss, latent = build_rollout(), no_loss(), uniform(2, BATCH, 4).requires_grad_()

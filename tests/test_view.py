@@ -178,6 +178,15 @@ class TestControllers:
         assert np.array_equal(adjoints["C"], np.where(agree, adjoints["M"], 0.0))
         assert not np.array_equal(adjoints["R"], adjoints["M"])
 
+    def test_adjoints_of_states_with_rows_are_combined_as_those_of_one(self):
+        """Of guidance [4, N], for which lengths are of a whole state."""
+        variants = [evenflow.gradient_named(text) for text in ("unit(R)", "mask-random(M, C, 1)")]
+        simulation = Simulation(watched("guidance"), variants)
+        adjoints = simulation.run(simulation.initial(0), 0).adjoints
+        lengths = np.linalg.norm(adjoints["unit(R)"].reshape(len(adjoints["unit(R)"]), -1), axis=1)
+        assert lengths[lengths > 0] == pytest.approx(1.0, rel=1e-5)
+        assert adjoints["mask-random(M, C, 1, 0)"].shape == adjoints["unit(R)"].shape
+
 
 @pytest.mark.float64
 class TestShow:

@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from engine import SettingError
+from training import constants
 from training.checks import check_types, difference
 from training.divergence import Divergence
 from training.errors import RunError
@@ -177,6 +178,8 @@ def continue_from(path: Path, trainer: Trainer, config: Mapping[str, Any]) -> in
         check_settings(found.description["config"], config, path)
     expected = trainer.state()
     tensors = _with_draws(found.tensors, expected)
+    if not constants.from_tensors(tensors):  # as before these were kept
+        tensors |= constants.as_tensors(trainer.policy)
     for name, value in expected.items():
         if name not in tensors:
             raise RunError(f"Expected tensor {name!r} in checkpoint {path}, got a file without it.")

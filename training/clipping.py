@@ -63,3 +63,9 @@ _KINDS: dict[str, Callable[[torch.Tensor, float], torch.Tensor]] = {
     "value": _by_value,
     "norm": limited,
 }
+
+
+def check_clipping(clipping: object) -> None:
+    """SettingError unless this is a clipping."""
+    if not isinstance(clipping, Clipping):
+        raise SettingError(f"Expected a clipping such as Clipping('norm', 1.0), got {clipping!r}.")

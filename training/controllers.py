@@ -10,6 +10,7 @@ import torch
 from engine import SettingError, current
 from policies import Policy, PolicyError, policy_from
 from policies.architecture import is_ours
+from training import constants
 from training.checkpoint import Checkpoint, load_checkpoint
 from training.errors import RunError
 from training.experiment import Experiment
@@ -97,7 +98,9 @@ def trained(
 
 def addressed(address: str) -> tuple[str, str | None, int | None]:
     """(run, gradient, seed) of an address such as RUN, RUN@C or RUN@clip-norm(R, 1),3; SettingError for a bad seed."""
-    run, _, member = address.partition("@")
+    run, member = address, ""
+    if "@" in address and not Path(address).exists():  # a directory may have one in its name, a gradient has none
+        run, _, member = address.rpartition("@")
     gradient, *rest = parts(member)
     seed = ",".join(rest)
     if seed and not seed.isdecimal():
@@ -196,6 +199,12 @@ def _policy(found: Checkpoint, member: int, file: Path) -> Policy:
 
 
 def _filled(policy: Policy, found: Checkpoint, member: int, file: Path) -> Policy:
+    kept = constants.from_tensors(found.tensors)
+    try:
+        if kept:
+            policy.take_constants(kept)
+    except PolicyError as error:
+        raise RunError(f"{str(error).removesuffix('.')} in {file}.") from error
     with torch.no_grad():
         policy.theta.copy_(parameters_of(found, member, policy.theta, file))
     return policy

@@ -16,17 +16,17 @@ from engine.checks import plain, whole
 from training.checks import check_types
 from training.clipping import clipping_named
 from training.errors import RunError
-from training.files import reason
 from training.gradients import gradient_named
+from training.keeping import keep, kept, writes
 from training.optimisers import made_before, settings_from_file, settings_to_file
 from training.ordering import sweep_order
 from training.provenance import check_plugins, with_plugins
-from training.ranges import as_ranges
-from training.ranks import ALONE, RankError, Ranks
-from training.run import RunDirectory, RunOfOthers, epoch_of
+from training.ranges import as_ranges, as_texts
+from training.ranks import ALONE, Ranks
+from training.run import RunDirectory, RunOfOthers
 from training.settings import Comparison, TrainingSettings, distinct
 from training.stopping import Stopping
-from training.task import Task
+from training.task import Task, seed_of
 from training.tasks import TaskOptions, task_options
 from training.trainer import EpochRecord, Member, Trainer
 from training.variant import Label, Variant
@@ -65,13 +65,16 @@ class Experiment(Comparison):
         variants = tuple(Variant.of(*(one if isinstance(one, tuple) else astuple(one))) for one in self.variants)
         milestones = self.milestones
         if milestones is not None:
+            if not isinstance(milestones, (tuple, list)):
+                raise SettingError(f"Expected milestones as a tuple of epochs, got {milestones!r}.")
             milestones = tuple(whole("milestones as epochs of at least 0", epoch, least=0) for epoch in milestones)
         checked = {
             "options": {name: plain(value) for name, value in self.options.items()},
-            "seeds": tuple(whole("seeds of at least 0", seed, least=0) for seed in distinct("seeds", self.seeds)),
+            "seeds": tuple(seed_of(seed, "seeds") for seed in distinct("seeds", self.seeds)),
             "checkpoint_every": whole("checkpoint every of at least 1", self.checkpoint_every),
             "variants": distinct("variants", variants) if variants else (),
             "milestones": milestones,
+            "randomise": as_texts(self.randomise),
         }
         for name, value in checked.items():
             object.__setattr__(self, name, value)
@@ -208,9 +211,11 @@ def train(
         RunError: a directory that is not empty or cannot be written, or a full disk; all complete files stay readable.
         RankError: one of the ranks is gone; there is a checkpoint.
     """
+    config = experiment.to_config()
+    Experiment.from_config(config)  # what could not be read again would never be gone on with
     trainer = experiment.trainer(ranks)
-    trainer.agree(experiment.to_config())
-    run = (RunDirectory if ranks.first else RunOfOthers).create(out, experiment.to_config())
+    trainer.agree(config)
+    run = (RunDirectory if ranks.first else RunOfOthers).create(out, config)
     with run.writing():
         return _continue(run, trainer, experiment, progress, stopping, ranks)
 
@@ -284,7 +289,7 @@ def _continue(
     started = time.perf_counter() - (recorded[-1]["seconds"] if recorded else 0.0)
     if isinstance(progress, Follower):
         progress.follow(trainer)
-    with Stopping() if stopping is None else nullcontext(stopping) as stop, _kept(run, trainer, experiment):
+    with Stopping() if stopping is None else nullcontext(stopping) as stop, kept(run, trainer, experiment.milestones):
 
         def stopped() -> bool:
             found = ranks.signalled(stop.requested)
@@ -292,52 +297,24 @@ def _continue(
                 stop.requested = found
             return found is not None
 
-        _keep(run, trainer, experiment)
+        keep(run, trainer, experiment.milestones)
         while trainer.epoch < total and not stopped():
             record = trainer.try_epoch(stopped)
             if record is None:
                 break
-            with _writes(run):
+            with writes(run):
                 run.append(record, time.perf_counter() - started, trainer.divergences)
             if trainer.epoch % experiment.checkpoint_every == 0 or trainer.epoch == total:
-                _keep(run, trainer, experiment)
+                keep(run, trainer, experiment.milestones)
             if progress is not None:
                 try:
                     progress(trainer, record)
                 except Exception:  # such as a pipe that nobody reads any more
-                    _keep(run, trainer, experiment)
+                    keep(run, trainer, experiment.milestones)
                     raise
-        _keep(run, trainer, experiment)
+        keep(run, trainer, experiment.milestones)
         stopped()  # the others go on when all is written
     return trainer
-
-
-@contextmanager
-def _kept(run: RunDirectory, trainer: Trainer, experiment: Experiment) -> Iterator[None]:
-    """Where a rank is gone, a checkpoint of the last whole epoch, and the word how to go on from it."""
-    try:
-        yield
-    except RankError as error:
-        _keep(run, trainer, experiment)
-        raise RankError(
-            f"{str(error).partition(';')[0]}; continue with the same torchrun and: evenflow train --resume {run.path}."
-        ) from error
-
-
-def _keep(run: RunDirectory, trainer: Trainer, experiment: Experiment) -> None:
-    """Have a checkpoint of the last epoch."""
-    with _writes(run):
-        found = run.checkpoints()
-        if not found or epoch_of(found[-1]) != trainer.epoch:
-            run.save(trainer, experiment.milestones)
-
-
-@contextmanager
-def _writes(run: RunDirectory) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise RunError(f"Expected to write the run in {run.path}, got: {reason(error)}.") from error
 
 
 @contextmanager

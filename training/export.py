@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
-from engine import Observation, SettingError
+from engine import Observation, SettingError, current
 from training.controllers import Trained, trained
 from training.files import write_whole
 from training.outputs import check_new_file
@@ -97,11 +97,12 @@ def _check_observation(task: Task) -> None:
     """SettingError unless what the policy sees is a function of the state alone."""
     if task.observation is None:
         return
-    states = task.sample(2, torch.Generator().manual_seed(0)).unsqueeze(0)
-    first, later = (torch.full((1,), step, dtype=torch.int64) for step in (0, 1))
+    states = task.initial_states(2, 0, "train", current().dtype).unsqueeze(0).to(current().device)
+    first, *later = (torch.full((1,), step, device=states.device) for step in (0, 1, task.horizon - 1))
     try:
         seen = task.observation.function(states, first, {})
-        alone = torch.equal(seen, task.observation.function(states, later, {}))
+        others = [task.observation.function(states, step, {}) for step in later]
+        alone = all(torch.allclose(seen, other, rtol=0.0, atol=0.0, equal_nan=True) for other in others)
     except KeyError as missing:
         raise SettingError(
             f"Expected an observation of the state alone, got one of the parameter {missing} too; keep that controller "
@@ -146,7 +147,8 @@ def _program(module: nn.Module, state: torch.Tensor, metadata: Mapping[str, str]
 
 def _parameters(module: nn.Module, state: torch.Tensor, metadata: Mapping[str, str]) -> bytes:
     tensors = {name.removeprefix("policy."): value for name, value in module.state_dict().items()}
-    return save({name: value.cpu().contiguous() for name, value in tensors.items()}, dict(metadata))
+    # Tied weights share memory, which the format does not have.
+    return save({name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}, dict(metadata))
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from rich.console import Console
 from engine import current, init
 from training.ranks import Ranks, ranks_of_environment
 
-console = Console()
+console = Console(markup=False)
 
 
 @dataclass(frozen=True)

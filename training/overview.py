@@ -11,12 +11,12 @@ from training.tasks import TASKS
 def print_overview(usage: str, about: str, **sections: Mapping[str, str]) -> None:
     """Print how to call a command, what it is about, and the names of each section with what they mean."""
     for text in filter(None, (f"usage: {usage}", about)):
-        console.print(text, "", sep="\n", highlight=False, markup=False)
+        console.print(text, "", sep="\n", highlight=False)
     for title, entries in sections.items():
         table = Table.grid(padding=(0, 2))
         for name, text in entries.items():
             table.add_row(f"  {name}", text)
-        console.print(f"{title}:", table, "", sep="\n", highlight=False, markup=False)
+        console.print(f"{title}:", table, "", sep="\n", highlight=False)
 
 
 def task_summaries() -> dict[str, str]:

@@ -33,6 +33,16 @@ def as_ranges(given: Any) -> tuple[Range, ...]:
     return tuple(ranges)
 
 
+def as_texts(given: Any) -> tuple[str, ...]:
+    """The same as texts, as files hold them: those that were given as such are kept."""
+    ranges = as_ranges(given)
+    entries = (given,) if isinstance(given, str) else given
+    return tuple(
+        entry if isinstance(entry, str) else f"{name}={low!r}:{high!r}"
+        for entry, (name, low, high) in zip(entries, ranges, strict=True)
+    )
+
+
 def check_ranges(ranges: Sequence[Range], known: Mapping[str, float], positive: Collection[str]) -> None:
     """SettingError unless all are finite ranges, low first, of different parameters among `known`."""
     for name, low, high in ranges:

@@ -8,6 +8,7 @@ import tyro
 
 from engine import SettingError
 from engine.checks import finite, flag, real, whole
+from engine.memory import parse_bytes
 from training.clipping import clipping_named
 from training.gradients import gradient_named
 
@@ -55,6 +56,8 @@ class TrainingSettings:
         momentum = finite("a momentum in [0, 1)", self.momentum, lambda number: 0 <= number < 1)
         object.__setattr__(self, "momentum", momentum)
         object.__setattr__(self, "shuffle", flag("shuffle", self.shuffle))
+        if isinstance(self.memory, int):  # bytes, which files hold as text
+            object.__setattr__(self, "memory", str(parse_bytes(self.memory)))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -92,11 +92,11 @@ class Windows:
             )
         device = current().device
         self._seeds, self._each = [seeds[index] for index in self.members], -(-batch * task.horizon // steps)
-        self._policy = policy(len(self.members))
+        self.policy = policy(len(self.members))
         names = (*(name for name, *_ in task.randomise), START)
         parts = task.parts | {"observation": in_windows(task.observation), "parameters": names}
         count = len(self.members) * self._each
-        self.rollout = Rollout(task.system, self._policy, steps, count, **parts)
+        self.rollout = Rollout(task.system, self.policy, steps, count, **parts)
         self.critic = Critic(critics_shape(task), self._seeds)
         discounts = torch.tensor([short.discount for short in self.shorts], dtype=current().dtype, device=device)
         self._discount = discounts.repeat_interleave(self._each)
@@ -115,7 +115,7 @@ class Windows:
         A gradient means nothing for members who do not want it. Environments and critics go on.
         """
         rollout, count = self.rollout, int(self._count)
-        self._policy.theta.data.copy_(theta)
+        self.policy.theta.data.copy_(theta)
         if self.task.noise is not None:
             rollout.seed_noise(self._seeds, count)
         rollout.turn = count

@@ -35,8 +35,8 @@ class Sources:
         task: what is trained for.
         estimators, seeds: of each member.
         batch: initial states of a member.
-        theta: the members' parameters [P, n].
-        policy: `policy(members)` builds policies like the one that is trained.
+        trained: the members' policy.
+        policy: `policy(members)` builds policies like it.
         ranks: who shares the batch; what is swept and rolled out here is of this rank's samples.
 
     Attributes:
@@ -51,11 +51,12 @@ class Sources:
         estimators: Sequence[GradientEstimator],
         seeds: Sequence[int],
         batch: int,
-        theta: torch.Tensor,
+        trained: Policy,
         policy: Callable[[int], Policy],
         ranks: Ranks = ALONE,
     ):
-        device = current().device
+        device, theta = current().device, trained.theta.detach()
+        self._trained = trained
         self._ranks, self._whole, self._part = ranks, batch, ranks.part(batch, "samples of a batch")
         batch = self._part.stop - self._part.start
         spans: dict[Any, slice] = {}
@@ -108,6 +109,8 @@ class Sources:
 
         `parameters` [P·b, q] are those that the task randomises; `draw` is that of its noise.
         """
+        for policy in self._policies:
+            policy.take_constants(self._trained.constants())
         found = self._over_ranks({**swept, **self._scores(initial, theta, parameters, draw)}) | self._of_windows(theta)
         gradient = torch.empty_like(theta, requires_grad=False)
         for index, (estimator, rows) in enumerate(self._estimators):
@@ -134,6 +137,11 @@ class Sources:
     def planned_bytes(self) -> int:
         """Bytes of the rollouts of copies and windows."""
         return sum(one.plan.predicted for one in self._rollouts)
+
+    @property
+    def _policies(self) -> list[Policy]:
+        """Those of copies and windows, which compute as the one that is trained does."""
+        return [copies.policy for _, copies in self._copies.values()] + [windows.policy for windows in self._windows]
 
     @property
     def _rollouts(self) -> list[Rollout]:

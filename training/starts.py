@@ -10,7 +10,7 @@ import torch
 
 from engine import KernelSystem, SettingError, ShapeError, System, current
 from engine.available import check_available, check_parameters
-from engine.contracts import check_controller
+from engine.contracts import check_controller, described
 from engine.held import Held
 from engine.observation import Observation
 from policies import MLP, Policy
@@ -69,6 +69,8 @@ def policy_for(
 def built(make: PolicyFactory, members: int) -> Policy:
     """The policy that a factory builds on the running machine; SettingError for anything else."""
     runtime = current()
+    if isinstance(make, Policy) or not callable(make):
+        raise SettingError(f"Expected a function that builds a policy, as policy_for gives, got {described(make)}.")
     policy = make(members=members, dtype=runtime.dtype, device=runtime.device)
     check_controller(policy)
     if policy.members != members:
@@ -86,10 +88,22 @@ def check_starts_fit(task: Task, members: int, samples: int) -> None:
 def starts_of(task: Task, seeds: Sequence[int], stream: str, count: int) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Initial states [P, count, *state_shape] of P seeds, and what the task randomises [P, count, q], if anything."""
     runtime = current()
-    found = [task.starts(count, seed, stream, runtime.dtype) for seed in seeds]
+    by_seed = {seed: task.starts(count, seed, stream, runtime.dtype) for seed in dict.fromkeys(seeds)}
+    _check_repeatable(task, seeds[0], stream)
+    found = [by_seed[seed] for seed in seeds]
     rows = [parameters for _, parameters in found if parameters is not None]
     states = torch.stack([states for states, _ in found]).to(runtime.device)
     return states, torch.stack(rows).to(runtime.device) if rows else None
+
+
+def _check_repeatable(task: Task, seed: int, stream: str) -> None:
+    """SettingError unless equal generators give equal states."""
+    one, other = (task.sample(1, generator(seed, stream)) for _ in range(2))
+    if not torch.allclose(one, other, rtol=0.0, atol=0.0, equal_nan=True):
+        raise SettingError(
+            f"Expected a sampler of {task.name} that draws from the generator that it is given, got other states from "
+            "an equal one; pass generator=generator to what draws them."
+        )
 
 
 class FreshStarts:

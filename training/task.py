@@ -147,6 +147,18 @@ def _bounds(given: Any) -> tuple[float, float]:
 _STREAMS = {"policy": 0, "train": 1, "test": 2, "order": 3, "noise": 4, "validation": 5, "environments": 6, "critic": 7}
 
 
+MOST_SEEDS = 2**30
+"""Seeds are below it: further ones would begin again."""
+
+
+def seed_of(given: Any, what: str = "a seed") -> int:
+    """A seed, or one of several as `what` says; SettingError for anything else."""
+    seed = whole(f"{what} of at least 0", given, least=0)
+    if seed >= MOST_SEEDS:
+        raise SettingError(f"Expected {what} below {MOST_SEEDS}, got {seed}.")
+    return seed
+
+
 def generator(seed: int, stream: str, of: str = "states") -> torch.Generator:
     """An independent random generator for each seed and purpose, and for what is drawn besides states."""
     # Torch's Mersenne Twister spreads nearby seeds poorly; multipliers as of SplitMix64 set them apart.

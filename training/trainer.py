@@ -15,17 +15,18 @@ from engine.memory import format_bytes, parse_bytes
 from engine.modes import plain_torch
 from engine.norms import wide_norm
 from policies import Policy, PolicyError
-from training.clipping import Clipping
+from training import constants
+from training.clipping import Clipping, check_clipping
 from training.divergence import Divergence, Doubts, cause_of, place_of, within
 from training.estimators import Backpropagation, GradientEstimator, check_estimator
 from training.evaluation import Evaluation
 from training.measures import EpochRecord, Measures
 from training.optimisers import EnsembleOptimiser
-from training.ranks import ALONE, RankError, Ranks
+from training.ranks import ALONE, Ranks
 from training.settings import TrainingSettings
 from training.sources import Sources, bytes_of_samples, grouped
 from training.starts import built, check_starts_fit, show_typical, starts_of
-from training.task import PolicyFactory, Task, generator
+from training.task import PolicyFactory, Task, generator, seed_of
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,8 @@ class Member:
         if math.isinf(rate):
             raise SettingError(f"Expected learning rates that are finite, got {rate}.")
         object.__setattr__(self, "learning_rate", positive("a learning rate above 0", rate))
-        object.__setattr__(self, "seed", whole("a seed of at least 0", self.seed, least=0))
+        object.__setattr__(self, "seed", seed_of(self.seed))
+        check_clipping(self.clipping)
 
 
 # Of noise: no update comes so far.
@@ -107,7 +109,7 @@ class Trainer:
         self._active = torch.ones(count, dtype=torch.bool, device=runtime.device)
         self._orders = [generator(member.seed, "order") for member in self.members]
         self._sources = Sources(
-            task, estimators, seeds, batch, self.policy.theta.detach(),
+            task, estimators, seeds, batch, self.policy,
             partial(built, policy or task.policy), ranks,
         )  # fmt: skip
         self._sources.ask_by(self.rollout.finite)
@@ -151,7 +153,7 @@ class Trainer:
         restore = partial(self.load, self.epoch, before, dict(self.divergences))
         try:
             return self._tried(stop, restore)
-        except RankError:
+        except BaseException:
             restore()
             raise
 
@@ -186,12 +188,12 @@ class Trainer:
     def _losses_of_epoch(self, stop: Callable[[], bool]) -> torch.Tensor | None:
         """The sum [P] of the losses of an epoch's updates, made now; None if `stop()` was true before one of them."""
         total = torch.zeros(len(self.members), dtype=torch.float64, device=self._train.device)
+        self.updates = 0
         with self._measures.epoch():
             for update, (states, parameters) in enumerate(self.batches()):
                 if stop():
                     return None
                 total += self.update(states, parameters, update)
-                self.updates = update + 1
                 self.rollout.finite.piece_done()
         return total
 
@@ -212,6 +214,7 @@ class Trainer:
                 self._freeze(~good & self._active, update, losses, gradient)
         self._measures.clipped(norms)
         self._step(gradient)
+        self.updates += 1
         return losses
 
     def _step(self, gradient: torch.Tensor) -> None:
@@ -289,7 +292,7 @@ class Trainer:
         """Everything that training continues from, by name."""
         tensors = {"theta": self.policy.theta.detach(), "active": self._active}
         tensors |= {f"optimiser.{name}": value for name, value in self._optimiser.tensors().items()}
-        tensors |= self._sources.tensors()
+        tensors |= self._sources.tensors() | constants.as_tensors(self.policy)
         return tensors | {f"order.{index}": order.get_state() for index, order in enumerate(self._orders)}
 
     def load(self, epoch: int, tensors: dict[str, torch.Tensor], divergences: dict[int, Divergence]) -> None:
@@ -300,6 +303,7 @@ class Trainer:
         self.rollout.turn = epoch * self.updates_per_epoch
         with torch.no_grad():
             self.policy.theta.copy_(tensors["theta"])
+        self.policy.take_constants(constants.from_tensors(tensors))
         self._active.copy_(tensors["active"])
         self._optimiser.only(self._active)
         self._sources.load(tensors)

@@ -146,9 +146,9 @@ def _force_pull_back(dx, dy, gx, gy, force: ti.template()):
     """J g with J = w + (w'/|r|) r rᵀ for the force w r."""
     squared = dx * dx + dy * dy
     length = ti.sqrt(squared + _TINY)
-    # One division serves 1/d and 1/|r|.
+    # One division serves 1/d and 1/|r|; where the square of a distance overflows there is no force.
     both = 1.0 / ((force.softening + length) * length)
-    inverse = both * length
+    inverse = ti.select(both > 0.0, both * length, 0.0)
     weight = inverse * (force.far + force.near * inverse)
     slope = -inverse * both * (force.far + 2.0 * force.near * inverse)
     if ti.static(force.radius < math.inf):

@@ -2,7 +2,8 @@
 
 import taichi as ti
 
-from engine.checks import finite, positive
+from engine.checks import finite, positive, several
+from engine.errors import SettingError
 from engine.vector_system import VECTOR, VectorSystem
 
 GRAVITY = 9.8
@@ -38,7 +39,11 @@ class BallWall(VectorSystem):
         self.name = "ball-wall"
         self.dt = self.step_seconds = positive("a time step dt above 0 s", dt)
         self.wall, self.height = positive("a wall at a distance above 0", wall), positive("a height above 0", height)
-        self.launch = tuple(finite("a finite launch velocity", number) for number in launch)
+        self.launch = tuple(
+            finite("a finite launch velocity", number) for number in several("a launch as 2 velocities", launch)
+        )
+        if len(self.launch) != 2:
+            raise SettingError(f"Expected a launch as 2 velocities, got {self.launch}.")
         self.state_shape, self.control_shape = (5,), (2,)
 
     @ti.func

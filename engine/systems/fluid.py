@@ -10,7 +10,7 @@ import taichi as ti
 import torch
 
 from engine import runtime
-from engine.checks import finite, flag, not_negative, positive, real, whole
+from engine.checks import finite, flag, not_negative, positive, real, several, whole
 from engine.errors import SettingError
 from engine.launch import Launch, prepare
 from engine.loops import LANES, Loop, device_chunk, loop_over
@@ -111,7 +111,9 @@ class Fluid(Smoothing, Jets, Drift, System):
     ):
         particles = whole("a fluid with at least 1 particle", particles)
         jets = whole("a fluid with at least 1 jet", jets)
-        size = tuple(real("the size of a box as 2 or 3 lengths", length) for length in size)
+        size = tuple(
+            real("the size of a box as 2 or 3 lengths", length) for length in several("the size of a box", size)
+        )
         if len(size) not in (2, 3):
             raise SettingError(f"Expected the size of a box as 2 or 3 lengths, got {size}.")
         spacing = positive("a finite spacing above 0", spacing)

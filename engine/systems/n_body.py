@@ -9,7 +9,7 @@ import taichi as ti
 import torch
 
 from engine import runtime
-from engine.checks import finite, is_number, is_whole, not_negative, one_of, positive
+from engine.checks import finite, is_number, is_whole, not_negative, one_of, positive, several
 from engine.errors import SettingError
 from engine.launch import prepare
 from engine.loops import LANES, Loop, lanes_pay, loop_over
@@ -62,7 +62,7 @@ class NBody(System):
         gravity: float = 1.0,
         softening: float = 0.1,
     ):
-        masses, thrusters = tuple(masses), tuple(thrusters)
+        masses, thrusters = several("masses of bodies in a tuple", masses), several("bodies in a tuple", thrusters)
         if not masses or not all(is_number(mass) and 0 <= mass < math.inf for mass in masses):
             raise SettingError(f"Expected at least 1 body, each of a finite mass of at least 0, got {_brief(masses)}.")
         masses = tuple(float(mass) for mass in masses)

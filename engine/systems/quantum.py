@@ -86,6 +86,8 @@ class QuantumBox(System):
         return prepare(self._pull_back, *arrays, *rows, loop_over(len(state)), *asked)
 
     def prepare_sweep(self, arrays):
+        if arrays.disturbed:  # ψ' is taken from the next state
+            return None
         rows = self.rows_or_none(arrays.parameters), self.rows_or_none(arrays.parameter_adjoint)
         asked = arrays.parameters is not None, arrays.parameter_adjoint is not None
         return arrays.prepare(self._sweep, self._scratch(arrays.states[0]), *rows, *asked)

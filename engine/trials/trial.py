@@ -43,7 +43,9 @@ class Trial:
     def step(self, batch: int, given: tuple[torch.Tensor, torch.Tensor]) -> None:
         """Try the step once: arguments, inputs untouched, outputs assigned whatever they held, no memory."""
         self.arguments()
-        self._once("step", lambda: self._try_step(batch, given))
+        # One sample cannot show what it takes of others; more of them later can.
+        alone = batch == 1 and "step" not in self._verdicts
+        self._once("step of one" if alone else "step", lambda: self._try_step(batch, given))
 
     def pull_back(self, batch: int, given: tuple[torch.Tensor, torch.Tensor]) -> None:
         """Try the pull-back once, after the step: the same, and central differences."""

@@ -99,10 +99,12 @@ class Simulation:
             swept[part.start : part.stop + 1] = adjoints[:, 0]
 
         self._rollout.backward(rules, self.task.objective, inspect=note, physical=False)
-        return {
-            variant.text: _array(variant.estimator.combine({rule: found[rule] for rule in variant.estimator.rules}))
-            for variant in self._variants
-        }
+        shown = {}
+        for variant in self._variants:  # estimators combine rows of numbers, whatever the shape of a state
+            rows = {rule: found[rule].flatten(1) for rule in variant.estimator.rules}
+            shape = found[variant.estimator.rules[0]].shape
+            shown[variant.text] = _array(variant.estimator.combine(rows).view(shape))
+        return shown
 
 
 def step_seconds(system: System) -> float | None:
