@@ -14,7 +14,7 @@ pytestmark = pytest.mark.float64
 MISTAKES = {
     "a mass": (lambda: ef.NBody(masses=1.0), r"masses of bodies in a tuple, got 1\.0"),
     "a thruster": (lambda: ef.NBody(thrusters=1), r"bodies in a tuple, got 1"),
-    "a length": (lambda: ef.Fluid(10, 1, 1.0, 0.1), r"the size of a box, got 1\.0"),
+    "a length": (lambda: ef.Fluid(10, 1, 1.0, 0.1), r"lengths of a box, got 1\.0"),
     "a velocity": (lambda: ef.BallWall(launch=(1.0,)), r"a launch as 2 velocities, got \(1\.0,\)"),
     "a component": (lambda: ef.Observation.components(3), r"components in a tuple, got 3"),
     "a name": (lambda: ef.Observation.components(["x"]), r"by their places, such as \[0, 2\], got \['x'\]"),

@@ -111,9 +111,7 @@ class Fluid(Smoothing, Jets, Drift, System):
     ):
         particles = whole("a fluid with at least 1 particle", particles)
         jets = whole("a fluid with at least 1 jet", jets)
-        size = tuple(
-            real("the size of a box as 2 or 3 lengths", length) for length in several("the size of a box", size)
-        )
+        size = tuple(real("the size of a box as 2 or 3 lengths", one) for one in several("lengths of a box", size))
         if len(size) not in (2, 3):
             raise SettingError(f"Expected the size of a box as 2 or 3 lengths, got {size}.")
         spacing = positive("a finite spacing above 0", spacing)
