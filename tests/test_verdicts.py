@@ -19,7 +19,7 @@ class Made(StudyDirectory):
         return "poles"
 
     def __init__(self, results):
-        self.__dict__["results"] = results
+        self.__dict__["results"], self.__dict__["config"] = results, {}
 
 
 def study(**curves):
