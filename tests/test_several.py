@@ -1,5 +1,7 @@
 """One value where several belong, and sizes as NumPy has them."""
 
+# pyright: reportArgumentType=false
+
 import json
 
 import numpy as np
