@@ -45,13 +45,12 @@ class Observation:
             raise SettingError(f"Expected components of a state by their places, such as [0, 2], got {indices!r}.")
 
         def seen(states: torch.Tensor, steps: torch.Tensor, parameters: Rows) -> torch.Tensor:
-            count = states.shape[-1]
-            if not all(-count <= index < count for index in chosen):
-                raise ShapeError(f"Expected components below {count}, which a state has, got {chosen}.")
-            return states[..., places(states.device)]
+            return states[..., places(states.shape[-1], states.device)]
 
         @cache  # made at every step the places would be copied to a device every time
-        def places(device: torch.device) -> torch.Tensor:
+        def places(count: int, device: torch.device) -> torch.Tensor:
+            if not all(-count <= index < count for index in chosen):
+                raise ShapeError(f"Expected components below {count}, which a state has, got {chosen}.")
             with torch.inference_mode(False):  # autograd keeps it
                 return torch.tensor(chosen, device=device)
 

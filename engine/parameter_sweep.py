@@ -8,7 +8,7 @@ import torch
 
 from engine.observed import ObservedTrace
 from engine.plan import Segment
-from engine.rules import AdjointRule, PathSum, sums_paths
+from engine.rules import AdjointRule, sums_paths
 from engine.trajectory import Trajectory
 
 
@@ -61,7 +61,7 @@ class ParameterSweep:
         trace, rollout = self.rollout.trace, self.rollout
         if not rule.uses_policy or not isinstance(trace, ObservedTrace):
             return
-        weight = acting.path_weights[1] if isinstance(acting, PathSum) and sums_paths(acting) else 1.0
+        weight = acting.path_weights[1] if sums_paths(acting) else 1.0
         for first, last in part.own_blocks(rollout.block, rollout.horizon):
             seen = trace.pull_back_rows(first, last, rollout.states[first:last], cotangents[first:last], samples)
             total[samples] += weight * seen

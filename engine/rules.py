@@ -15,7 +15,7 @@ That is all that a rule must be. One that besides says what it does to a single 
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeGuard, runtime_checkable
 
 import taichi as ti
 import torch
@@ -65,8 +65,8 @@ class SampleRule(AdjointRule, Protocol):
         ...
 
 
-def sums_paths(rule: AdjointRule) -> bool:
-    """Whether this is a `PathSum` that gives the sum that it says: whoever calls it another way is to be called."""
+def sums_paths(rule: AdjointRule) -> TypeGuard[PathSum]:
+    """Whether this is a `PathSum` whose call gives the sum that its weights say; where it does not, the call counts."""
     if type(rule) is PathRule:
         return True
     if not isinstance(rule, PathSum):

@@ -26,8 +26,6 @@ from engine.plan import Segment
 from engine.pull_back import pull_back_parameters, pull_back_samples
 from engine.rules import (
     AdjointRule,
-    PathRule,
-    PathSum,
     PerSample,
     Place,
     numbers_of,
@@ -83,8 +81,7 @@ class Sweeper(SweepBuffers):
         self._of_parameters: ParameterSweep | None = None  # where a sweep is asked for ∂L/∂p
         self._made_of_parameters: ParameterSweep | None = None
         self._trusted: set[AdjointRule] = set()
-        self._compiled: set[AdjointRule] = set()
-        self._numbers: dict[AdjointRule, dict] = {}
+        self._compiled: dict[AdjointRule, dict] = {}  # with the numbers that each had then
         self._costs: list[Cost] = []
 
     def run(
@@ -131,7 +128,6 @@ class Sweeper(SweepBuffers):
         self._pull_backs = {key: launches for key, launches in self._pull_backs.items() if key in parts}
         if len(self._fused) > _FUSED_KEPT * min(len(self.rollout.plan.segments), self.rollout.plan.slots):
             self._fused.clear()
-            self._numbers.clear()
 
     def _run(self, swept: dict[AdjointRule, slice], cost: Cost | None, inspect: Inspect | None) -> Gradients:
         rollout, rules = self.rollout, list(swept)
@@ -190,6 +186,8 @@ class Sweeper(SweepBuffers):
         first, last = part.first, part.last
         self.cotangents[first:last].copy_(self.direct_controls[first:last])
         acting = placed(rule, self._place(samples))
+        if acting is not rule:
+            check_rule(acting)
         fused = self._fused_launch(acting, part, samples)
         if self._of_parameters is not None:
             self._of_parameters.of_system.zero_()
@@ -214,13 +212,12 @@ class Sweeper(SweepBuffers):
         """The one launch that sweeps by a rule in its place; None where it must be called between the steps."""
         if not (hasattr(rule, "on_sample") or hasattr(rule, "path_weights")):
             return None
-        check_rule(rule)  # in its place it may be another
-        if type(rule) is not PathRule and self._numbers.setdefault(rule, numbers_of(rule)) != numbers_of(rule):
+        if rule in self._compiled and self._compiled[rule] != numbers_of(rule):
             raise AdjointError(
                 f"Expected {described(rule)} with the numbers that it had when it was first swept, which its kernel "
                 "holds, got others; make another rule for other numbers."
             )
-        key = (rule, part.first, part.last, *self._key(samples))
+        key = (rule, getattr(rule, "path_weights", None), part.first, part.last, *self._key(samples))
         if key not in self._fused:
             self._fused[key] = self._prepare_fused(rule, part, samples)
         return self._fused[key]
@@ -241,7 +238,7 @@ class Sweeper(SweepBuffers):
                 samples,
                 self._start,
                 law,
-                rule.path_weights if isinstance(rule, PathSum) and law.sums_paths else (0.0, 0.0),
+                rule.path_weights if sums_paths(rule) else (0.0, 0.0),
                 STATE in rollout.parts.noise,
                 **self._arguments(),
             )
@@ -250,7 +247,7 @@ class Sweeper(SweepBuffers):
             check_agreement(rule, rollout.system.state_shape)
             if law.acts_between:  # at times that the rule itself never sees
                 check_agreement(getattr(rule, "of", rule), rollout.system.state_shape)
-            self._compiled.add(rule)
+            self._compiled[rule] = numbers_of(rule)
         return launch
 
     def _law(self, rule: AdjointRule) -> Law | None:
