@@ -66,6 +66,7 @@ class Held(System):
         self.name = system.name
         self.state_shape, self.control_shape = system.state_shape, system.control_shape
         self.constants, self.positive_parameters = system.constants, system.positive_parameters
+        self.not_negative_parameters = system.not_negative_parameters
         self._chains: dict[tuple[int, bool, bool], _Chain] = {}
 
     @property

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 
 from engine import runtime
-from engine.checks import finite, perhaps, positive, several
+from engine.checks import finite, not_negative, perhaps, positive, several
 from engine.errors import SettingError
 
 if TYPE_CHECKING:
@@ -34,7 +34,12 @@ def with_values(system: "System", constants: Constants, given: Mapping[str, floa
                 f"Expected a parameter of {system.name} among {', '.join(known)}, got {name!r}{perhaps(name, known)}."
             )
         wanted = f"{name} of {system.name}"
-        positive(f"{wanted} above 0", value) if name in system.positive_parameters else finite(wanted, value)
+        if name in system.positive_parameters:
+            positive(f"{wanted} above 0", value)
+        elif name in system.not_negative_parameters:
+            not_negative(f"{wanted} of at least 0", value)
+        else:
+            finite(wanted, value)
     return constants._replace(**{name: float(value) for name, value in given.items()})  # type: ignore[attr-defined]
 
 
@@ -79,26 +84,27 @@ class SampleParameters:
         self._place = [(index, self.known.index(name)) for index, name in enumerate(self.names) if name in self.known]
         defaults = torch.tensor([list(system.parameters.values())], **options)
         self.of_system = defaults.repeat(batch, 1) if self._place else None
-        self._given = False
+        self._above_zero, self._from_zero = (
+            torch.tensor([name in names for name in self.names], dtype=torch.bool, device=options["device"])
+            for names in (system.positive_parameters, system.not_negative_parameters)
+        )
 
     def set(self, values: torch.Tensor | None) -> None:
         """Take `values` [B, len(names)] for the next rollout.
 
         Raises:
-            ShapeError, SettingError: of another shape; not finite, or not above 0 where the system asks for that.
+            ShapeError, SettingError: of another shape; not finite, or below what the system asks for.
         """
         if values is None:
             raise SettingError(f"Expected values of {', '.join(self.names)} for each sample, got none.")
         runtime.current().check(f"parameters {', '.join(self.names)}", values, tuple(self.rows.shape))
         values = values.detach()
-        for index, name in enumerate(self.names):
-            bad = ~torch.isfinite(values[:, index])
-            above = name in self.system.positive_parameters and name in self.known
-            bad = bad | (values[:, index] <= 0) if above else bad
-            if bool(bad.any()):
-                sample = int(bad.nonzero()[0])
-                kind = "above 0" if above else "finite"
-                raise SettingError(f"Expected {name} {kind}, got {float(values[sample, index]):g} at sample {sample}.")
+        bad = ~torch.isfinite(values) | (self._above_zero & (values <= 0)) | (self._from_zero & (values < 0))
+        if bool(bad.any()):
+            index, sample = (int(found) for found in bad.T.nonzero()[0])
+            kind = "above 0" if self._above_zero[index] else "of at least 0" if self._from_zero[index] else "finite"
+            value = float(values[sample, index])
+            raise SettingError(f"Expected {self.names[index]} {kind}, got {value:g} at sample {sample}.")
         self.rows.copy_(values)
         if self.of_system is not None:
             for index, column in self._place:

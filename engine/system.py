@@ -35,6 +35,7 @@ class System(abc.ABC):
         state_shape, control_shape: shapes of one sample's state and control.
         constants: a NamedTuple of its physical parameters, which may differ from sample to sample; empty without any.
         positive_parameters: names of those that are above 0.
+        not_negative_parameters: names of those that are 0 or more.
     """
 
     name: str
@@ -42,6 +43,7 @@ class System(abc.ABC):
     control_shape: tuple[int, ...]
     constants: tuple = ()
     positive_parameters: tuple[str, ...] = ()
+    not_negative_parameters: tuple[str, ...] = ()
     _buffers: dict[tuple, torch.Tensor] | None = None
 
     @property

@@ -1,13 +1,17 @@
 """Registries and plug-ins: where things come from, and what is said of plug-ins that fail."""
 
 import itertools
+import shlex
 import sys
+import types
+from importlib.metadata import EntryPoint
 
 import pytest
 
 from engine import SettingError
 from engine.registry import SHIPPED, Registry, registering
-from training.plugins import blamed, load_plugin, loaded
+from training.plugins import blamed, load_installed, load_plugin, loaded, words_again
+from training.run import resuming
 
 pytestmark = pytest.mark.float64
 
@@ -25,8 +29,6 @@ def registry():
 @pytest.fixture
 def load(registry, tmp_path, monkeypatch):
     """Write a plug-in that can see the registry as `plug_registry.registry`, and load it."""
-    import types
-
     module = types.ModuleType("plug_registry")
     module.registry = registry  # pyright: ignore[reportAttributeAccessIssue]
     monkeypatch.setitem(sys.modules, "plug_registry", module)
@@ -73,6 +75,23 @@ def test_a_plugin_registers_and_is_known_by_its_hash(load, registry, tmp_path):
     assert len(plugin.version) == 7 + 64
     assert load_plugin(str(tmp_path / "own.py"), [registry]) is plugin is loaded("own.py")
     assert loaded("other.py") is None
+
+
+def test_the_command_that_continues_a_run_names_the_plugins_that_do_not_load_by_themselves(
+    load, registry, monkeypatch, tmp_path
+):
+    monkeypatch.setattr("training.plugins._loaded", {})
+    monkeypatch.setattr("training.plugins._installed", set())
+    assert resuming("runs/one") == "evenflow train --resume runs/one"
+    given = load("registry.register('mine', 5)", "my own").given
+    (tmp_path / "installed_plugin.py").write_text("from plug_registry import registry\nregistry.register('its', 1)")
+    monkeypatch.syspath_prepend(tmp_path)
+    entry = EntryPoint("its", "installed_plugin:it", "evenflow.plugins")
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: [entry])
+    load_installed([registry])
+    assert loaded("installed_plugin") is not None
+    assert shlex.split(words_again()) == ["--plugin", given]
+    assert resuming("one run") == f"evenflow train --resume 'one run' --plugin '{given}'"
 
 
 def test_a_plugin_may_import_its_neighbours_and_look_its_own_module_up(load, registry, tmp_path):

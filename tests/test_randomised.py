@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import relative_error
+from conftest import relative_error, tensor_options
 from test_parts import SIGHT, Approach, beyond
 
 import evenflow
@@ -15,8 +15,9 @@ from benchmarks.studies.packs import run_study
 from benchmarks.studies.sizing import seconds_of_a_seed
 from benchmarks.studies.study import Study
 from benchmarks.studies.transfer import transferred
-from engine import FULL, CartPole, Noise, Observation, Rollout, SettingError, Trajectory
+from engine import FULL, CartPole, Held, Noise, Observation, Rollout, SettingError, Trajectory
 from engine.noise import CONTROL, STATE, NoiseSource
+from engine.parameters import SampleParameters
 from training import (
     TASKS,
     Experiment,
@@ -245,6 +246,19 @@ def test_ranges_may_be_text_and_an_objective_says_which_of_its_parameters_are_ab
     assert full_task(randomise=("gravity=9", *RANGES)).randomise == (("gravity", 9.0, 9.0), *RANGES)
     with pytest.raises(SettingError, match=r"^Expected target_radius from a low above 0 to a high bound, got -1:1\.$"):
         replace(build_task("n-body"), randomise=(("target_radius", -1.0, 1.0),))
+
+
+@pytest.mark.parametrize(("task", "name"), [("n-body", "gravity"), ("n-body", "mass_1"), ("fluid", "gravity")])
+def test_what_a_system_is_not_built_with_is_no_value_of_a_sample(task, name):
+    one = build_task(task)
+    with pytest.raises(SettingError, match=rf"^Expected {name} from a low of at least 0 to a high bound, got -1:1\.$"):
+        replace(one, randomise=((name, -1.0, 1.0),))
+    parameters = SampleParameters(Held(one.system, 2), ("viscosity", name), 3)
+    values = torch.ones(3, 2, **tensor_options())
+    parameters.set(values * torch.tensor([1.0, 0.0], **tensor_options()))
+    values[2, 1] = -1.0
+    with pytest.raises(SettingError, match=rf"^Expected {name} of at least 0, got -1 at sample 2\.$"):
+        parameters.set(values)
 
 
 @pytest.mark.parametrize("bounds", [(1.0, 1.0), (1.0, -1.0), (float("nan"), 1.0), (1.0,), 3.0, ("a", 1.0)])

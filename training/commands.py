@@ -22,7 +22,7 @@ from training.machine import Machine, console
 from training.optimisers import OPTIMISERS
 from training.overview import first_paragraph
 from training.ranks import Ranks
-from training.run import RunDirectory
+from training.run import RunDirectory, resuming
 from training.session import ended, shown
 from training.settings import Comparison
 from training.tasks import TASKS, task_name
@@ -111,8 +111,8 @@ class Resume:
         ranks = Machine(**run.runtime._asdict(), threads=self.threads).start_ranks()
         if run.epoch >= epochs:
             console.print(
-                f"nothing to train: the run has its {run.epoch} epochs; go on with: evenflow train --resume "
-                f"{self.resume} --epochs TOTAL",
+                f"nothing to train: the run has its {run.epoch} epochs; go on with: {resuming(self.resume)} "
+                "--epochs TOTAL",
                 highlight=False,
                 soft_wrap=True,
             )
@@ -146,12 +146,14 @@ def _show(path: Path, epochs: int) -> None:
     experiment = Experiment.from_config(run.config)
     labels, records = experiment.labels(), run.metrics()
     if not records:
-        console.print(f"stopped before the first epoch; continue with: evenflow train --resume {path}")
+        console.print(
+            f"stopped before the first epoch; continue with: {resuming(path)}", highlight=False, soft_wrap=True
+        )
         return
     threshold = experiment.task_options.build().success
     console.print(summary_table(labels, records[-1]["test_loss"], threshold))
     if records[-1]["epoch"] < epochs:
-        console.print(f"stopped early; continue with: evenflow train --resume {path}", highlight=False, soft_wrap=True)
+        console.print(f"stopped early; continue with: {resuming(path)}", highlight=False, soft_wrap=True)
     figure = loss_figure(run, labels)
     note = "" if figure.stem == "losses" else "; losses.png is not as Evenflow wrote it, and stays"
     console.print(f"figure: {figure}{note}", highlight=False, soft_wrap=True)

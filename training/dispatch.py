@@ -17,6 +17,7 @@ from training.arguments import HELP, Option, check, options_of, read
 from training.doors import load, load_all_installed
 from training.overview import first_paragraph, print_overview, task_summaries
 from training.plugins import is_of_plugin
+from training.run import resuming
 from training.tasks import TASKS
 
 PLUGIN = "--plugin"
@@ -147,11 +148,11 @@ def _without_task(prog: str, words: Sequence[str], wants_help: bool) -> NoReturn
     """What to say where a task is due and none is there."""
     if words:
         is_run = (Path(words[0]) / "config.yaml").is_file()
-        note = f", a run; evenflow train --resume {words[0]} continues it" if is_run else perhaps(words[0], TASKS)
+        note = f", a run; {resuming(words[0])} continues it" if is_run else perhaps(words[0], TASKS)
         raise SettingError(f"Expected a task among {', '.join(TASKS)} after {prog}, got {words[0]!r}{note}.")
-    resuming = "" if prog != "evenflow train" else f" {prog} --resume RUN continues a run."
+    continuing = "" if prog != "evenflow train" else f" {prog} --resume RUN continues a run."
     about = (
-        f"A task is a system, what it is to do, and where it starts. {prog} TASK {HELP} shows its options.{resuming}"
+        f"A task is a system, what it is to do, and where it starts. {prog} TASK {HELP} shows its options.{continuing}"
     )
     print_overview(f"{prog} TASK [OPTIONS]", about, Tasks=task_summaries())
     _end(wants_help, f"Expected a task after {prog}, as in {prog} cart-pole, got none.")

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from training.errors import RunError
 from training.files import reason
 from training.ranks import RankError
-from training.run import RunDirectory, epoch_of
+from training.run import RunDirectory, epoch_of, resuming
 from training.trainer import Trainer
 
 
@@ -18,7 +18,7 @@ def kept(run: RunDirectory, trainer: Trainer, milestones: Sequence[int] | None) 
     except RankError as error:
         keep(run, trainer, milestones)
         raise RankError(
-            f"{str(error).partition(';')[0]}; continue with the same torchrun and: evenflow train --resume {run.path}."
+            f"{str(error).partition(';')[0]}; continue with the same torchrun and: {resuming(run.path)}."
         ) from error
     except RunError:  # it may be that nothing can be written
         raise

@@ -8,6 +8,7 @@ import hashlib
 import importlib
 import importlib.metadata
 import importlib.util
+import shlex
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
@@ -23,6 +24,7 @@ ENTRY_POINTS = "evenflow.plugins"
 """Installed packages that declare an entry point of this group are loaded by the command line by themselves."""
 _loaded: dict[str, "Plugin"] = {}
 _under_way: list[str] = []
+_installed: set[str] = set()
 _PACKAGES = Path(__file__).resolve().parents[1]
 _OURS = [_PACKAGES / name for name in ("engine", "policies", "training", "benchmarks", "evenflow.py")]
 
@@ -93,7 +95,14 @@ def load_plugin(given: str, registries: Sequence[Registry]) -> Plugin:
 def load_installed(registries: Sequence[Registry]) -> list[Plugin]:
     """Load the plug-ins of installed packages."""
     found = importlib.metadata.entry_points(group=ENTRY_POINTS)
-    return [load_plugin(entry.value.partition(":")[0], registries) for entry in found]
+    modules = [entry.value.partition(":")[0] for entry in found]
+    _installed.update(modules)
+    return [load_plugin(module, registries) for module in modules]
+
+
+def words_again() -> str:
+    """Words of a command line that load those again that do not load by themselves, each after a space."""
+    return "".join(f" --plugin {shlex.quote(one.given)}" for key, one in _loaded.items() if key not in _installed)
 
 
 def to_load_again() -> list[str]:

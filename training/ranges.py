@@ -43,7 +43,9 @@ def as_texts(given: Any) -> tuple[str, ...]:
     )
 
 
-def check_ranges(ranges: Sequence[Range], known: Mapping[str, float], positive: Collection[str]) -> None:
+def check_ranges(
+    ranges: Sequence[Range], known: Mapping[str, float], positive: Collection[str], not_negative: Collection[str]
+) -> None:
     """SettingError unless all are finite ranges, low first, of different parameters among `known`."""
     for name, low, high in ranges:
         if name not in known:
@@ -51,8 +53,8 @@ def check_ranges(ranges: Sequence[Range], known: Mapping[str, float], positive: 
                 raise SettingError(f"Expected a task with parameters that can vary, got one without any and {name!r}.")
             raise SettingError(f"Expected a parameter among {', '.join(known)}, got {name!r}{perhaps(name, known)}.")
         low, high = (finite(f"finite bounds of {name}", bound) for bound in (low, high))
-        if low > high or (name in positive and low <= 0):
-            least = " above 0" if name in positive else ""
+        if low > high or (name in positive and low <= 0) or (name in not_negative and low < 0):
+            least = " above 0" if name in positive else " of at least 0" if name in not_negative else ""
             raise SettingError(f"Expected {name} from a low{least} to a high bound, got {low:g}:{high:g}.")
     names = [name for name, *_ in ranges]
     if len(set(names)) < len(names):

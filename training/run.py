@@ -14,6 +14,7 @@ reading writes nothing. Tensors are read as safetensors and settings as plain YA
 import json
 import os
 import re
+import shlex
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -27,6 +28,7 @@ from training.errors import RunError
 from training.files import reason, remove_parts, write_whole
 from training.lock import LOCK, only_writer
 from training.metrics import MEASURED, METRICS, first_lines, for_json, read_metrics
+from training.plugins import words_again
 from training.trainer import EpochRecord, Trainer
 
 __all__ = ["RUN_FORMAT", "RunDirectory", "read_checkpoint"]
@@ -236,6 +238,11 @@ class RunOfOthers(RunDirectory):
 
     def rewind(self, epoch: int, epochs: int | None = None) -> None:
         pass
+
+
+def resuming(path: str | Path) -> str:
+    """The command that continues a run, with the plug-ins that are loaded."""
+    return f"evenflow train --resume {shlex.quote(str(path))}{words_again()}"
 
 
 def stored_runtime(config: Mapping[str, Any], file: Path) -> StoredRuntime:

@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from training.display import TrainingProgress
-from training.run import RunDirectory
+from training.run import RunDirectory, resuming
 from training.stopping import CLOSED_PIPE, Stopped, Stopping
 from training.variant import Label
 
@@ -34,4 +34,4 @@ def shown(labels: list[Label], epochs: int, console: Console) -> Iterator[tuple[
 def ended(stopping: Stopping, path: Path, epochs: int) -> None:
     """Stopped, if something other than Ctrl-C has ended the training in `path` before its time."""
     if stopping.requested not in (None, signal.SIGINT) and RunDirectory.open(path).epoch < epochs:
-        raise Stopped(stopping.requested, f"continue with: evenflow train --resume {path}")
+        raise Stopped(stopping.requested, f"continue with: {resuming(path)}")

@@ -68,7 +68,7 @@ class Task:
             object.__setattr__(self, "success", finite("a success threshold, or None", self.success))
         object.__setattr__(self, "randomise", as_ranges(self.randomise))
         positive = (*self.system.positive_parameters, *getattr(self.objective, "positive_parameters", ()))
-        check_ranges(self.randomise, self.parameters, positive)
+        check_ranges(self.randomise, self.parameters, positive, self.system.not_negative_parameters)
         if self.control_bounds is not None:
             object.__setattr__(self, "control_bounds", _bounds(self.control_bounds))
 

@@ -82,6 +82,7 @@ class NBody(System):
         self.dt = finite(wanted, dt, lambda number: 0 < number < longest)
         self.gravity, self.softening = gravity, softening
         self.bodies = len(masses)
+        self.not_negative_parameters = ("gravity", *(f"mass_{body}" for body in range(self.bodies)))
         self.state_shape, self.control_shape = (2 * dim, self.bodies), (dim, len(thrusters))
         device = runtime.current().device
         self._masses = torch.tensor([masses], dtype=runtime.current().dtype, device=device)
