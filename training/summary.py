@@ -1,5 +1,6 @@
 """What a finished training amounts to: members grouped by everything but their seed, and their final losses."""
 
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,10 +26,11 @@ class Group:
 
 @dataclass(frozen=True)
 class GroupSummary:
-    """A group's test loss after the last epoch, over the members that did not diverge (None if all did).
+    """A group's test loss after the last epoch, over the members that have a finite one (None if none has).
 
     Attributes:
         solved: members below the task's threshold, or None if it has none.
+        diverged: members without a finite one, as in studies: frozen in training, or lost from the states of the test.
     """
 
     group: Group
@@ -56,11 +58,11 @@ def groups(labels: Sequence[Label]) -> list[Group]:
 def summaries(
     labels: Sequence[Label], test_loss: Sequence[float | None], threshold: float | None
 ) -> list[GroupSummary]:
-    """Summarise the test losses of one epoch (NaN or None: diverged), group by group."""
+    """Summarise the test losses of one epoch (NaN, infinite or None: diverged), group by group."""
     result = []
     for group in groups(labels):
         losses = [test_loss[member] for member in group.members]
-        finite = [loss for loss in losses if loss is not None and loss == loss]
+        finite = [loss for loss in losses if loss is not None and math.isfinite(loss)]
         solved = None if threshold is None else sum(loss < threshold for loss in finite)
         median, lowest, highest = (
             (statistics.median(finite), min(finite), max(finite)) if finite else (None, None, None)
