@@ -61,17 +61,17 @@ class NoiseSource:
     def __init__(self, kind: int, scale: float, slots: int, batch: int, members: int, shape: tuple[int, ...]):
         device, dtype = runtime.current().device, runtime.current().dtype
         self.values = torch.zeros(slots, batch, *shape, dtype=dtype, device=device)
-        self._settings = torch.zeros(3, dtype=torch.int32, device=device)  # first step, draw, first sample
+        self._settings = torch.ones(4, dtype=torch.int32, device=device)  # first step, draw, first sample, each
         self._seeds = torch.zeros(members, dtype=torch.int32, device=device)
         self._members, self._seeded = members, []
         flat = self.values.view(slots, batch, math.prod(shape))
         loop = loop_over(slots * batch, (flat.shape[2] + 1) // 2)
         self._fill = prepare(_fill, flat, self._seeds, self._settings, batch // members, kind, scale, loop)
 
-    def seed(self, seeds: int | Sequence[int], draw: int, first: int = 0) -> None:
+    def seed(self, seeds: int | Sequence[int], draw: int, first: int = 0, each: int = 1) -> None:
         """Settle what follows: a seed for all members or one for each, and which of a seed's draws; below 2³² each.
 
-        Samples of a member count from `first`.
+        Samples of a member count from `first`; `each` so many rows in succession are one sample.
         """
         several = list(seeds) if isinstance(seeds, Iterable) else [seeds] * self._members
         if len(several) != self._members:
@@ -83,6 +83,7 @@ class NoiseSource:
                 self._seeds.copy_(torch.tensor([_signed(number) for number in numbers], dtype=torch.int32))
             self._settings[1].fill_(_signed(draw))
             self._settings[2].fill_(first)
+            self._settings[3].fill_(each)
         self._seeded = numbers
 
     def fill(self, step: int) -> None:
@@ -136,7 +137,7 @@ def _fill(
         loop.rows if ti.static(loop.rows > 0) else (values.shape[2] + 1) // 2,
     ):
         slot, b = row // values.shape[1], row % values.shape[1]
-        step, sample = settings[0] + slot, settings[2] + b % rows
+        step, sample = settings[0] + slot, settings[2] + b % rows // settings[3]
         counter = ti.Vector([ti.u32(step), ti.u32(pair), ti.u32(sample), ti.cast(settings[1], ti.u32)])
         key = ti.Vector([ti.cast(seeds[b // rows], ti.u32), ti.u32(kind)])
         words = philox(counter, key)

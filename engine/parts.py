@@ -32,7 +32,7 @@ class Parts:
     Attributes:
         parameters: what varies between samples, or None.
         ends: when samples ended, or None.
-        seeded: (seeds, draw, first sample) that the noise was last settled with, or None.
+        seeded: (seeds, draw, first sample, rows of each) that the noise was last settled with, or None.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Parts:
         self._observation = observation
         self._noise = {STATE: noise.state, CONTROL: noise.control} if noise is not None else {}
         self._sources: dict[int, NoiseSource] = {}
-        self.seeded: tuple[int | Sequence[int], int, int] | None = None
+        self.seeded: tuple[int | Sequence[int], int, int, int] | None = None
 
     def controller(self, controller: Controller) -> Controller:
         """The controller as one of the state."""
@@ -106,11 +106,11 @@ class Parts:
             step = self.ends.prepare_step(step, state, next_state, lambda: self.clock.base + slot)
         return step
 
-    def seed(self, seeds: int | Sequence[int], draw: int, first: int = 0) -> None:
+    def seed(self, seeds: int | Sequence[int], draw: int, first: int = 0, each: int = 1) -> None:
         """Settle the noise of the rollouts that follow."""
         for source in self._sources.values():
-            source.seed(seeds, draw, first)
-        self.seeded = (tuple(seeds) if isinstance(seeds, Iterable) else seeds), draw, first
+            source.seed(seeds, draw, first, each)
+        self.seeded = (tuple(seeds) if isinstance(seeds, Iterable) else seeds), draw, first, each
 
     def begin(self, initial: torch.Tensor, parameters: torch.Tensor | None, finite: Finiteness) -> None:
         """Before a forward rollout, which asks by `finite`."""

@@ -182,12 +182,13 @@ class Trajectory:
             self._forward(initial, cost, losses)
         return losses
 
-    def seed_noise(self, seeds: int | Sequence[int], draw: int = 0, first: int = 0) -> None:
+    def seed_noise(self, seeds: int | Sequence[int], draw: int = 0, first: int = 0, each: int = 1) -> None:
         """Settle the noise of the rollouts that follow: a seed, or one for each member, and which of its draws.
 
-        Noise depends on (seed, sample of the member, counted from `first`, step, draw) alone, not on the member.
+        Noise depends on (seed, sample of the member, counted from `first`, step, draw) alone, not on the member; `each`
+        so many rows in succession are one sample, and have one noise.
         """
-        self.parts.seed(seeds, draw, first)
+        self.parts.seed(seeds, draw, first, each)
 
     def _forward(self, initial: torch.Tensor, cost: Cost | None, losses: torch.Tensor | None) -> None:
         segments, previous = self.plan.segments, initial

@@ -11,7 +11,7 @@ from conftest import StepCost, relative_error, swing_up_states, tensor_options, 
 
 from engine import FULL, PHYSICS_ONLY, CartPole, LinearSystem, Noise, Rollout, SettingError
 from policies import MLP, Linear
-from training import Experiment, Member, Objective, Trainer, TrainingSettings, build_task
+from training import Experiment, Member, Objective, Quadratic, Trainer, TrainingSettings, build_task
 from training.checkpoint import continue_from, write_checkpoint
 from training.gradients import gradient_named, text_of
 from training.samples import Mix
@@ -79,7 +79,7 @@ def test_scores_equal_their_formula(kind):
         for start in range(starts):
             row = member * starts + start
             losses, scores = [], []
-            for w in (*noise[row], *-noise[row]):
+            for w in (torch.zeros_like(noise[row, 0]), *noise[row], *-noise[row]):
                 x = shown = initial[row : row + 1]
                 loss, score = 0.0, torch.zeros(())
                 for t in range(horizon):
@@ -92,8 +92,12 @@ def test_scores_equal_their_formula(kind):
                     shown = x if kind is Score else calm
                 losses.append(loss + float(reference.swing_up_cost(x)))
                 scores.append(score)
-            weights = [(loss - sum(losses) / copies) / sigma / copies for loss in losses]
-            total = torch.stack([weight * score for weight, score in zip(weights, scores, strict=True)]).sum()
+            weights = []
+            for copy in range(1, copies + 1):
+                pair = {copy, (copy + copies // 2 - 1) % copies + 1}
+                others = [loss for index, loss in enumerate(losses) if index not in pair]
+                weights.append((losses[copy] - sum(others) / len(others)) / sigma / copies)
+            total = torch.stack([weight * score for weight, score in zip(weights, scores[1:], strict=True)]).sum()
             (expected,) = torch.autograd.grad(total, theta, retain_graph=True)
             assert relative_error(each[member, start], expected) < 1e-10
         assert relative_error(mean[member], each[member].mean(0)) < 1e-12
@@ -129,6 +133,46 @@ def test_a_score_tends_to_its_sweep_as_the_noise_goes_to_zero(kind):
 
 
 SIGMAS = (3.0, 0.3, 0.03, 1e-4)
+LOUD = 0.7  # the standard deviation of a task's own noise
+
+
+@pytest.mark.parametrize("copies", [2, 4, 6])
+@pytest.mark.parametrize("noise", [None, Noise(state=LOUD)], ids=["calm", "loud"])
+@pytest.mark.parametrize("kind", LIMITS)
+def test_a_score_has_the_mean_that_it_names_at_any_noise(kind, noise, copies):
+    """x' = x + u, u = θx, half the sum of squares: second moments of x, and of ∂x/∂θ beside x̄, by hand."""
+    horizon, sigma, starts, gain, start = 4, 0.7, 20000, -0.3, 0.5
+    system = LinearSystem(torch.eye(1), torch.eye(1))
+    like = build_task("integrator")
+    task = replace(like, system=system, objective=Quadratic((1.0,), 0.0), horizon=horizon, noise=noise)
+    policy = Linear((1,), (1,), members=starts, **tensor_options())  # each start a member, to tell them apart
+    policy.theta.data.copy_(torch.tensor([[gain, 0.0]]).expand(starts, -1))
+    found = Copies(task, policy, kind(sigma, copies), 1)
+    if noise is not None:
+        found.rollout.seed_noise(list(range(starts)), 0, each=found.rows)
+    draw = torch.Generator().manual_seed(0)
+    drawn = torch.randn(starts, copies // 2, horizon, 1, generator=draw, dtype=torch.float64)
+    rows = found.gradients(torch.full((starts, 1), start, dtype=torch.float64), drawn)[:, 0]
+    loud = 0.0 if noise is None else LOUD**2
+    theta = torch.tensor(gain, dtype=torch.float64, requires_grad=True)
+    square, calm, beside = torch.tensor(start**2), start**2, 0.0
+    loss, physics = torch.tensor(0.0, dtype=torch.float64), 0.0
+    for _ in range(horizon):
+        square = (1.0 + theta) ** 2 * square + sigma**2 + loud
+        calm, beside = (1.0 + gain) ** 2 * calm + loud, (1.0 + gain) * (beside + calm)
+        loss, physics = loss + 0.5 * square, physics + beside
+    expected = float(torch.autograd.grad(loss, theta)[0]) if kind is Score else physics
+    error = float(rows.std()) / math.sqrt(starts)
+    assert abs(float(rows.mean()) - expected) < 4 * error < 0.3 * abs(expected)
+
+
+def test_a_training_shows_copies_the_noise_that_sweeps_see():
+    task = replace(small_task(), horizon=5, noise=Noise(state=0.3))
+    estimators = [gradient_named(name).estimator for name in ("R", "score(0.0001, 400)")]
+    trainer = Trainer(task, [Member(one, 3) for one in estimators], SETTINGS)
+    states = task.initial_states(trainer.settings.batch_size, 0, "train", torch.float64)
+    _, (expected, found) = trainer.gradient(states.repeat(2, 1))
+    assert relative_error(found, expected) < 0.3
 
 
 def members(*texts):

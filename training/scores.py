@@ -1,12 +1,14 @@
 """Score estimators: gradients of zeroth order, from losses of copies whose controls are disturbed.
 
 Each of the b initial states of a batch is rolled out once as it is and n times with u_t = π(x_t) + σ w_t, w standard
-normal, in antithetic pairs w, -w. With J the losses of its copies and J̄ their mean, an initial state's gradient is
+normal, in antithetic pairs w, -w. With J the loss of a copy and J̄ the mean of those of all rows but its own pair, an
+initial state's gradient is
 
     z = 1/n Σ_copies (J - J̄)/σ Σ_t Πᵀ w_t
 
-an estimate of the gradient of the mean loss under such noise, which for σ → 0 is that of R; where the policy is shown
-the states x̄_t of the rollout without noise instead, it is that of M. One pull-back to the parameters, no sweep.
+whose mean is the gradient of the mean loss under such noise, which for σ → 0 is that of R; where the policy is shown
+the states x̄_t of the rollout without noise instead, it is that of M. One pull-back to the parameters, no sweep. A
+task's own noise is the same in all rows of a start, and that of a sweep from it.
 """
 
 from collections.abc import Callable, Mapping
@@ -61,16 +63,18 @@ class Copies:
         policy: of these members alone; the caller keeps its parameters as they should be.
         score: σ, n, and what the policy is shown.
         batch: b, initial states of a member.
+
+    Attributes:
+        rows: n + 1, of each start.
     """
 
     def __init__(self, task: Task, policy: Policy, score: Score, batch: int):
-        self.policy, self.score = policy, score
+        self.policy, self.score, self.rows = policy, score, score.copies + 1
         self._objective, self._starts = task.objective, policy.members * batch
         self._linear = _Linear()  # one for all updates: what is new is tried out first
-        self._disturbed = _Disturbed(policy, score.copies + 1, score.closed)
-        rows = self._starts * (score.copies + 1)
+        self._disturbed = _Disturbed(policy, self.rows, score.closed)
         try:
-            self.rollout = Rollout(task.system, self._disturbed, task.horizon, rows, **task.parts)
+            self.rollout = Rollout(task.system, self._disturbed, task.horizon, self._starts * self.rows, **task.parts)
         except BudgetError as error:
             met, _, _ = str(error).partition(";")
             raise BudgetError(f"{met}; take fewer copies than {score.copies}, or lower the batch.") from None
@@ -85,14 +89,16 @@ class Copies:
             noise: w of the first of each pair, [P·b, n/2, T, *control_shape].
             parameters: those that the task randomises [P·b, q].
         """
-        score, rows = self.score, self.score.copies + 1
+        score, rows = self.score, self.rows
         self._disturbed.noise = self._at_rows(noise) * score.sigma
         given = None if parameters is None else parameters.repeat_interleave(rows, 0)
         losses = self.rollout.forward(initial.repeat_interleave(rows, 0), self._objective, given)
         assert losses is not None
-        copies = losses.view(-1, rows)[:, 1:]
+        above = losses.view(-1, rows)[:, 1:] - losses.view(-1, rows)[:, :1]  # J - that of the row without w
+        pairs = above.unflatten(1, (2, -1)).sum(1).repeat(1, 2)
+        others = (above.sum(1, keepdim=True) - pairs) / (rows - 2)
         weights = torch.zeros(self._starts, rows, dtype=losses.dtype, device=losses.device)
-        weights[:, 1:] = (copies - copies.mean(1, keepdim=True)) / score.sigma * (rows / score.copies)
+        weights[:, 1:] = (above - others) / score.sigma * (rows / score.copies)
         shape = self._disturbed.noise.shape
         cotangents = self._at_rows(noise).view(shape[0], self._starts, rows, -1) * weights.unsqueeze(2)
         if not score.closed:

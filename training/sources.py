@@ -204,11 +204,11 @@ class Sources:
             rows = theta[span]
             each = copies.policy.members // len(rows)  # 1, or the starts of a member, each of them a member there
             copies.policy.theta.data.copy_(rows.repeat_interleave(each, 0))
-            starts, first = range(1), self._part.start * (copies.score.copies + 1)
+            starts, first = range(1), self._part.start
             if isinstance(source, PerSample):
                 starts, first = range(self._part.start, self._part.stop), 0
             seeds = [(seed + _APART * k) % _SEEDS for seed in self._seeds[span] for k in starts]
-            copies.rollout.seed_noise(seeds, draw, first)
+            copies.rollout.seed_noise(seeds, draw, first, copies.rows)
             part = slice(span.start * self._batch, span.stop * self._batch)
             given = None if parameters is None else parameters[part]
             drawn = copies.gradients(initial[part], self._noise(source, span, copies, theta), given)

@@ -169,7 +169,7 @@ def _score_variance(patient: Patient, horizon: int, copies: int, sigma: float) -
     policy.theta.data.copy_(patient.policy.theta.data.expand(samples, -1))  # every start a member, to tell them apart
     score = Copies(replace(task, horizon=horizon), policy, Score(sigma, copies), 1)
     if task.noise is not None:
-        score.rollout.seed_noise(list(range(samples)), 0)
+        score.rollout.seed_noise(list(range(samples)), 0, each=score.rows)
     shape = (samples, copies // 2, horizon, *task.system.control_shape)
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(patient.initial)
     return _relative(score.gradients(patient.initial, noise, patient.parameters))
