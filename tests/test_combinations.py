@@ -153,6 +153,9 @@ def test_random_masks_are_read_and_refused_as_text():
         SettingError, match=r"Expected a random mask divided by its density \(1\) or not \(0\), got 2\."
     ):
         gradient_named("mask-random(M, C, 2)")
+    for seed in (1.5, "1", -1):
+        with pytest.raises(SettingError, match=r"^Expected a seed of a random mask of at least 0, got .*\.$"):
+            MaskRandom(M, C, 0, seed)  # type: ignore[arg-type]
 
 
 @pytest.mark.float64

@@ -25,10 +25,11 @@ pytestmark = pytest.mark.float64
 HORIZON = 100
 
 
-def linear(radius, feedback=0.0, horizon=HORIZON, samples=8):
-    """x' = radius · (a rotation) x + B u under u = feedback · x₁."""
+def linear(radius, feedback=0.0, horizon=HORIZON, samples=8, end=None, gain=1.0):
+    """x' = radius · (a rotation, sheared by `gain`) x + B u under u = feedback · x₁."""
     c, s = math.cos(0.3), math.sin(0.3)
-    system = LinearSystem(radius * torch.tensor([[c, -s], [s, c]], dtype=torch.float64), torch.tensor([[0.0], [1.0]]))
+    matrix = radius * torch.tensor([[c, -s * gain], [s / gain, c]], dtype=torch.float64)
+    system = LinearSystem(matrix, torch.tensor([[0.0], [1.0]]))
 
     def build(members=1, dtype=None, device=None):
         policy = Linear((2,), (1,), bias=False, members=members, **tensor_options())
@@ -36,7 +37,7 @@ def linear(radius, feedback=0.0, horizon=HORIZON, samples=8):
         return policy
 
     sample = lambda count, draw: torch.randn(count, 2, generator=draw, dtype=torch.float64)  # noqa: E731
-    task = Task("linear", system, Quadratic((1.0, 1.0), 0.1), sample, horizon, build)
+    task = Task("linear", system, Quadratic((1.0, 1.0), 0.1), sample, horizon, build, end=end)
     states, parameters = task.starts(samples, 0, "test", torch.float64)
     return Patient("test", task, build(), states, parameters)
 
@@ -59,6 +60,40 @@ def test_growth_along_the_physics_is_the_spectral_radius(radius):
     assert physics.explodes_at == (HORIZON - steps if radius > 1 else None)
     assert physics.dies_at == (HORIZON - steps if radius < 1 else None)
     assert growth["policy"].factor is None  # no feedback, so nothing passes
+
+
+@pytest.mark.parametrize("radius", [0.98, 1.05])
+def test_growth_is_counted_from_where_samples_end(radius):
+    """Physics that is a rotation times a radius grows an adjoint alike from wherever it begins."""
+    inside = (lambda x: x.square().sum(1) < 0.25) if radius < 1 else (lambda x: x.square().sum(1) > 100.0)
+    whole, ended = examine(linear(radius), 0, 0.1, None), examine(linear(radius, end=inside), 0, 0.1, None)
+    patient = linear(radius, end=inside)
+    rollout = patient.rollout()
+    patient.run(rollout)
+    assert rollout.parts.ends is not None
+    ends = rollout.parts.ends.at
+    assert (ends < HORIZON).all()  # all end early, and not together
+    assert len(set(ends.tolist())) > 3
+    for name in ("both", "physics"):
+        one, other = whole.growth[name], ended.growth[name]
+        assert other.factor == pytest.approx(one.factor, rel=1e-6)
+        known = [step for step, (_, middle, _) in enumerate(other.profile) if not math.isnan(middle)]
+        assert known == list(range(HORIZON - int(ends.sort(descending=True).values[len(ends) // 2 - 1]), HORIZON + 1))
+        assert [other.profile[t][1] for t in known] == pytest.approx([one.profile[t][1] for t in known], rel=1e-9)
+        assert other.explodes_at in (None, one.explodes_at)
+        assert other.dies_at in (None, one.dies_at)
+    assert ended.final_adjoint > 0.0
+
+
+def test_a_growth_that_the_physics_makes_and_takes_back_is_not_laid_to_the_policy():
+    found_ = examine(linear(0.97, gain=200.0), 0, 0.1, None)
+    physics = found_.growth["physics"]
+    assert physics.factor < 1
+    assert physics.explodes_at is not None
+    advice = advise(found_)
+    assert [one.gradient.split("(")[0] for one in advice[:2]] == ["clip-norm", "truncate"]
+    assert "by the physics alone an adjoint grows a hundredfold" in advice[0].why
+    assert not any("with the policy's path" in one.why for one in advice)
 
 
 def test_growth_along_both_paths_is_the_spectral_radius_of_the_closed_loop():

@@ -10,7 +10,7 @@ from conftest import tensor_options
 from test_randomised import full_task
 
 import engine
-from engine import LibraryError, Noise, Observation, Rollout, SettingError
+from engine import LibraryError, Noise, Observation, Rollout, SettingError, ShapeError
 from policies import OpenLoop
 from training import build_task, environments
 
@@ -105,6 +105,19 @@ def test_controls_are_limited_to_the_bounds():
         environment.reset(seed=0)
         ends.append(environment.step(np.full((COUNT, 1), push))[0])
     assert np.array_equal(*ends)
+
+
+@pytest.mark.parametrize("task", [TASK, HOPPER], ids=["one", "two"])
+def test_controls_of_another_shape_are_refused(task):
+    environment, (width,) = to_gymnasium(task, 3), task.system.control_shape
+    environment.reset(seed=0)
+    fits = {(3, width), (3,)} if width == 1 else {(3, width)}
+    for shape in {(width, 3), (3 * width,), (3,), (3, width, 1), (2, width), (1,)} - fits:
+        with pytest.raises(ShapeError, match=rf"^Expected controls of shape \(3, {width}\), got .*; give one for each"):
+            environment.step(np.zeros(shape))
+    environment.step([[0.0] * width] * 3)
+    if width == 1:
+        environment.step(np.zeros(3))
 
 
 def test_what_cannot_be_an_environment_is_refused(monkeypatch):

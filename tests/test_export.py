@@ -178,6 +178,7 @@ def test_an_observation_is_part_of_what_is_exported(run, tmp_path, monkeypatch):
     ("function", "said"),
     [
         (lambda states, steps, parameters: states + steps.view(-1, 1, 1), "got one of the time too"),
+        (lambda states, steps, parameters: states + (steps == 5).view(-1, 1, 1), "got one of the time too"),
         (lambda states, steps, parameters: states * parameters["pole_mass"].unsqueeze(2), "'pole_mass' too"),
     ],
 )
@@ -193,6 +194,14 @@ def test_what_cannot_be_followed_is_told(run, tmp_path, monkeypatch):
     with pytest.raises(SettingError, match=r"Expected a controller that torch can write as \.pt2, got \w+ \("):
         export_controller(run, tmp_path / "policy.pt2")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("given", [5, None, ["run"]])
+def test_what_is_no_path_is_told(given, run, tmp_path):
+    with pytest.raises(SettingError, match=r"^Expected a run as a path or a RunDirectory, got .*\.$"):
+        load_controller(given)
+    with pytest.raises(SettingError, match=r"^Expected a file as a path, got .*\.$"):
+        export_controller(run, given)
 
 
 def test_a_missing_package_is_named_with_the_extra(run, tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """Controllers that come back from a run, or from a checkpoint alone, with the parameters that were trained."""
 
+import re
 import shutil
 
 import pytest
@@ -8,6 +9,7 @@ from conftest import uniform
 from safetensors.torch import load_file, save_file
 from test_run import EXPERIMENT, contents
 
+from benchmarks.doctor.patient import Patient
 from engine import SettingError, Trajectory, current
 from policies import MLP, Convolutional, DeepSets, Linear, ModulePolicy, Moments, PolicyError, Polynomial, policy_from
 from training import (
@@ -21,6 +23,7 @@ from training import (
     train,
 )  # fmt: skip
 from training.errors import RunError
+from training.viewing.watching import watched
 
 pytestmark = pytest.mark.float64
 
@@ -165,6 +168,8 @@ def test_a_diverged_controller_is_not_passed_off_as_trained(tmp_path):
     with pytest.raises(RunError, match="had not diverged"):
         load_controller(tmp_path / "run")
     assert torch.equal(load_controller(tmp_path / "run", "R", 1, 0).theta[0], theta(tmp_path / "run", 0, 1))
+    patient = Patient.of(watched(f"{tmp_path / 'run'}@R,1"), 2)
+    assert re.fullmatch(r"R, seed 1, epoch 2, diverged in update \d+ of epoch 2", patient.name)
 
 
 def test_edited_settings_are_noticed_by_readers_too(run, tmp_path):

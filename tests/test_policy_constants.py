@@ -8,6 +8,9 @@ import torch
 from conftest import tensor_options
 from torch import nn
 
+from benchmarks.doctor.examination import examine
+from benchmarks.doctor.patient import Patient
+from benchmarks.studies.transfer import transferred
 from engine import CartPole, SettingError
 from policies import MLP, ModulePolicy, Policy, PolicyError
 from training import (
@@ -23,7 +26,9 @@ from training import (
     train,
 )
 from training.starts import policy_for, uniform_states
-from training.tasks import TASKS, register_task
+from training.tasks import TASKS, register_task, task_options
+from training.viewing.simulation import Simulation
+from training.viewing.watching import untrained, watched
 
 pytestmark = pytest.mark.float64
 
@@ -81,6 +86,28 @@ def test_a_resumed_run_goes_on_with_the_constants_that_it_had(registered, tmp_pa
     losses = trainer.test()
     again = resume(tmp_path / "run")
     assert torch.equal(again.test(), losses)
+
+
+def test_whoever_looks_at_a_run_computes_with_its_constants(registered, tmp_path):
+    registered(afresh)
+    experiment = Experiment("features", {}, gradients=("R",), seeds=(0,), epochs=2, settings=SETTINGS)
+    trainer = train(experiment, tmp_path / "run")
+    kept = trainer.policy.constants()["buffer 'frequencies'"]
+    of = watched(str(tmp_path / "run"))
+    assert torch.equal(Patient.of(of, 8).policy.constants()["buffer 'frequencies'"], kept)
+    simulation = Simulation(of)
+    simulation.run(simulation.initial(0), 1)
+    assert torch.equal(simulation._policy.constants()["buffer 'frequencies'"], kept)
+    assert transferred(tmp_path / "run", (0.1,), "pole_mass")[0.1] == trainer.test().tolist()
+    variances = {examine(Patient.of(of, 4), 2, 0.1, None).variances[-1].score for _ in range(2)}
+    assert len(variances) == 1  # copies have them too
+
+
+def test_a_policy_that_is_built_anew_elsewhere_is_not_compared_with_itself(registered, monkeypatch):
+    registered(afresh)
+    monkeypatch.setattr("benchmarks.doctor.examination.single_precision", lambda *_: pytest.fail("compared"))
+    asked = {"task": "features", "options": {"horizon": 10}, "samples": 4}
+    assert examine(Patient.of(untrained(task_options("features")()), 4), 0, 0.1, asked).single is None
 
 
 def test_copies_of_a_score_compute_as_the_policy_does():

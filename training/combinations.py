@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields
 import torch
 
 from engine import AdjointRule, SettingError
+from engine.checks import whole
 from training.estimators import GradientEstimator, Whole, check_part
 
 
@@ -130,7 +131,8 @@ class MaskRandom(_Combination):
     """A gradient of which as many components are kept as `like` has that are not 0, but which ones is chance.
 
     The control for masks: what a mask does by its density alone. Chance is drawn from the bits of the gradient and
-    `seed`, so that a member's mask depends on no other member and a resumed training draws the same.
+    `seed`, so that a resumed training draws the same. Beside other members a gradient may differ in its last bits, and
+    the mask is then another.
 
     Args:
         of: whose components are kept.
@@ -148,6 +150,7 @@ class MaskRandom(_Combination):
         super().__post_init__()
         if self.divided not in (0, 1):
             raise SettingError(f"Expected a random mask divided by its density (1) or not (0), got {self.divided}.")
+        object.__setattr__(self, "seed", whole("a seed of a random mask of at least 0", self.seed, least=0))
 
     @property
     def rules(self) -> tuple[AdjointRule, ...]:

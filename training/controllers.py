@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,8 @@ def trained(
     epoch: int | None = None,
 ) -> Trained:
     """`load_controller` with what it was trained as; arguments and errors are its."""
+    if not isinstance(run, (str, PathLike, RunDirectory)):
+        raise SettingError(f"Expected a run as a path or a RunDirectory, got {run!r}.")
     path = run.path if isinstance(run, RunDirectory) else Path(run)
     if path.is_file():
         return _from_file(path, gradient, seed, epoch)
@@ -92,7 +95,7 @@ def trained(
         policy = _policy(found, member, file)
     else:  # one of the user's, which the task alone can build, or a checkpoint of before they said what they hold
         one = built(experiment.build_task().policy, 1)
-        policy = _filled(one, found, member, file)
+        policy = filled(one, found, [member], file)
     return Trained(policy, labels[member], found.epoch, run.config)
 
 
@@ -195,10 +198,11 @@ def _policy(found: Checkpoint, member: int, file: Path) -> Policy:
         policy = policy_from(found.description.get("policy") or {}, 1, runtime.dtype, runtime.device)
     except PolicyError as error:
         raise RunError(f"{str(error).removesuffix('.')} in {file}.") from error
-    return _filled(policy, found, member, file)
+    return filled(policy, found, [member], file)
 
 
-def _filled(policy: Policy, found: Checkpoint, member: int, file: Path) -> Policy:
+def filled(policy: Policy, found: Checkpoint, members: Sequence[int], file: Path) -> Policy:
+    """A policy of so many members with their parameters, and the constants beside; RunError if they do not fit."""
     kept = constants.from_tensors(found.tensors)
     try:
         if kept:
@@ -206,7 +210,8 @@ def _filled(policy: Policy, found: Checkpoint, member: int, file: Path) -> Polic
     except PolicyError as error:
         raise RunError(f"{str(error).removesuffix('.')} in {file}.") from error
     with torch.no_grad():
-        policy.theta.copy_(parameters_of(found, member, policy.theta, file))
+        for row, member in zip(policy.theta.split(1), members, strict=True):
+            row.copy_(parameters_of(found, member, row, file))
     return policy
 
 

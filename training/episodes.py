@@ -3,12 +3,12 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from engine import SettingError, current
+from engine import SettingError, ShapeError, current
 from engine.contracts import described
 from engine.lanes import prepare_in_lanes
 from engine.loops import torch_threads
@@ -122,9 +122,12 @@ class Episodes:
         return self._observed()
 
     def step(self, controls: np.ndarray) -> Transition:
-        """Act with `controls` [N, *control_shape] for one step."""
+        """Act with `controls` [N, *control_shape], or [N] where a control is one number, for one step.
+
+        ShapeError for those of another shape.
+        """
         if getattr(controls, "shape", None) != self._limited.shape:
-            controls = np.reshape(controls, self._limited.shape)
+            controls = self._shaped(controls)
         np.maximum(controls, self._lowest, out=self._limited)
         np.minimum(self._limited, self._highest, out=self._limited)
         self._enter()
@@ -145,6 +148,13 @@ class Episodes:
         if self.some_over:
             self._add_final(rewards, ended | out_of_time)
         return Transition(self._observed(), rewards, ended, out_of_time)
+
+    def _shaped(self, controls: Any) -> np.ndarray:
+        """[N, *control_shape] of what may be a list, or lack the axis of a single number."""
+        wanted, given = self._limited.shape, np.asarray(controls)
+        if given.shape == wanted or (given.shape == (self.count,) and self._limited.size == self.count):
+            return given.reshape(wanted)
+        raise ShapeError(f"Expected controls of shape {wanted}, got {given.shape}; give one for each environment.")
 
     def _running(self) -> np.ndarray:
         """Minus the running costs; an objective that has none in one step has none in any."""

@@ -11,6 +11,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,8 @@ def export_controller(
         SettingError: another ending, a missing package, or a controller that cannot be exported.
         RunError: something is there already.
     """
+    if not isinstance(path, (str, PathLike)):
+        raise SettingError(f"Expected a file as a path, got {path!r}.")
     path = Path(path).expanduser()
     check_new_file(path, tuple(_WRITERS), "a controller")
     write = _WRITERS[path.suffix.lower()]
@@ -98,7 +101,7 @@ def _check_observation(task: Task) -> None:
     if task.observation is None:
         return
     states = task.initial_states(2, 0, "train", current().dtype).unsqueeze(0).to(current().device)
-    first, *later = (torch.full((1,), step, device=states.device) for step in (0, 1, task.horizon - 1))
+    first, *later = (torch.full((1,), step, device=states.device) for step in range(task.horizon))
     try:
         seen = task.observation.function(states, first, {})
         others = [task.observation.function(states, step, {}) for step in later]

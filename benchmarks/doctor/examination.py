@@ -10,11 +10,12 @@ import torch
 
 from benchmarks.apart import DONE, run_module
 from benchmarks.doctor.patient import Patient, Probe
-from engine import FULL, ONE_STEP, PHYSICS_ONLY, POLICY_ONLY, AdjointRule, PerSample
+from engine import FULL, ONE_STEP, PHYSICS_ONLY, POLICY_ONLY, AdjointRule, PerSample, Rollout
 from engine.norms import norm
 from training import Backpropagation, SignAgreement
 from training.plugins import to_load_again
 from training.scores import Copies, Score
+from training.starts import built
 
 LETTERS: dict[str, AdjointRule] = {"R": FULL, "M": PHYSICS_ONLY, "S": ONE_STEP, "N": POLICY_ONLY}
 PATHS: dict[str, AdjointRule] = {"both": FULL, "physics": PHYSICS_ONLY, "policy": POLICY_ONLY}
@@ -29,9 +30,11 @@ _MOST_NUMBERS = 10**8  # of states of all copies, beyond which scores are not tr
 class Growth:
     """|λ_t| of a unit adjoint at the end that travels back by some paths alone.
 
+    Samples that end early are counted from their own ends, as if all ended at T.
+
     Attributes:
         factor: by which it grows at each step, the median over samples of the slope of log |λ_t|; None where it is 0.
-        profile: quantiles over samples at each step [T+1][3].
+        profile: quantiles over samples at each step [T+1][3]; NaN at steps that fewer than half of them have.
         explodes_at, dies_at: the latest step at which its median has grown or shrunk a hundredfold, or None.
     """
 
@@ -59,7 +62,7 @@ class Examination:
         task, name, horizon, samples: what was examined.
         step_time: of a step, in the system's unit, or None.
         loss: mean over the starts.
-        final_adjoint: median |∂ℓ_T/∂x_T|, or the largest median of R's adjoints where the last step costs nothing.
+        final_adjoint: median over starts of R's |λ_t| at the latest step where it is not 0.
         growth: by path.
         norms: |g| of R, M, S, N and C; cosines: of their pairs.
         agreeing: share of parameters on which M and R agree in sign.
@@ -93,8 +96,11 @@ def examine(patient: Patient, copies: int, sigma: float, asked: Mapping[str, Any
     Args:
         copies: of each start, for the score estimates; 0 for none.
         sigma: the noise on their controls.
-        asked: how a process in float32 finds the same patient, or None to leave that out.
+        asked: how a process in float32 finds the same patient, or None to leave that out. It cannot where a policy that
+            is built anew has constants, which may be others there.
     """
+    if asked is not None and "run" not in asked and patient.policy.constants():
+        asked = None
     task = patient.task
     gradients = patient.gradients(LETTERS)
     whole, physics = gradients["R"], gradients["M"]
@@ -121,16 +127,10 @@ def examine(patient: Patient, copies: int, sigma: float, asked: Mapping[str, Any
 def grown(patient: Patient) -> dict[str, Growth]:
     """How a unit adjoint at the end grows by each path, and by both."""
     rollout, probe = patient.rollout(), Probe(patient.task.system.state_shape, patient.samples)
-    sizes: dict[AdjointRule, torch.Tensor] = {}
-
-    def note(rule, part, adjoints, cotangents) -> None:
-        found = norm(adjoints.flatten(2)).double().cpu()
-        sizes.setdefault(rule, torch.zeros(rollout.horizon + 1, found.shape[1], dtype=torch.float64))
-        sizes[rule][part.start : part.stop + 1] = found
-
+    sizes = _Sizes(rollout)
     patient.run(rollout)
-    rollout.backward(list(PATHS.values()), probe, inspect=note, physical=False)
-    return {name: _growth(sizes[rule].numpy()) for name, rule in PATHS.items()}
+    rollout.backward(list(PATHS.values()), probe, inspect=sizes.note, physical=False)
+    return {name: _growth(sizes.of[rule]) for name, rule in PATHS.items()}
 
 
 def variances(patient: Patient, copies: int, sigma: float) -> list[Variance]:
@@ -165,8 +165,9 @@ def _score_variance(patient: Patient, horizon: int, copies: int, sigma: float) -
     numbers = samples * (copies + 1) * horizon * patient.initial[0].numel()
     if not copies or numbers > _MOST_NUMBERS:
         return None
-    policy = task.policy(members=samples, dtype=patient.policy.dtype, device=patient.policy.device)
+    policy = built(task.policy, samples)
     policy.theta.data.copy_(patient.policy.theta.data.expand(samples, -1))  # every start a member, to tell them apart
+    policy.take_constants(patient.policy.constants())
     score = Copies(replace(task, horizon=horizon), policy, Score(sigma, copies), 1)
     if task.noise is not None:
         score.rollout.seed_noise(list(range(samples)), 0, each=score.rows)
@@ -176,29 +177,50 @@ def _score_variance(patient: Patient, horizon: int, copies: int, sigma: float) -
 
 
 def _last_adjoint(patient: Patient) -> tuple[float, float]:
-    """(mean loss, median |λ_T|), of R's largest where nothing is left at the end."""
-    rollout, medians = patient.rollout(), []
+    """(mean loss, median over starts of the latest |λ_t| of R's that is not 0)."""
+    rollout = patient.rollout()
+    losses, sizes = patient.run(rollout), _Sizes(rollout)
+    rollout.backward([FULL], patient.task.objective, inspect=sizes.note, physical=False)
+    found = sizes.of[FULL]
+    last = found[_ends(found), np.arange(found.shape[1])]
+    return float(losses.mean()), float(np.median(last))
 
-    def note(rule, part, adjoints, cotangents) -> None:
-        medians.extend(norm(adjoints.flatten(2)).double().median(1).values.flip(0).tolist())
 
-    losses = patient.run(rollout)
-    rollout.backward([FULL], patient.task.objective, inspect=note, physical=False)
-    last = next((value for value in medians if value > 0), 0.0)
-    return float(losses.mean()), float(last)
+class _Sizes:
+    """|λ_t| [T+1, B] `of` each rule, as a sweep shows them."""
+
+    def __init__(self, rollout: Rollout):
+        self.of: dict[AdjointRule, np.ndarray] = {}
+        self._steps = rollout.horizon + 1
+
+    def note(self, rule, part, adjoints, cotangents) -> None:
+        found = norm(adjoints.flatten(2)).double().cpu().numpy()
+        self.of.setdefault(rule, np.zeros((self._steps, found.shape[1])))[part.start : part.stop + 1] = found
+
+
+def _ends(sizes: np.ndarray) -> np.ndarray:
+    """The latest step [B] at which |λ_t| [T+1, B] is not 0; T where there is none."""
+    some = sizes[::-1] != 0
+    return len(sizes) - 1 - np.where(some.any(0), some.argmax(0), 0)
 
 
 def _growth(sizes: np.ndarray) -> Growth:
     """Of |λ_t| [T+1, B]; the slope is that of a line through all steps."""
-    profile = np.quantile(sizes, QUANTILES, axis=1).T
     steps, slopes = np.arange(len(sizes)), []
     for column in sizes.T:
-        known = (column > 0) & np.isfinite(column)
-        if known.sum() > 1:
-            slopes.append(-np.polyfit(steps[known], np.log(column[known]), 1)[0])
+        passing = (column > 0) & np.isfinite(column)
+        if passing.sum() > 1:
+            slopes.append(-np.polyfit(steps[passing], np.log(column[passing]), 1)[0])
     factor = float(np.exp(np.median(slopes))) if slopes else None
+    apart = len(sizes) - 1 - _ends(sizes)  # from a sample's own end to the horizon
+    known, profile = np.zeros(len(sizes), dtype=bool), np.full((len(sizes), len(QUANTILES)), np.nan)
+    for step in steps:
+        there = step >= apart
+        known[step] = 2 * there.sum() >= len(there)
+        if known[step]:
+            profile[step] = np.quantile(sizes[step - apart[there], there], QUANTILES)
     middle = profile[:, 1] / max(profile[-1, 1], np.finfo(float).tiny)
-    large, small = (np.flatnonzero(found) for found in (~(middle < FAR), middle <= 1.0 / FAR))
+    large, small = (np.flatnonzero(known & found) for found in (~(middle < FAR), middle <= 1.0 / FAR))
     ends = [int(where.max()) if len(where) else None for where in (large, small)]
     return Growth(factor, profile.tolist(), *ends)
 

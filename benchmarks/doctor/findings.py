@@ -28,7 +28,8 @@ def show(found: Examination, advice: Sequence[Advice], console: Console) -> None
     )
     table = Table("path", "a step", "in all", "explodes at", "dies at", title="By how much an adjoint grows")
     for name, growth in found.growth.items():
-        ratio = growth.profile[0][1] / growth.profile[-1][1] if growth.profile[-1][1] > 0 else 0.0
+        first, last = next(one[1] for one in growth.profile if not math.isnan(one[1])), growth.profile[-1][1]
+        ratio = first / last if last > 0 else 0.0
         factor = "none passes" if growth.factor is None else f"{growth.factor:.4g}"
         table.add_row(_PATHS[name], factor, f"{ratio:.3g}", _step(growth.explodes_at), _step(growth.dies_at))
     console.print(table)

@@ -38,9 +38,10 @@ class Patient:
         policy = built(task.policy, 1)
         last = max(len(watched.checkpoints) - 1, 0)
         if watched.checkpoints:
-            with torch.no_grad():
-                policy.theta.copy_(watched.weights(last, policy.theta))
-            name = f"{watched.name}, epoch {watched.epoch(last)}"
+            watched.fill(policy, last)
+            why = watched.divergence(last)
+            late = "" if why is None else f", diverged in update {why.update} of epoch {why.epoch}"
+            name = f"{watched.name}, epoch {watched.epoch(last)}{late}"
         else:
             policy.initialise(0, generator(0, "policy"))
             name = "initial weights"

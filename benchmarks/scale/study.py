@@ -200,5 +200,5 @@ def _describe(job: Job) -> str:
     if job.kind == "check":
         return f"{title}: {job.side} compared"
     if job.kind == "horizon":
-        return f"{title}, {job.particles:,} particles x {job.horizon:,} steps in {job.memory}"
-    return f"{title}, {job.particles:,} particles, {job.side}"
+        return f"{title}, {job.particles:,} {case_named(job.system).counted} x {job.horizon:,} steps in {job.memory}"
+    return f"{title}, {job.particles:,} {case_named(job.system).counted}, {job.side}"

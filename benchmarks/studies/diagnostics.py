@@ -92,8 +92,7 @@ def diagnose(study: Study, out: Path, samples: int = 64) -> list[Diagnosis]:
         initial, parameters = starts_of(task, [chosen.label.seed], "test", samples)
         given = None if parameters is None else parameters[0]
         for epoch in study.milestones:
-            with torch.no_grad():
-                policy.theta.copy_(directory.weights(chosen, epoch).unsqueeze(0))
+            directory.fill(policy, chosen, epoch)
             losses = rollout.forward(initial[0], task.objective, given)
             if losses is not None and torch.isfinite(losses).all():
                 found.append(_diagnosis(difficulty, epoch, rollout, task.objective, gradients))

@@ -7,14 +7,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 
 from benchmarks.studies.checks import check_result, check_study, is_result
 from benchmarks.studies.pack import key_of
 from benchmarks.studies.spaces import family_of
 from benchmarks.studies.study import KIND, LATER, STUDY_FORMAT
-from training import RunDirectory, read_checkpoint, task_options
+from policies import Policy
+from training import RunDirectory, task_options
+from training.checkpoint import load_checkpoint
+from training.controllers import filled
 from training.errors import RunError
 from training.metrics import json_lines
 from training.optimisers import settings_from_file
@@ -171,10 +173,10 @@ class StudyDirectory:
         """The run directory that a training was part of."""
         return RunDirectory.open(self._folder(result))
 
-    def weights(self, result: Result, epoch: int) -> torch.Tensor:
-        """The parameters [n] of a training at one of the study's milestones."""
-        _, tensors, _ = read_checkpoint(self._folder(result) / "checkpoints" / f"epoch-{epoch:06d}.safetensors")
-        return tensors["theta"][result.member]
+    def fill(self, policy: Policy, result: Result, epoch: int) -> None:
+        """Make a policy of one member that of a training at one of the study's milestones."""
+        file = self._folder(result) / "checkpoints" / f"epoch-{epoch:06d}.safetensors"
+        filled(policy, load_checkpoint(file), [result.member], file)
 
     def _folder(self, result: Result) -> Path:
         return self.path / f"{self.difficulty}-{result.difficulty}" / result.run

@@ -5,15 +5,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.table import Table
 
-from engine import SettingError, current
+from engine import SettingError
 from training import Experiment, RunDirectory, task_options
+from training.checkpoint import load_checkpoint
+from training.controllers import checkpoint_at, filled
 from training.evaluation import Evaluation
+from training.starts import built
 from training.summary import summaries
 from training.tasks import difficulty_of
-from training.viewing import member_of
 
 
 def transferred(path: Path, values: Sequence[float], parameter: str | None = None) -> dict[Any, list[float]]:
@@ -31,26 +32,24 @@ def transferred(path: Path, values: Sequence[float], parameter: str | None = Non
     run = RunDirectory.open(path)
     experiment = Experiment.from_config(run.config)
     labels = experiment.labels()
-    controllers = [member_of(run, index) for index in range(len(labels))]
+    file = checkpoint_at(run)
+    run.check_settings()
+    trained = load_checkpoint(file)
     options, name = experiment.task_options, parameter or difficulty_of(task_options(experiment.task))[0]
     kind = float if parameter is not None else type(getattr(options, name))
-    last = len(controllers[0].checkpoints) - 1
-    dtype, device = current().dtype, current().device
-    trained = controllers[0].task.policy(1, dtype, device).parameter_count
+    parameters = built(experiment.build_task().policy, 1).parameter_count
     found = {}
     for value in values:
         if not math.isfinite(value) or kind(value) != value:
             raise SettingError(f"Expected {name} as {kind.__name__}, got {value}.")
         task = experiment.build_task(**({} if parameter is not None else {name: kind(value)}))
-        policy = task.policy(len(labels), dtype, device)
-        if policy.parameter_count != trained:
+        policy = built(task.policy, len(labels))
+        if policy.parameter_count != parameters:
             raise SettingError(
-                f"Expected a policy of {trained} parameters, as was trained, got {policy.parameter_count} for {name} "
-                f"{value:g}; choose a task whose policy takes any size, such as swarm."
+                f"Expected a policy of {parameters} parameters, as was trained, got {policy.parameter_count} for "
+                f"{name} {value:g}; choose a task whose policy takes any size, such as swarm."
             )
-        with torch.no_grad():
-            for row, controller in zip(policy.theta.split(1), controllers, strict=True):
-                row.copy_(controller.weights(last, row))
+        filled(policy, trained, range(len(labels)), file)
         count = experiment.settings.test_samples
         seeds = [label.seed for label in labels]
         given = None if parameter is None else {parameter: value}

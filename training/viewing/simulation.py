@@ -54,8 +54,7 @@ class Simulation:
 
     def run(self, initial: np.ndarray, checkpoint: int) -> Episode:
         """Roll out from `initial` [*state_shape] with the weights of a checkpoint."""
-        with torch.no_grad():
-            self._policy.theta.copy_(self.of.weights(checkpoint, self._policy.theta))
+        self.of.fill(self._policy, checkpoint)
         start = torch.as_tensor(initial, dtype=current().dtype).unsqueeze(0).to(current().device).contiguous()
         usual = self.task.usual_parameters(1, current().dtype)
         self._rollout.forward(start, parameters=None if usual is None else usual.to(current().device))

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import torch
-
-from training.checkpoint import load_checkpoint
-from training.controllers import addressed, best_member, checkpoint_at, fitting_members, parameters_of
+from policies import Policy
+from training.checkpoint import Checkpoint, load_checkpoint
+from training.controllers import addressed, best_member, checkpoint_at, filled, fitting_members
+from training.divergence import Divergence
 from training.errors import RunError
 from training.experiment import Experiment
 from training.run import RunDirectory, epoch_of
@@ -38,12 +38,21 @@ class Watched:
         """What it does; some systems need a runtime to be built."""
         return self.options.build()
 
-    def weights(self, checkpoint: int, like: torch.Tensor) -> torch.Tensor:
-        """Parameters [1, n] at a checkpoint, in the dtype and on the device of `like` [1, n]; zeros if untrained."""
-        if not self.checkpoints:
-            return torch.zeros_like(like)
+    def fill(self, policy: Policy, checkpoint: int) -> None:
+        """Make a policy of one member that of a checkpoint; its parameters are 0 if untrained."""
+        if self.checkpoints:
+            found, path = self._at(checkpoint)
+            filled(policy, found, [self.member], path)
+        else:
+            policy.theta.detach().zero_()
+
+    def divergence(self, checkpoint: int) -> Divergence | None:
+        """When and why it had diverged by a checkpoint, if it had."""
+        return self._at(checkpoint)[0].divergences.get(self.member) if self.checkpoints else None
+
+    def _at(self, checkpoint: int) -> tuple[Checkpoint, Path]:
         path = self.checkpoints[min(checkpoint, len(self.checkpoints) - 1)][1]
-        return parameters_of(load_checkpoint(path), self.member, like, path)
+        return load_checkpoint(path), path
 
     def epoch(self, checkpoint: int) -> int | None:
         """The epoch of a checkpoint; None if untrained."""
