@@ -88,6 +88,7 @@ def test_growth_is_counted_from_where_samples_end(radius):
 def test_a_growth_that_the_physics_makes_and_takes_back_is_not_laid_to_the_policy():
     found_ = examine(linear(0.97, gain=200.0), 0, 0.1, None)
     physics = found_.growth["physics"]
+    assert physics.factor is not None
     assert physics.factor < 1
     assert physics.explodes_at is not None
     advice = advise(found_)
