@@ -64,7 +64,8 @@ class ClipValue(WrappedRule):
     def __call__(self, direct, physics, policy, t):
         adjoint = self.of(direct, physics, policy, t)
         known = torch.isfinite(adjoint.flatten(1)).all(1).view(-1, *[1] * (adjoint.dim() - 1))
-        return torch.where(known, adjoint.clamp(-self.limit, self.limit), adjoint)
+        limit = min(self.limit, torch.finfo(adjoint.dtype).max)
+        return torch.where(known, adjoint.clamp(-limit, limit), adjoint)
 
     @ti.func
     def on_sample(self, direct, physics, policy, t):

@@ -5,6 +5,8 @@ import torch
 from conftest import uniform
 
 from engine import SettingError
+from engine.rule_variants import ClipValue
+from engine.rules import ClipNorm
 from training import Clipping, clipping_named
 
 pytestmark = pytest.mark.float64
@@ -46,6 +48,17 @@ def test_a_gradient_that_is_not_finite_never_passes_for_a_finite_one(kind):
     clipped = Clipping(kind)(torch.tensor([[1.0, torch.nan], [0.1, 0.2]], dtype=torch.float64))
     assert not torch.isfinite(clipped[0]).all()
     assert torch.isfinite(clipped[1]).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_limit_beyond_the_precision_limits_nothing(dtype):
+    gradient = torch.tensor([[1.0, -3e38, 0.0], [torch.inf, 1.0, 2.0]], dtype=dtype)
+    for limit in (1e300, float("inf")):
+        for kind in ("value", "norm"):
+            assert torch.equal(Clipping(kind, limit)(gradient)[0], gradient[0])
+    for rule in (ClipValue(limit=1e300), ClipNorm(limit=1e300)):
+        zero = torch.zeros_like(gradient)
+        assert torch.equal(rule(gradient, zero, zero, 0)[0], gradient[0])
 
 
 def test_an_unknown_kind_is_refused_with_those_there_are():

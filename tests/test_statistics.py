@@ -122,6 +122,12 @@ def test_paired_tests_are_exact(seed):
     assert sign_flip_test(*rounded) == pytest.approx(flips((rounded[0] - rounded[1])[apart]))
 
 
+def test_very_many_pairs_are_no_other_test():
+    ours, theirs = np.random.default_rng(0).normal(size=(2, 1500))
+    wilcoxon: Any = stats.wilcoxon(ours, theirs, method="approx", correction=True)
+    assert sign_flip_test(ours, theirs) == pytest.approx(wilcoxon.pvalue, rel=1e-3)
+
+
 def test_divergence_is_the_worst_of_all_and_no_difference_from_another():
     assert sign_flip_test([1.0] * 8, [math.inf] * 8) == pytest.approx(2 / 2**8)
     assert sign_flip_test([math.inf] * 3, [math.inf] * 3) == 1.0

@@ -4,9 +4,11 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import sys
 import time
+from dataclasses import replace
 
 import imageio.v3 as imageio
 import pytest
@@ -24,7 +26,7 @@ from benchmarks.studies.report import AXES, SPREADS, loss_panels
 from benchmarks.studies.study import TUNING_SEED, Study
 from benchmarks.studies.variants import compare
 from engine import SettingError
-from training import Experiment, TrainingSettings
+from training import Experiment, TrainingSettings, train
 from training.errors import RunError
 
 pytestmark = pytest.mark.float64
@@ -138,6 +140,24 @@ from benchmarks.studies.packs import run_study
 from test_study import quick
 run_study(quick(), Path({out!r}))
 """
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 3])
+def test_a_run_of_a_study_that_was_trained_on_by_itself_counts_as_its_study_says(epochs, tmp_path):
+    study = small(difficulties=(1,), epochs=2)
+    run_study(study, tmp_path)
+    run = tmp_path / "poles-1" / "report-0"
+    (tmp_path / "results.jsonl").unlink()
+    shutil.rmtree(run)
+    train(replace(study.experiment(1, (0, 1, 2)), epochs=epochs), run)
+    if epochs > study.epochs:
+        with pytest.raises(RunError, match=r"^Expected a run of at most the 2 epochs .* with 3; move it away, or "):
+            run_study(study, tmp_path)
+        shutil.rmtree(run)
+    run_study(study, tmp_path)
+    lines = StudyDirectory(tmp_path).lines
+    assert {len(line["test_loss"]) for line in lines} == {2}
+    assert len(lines) == 6
 
 
 def test_a_study_killed_at_random_goes_on_where_it_stopped(tmp_path):

@@ -42,6 +42,7 @@ class Clipping:
 def _by_value(gradient: torch.Tensor, limit: float) -> torch.Tensor:
     # Clamped, an infinite component would be a finite one.
     finite = torch.isfinite(gradient).all(1, keepdim=True)
+    limit = min(limit, torch.finfo(gradient.dtype).max)
     return torch.where(finite, gradient.clamp(-limit, limit), gradient)
 
 

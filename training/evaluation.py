@@ -49,7 +49,7 @@ class Evaluation:
         self._parameters = None if parameters is None else parameters[:, part].flatten(0, 1).contiguous()
         for column, (name, *_) in enumerate(task.randomise):
             if given and name in given and self._parameters is not None:
-                self._parameters[:, column] = given[name]
+                self._parameters[:, column] = torch.tensor(given[name], dtype=self._parameters.dtype)  # or infinite
         setting = task.system, policy, task.horizon, len(self._states)
         self.trajectory = Trajectory(*setting, forward_only=True, **task.parts)
 

@@ -76,6 +76,7 @@ def export_controller(
     _check_observation(task)
     module = ControllerModule(found.policy.module(), task.observation).eval()
     state = torch.zeros(2, *task.system.state_shape, dtype=found.policy.dtype, device=found.policy.device)
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, write(module, state, {_KEY: json.dumps(_described(found, task), default=str)}))
     return path
 

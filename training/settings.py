@@ -7,7 +7,7 @@ from typing import Any
 import tyro
 
 from engine import SettingError
-from engine.checks import finite, flag, real, whole
+from engine.checks import above_zero, finite, flag, whole
 from engine.memory import parse_bytes
 from training.clipping import clipping_named
 from training.gradients import gradient_named
@@ -80,7 +80,7 @@ class Comparison:
             "gradients": _each_once("gradient", self.gradients, lambda text: gradient_named(text).text),
             "clippings": _each_once("clipping", self.clippings, lambda text: clipping_named(text).text),
             "learning_rates": tuple(
-                real("learning rates above 0", rate) for rate in distinct("learning rates", self.learning_rates)
+                above_zero("a learning rate above 0", rate) for rate in distinct("learning rates", self.learning_rates)
             ),
             "epochs": whole("epochs of at least 1", self.epochs),
         }

@@ -10,6 +10,7 @@ from typing import Any
 from benchmarks.studies.study import STUDY_FORMAT
 from engine import current
 from training import Experiment, RunDirectory, resume, train
+from training.errors import RunError
 from training.experiment import Progress
 from training.optimisers import settings_to_file
 from training.stopping import Stopping
@@ -44,12 +45,22 @@ def train_pack(pack: Pack, progress: Progress | None, stopping: Stopping) -> lis
 
     Returns:
         What is written of each training; nothing where a signal stopped it before its end.
+
+    Raises:
+        RunError: its run has more epochs than the study, since it was trained on by itself.
     """
+    epochs = pack.experiment.epochs
     if (pack.path / "config.yaml").exists():
-        trainer = resume(pack.path, progress, stopping=stopping)
+        done = len(RunDirectory.open(pack.path).metrics())
+        if done > epochs:
+            raise RunError(
+                f"Expected a run of at most the {epochs} epochs of its study, got {pack.path} with {done}; move it "
+                "away, or choose another --out."
+            )
+        trainer = resume(pack.path, progress, epochs, stopping)
     else:
         trainer = train(pack.experiment, pack.path, progress, stopping)
-    return list(_results(pack, trainer)) if trainer.epoch >= pack.experiment.epochs else []
+    return list(_results(pack, trainer)) if trainer.epoch >= epochs else []
 
 
 def identities(pack: Pack) -> Iterator[dict[str, Any]]:

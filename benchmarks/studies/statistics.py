@@ -62,11 +62,11 @@ def sign_flip_test(ours: Values, theirs: Values) -> float:
     doubled = _doubled_ranks(ours, theirs)
     if not len(doubled):
         return 1.0
-    ways = np.ones(1)
-    for rank in np.abs(doubled):  # how many flips give each sum of the ranks that are positive
-        ways = np.pad(ways, (0, rank)) + np.pad(ways, (rank, 0))
+    shares = np.ones(1)
+    for rank in np.abs(doubled):  # which share of the flips gives each sum of the ranks that are positive
+        shares = 0.5 * (np.pad(shares, (0, rank)) + np.pad(shares, (rank, 0)))
     least = min(int(doubled[doubled > 0].sum()), -int(doubled[doubled < 0].sum()))
-    return float(min(1.0, 2.0 * ways[: least + 1].sum() / ways.sum()))
+    return float(min(1.0, 2.0 * shares[: least + 1].sum()))
 
 
 def rank_lead(ours: Values, theirs: Values) -> float:
