@@ -79,6 +79,8 @@ def write_running_gradients(
         losses += values.detach()[inside].sum(0)
     if rollout.states.grad is not None:
         buffers.direct_states.add_(rollout.states.grad[: len(buffers.direct_states)])
+    if rollout.controls.grad is not None:
+        buffers.direct_controls[: rollout.horizon].add_(rollout.controls.grad)
 
 
 def _rows(rollout: Trajectory, direct_rows: torch.Tensor | None, *leading: int) -> torch.Tensor | None:

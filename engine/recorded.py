@@ -6,6 +6,7 @@ import inspect
 import textwrap
 import weakref
 from collections.abc import Sequence
+from typing import Any
 
 import taichi as ti
 import torch
@@ -33,18 +34,18 @@ class RecordedKernel:
     Args:
         kernel: what `@ti.kernel` made of the user's function.
         args: what it is called with.
-        states: the states of the rollouts that were recorded before.
+        rollouts: those that were recorded before.
 
     Raises:
         ShapeError, SettingError: arguments that do not fit the kernel's annotations.
         AdjointError: a kernel that Taichi cannot differentiate, or arrays without a gradient on its path.
     """
 
-    def __init__(self, kernel: Kernel, args: Sequence, states: Sequence[torch.Tensor]):
+    def __init__(self, kernel: Kernel, args: Sequence, rollouts: Sequence[Any]):
         self.autodiff_mode = AutodiffMode.NONE
         self.kernel, self.name = kernel, kernel.func.__name__
         self._check_arguments(args)
-        self._check_gradients(args, states)
+        self._check_gradients(args, rollouts)
         loops = runtime.current().backend == "cpu" and has_inner_loops(kernel)
         self._unsure = loops
         settings = {"ad_stack_size": runtime.current().ad_stack_size or STACK_ENTRIES} if loops else {}
@@ -83,7 +84,7 @@ class RecordedKernel:
             elif isinstance(value, (str, type(None))) and not isinstance(parameter.annotation, ti.template):
                 check_constant(name, parameter.annotation, value)
 
-    def _check_gradients(self, args: Sequence, states: Sequence[torch.Tensor]) -> None:
+    def _check_gradients(self, args: Sequence, rollouts: Sequence[Any]) -> None:
         arrays = {
             parameter.name: value
             for parameter, value in zip(self.kernel.arguments, args, strict=True)
@@ -93,13 +94,23 @@ class RecordedKernel:
             return
         written = _written(self.kernel)
         for name, value in arrays.items():
-            if value.requires_grad or not value.is_floating_point():
+            if not value.is_floating_point():
                 continue
-            if any(_overlap(value, known) for known in states):
+            if value.requires_grad and not (value.is_leaf or value.retains_grad):
                 raise AdjointError(
-                    f"Expected rollout.states with a gradient where kernel {self.name!r} reads them as {name!r}, got "
-                    "none, so that nothing would reach the rollout; call rollout.states.requires_grad_() before it."
+                    f"Expected argument {name!r} of kernel {self.name!r} as a tensor with a gradient of its own, got a "
+                    "part of one or what torch made of one, to which Taichi's gradient would not go on; pass all of "
+                    "it, such as rollout.states, and index it in the kernel."
                 )
+            if value.requires_grad:
+                continue
+            for kept in ("states", "controls"):
+                if any(overlap(value, getattr(rollout, kept)) for rollout in rollouts):
+                    raise AdjointError(
+                        f"Expected rollout.{kept} with a gradient where kernel {self.name!r} reads them as {name!r}, "
+                        f"got none, so that nothing would reach the rollout; call rollout.{kept}.requires_grad_() "
+                        "before it."
+                    )
             if name in written:
                 raise AdjointError(
                     f"Expected argument {name!r}, which kernel {self.name!r} writes, with a gradient, got none, so "
@@ -107,7 +118,8 @@ class RecordedKernel:
                 )
 
 
-def _overlap(value: torch.Tensor, states: torch.Tensor) -> bool:
+def overlap(value: torch.Tensor, states: torch.Tensor) -> bool:
+    """Whether both lie in one piece of memory."""
     return value.untyped_storage().data_ptr() == states.untyped_storage().data_ptr()
 
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from taichi.lang import impl
 
+from engine import runtime
 from engine.contracts import check_cost, check_rules
 from engine.errors import AdjointError, ShapeError
 from engine.modes import plain_torch
@@ -29,6 +30,7 @@ class Rollout(Trajectory):
 
         `parameters` [B, q] as in `forward`.
         """
+        runtime.current().check("initial state", initial, (self.batch, *self.system.state_shape))
         tape = impl.get_runtime().target_tape
         if isinstance(tape, RolloutTape):
             tape.record_rollout(self, initial, cost, parameters)
@@ -50,7 +52,7 @@ class Rollout(Trajectory):
 
         Args:
             rules: the adjoint rules, each swept by itself over the same rollout.
-            cost: what is differentiated; None if all of it arrives in `states.grad`.
+            cost: what is differentiated; None if all of it arrives in `states.grad` and `controls.grad`.
             samples: for a rule the contiguous samples (whole members) that need it; all by default.
             inspect: sees every adjoint and cotangent.
             physical: whether ∂L/∂p is wanted of parameters that vary; a sweep without it costs less.
@@ -89,17 +91,18 @@ class Rollout(Trajectory):
         return result
 
     def _check_added_gradients(self) -> None:
-        """AdjointError where kernels add to `states.grad` and a sweep could not use it."""
-        if self.states.grad is None:
+        """AdjointError where kernels add to `states.grad` or `controls.grad` and a sweep could not use it."""
+        if self.states.grad is None and self.controls.grad is None:
             return
+        name = "states.grad" if self.states.grad is not None else "controls.grad"
         if len(self.plan.segments) > 1:
             raise AdjointError(
-                "Expected every state in memory where kernels add to states.grad, got a rollout cut into segments; "
+                f"Expected every state in memory where kernels add to {name}, got a rollout cut into segments; "
                 "drop its memory budget."
             )
         if self.parts.ends is not None:
             raise AdjointError(
-                "Expected an objective where samples end before the horizon, got kernels that add to states.grad."
+                f"Expected an objective where samples end before the horizon, got kernels that add to {name}."
             )
 
     def _whole_members(self, samples: slice) -> slice:

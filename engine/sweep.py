@@ -102,7 +102,8 @@ class Sweeper(SweepBuffers):
         if cost is not None and not any(cost is seen for seen in self._costs):
             self._costs = [*self._costs[-3:], cost]
             first_use.check_costs(self.rollout, cost)
-            if self.rollout.states.grad is None and self.rollout.frozen() is None:
+            added = self.rollout.states.grad is not None or self.rollout.controls.grad is not None
+            if not added and self.rollout.frozen() is None:
                 first_use.tell_of_no_gradient(cost, result.losses, result.parameters)
         return result
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 import torch
+from taichi.lang import impl
 
 from engine import runtime
 from engine.checks import is_whole, several
@@ -148,6 +149,11 @@ class System(abc.ABC):
     def step(self, state: torch.Tensor, control: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
         """S(state, control) for tensors [B, *state_shape], [B, *control_shape]; for rollouts use `Rollout`."""
         self._check_batch(state, control)
+        if impl.get_runtime().target_tape is not None and (state.requires_grad or control.requires_grad):
+            raise AdjointError(
+                "Expected rollouts inside a tape, got a step by itself, through which no gradient passes; use a "
+                "Rollout of one step, or take the step outside."
+            )
         if out is None:
             out = torch.empty_like(state)
         runtime.current().check("out", out, tuple(state.shape))
@@ -168,7 +174,7 @@ class System(abc.ABC):
 
     def _check_batch(self, state: torch.Tensor, control: torch.Tensor) -> None:
         check = runtime.current().check
-        batch = state.shape[:1] if isinstance(state, torch.Tensor) and state.dim() else (1,)
+        batch = state.shape[:1] if isinstance(state, torch.Tensor) and state.dim() and len(state) else (1,)
         check("state", state, (*batch, *self.state_shape))
         check("control", control, (*batch, *self.control_shape))
 

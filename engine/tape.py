@@ -13,7 +13,7 @@ from engine.contracts import check_rules
 from engine.errors import AdjointError, ShapeError
 from engine.modes import plain_torch
 from engine.plan import MemoryPlan
-from engine.recorded import RecordedKernel
+from engine.recorded import RecordedKernel, overlap
 from engine.rules import FULL, AdjointRule
 from engine.sweep import Gradients, Inspect
 from engine.trajectory import Cost
@@ -23,7 +23,9 @@ class Replayable(Protocol):
     """What the tape asks of a rollout."""
 
     states: torch.Tensor
+    controls: torch.Tensor
     plan: MemoryPlan
+    turn: int
 
     def backward(
         self,
@@ -45,11 +47,13 @@ class RolloutTape(ti.ad.Tape):
         samples: for a rule the contiguous samples (whole members) that need it; all by default.
 
     A kernel launched after a rollout may read `rollout.states` after `rollout.states.requires_grad_()` (everything
-    must be stored); what it adds to `states.grad` joins ∂ℓ_t/∂x_t. If the initial state requires a gradient, the
-    first rule's λ_0 is added to its gradient and so reaches kernels launched before the rollout; so is ∂L/∂p to that of
-    `parameters` that require one, and of others it is not found. Kernels are differentiated by Taichi, on CPU and CUDA;
-    what it cannot differentiate, and a path that ends in an array without a gradient, is refused with an AdjointError
-    when the kernel is launched.
+    must be stored); what it adds to `states.grad` joins ∂ℓ_t/∂x_t, and so with `rollout.controls`. If the initial state
+    requires a gradient, the first rule's λ_0 is added to its gradient, or goes on through what torch made it of, and so
+    reaches kernels, torch and rollouts before this one; so is ∂L/∂p to that of `parameters` that require one, and of
+    others it is not found. Kernels are differentiated by Taichi, on CPU and CUDA; what it says that it cannot
+    differentiate, and a path that ends in an array without a gradient, is refused with an AdjointError when the kernel
+    is launched. Some it differentiates wrongly without a word, as loops in loops that carry a value, atomics other than
+    `+=`, and elements that are read and written again; a `KernelSystem` finds that out, a tape does not.
 
     After exit `tape.gradients(rollout)` holds losses, parameter gradients and λ_0. If the body raises, nothing is
     replayed.
@@ -67,6 +71,8 @@ class RolloutTape(ti.ad.Tape):
         self._samples = samples
         self._results: dict[int, Gradients] = {}
         device, dtype = runtime.current().device, runtime.current().dtype
+        if loss is not None and not isinstance(loss, torch.Tensor):
+            raise ShapeError(f"Expected a loss as a tensor of one element with requires_grad=True, got {loss!r}.")
         if loss is not None and (loss.numel() != 1 or not loss.requires_grad):
             raise ShapeError(
                 f"Expected a loss of one element with requires_grad=True, got shape {list(loss.shape)} with "
@@ -103,7 +109,7 @@ class RolloutTape(ti.ad.Tape):
             )
         if isinstance(func, Kernel):
             rollouts = [call.rollout for call, _ in self.calls if isinstance(call, _RecordedRollout)]
-            func = RecordedKernel(func, args, [rollout.states for rollout in rollouts])
+            func = RecordedKernel(func, args, rollouts)
         super().insert(func, args)
 
     @plain_torch
@@ -116,13 +122,20 @@ class RolloutTape(ti.ad.Tape):
                 "Expected each rollout once in a tape, since it keeps one trajectory, got the same one twice; "
                 "build a second Rollout."
             )
-        if rollout.states.requires_grad:
-            if len(rollout.plan.segments) > 1:
-                raise AdjointError(
-                    "Expected every state in memory where kernels read rollout.states, got a rollout cut into "
-                    "segments; drop its memory budget."
-                )
-            rollout.states.grad = torch.zeros_like(rollout.states)
+        for name, kept in (("states", rollout.states), ("controls", rollout.controls)):
+            if kept.requires_grad:
+                if len(rollout.plan.segments) > 1:
+                    raise AdjointError(
+                        f"Expected every state in memory where kernels read rollout.{name}, got a rollout cut into "
+                        "segments; drop its memory budget."
+                    )
+                kept.grad = torch.zeros_like(kept, requires_grad=False)
+        earlier = [call.rollout for call, _ in self.calls if isinstance(call, _RecordedRollout)]
+        if not initial.requires_grad and any(overlap(initial, other.states) for other in earlier):
+            raise AdjointError(
+                "Expected rollout.states with a gradient where another rollout starts from them, got none, so that "
+                "nothing would reach the first; call rollout.states.requires_grad_() before it, or clone them."
+            )
         self.insert(_RecordedRollout(self, rollout, initial, cost, parameters), ())
 
     def gradients(self, rollout: Replayable) -> Gradients:
@@ -139,14 +152,17 @@ class RolloutTape(ti.ad.Tape):
         asked = parameters is not None and parameters.requires_grad
         result = rollout.backward(self._rules, cost, self._samples, physical=asked)
         self._results[id(rollout)] = result
-        _add_gradient(initial, result.initial[self._rules[0]])
+        _pass_on(initial, result.initial[self._rules[0]])
         if parameters is not None and asked:
-            _add_gradient(parameters, result.physical[self._rules[0]])
+            _pass_on(parameters, result.physical[self._rules[0]])
 
 
-def _add_gradient(leaf: torch.Tensor, found: torch.Tensor) -> None:
-    if leaf.requires_grad:
-        leaf.grad = found.clone() if leaf.grad is None else leaf.grad + found
+def _pass_on(reached: torch.Tensor, found: torch.Tensor) -> None:
+    """Add a gradient to that of a leaf, or of the leaves that torch made `reached` of."""
+    if reached.requires_grad and not reached.is_leaf:
+        torch.autograd.backward(reached, found.clone(), retain_graph=True)
+    elif reached.requires_grad:
+        reached.grad = found.clone() if reached.grad is None else reached.grad + found
 
 
 class _RecordedRollout:
@@ -161,8 +177,13 @@ class _RecordedRollout:
         parameters: torch.Tensor | None,
     ):
         self.autodiff_mode = AutodiffMode.NONE
-        self.rollout = rollout
+        self.rollout, self._turn = rollout, rollout.turn + 1  # that of the run that follows
         self._replay = lambda: tape._replay(rollout, initial, cost, parameters)
 
     def grad(self) -> None:
+        if self.rollout.turn != self._turn:
+            raise AdjointError(
+                "Expected a rollout as the tape recorded it, got one that has run again inside of it by forward; "
+                "build a second Rollout."
+            )
         self._replay()

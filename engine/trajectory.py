@@ -172,8 +172,9 @@ class Trajectory:
         self.restored = None  # until this one is done
         self._watch.begin()
         self.turn += 1
-        if self.states.grad is not None:  # of an earlier tape
-            self.states.grad.zero_()
+        for grad in (self.states.grad, self.controls.grad):
+            if grad is not None:  # of an earlier tape
+                grad.zero_()
         with torch.inference_mode():
             self.parts.begin(initial, parameters, self.finite)
             self._seeded = self.parts.seeded

@@ -36,6 +36,8 @@ def policy_from(
         PolicyError: a class that is not Evenflow's, whose construction only its author knows, or arguments that do not
             fit it.
     """
+    if not isinstance(architecture, Mapping):
+        raise PolicyError(f"Expected an architecture as a dictionary, as a policy gives it, got {architecture!r}.")
     arguments = dict(architecture)
     name = arguments.pop("class", None)
     kind = CLASSES.get(name) if isinstance(name, str) else None

@@ -4,6 +4,8 @@ from collections.abc import Iterable
 from numbers import Integral, Real
 from typing import Any
 
+import torch
+
 
 class PolicyBaseError(Exception):
     """Base of errors of policies by themselves; where there is an engine, its errors' base stands here."""
@@ -41,6 +43,13 @@ def numbers(wanted: str, values: Any) -> tuple[float, ...]:
     if given is None or not all(isinstance(value, Real) for value in given):
         raise PolicyError(f"Expected {wanted}, got {values!r}.")
     return tuple(float(value) for value in given)
+
+
+def floating(dtype: Any) -> Any:
+    """`dtype` if torch computes with it as with real numbers, or None."""
+    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise PolicyError(f"Expected a dtype such as torch.float32, got {dtype!r}.")
+    return dtype
 
 
 def places(wanted: str, values: Any) -> tuple[int, ...]:

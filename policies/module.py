@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.func import functional_call, vmap
 
-from policies.checks import size
+from policies.checks import floating, size
 from policies.policy import AutogradTrace, Policy, PolicyError, PolicyTrace, make_usable, switches_of
 from policies.redraw import built, check_same_buffers, redrawn
 
@@ -57,7 +57,7 @@ class ModulePolicy(Policy):
             if build is None:
                 redrawn(module, 0)
         if dtype is not None or device is not None:
-            module.to(device=device, dtype=dtype)
+            module.to(device=device, dtype=floating(dtype))
         parameters = dict(module.named_parameters())
         dtype, device = _kind(parameters)
         _check_apart(parameters)

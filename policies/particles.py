@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from policies.checks import is_size, numbers, places, sizes
+from policies.checks import is_size, numbers, places, shape, sizes
 from policies.network import Network
 from policies.policy import Policy, PolicyError
 
@@ -21,7 +21,7 @@ _TINY = 1e-12
 
 
 class ParticlePolicy(Policy):
-    """u_a = f(own particle of a, the other actuators' mean seen from a, a summary of the crowd).
+    """u_a = f(own particle of a, the mean of all actuators seen from a, a summary of the crowd).
 
     Args:
         state_shape: (2·dim, N).
@@ -149,7 +149,7 @@ class Moments(ParticlePolicy):
         place = torch.tensor(self.quantiles, dtype=torch.float64, device=self.device) * (count - 1)
         below = place.floor().clamp(max=max(0, count - 2))
         pair = torch.cat([below, (below + 1).clamp(max=count - 1)]).long()
-        return pair, (place - below).to(self.dtype)
+        return pair, place - below  # in float64, whatever the policy becomes later
 
 
 class DeepSets(ParticlePolicy):
@@ -204,7 +204,7 @@ class DeepSets(ParticlePolicy):
 
 def _sizes(state_shape: Sequence[int], control_shape: Sequence[int]) -> tuple[int, int, int, int]:
     """dim, particles, rows of the control, actuators."""
-    state, control = tuple(state_shape), tuple(control_shape)
+    state, control = shape("state shape", state_shape), shape("control shape", control_shape)
     if len(state) != 2 or state[0] % 2 or state[0] < 2 or state[1] < 1:
         raise PolicyError(f"Expected states of particles, of shape [2·dim, N], got {list(state)}.")
     if len(control) != 2 or min(control) < 1:

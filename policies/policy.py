@@ -15,7 +15,7 @@ from torch import nn
 
 from policies.alone import Alone
 from policies.behaviour import check_behaviour, check_fit
-from policies.checks import PolicyError, shape, size
+from policies.checks import PolicyError, floating, shape, size
 from policies.trace import AutogradTrace, PolicyTrace
 from policies.watch import Watch
 
@@ -50,7 +50,8 @@ class Policy(nn.Module, abc.ABC):
             raise PolicyError(f"Expected a policy with at least 1 parameter, got {parameter_count}.")
         self.state_shape, self.control_shape = shape("state shape", state_shape), shape("control shape", control_shape)
         with torch.inference_mode(False):
-            self.theta = nn.Parameter(torch.zeros(members, parameter_count, dtype=dtype, device=device))
+            zeros = torch.zeros(members, parameter_count, dtype=floating(dtype), device=device)
+            self.theta = nn.Parameter(zeros)
 
     def __init_subclass__(cls, **options: Any):
         """A policy written when traces were called records: its methods under the names of today."""

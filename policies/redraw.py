@@ -1,6 +1,7 @@
 """Initial weights of a torch module, drawn anew from a seed: what each member of an ensemble begins with."""
 
 import copy
+import inspect
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -52,6 +53,15 @@ def built(build: Callable[[], nn.Module], seed: int | None = None) -> nn.Module:
     """What `build` returns, leaving every random generator as it was."""
     if not callable(build):
         raise PolicyError(f"Expected a torch module, or a function that builds one, got a {type(build).__name__}.")
+    try:
+        inspect.signature(build).bind()
+    except TypeError:
+        raise PolicyError(
+            f"Expected a function that builds a torch module from nothing, got {build!r}, which takes arguments; wrap "
+            "it as lambda: module(...)."
+        ) from None
+    except ValueError:  # of what is not written in Python nobody knows
+        pass
     with _seeded(seed):
         module = build()
     if not isinstance(module, nn.Module):

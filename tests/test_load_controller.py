@@ -223,6 +223,8 @@ def test_a_policy_is_built_again_from_its_architecture(name):
     "architecture",
     [
         {},
+        None,
+        "MLP",
         {"class": "Policy"},
         {"class": ["MLP"]},
         {"class": "MLP"},

@@ -159,6 +159,17 @@ def test_initial_parameters_repeat_stay_within_the_limit_and_may_give_no_control
 
 
 @pytest.mark.float64
+def test_a_policy_that_is_made_precise_is_as_one_that_was_built_so():
+    policy = Moments((4, 7), (2, 2), quantiles=(0.1, 1 / 3), dtype=torch.float32)
+    policy.initialise(0, torch.Generator().manual_seed(0))
+    other = Moments((4, 7), (2, 2), quantiles=(0.1, 1 / 3), dtype=torch.float64)
+    policy.double()
+    other.theta.data.copy_(policy.theta.data)
+    state = uniform(1, 1, 3, 4, 7)
+    assert torch.equal(policy(state), other(state))
+
+
+@pytest.mark.float64
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -173,6 +184,8 @@ def test_initial_parameters_repeat_stay_within_the_limit_and_may_give_no_control
         (lambda: DeepSets((4, 9), (2, 2), features=()), "at least 1 layer of features, got none"),
         (lambda: DeepSets((4, 9), (2, 2), actuators=(3, 5)).resized(5), "more than 5 particles, got 5"),
         (lambda: Moments((4, 9), (2, 2), members=0), "a policy with at least 1 member, got 0"),
+        (lambda: Moments(4, 1), "a state shape of sizes of at least 1, such as (4,), got 4"),  # type: ignore[arg-type]
+        (lambda: DeepSets((4, 9), (2, 2), dtype=torch.int64), "a dtype such as torch.float32, got torch.int64"),
     ],
 )
 def test_impossible_policies_are_refused(make, message):

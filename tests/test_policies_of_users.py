@@ -7,7 +7,7 @@ from three_states import COST, ROWS, RULES, STEPS, M, N, three_states
 from torch import nn
 
 from engine import FULL, Rollout
-from policies import MLP, Policy, PolicyError, PolicyRecord
+from policies import MLP, ModulePolicy, Policy, PolicyError, PolicyRecord
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +122,13 @@ def test_a_record_written_by_hand_is_used_if_it_agrees(system):
 
 
 @pytest.mark.float64
+def test_a_class_of_modules_is_no_function_that_builds_one():
+    with pytest.raises(PolicyError, match=r"from nothing, got .*Linear.*, which takes arguments; wrap it as lambda"):
+        ModulePolicy(torch.nn.Linear, (4,), (1,), members=2)
+    with pytest.raises(PolicyError, match=r"^Expected a dtype such as torch\.float32, got 'float64'\.$"):
+        ModulePolicy(torch.nn.Linear(4, 1), (4,), (1,), dtype="float64")  # type: ignore[arg-type]
+
+
 def test_a_record_of_views_is_refused_once_theta_is_elsewhere(system):
     policy = Gain(record=faulty())
     rollout = Rollout(system, policy, STEPS, 2 * ROWS)

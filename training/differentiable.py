@@ -26,10 +26,12 @@ def differentiable(rollout: Rollout, rule: AdjointRule = FULL, objective: Cost |
 
     Raises:
         ShapeError, AdjointError: no rollout, rule or objective; in the backward pass one that is to be differentiated
-            again, which adjoint sweeps are not.
+            again, which adjoint sweeps are not, or whose controller has changed since.
     """
     if not isinstance(rollout, Rollout):
         raise ShapeError(f"Expected a Rollout to differentiate, got {described(rollout)}.")
+    if rollout.forward_only:
+        raise AdjointError("Expected a rollout that stores its states, got forward_only=True; build another.")
     check_rule(rule)
     if objective is not None:
         check_cost(objective)
@@ -41,6 +43,9 @@ def differentiable(rollout: Rollout, rule: AdjointRule = FULL, objective: Cost |
     cost = _Weighted(objective) if objective is not None else _Products()
 
     def apply(initial: torch.Tensor, parameters: torch.Tensor | None = None) -> Any:
+        for name, given in (("initial", initial), *((("parameters", parameters),) if parameters is not None else ())):
+            if not isinstance(given, torch.Tensor):
+                raise ShapeError(f"Expected {name} as a tensor of torch, got {described(given)}.")
         theta = rollout.controller.theta  # type: ignore[attr-defined]
         return _Sweep.apply(rollout, rule, cost, objective, initial, theta, parameters)
 
@@ -87,6 +92,7 @@ class _Sweep(torch.autograd.Function):
         ctx.save_for_backward(initial, theta, *(() if parameters is None else (parameters,)))
         losses = _run(rollout, initial, parameters, objective)
         ctx.run, ctx.seeded = rollout.turn, rollout.parts.seeded
+        ctx.acted = {name: value.detach().clone() for name, value in _acts_by(rollout.controller).items()}
         if losses is not None:
             return losses
         return rollout.states.detach().clone(), rollout.controls.detach().clone()
@@ -112,6 +118,13 @@ class _Sweep(torch.autograd.Function):
         rollout, cost = ctx.rollout, ctx.cost
         initial, theta, *rows = ctx.saved_tensors
         if rollout.turn != ctx.run:
+            now = _acts_by(rollout.controller)
+            changed = [name for name, value in ctx.acted.items() if not torch.equal(value, now[name])]
+            if changed:
+                raise AdjointError(
+                    f"Expected the adjoint of a rollout whose controller is as it was, got another {changed[0]} since; "
+                    "sweep before the controller is changed."
+                )
             _run(rollout, initial, rows[0] if rows else None, None)
             ctx.run = rollout.turn
         if isinstance(cost, _Weighted):
@@ -126,6 +139,12 @@ class _Sweep(torch.autograd.Function):
         of_theta = found.parameters[ctx.rule] * (rollout.batch // members)
         physical = found.physical.get(ctx.rule)
         return None, None, None, None, found.initial[ctx.rule], of_theta.view_as(theta), physical
+
+
+def _acts_by(controller: Any) -> dict[str, torch.Tensor]:
+    """What a controller computes with, by name."""
+    constants = getattr(controller, "constants", None)
+    return {"theta": controller.theta, **({} if constants is None else constants())}
 
 
 @plain_torch
