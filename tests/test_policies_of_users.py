@@ -124,7 +124,7 @@ def test_a_record_written_by_hand_is_used_if_it_agrees(system):
 @pytest.mark.float64
 def test_a_class_of_modules_is_no_function_that_builds_one():
     with pytest.raises(PolicyError, match=r"from nothing, got .*Linear.*, which takes arguments; wrap it as lambda"):
-        ModulePolicy(torch.nn.Linear, (4,), (1,), members=2)
+        ModulePolicy(torch.nn.Linear, (4,), (1,), members=2)  # type: ignore[arg-type]
     with pytest.raises(PolicyError, match=r"^Expected a dtype such as torch\.float32, got 'float64'\.$"):
         ModulePolicy(torch.nn.Linear(4, 1), (4,), (1,), dtype="float64")  # type: ignore[arg-type]
 
