@@ -18,7 +18,9 @@ from policies.trace import LayeredTrace
 
 
 class MLP(Policy):
-    """u = W_L tanh(... tanh(W_1 x + b_1) ...) + b_L, Glorot-uniform weights and zero biases.
+    """u = W_L tanh(... tanh(W_1 x + b_1) ...) + b_L; `initialise` draws Glorot-uniform weights and zero biases.
+
+    Until then all of them are 0.
 
     Args:
         state_shape, control_shape: shapes of one sample; flattened at both ends.

@@ -61,6 +61,7 @@ class CommandLine:
                 raise SettingError(f"Expected {prog} TASK or {prog} --resume RUN, got both; a run knows its task.")
             task = line.words.pop(0)
             kind, options, prog = with_task[TASKS[task]], options_of(with_task, TASKS[task]), f"{prog} {task}"
+            _check_names(prog, with_task, TASKS[task])
             elsewhere = {other: options_of(options) for other, options in TASKS.items()}
         elif plain is None or (name == ("train",) and "--resume" not in given):
             _without_task(prog, line.words, HELP in given)
@@ -109,6 +110,17 @@ class CommandLine:
         if name in self.groups:
             return f"Benchmarks: {', '.join(self.groups[name])}."
         return first_paragraph(self.with_task[(name,)] if (name,) not in self.plain else self.plain[(name,)])
+
+
+def _check_names(prog: str, command: Any, task: Any) -> None:
+    """SettingError where a task has an option that the command has, too."""
+    both = options_of(command).keys() & options_of(task).keys()
+    if both:
+        flag = min(both)
+        raise SettingError(
+            f"Expected options of {task.__name__} that {prog} does not have by itself, got {flag}; name that field "
+            "otherwise, or its flag by tyro.conf.arg(name=...)."
+        )
 
 
 def _made(make: Callable[[], Any]) -> Any:

@@ -102,7 +102,7 @@ def knob_panels(out: Path | StudyDirectory, path: Path | None = None) -> Path | 
                 axes.plot(knobs, middle, **styles[family].line(len(knobs)), label=family)
                 axes.fill_between(knobs, low, high, color=styles[family].colour, alpha=0.15, linewidth=0)
         scale = "log" if positive else "linear"
-        axes.set(title=f"{directory.difficulty} {difficulty}", xlabel=OPEN, xscale=scale)
+        axes.set(title=f"{directory.difficulty} {difficulty}", xlabel=f"the number in place of {OPEN}", xscale=scale)
         losses_upward(axes)
         axes.grid(alpha=0.25)
     legend_below(figure, panels)

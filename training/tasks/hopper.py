@@ -1,9 +1,10 @@
 """Hopping forward on one leg."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 import torch
+import tyro
 
 from engine.checks import not_negative, positive, whole
 from engine.held import Held
@@ -96,7 +97,7 @@ class HopperOptions:
 
     horizon: int = 50
     """Steps of the controller, each of 0.02 s: ten of physics."""
-    speed: float = 0.5
+    speed: Annotated[float, tyro.conf.arg(name="wanted-speed")] = 0.5
     """How fast to go, m/s."""
     stiffness: float = 1000.0
     """Of the ground, N/m: a standing hopper sinks 10 mm; contact is blurred over as much."""
