@@ -46,9 +46,9 @@ class Wild(Watched):
 
     size: float = 0.6
 
-    def weights(self, checkpoint, like):
-        drawn = torch.randn(like.shape, generator=torch.Generator().manual_seed(self.member), dtype=torch.float64)
-        return (self.size * drawn).to(like)
+    def fill(self, policy, checkpoint):
+        draw = torch.Generator().manual_seed(self.member)
+        policy.theta.data.copy_(self.size * torch.randn(policy.theta.shape, generator=draw, dtype=torch.float64))
 
 
 def wild(name, member=0, size=0.6):
@@ -191,7 +191,7 @@ def test_carts_that_run_off_are_in_every_panel_of_the_outcome(tmp_path, monkeypa
             return np.zeros((self.size, self.size, 3), dtype=np.uint8)
 
     monkeypatch.setattr(benchmarks.studies.outcome, "GuiCanvas", Recorder)
-    monkeypatch.setattr(Watched, "weights", Wild.weights)
+    monkeypatch.setattr(Watched, "fill", Wild.fill)
     monkeypatch.setattr(Watched, "size", 1.5, raising=False)
     small = TrainingSettings(batch_size=2, train_samples=2, test_samples=2)
     train(

@@ -142,7 +142,7 @@ def test_ranks_train_what_one_process_trains_and_go_on_from_where_one_was_killed
              "--precision", precision, *OPTIONS, "--out", "run"]  # fmt: skip
     ranks = Ranks(tmp_path, words, words, module=("-c", KILLED))
     assert ranks.wait() == [2, -signal.SIGKILL]
-    assert ranks.said == [GONE + "evenflow train --resume run."]
+    assert ranks.said == [GONE + "evenflow train --resume run --plugin shaken.py."]
     run = RunDirectory.open(tmp_path / "run")
     assert run.epoch == len(run.metrics()) == 1
     shutil.copytree(tmp_path / "run", tmp_path / "alone")

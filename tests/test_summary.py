@@ -27,7 +27,7 @@ def test_only_what_differs_is_named():
 def test_diverged_members_are_counted_and_left_out_of_the_losses():
     (found,) = summaries([label("R", seed) for seed in range(5)], [0.3, math.nan, None, 0.1, math.inf], threshold=0.2)
     assert (found.median, found.lowest, found.highest) == (0.2, 0.1, 0.3)
-    assert (found.solved, found.diverged) == (1, 2)
+    assert (found.solved, found.diverged) == (1, 3)
 
 
 def test_a_group_of_which_nothing_is_left_has_no_losses():
