@@ -166,6 +166,17 @@ def test_a_score_has_the_mean_that_it_names_at_any_noise(kind, noise, copies):
     assert abs(float(rows.mean()) - expected) < 4 * error < 0.3 * abs(expected)
 
 
+@pytest.mark.parametrize("kind", LIMITS)
+def test_a_member_whose_losses_overflow_has_no_gradient_and_the_others_have_theirs(kind):
+    policy, initial, noise = policy_of(LINEAR, 3), uniform(1, 6, 2), uniform(2, 6, 2, 5, 1)
+    task = task_of(LINEAR, 5)
+    expected = Copies(task, policy, kind(0.3, 4), 2).gradients(initial, noise)
+    policy.theta.data[1] *= 1e160  # the first states and controls are finite, squares are not
+    found = Copies(task, policy, kind(0.3, 4), 2).gradients(initial, noise)
+    assert found[1].isnan().all()
+    assert torch.equal(found[[0, 2]], expected[[0, 2]])
+
+
 def test_a_training_shows_copies_the_noise_that_sweeps_see():
     task = replace(small_task(), horizon=5, noise=Noise(state=0.3))
     estimators = [gradient_named(name).estimator for name in ("R", "score(0.0001, 400)")]

@@ -82,7 +82,7 @@ class Copies:
     def gradients(
         self, initial: torch.Tensor, noise: torch.Tensor, parameters: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """z of every member [P, n]; where starts are to be told apart, each is a member of its own.
+        """z of every member [P, n], NaN where a loss is not finite; starts to be told apart are members of their own.
 
         Args:
             initial: states [P·b, *state_shape].
@@ -99,13 +99,16 @@ class Copies:
         others = (above.sum(1, keepdim=True) - pairs) / (rows - 2)
         weights = torch.zeros(self._starts, rows, dtype=losses.dtype, device=losses.device)
         weights[:, 1:] = (above - others) / score.sigma * (rows / score.copies)
+        lost = ~torch.isfinite(weights).all(1, keepdim=True)
+        weights.masked_fill_(lost, 0.0)
         shape = self._disturbed.noise.shape
         cotangents = self._at_rows(noise).view(shape[0], self._starts, rows, -1) * weights.unsqueeze(2)
         if not score.closed:
             cotangents = torch.cat([cotangents.sum(2, keepdim=True), torch.zeros_like(cotangents[:, :, 1:])], 2)
         self._linear.weights = cotangents.view(shape)
         # The mean over a member's rows of Σ_t Πᵀ c_t.
-        return self.rollout.backward([ONE_STEP], self._linear).parameters[ONE_STEP]
+        found = self.rollout.backward([ONE_STEP], self._linear).parameters[ONE_STEP]
+        return found.masked_fill_(lost.view(len(found), -1).any(1, keepdim=True), torch.nan)
 
     def _at_rows(self, noise: torch.Tensor) -> torch.Tensor:
         """w [T, P·b·(n+1), *control_shape] of all rows: none for the first of a start, then w and -w."""
