@@ -12,11 +12,11 @@ ef.init("cpu", threads=1)
 run, *rest = sys.argv[1:]
 gradient, seed = (*rest, None, None)[:2]
 task: Any = ef.load_task(run)
+if task.name != "hopper":
+    raise SystemExit(f"Expected a run of hopper, got one of {task.name}.")
 policy = ef.load_controller(run, gradient, None if seed is None else int(seed))
 rollout: Any = ef.Rollout(task.system, policy, task.horizon, 64, **task.parts)
 loss = rollout.forward(task.initial_states(64, 0, "test", torch.float32), task.objective)
-if task.name != "hopper":
-    raise SystemExit(f"Expected a run of hopper, got one of {task.name}.")
 ends = rollout.parts.ends.at
 hopper, seconds = task.system.system, task.system.step_time
 found = gait(rollout.states.detach(), ends, seconds, hopper.softness)

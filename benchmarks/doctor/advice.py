@@ -26,14 +26,16 @@ def advise(found: Examination) -> list[Advice]:
 def _of_growth(found: Examination) -> list[Advice]:
     physics, both = found.growth["physics"], found.growth["both"]
     if physics.explodes_at is not None:
-        far, growing = found.horizon - physics.explodes_at, physics.factor is not None and physics.factor > 1
-        decay = Advice(
-            f"decay(R, {1 / (physics.factor or 1):.4g})",
-            f"the physics alone multiplies an adjoint by {physics.factor or 1:.3g} a step, a hundredfold within {far} "
-            "steps, which is in M and C as well; this takes as much away",
-        )
-        why = "" if growing else f"by the physics alone an adjoint grows a hundredfold in {far} steps, in M and C too; "
-        return [decay] * growing + [
+        far, factor = found.horizon - physics.explodes_at, physics.factor
+        told, why = [], f"by the physics alone an adjoint grows a hundredfold in {far} steps, in M and C too; "
+        if factor is not None and factor > 1:
+            reason = (
+                f"the physics alone multiplies an adjoint by {factor:.3g} a step, a hundredfold within {far} steps, "
+                "which is in M and C as well; this takes as much away"
+            )
+            told, why = [Advice(f"decay(R, {1 / factor:.4g})", reason)], ""
+        return [
+            *told,
             Advice(
                 f"clip-norm(R, {_short(found.final_adjoint)})",
                 f"{why}no adjoint then is larger than those that the last step sends back, "

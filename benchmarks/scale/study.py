@@ -196,9 +196,10 @@ def _threads(settings: ScaleSettings) -> int:
 
 
 def _describe(job: Job) -> str:
-    title = case_named(job.system).title
+    case = case_named(job.system)
+    title = case.title
     if job.kind == "check":
         return f"{title}: {job.side} compared"
     if job.kind == "horizon":
-        return f"{title}, {job.particles:,} {case_named(job.system).counted} x {job.horizon:,} steps in {job.memory}"
-    return f"{title}, {job.particles:,} {case_named(job.system).counted}, {job.side}"
+        return f"{title}, {job.particles:,} {case.counted} x {job.horizon:,} steps in {job.memory}"
+    return f"{title}, {job.particles:,} {case.counted}, {job.side}"
