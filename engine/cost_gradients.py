@@ -92,7 +92,8 @@ def _rows(rollout: Trajectory, direct_rows: torch.Tensor | None, *leading: int) 
 def _gradients(values: torch.Tensor, *leaves: torch.Tensor | None) -> tuple[torch.Tensor, ...]:
     """By those leaves that are there and require a gradient."""
     asked = [leaf for leaf in leaves if leaf is not None and leaf.requires_grad]
-    return torch.autograd.grad(values.sum(), asked, allow_unused=True, materialize_grads=True)
+    ones = torch.ones_like(values, requires_grad=False)
+    return torch.autograd.grad(values, asked, ones, allow_unused=True, materialize_grads=True)
 
 
 def _of_used_rows(

@@ -5,6 +5,7 @@ With g the gradient, t the update from 1 on and lr the learning rate, the displa
 with torch's defaults.
 """
 
+import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -106,6 +107,8 @@ class EnsembleOptimiser:
         # Torch makes an optimiser's state in its first step; all of it starts at zero.
         self.displacement.grad = torch.zeros_like(self.displacement)
         self.optimiser.step()
+        # Torch wraps a step for its hooks and its profiler, which takes as long as the step of a small policy itself.
+        self._displace = inspect.unwrap(type(self.optimiser).step)
         for value in self.tensors().values():
             value.zero_()
         self._updates = 0
@@ -127,7 +130,7 @@ class EnsembleOptimiser:
         self._updates += 1
         if self.kind.keras_epsilon:
             self.optimiser.param_groups[0]["eps"] = keras_epsilon(self._updates)
-        self.optimiser.step()
+        self._displace(self.optimiser)
         if adjust is not None:
             adjust(self.displacement, gradient)
         if frozen is not None:
