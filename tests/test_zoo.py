@@ -138,6 +138,23 @@ def test_the_report_has_a_matrix_of_all_tasks(studies, trained):
         assert column.ratio("C") == column.rows["C"].loss / column.rows["R"].loss
 
 
+def test_shares_of_a_half_trained_study_are_over_the_seeds_of_both(studies, trained, tmp_path):
+    """The others' mean over more seeds is not laid beside R's over fewer."""
+    shutil.copytree(trained / "lqr", tmp_path / "lqr")
+    results = (tmp_path / "lqr" / "results.jsonl").read_text().splitlines()
+    losses = {(one.label.gradient, one.label.seed): one.final_loss for one in StudyDirectory(trained / "lqr").reported}
+    seed = max(seed for gradient, seed in losses if gradient == "R")
+    kept = [line for line in results if not ('"gradient": "R"' in line and f'"seed": {seed},' in line)]
+    assert len(kept) < len(results)
+    (tmp_path / "lqr" / "results.jsonl").write_text("\n".join(kept) + "\n")
+    (column,) = columns({"lqr": StudyDirectory(tmp_path / "lqr")})
+    both = [at for gradient, at in losses if gradient == "R" and at != seed]
+    mean = {name: float(interquartile_mean([losses[name, at] for at in both])) for name in ("R", "C")}
+    assert column.rows["C"].pairs == len(both) < column.rows["C"].seeds
+    assert column.ratio("C") == pytest.approx(mean["C"] / mean["R"])
+    assert column.ratio("C") != pytest.approx(column.rows["C"].loss / column.rows["R"].loss)
+
+
 def test_a_matrix_of_some_tasks_keeps_the_others(studies, trained, tmp_path):
     """As two commands have it that train different tasks of one zoo."""
     shutil.copytree(trained, tmp_path / "zoo")

@@ -59,9 +59,9 @@ class Row:
 
     Losses are interquartile means of final test losses with a 95% bootstrap interval; a training that diverged counts
     as an infinite loss, and as no success. `better` is the share of the `pairs` of seeds on which the variant ends
-    below `against` with the same clipping, with its 95% interval; p of the exact sign-flip test of those pairs, as it
-    is and corrected by Holm over all comparisons of the report, and `lead` which way it leans, above 0 where the
-    variant is lower. `percentiles` are runs at 10, 25, 50, 75 and 90%.
+    below `against` with the same clipping, with its 95% interval; `share` is its loss over that of `against`, both over
+    those pairs; p of their exact sign-flip test, as it is and corrected by Holm over all comparisons of the report, and
+    `lead` which way it leans, above 0 where the variant is lower. `percentiles` are runs at 10, 25, 50, 75 and 90%.
     """
 
     difficulty: Any
@@ -81,6 +81,7 @@ class Row:
     better: float | None
     better_low: float | None
     better_high: float | None
+    share: float | None
     lead: float | None
     p: float | None
     p_corrected: float | None
@@ -174,6 +175,7 @@ def _row(group: list[Result], other: list[Result], against: str, threshold: floa
         better,
         bounds[0],
         bounds[1],
+        _share(ours, theirs) if paired else None,
         rank_lead(ours, theirs) if paired else None,
         sign_flip_test(ours, theirs) if paired else None,
         None,
@@ -182,6 +184,12 @@ def _row(group: list[Result], other: list[Result], against: str, threshold: floa
         mine["ms"] / cost_of_against["ms"] if mine and cost_of_against else None,
         mine["bytes"] if mine else None,
     )
+
+
+def _share(ours: Sequence[float], theirs: Sequence[float]) -> float | None:
+    """One interquartile mean over another; None where that says nothing, of losses that may be below 0 or infinite."""
+    loss, base = float(interquartile_mean(ours)), float(interquartile_mean(theirs))
+    return loss / base if base > 0 and math.isfinite(base) and loss >= 0 else None
 
 
 def conclusions(rows: Sequence[Row]) -> list[str]:

@@ -34,11 +34,9 @@ class Column:
     rows: dict[str, Row]
 
     def ratio(self, family: str) -> float:
-        """A family's loss over that of `AGAINST`; NaN where one is missing or a loss is not above 0."""
-        row, base = self.rows.get(family), self.rows.get(AGAINST)
-        if row is None or base is None or not base.loss > 0 or not math.isfinite(base.loss) or row.loss < 0:
-            return math.nan
-        return row.loss / base.loss
+        """A family's loss over that of `AGAINST` on the seeds of both; 1 of that itself, NaN where there is none."""
+        share = 1.0 if family == AGAINST and family in self.rows else getattr(self.rows.get(family), "share", None)
+        return math.nan if share is None else share
 
 
 def columns(studies: Mapping[str, StudyDirectory]) -> list[Column]:
@@ -84,10 +82,11 @@ def _markdown(found: list[Column], families: list[str]) -> str:
         lines.append([Variant(family).short, *cells])
     comparisons = sum(row.p is not None for column in found for row in column.rows.values())
     note = (
-        f"Interquartile means of final test losses over paired seeds, their number in brackets. {comparisons} "
-        f"comparisons with {AGAINST} by exact sign-flip tests, all corrected together by Holm's method; better and "
-        f"worse at {LEVEL:.0%}. Of gradients with a number of their own, the one of those tried that was best on seeds "
-        "that are not reported, a choice that others did not have; all with one learning rate."
+        f"Interquartile means of final test losses, the number of seeds in brackets; shares of {AGAINST}'s are over the "
+        f"seeds that it has, too. {comparisons} comparisons with {AGAINST} by exact sign-flip tests, all corrected "
+        f"together by Holm's method; better and worse at {LEVEL:.0%}. Of gradients with a number of their own, the one "
+        "of those tried that was best on seeds that are not reported, a choice that others did not have; all with one "
+        "learning rate."
     )
     return "\n".join([f"# Losses of many gradients beside {AGAINST}'s", "", *table_lines(head, lines), "", note, ""])
 
