@@ -1,5 +1,7 @@
 """Physical parameters of guidance, swarm, N-body, quantum and fluid, and goals that vary, beside independent torch."""
 
+import inspect
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,7 +13,8 @@ from test_parameters import launch_pull_back, launch_step, varied
 from test_quantum import dense_step
 
 import engine
-from engine import FULL, Guidance, NBody, QuantumBox, Rollout, Swarm
+from engine import FULL, Guidance, NBody, QuantumBox, Rollout, SettingError, Swarm
+from engine.parameters import SampleParameters
 from engine.systems import Fluid, Held
 from training import build_task
 
@@ -226,3 +229,20 @@ def test_what_varies_is_swept_in_one_launch_to_the_gradients_of_steps(name, para
         assert in_one.any()
         assert relative_error(in_one, by_steps) < accuracy()
     assert all(bool(gradients.physical) == physical for gradients in found)
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0])
+@pytest.mark.parametrize("build", [partial(Fluid, 60, 2, (1.2, 1.3), 0.1), partial(NBody), partial(Swarm, 1, 4)])
+def test_a_value_may_vary_where_a_system_can_be_built_with_it(build, value):
+    system = build()
+    for name in set(system.parameters) & set(inspect.signature(build.func).parameters):
+        varying = SampleParameters(system, (name,), 1)
+        asked = partial(varying.set, torch.full((1, 1), value, **tensor_options()))
+        found = []
+        for call in (partial(build, **{name: value}), asked):
+            try:
+                call()
+                found.append(True)
+            except SettingError:
+                found.append(False)
+        assert found[0] == found[1], name

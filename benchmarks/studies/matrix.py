@@ -82,8 +82,8 @@ def _markdown(found: list[Column], families: list[str]) -> str:
         lines.append([Variant(family).short, *cells])
     comparisons = sum(row.p is not None for column in found for row in column.rows.values())
     note = (
-        f"Interquartile means of final test losses, the number of seeds in brackets; shares of {AGAINST}'s are over the "
-        f"seeds that it has, too. {comparisons} comparisons with {AGAINST} by exact sign-flip tests, all corrected "
+        f"Interquartile means of final test losses, the number of seeds in brackets; shares of {AGAINST}'s are over "
+        f"the seeds that it has, too. {comparisons} comparisons with {AGAINST} by exact sign-flip tests, all corrected "
         f"together by Holm's method; better and worse at {LEVEL:.0%}. Of gradients with a number of their own, the one "
         "of those tried that was best on seeds that are not reported, a choice that others did not have; all with one "
         "learning rate."

@@ -93,7 +93,7 @@ class Fluid(Smoothing, Jets, Drift, System):
         "dim", "size", "spacing", "dt", "particles", "jets", "bodies", "steered", "sound_speed", "viscosity", "gravity",
         "jet_radius", "jet_strength", "weight", "slope", "depth", "radius", "chunk", "chunks", "grid", "_spring",
     )  # fmt: skip
-    positive_parameters, not_negative_parameters = ("jet_strength", "viscosity"), ("gravity",)
+    positive_parameters, not_negative_parameters = ("jet_strength",), ("viscosity", "gravity")
 
     def __init__(
         self,
