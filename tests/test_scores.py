@@ -296,3 +296,51 @@ def test_mixtures_take_every_seed_that_there_is():
     settings = TrainingSettings(batch_size=2, train_samples=2, test_samples=1)
     trainer = Trainer(noisy, [Member(gradient_named("mix(R, score(0.1, 4))").estimator, MOST_SEEDS - 1)], settings)
     assert math.isfinite(trainer.run_epoch().train_loss[0])
+
+
+@pytest.mark.parametrize("kind", LIMITS)
+def test_copies_that_end_at_times_of_their_own_count_until_then(kind):
+    """x' = x + u until x > 1.1, by hand: also those of copies that outlive the start without noise, or end before it."""
+    sigma, copies, horizon, starts = 0.15, 8, 4, 5
+    task = replace(
+        build_task("integrator"),
+        system=LinearSystem(((1.0,),), ((1.0,),)),
+        objective=Judged(running, lambda state: 3.0 * state.square().sum(1)),
+        horizon=horizon,
+        end=lambda states: states[:, 0] > 1.1,
+    )
+    policy = Linear((1,), (1,), **tensor_options())
+    policy.theta.data.copy_(torch.tensor([[0.05, 0.1]]))
+    noise = uniform(3, starts, copies // 2, horizon, 1, low=-2.0, high=2.0)
+    found = Copies(task, policy, kind(sigma, copies), starts)
+    found = found.gradients(torch.full((starts, 1), 0.9, **tensor_options()), noise)[0]
+    weight, bias = policy.theta.detach()[0].tolist()
+    expected, lengths = torch.zeros(2, **tensor_options()), set()
+    for pairs in noise[..., 0].tolist():
+        rows = [[0.0] * horizon, *pairs, *([-w for w in row] for row in pairs)]
+        shown, losses, alive = [], [], []
+        for row in rows:
+            x, loss, over, states, lived = 0.9, 0.0, False, [], []
+            for t in range(horizon):
+                states.append(x)
+                lived.append(not over)
+                if not over:
+                    seen = x if kind.closed else (shown[0][t] if shown else x)
+                    u = weight * seen + bias + sigma * row[t]
+                    loss += (0.5 + 0.01 * t) * x**2 + 0.2 * u**2
+                    x += u
+                over = x > 1.1
+            shown.append(states)
+            losses.append(loss + 3.0 * x**2)
+            alive.append(lived)
+            lengths.add(sum(lived))
+        above = [loss - losses[0] for loss in losses[1:]]
+        for i, gain in enumerate(above):
+            other = (i + copies // 2) % copies
+            scale = (gain - (sum(above) - gain - above[other]) / (copies - 1)) / sigma / copies / starts
+            for t in range(horizon):
+                if alive[i + 1][t]:
+                    seen = shown[i + 1 if kind.closed else 0][t]
+                    expected += scale * rows[i + 1][t] * torch.tensor([seen, 1.0], **tensor_options())
+    assert len(lengths) > 1
+    assert relative_error(found, expected) < 1e-12

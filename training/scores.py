@@ -104,11 +104,22 @@ class Copies:
         shape = self._disturbed.noise.shape
         cotangents = self._at_rows(noise).view(shape[0], self._starts, rows, -1) * weights.unsqueeze(2)
         if not score.closed:
+            cotangents = self._alive(cotangents)
             cotangents = torch.cat([cotangents.sum(2, keepdim=True), torch.zeros_like(cotangents[:, :, 1:])], 2)
         self._linear.weights = cotangents.view(shape)
         # The mean over a member's rows of Σ_t Πᵀ c_t.
         found = self.rollout.backward([ONE_STEP], self._linear).parameters[ONE_STEP]
         return found.masked_fill_(lost.view(len(found), -1).any(1, keepdim=True), torch.nan)
+
+    def _alive(self, cotangents: torch.Tensor) -> torch.Tensor:
+        """Those [T, P·b, n+1, m] of copies that have not ended; their sum counts as long as one of them goes on."""
+        ends = self.rollout.parts.ends
+        if ends is None:
+            return cotangents
+        alive = ends.alive(torch.arange(len(cotangents), device=cotangents.device))
+        at = ends.at.view(self._starts, self.rows)
+        at[:, 0] = at.max(1).values
+        return cotangents * alive.view(len(cotangents), self._starts, self.rows, 1)
 
     def _at_rows(self, noise: torch.Tensor) -> torch.Tensor:
         """w [T, P·b·(n+1), *control_shape] of all rows: none for the first of a start, then w and -w."""
