@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from engine.contracts import described
 from engine.errors import SettingError, ShapeError
 from engine.launch import Launch
 
@@ -36,12 +37,7 @@ class Ends:
 
         `holds(flags)` says whether all of these are true.
         """
-        over = self._over(initial)
-        if not holds(~over):
-            raise SettingError(
-                f"Expected initial states that have not ended, got one at sample {int(over.nonzero()[0])} that has; "
-                "start elsewhere, or mend the end."
-            )
+        check_goes_on(self.end, initial, holds)
         self.at.fill_(self.horizon)
         self._known = False
 
@@ -62,7 +58,7 @@ class Ends:
             over = self.at <= t
             torch.where(over.view(shape), state, next_state, out=next_state)
             if not self._known and t + 1 < self.horizon:
-                self.at.masked_fill_(self._over(next_state) & ~over, t + 1)
+                self.at.masked_fill_(is_over(self.end, next_state) & ~over, t + 1)
 
         return launch
 
@@ -88,9 +84,21 @@ class Ends:
         """∂ℓ_T/∂x_T [B, ...] of the samples that reach the horizon, 0 of the others."""
         return final.masked_fill((self.at < self.horizon).view(-1, *[1] * (final.dim() - 1)), 0.0)
 
-    def _over(self, states: torch.Tensor) -> torch.Tensor:
-        found: Any = self.end(states)
-        if not isinstance(found, torch.Tensor) or found.dtype != torch.bool or found.shape != states.shape[:1]:
-            got = f"{found.dtype} of shape {list(found.shape)}" if isinstance(found, torch.Tensor) else repr(found)
-            raise ShapeError(f"Expected an end as booleans [{len(states)}], one for each sample, got {got}.")
-        return found
+
+def is_over(end: End, states: torch.Tensor) -> torch.Tensor:
+    """`end(states)` [B]; ShapeError for anything but booleans, one for each sample."""
+    found: Any = end(states)
+    if not isinstance(found, torch.Tensor) or found.dtype != torch.bool or found.shape != states.shape[:1]:
+        got = f"{found.dtype} of shape {list(found.shape)}" if isinstance(found, torch.Tensor) else described(found)
+        raise ShapeError(f"Expected an end as booleans [{len(states)}], one for each sample, got {got}.")
+    return found
+
+
+def check_goes_on(end: End, initial: torch.Tensor, holds: Callable[[torch.Tensor], bool] = torch.all) -> None:
+    """SettingError if one of these initial states has ended; `holds(flags)` says whether all of these are true."""
+    over = is_over(end, initial)
+    if not holds(~over):
+        raise SettingError(
+            f"Expected initial states that have not ended, got one at sample {int(over.nonzero()[0])} that has; "
+            "start elsewhere, or mend the end."
+        )

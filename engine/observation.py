@@ -20,7 +20,8 @@ class Observation:
     Args:
         function: `function(states, steps, parameters)` [S, B, *shape] as torch expressions of states [S, B,
             *state_shape], the times `steps` [S] and, by name, the parameters [S, B] that vary between samples; each
-            sample's by itself, and differentiable as an objective is.
+            sample's by itself, and differentiable as an objective is. Rollouts ask for t < T; environments and the
+            critics of short horizons also for what is seen at the end, t = T.
         shape: of one sample's observation.
     """
 

@@ -12,7 +12,7 @@ from test_randomised import full_task
 import engine
 from engine import LibraryError, Noise, Observation, Rollout, SettingError, ShapeError
 from policies import OpenLoop
-from training import build_task, environments
+from training import Objective, build_task, environments
 
 gymnasium = pytest.importorskip("gymnasium", reason="needs the package gymnasium")
 
@@ -130,3 +130,84 @@ def test_what_cannot_be_an_environment_is_refused(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "training.gymnasium_environments", None)
     with pytest.raises(LibraryError, match=r"^Expected the package gymnasium, 1.1 or newer, got: .*; install it .*\.$"):
         to_gymnasium(TASK)
+
+
+def test_without_a_seed_environments_are_others_each_time():
+    firsts = [to_gymnasium(TASK, 2).reset()[0][0] for _ in range(3)] + [to_gymnasium(TASK).reset()[0] for _ in range(2)]
+    assert len({tuple(first) for first in firsts}) == 5
+    environment = to_gymnasium(TASK)
+    assert not np.array_equal(environment.reset()[0], environment.reset()[0])
+    assert np.array_equal(environment.reset(seed=4)[0], environment.reset(seed=4)[0])
+
+
+def costs(running=None, final=None):
+    """An objective of these functions of states."""
+
+    class Costs(Objective):
+        def running(self, states, controls, steps):
+            return None if running is None else running(states)
+
+        def final(self, state):
+            return None if final is None else final(state)
+
+    return Costs()
+
+
+REFUSED = {
+    "states of another shape": ({"sample": lambda n, g: torch.rand(n, 1, generator=g)}, "to sample states of shape"),
+    "one state for all": ({"sample": lambda n, g: torch.zeros(4)}, "to sample states of shape"),
+    "complex states": ({"sample": lambda n, g: torch.zeros(n, 4) * 1j}, "of real numbers"),
+    "no tensor": ({"sample": lambda n, g: np.zeros((n, 4))}, "to sample states of shape"),
+    "its own draws": ({"sample": lambda n, g: torch.rand(n, 4)}, "pass generator=generator"),
+    "a start that is over": ({"end": lambda s: s[:, 0] < 2.0}, "^Expected initial states that have not ended"),
+    "an end as numbers": ({"end": lambda s: s[:, 0]}, "^Expected an end as booleans"),
+    "an end of components": ({"end": lambda s: s > 1e9}, "^Expected an end as booleans"),
+    "an end without a tensor": ({"end": lambda s: False}, "^Expected an end as booleans"),
+    "a mean": ({"objective": costs(final=lambda s: s.square().mean())}, "^Expected a final cost for each sample"),
+    "a column": ({"objective": costs(final=lambda s: s[:, :1])}, "^Expected a final cost for each sample"),
+    "columns": ({"objective": costs(running=lambda s: s[..., :1])}, "^Expected running costs"),
+    "steps alone": ({"objective": costs(running=lambda s: s.sum((1, 2)))}, "^Expected running costs"),
+}
+
+
+@pytest.mark.parametrize("count", [None, 4], ids=["one", "several"])
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_training_refuses_of_a_task_environments_refuse(name, count):
+    changes, told = REFUSED[name]
+
+    def used():
+        environment = to_gymnasium(replace(TASK, **changes), *([] if count is None else [count]))
+        environment.reset(seed=0)
+        for _ in range(TASK.horizon):
+            environment.step(np.zeros(environment.action_space.shape))
+
+    with pytest.raises((SettingError, ShapeError), match=told):
+        used()
+
+
+def test_steps_and_actions_that_are_none_are_refused():
+    environment = to_gymnasium(TASK)
+    with pytest.raises(SettingError, match=r"^Expected episodes that have started, .* call reset\(\) first\.$"):
+        environment.step(np.zeros(1))
+    environment.reset(seed=0)
+    for action, told in (
+        (np.zeros((1, 1)), r"^Expected an action of shape \(1,\), got \(1, 1\)\.$"),
+        (None, "^Expected controls as real numbers"),
+        (np.array([1j]), "^Expected controls as real"),
+    ):
+        with pytest.raises(ShapeError, match=told):
+            environment.step(action)
+    environment.step(0.5)
+
+
+def test_a_table_with_a_cost_for_every_step_is_never_asked_beyond_it():
+    path = torch.linspace(0.0, 1.0, TASK.horizon, **tensor_options())
+
+    class Tracking(Objective):
+        def running(self, states, controls, steps):
+            return (states[..., 0] - path[steps].view(-1, 1)).square()
+
+    environment = to_gymnasium(replace(TASK, objective=Tracking()), 3)
+    environment.reset(seed=0)
+    for _ in range(2 * TASK.horizon + 3):
+        environment.step(np.zeros((3, 1)))

@@ -300,7 +300,7 @@ def test_mixtures_take_every_seed_that_there_is():
 
 @pytest.mark.parametrize("kind", LIMITS)
 def test_copies_that_end_at_times_of_their_own_count_until_then(kind):
-    """x' = x + u until x > 1.1, by hand: also those of copies that outlive the start without noise, or end before it."""
+    """x' = x + u until x > 1.1, by hand: also of copies that outlive the start without noise, or end before it."""
     sigma, copies, horizon, starts = 0.15, 8, 4, 5
     task = replace(
         build_task("integrator"),

@@ -171,6 +171,7 @@ def test_a_variant_whose_trials_all_diverge_is_reported_as_given(tmp_path):
         (["random-cut(R, 0.5)"], (0.05, 1.0), False),
         (["truncate(R, 20)"], (2.0, 200.0), True),
         (["short(R, 1)"], (1.0, 10.0), True),
+        (["short(R, 32)"], (3.0, 100.0), True),  # no longer than the horizon
         (["score(0.1, 4)"], (0.01, 1.0), False),
         (["mask-random(R, C)"], None, False),
         (["paths(1, 0.5)"], (0.05, 5.0), False),
@@ -180,7 +181,7 @@ def test_a_variant_whose_trials_all_diverge_is_reported_as_given(tmp_path):
 )
 def test_a_number_is_searched_where_the_gradient_takes_it(gradients, numbers, whole):
     texts = Study("cart-pole", gradients=tuple(gradients)).gradients
-    (space,) = spaces(texts, ("none",), (1e-3,))
+    (space,) = spaces(texts, ("none",), (1e-3,), 100)
     assert space.given == Variant(texts[0], "none", 1e-3)
     assert space.whole is whole
     assert space.numbers == (None if numbers is None else pytest.approx(numbers, rel=1e-3))

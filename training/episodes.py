@@ -9,14 +9,16 @@ import numpy as np
 import torch
 
 from engine import SettingError, ShapeError, current
-from engine.contracts import described
+from engine.contracts import check_tensor, described
+from engine.ends import check_goes_on, is_over
 from engine.lanes import prepare_in_lanes
 from engine.loops import torch_threads
 from engine.noise import CONTROL, STATE, NoiseSource
 from engine.parameters import SampleParameters
 from engine.trajectory import Cost
 from engine.vector_system import VectorSystem
-from training.task import Task
+from training.starts import check_repeatable
+from training.task import MOST_SEEDS, Task
 
 # Initial states that are drawn at once, since a few at a time cost as much.
 _POOL = 1024
@@ -42,13 +44,13 @@ class Episodes:
     Args:
         task: with `control_bounds`.
         count: N.
-        seed: of initial states, parameters and noise.
+        seed: of initial states, parameters and noise; None for one that nobody knows.
 
     Attributes:
         some_over: whether an episode was over after the last step.
     """
 
-    def __init__(self, task: Task, count: int, seed: int = 0):
+    def __init__(self, task: Task, count: int, seed: int | None = None):
         if not isinstance(task, Task):
             raise SettingError(f"Expected a task such as build_task('cart-pole'), got {described(task)}.")
         if task.control_bounds is None:
@@ -56,6 +58,7 @@ class Episodes:
                 f"Expected a task whose controls are bounded, got {task.name}; give it some: "
                 "dataclasses.replace(task, control_bounds=(-1.0, 1.0))."
             )
+        check_repeatable(task, 0, "environments")
         self.task, self.count = task, count
         system, options = task.system, {"dtype": current().dtype, "device": current().device}
         self.bounds = task.control_bounds
@@ -83,7 +86,8 @@ class Episodes:
         self._shown = (lambda: states) if here else partial(_array, self.states)
         self._clock, self._began, self._left = 0, np.zeros(count, dtype=np.int64), task.horizon
         self.some_over, self._costs_run = False, True
-        self.seed(seed)
+        self._begun = False
+        self.seed(torch.Generator().seed() % MOST_SEEDS if seed is None else seed)
 
     @property
     def observed_shape(self) -> tuple[int, ...]:
@@ -113,22 +117,32 @@ class Episodes:
                     self.states.copy_(states)
                 else:
                     self.states.index_copy_(0, chosen, states.to(self.states))
+                if self.task.end is not None:
+                    check_goes_on(self.task.end, self.states[chosen])
                 if self._parameters is not None and rows is not None:
                     values = self._parameters.rows.clone()
                     values[chosen] = rows.to(values)
                     self._parameters.set(values)
             self._began[places] = self._clock
             self._left = self.task.horizon - self._clock + int(self._began.min())
+        self._begun = True
         return self._observed()
 
     def step(self, controls: np.ndarray) -> Transition:
         """Act with `controls` [N, *control_shape], or [N] where a control is one number, for one step.
 
-        ShapeError for those of another shape.
+        Raises:
+            ShapeError: of another shape, or no real numbers; costs or ends of the task that are.
+            SettingError: before any episode has started.
         """
+        if not self._begun:
+            raise SettingError("Expected episodes that have started, got a step before any has; call reset() first.")
         if getattr(controls, "shape", None) != self._limited.shape:
             controls = self._shaped(controls)
-        np.maximum(controls, self._lowest, out=self._limited)
+        try:
+            np.maximum(controls, self._lowest, out=self._limited)
+        except TypeError:
+            raise ShapeError(f"Expected controls as real numbers, got {described(controls)}.") from None
         np.minimum(self._limited, self._highest, out=self._limited)
         self._enter()
         self._disturb(CONTROL, self.controls)
@@ -141,7 +155,7 @@ class Episodes:
         ended, out_of_time = np.zeros((2, self.count), dtype=bool)
         if self.task.end is not None:
             with self._torch():
-                ended = _array(self.task.end(self.states))
+                ended = _array(is_over(self.task.end, self.states))
         if self._left <= 0:
             out_of_time = (self.steps >= self.task.horizon) & ~ended
         self.some_over = self._left <= 0 or (self.task.end is not None and bool(ended.any()))
@@ -159,15 +173,22 @@ class Episodes:
     def _running(self) -> np.ndarray:
         """Minus the running costs; an objective that has none in one step has none in any."""
         with self._torch():
-            # Every episode has a time of its own: episodes stand where a rollout has its steps.
-            costs = self._objective(1).running(self.states.unsqueeze(1), self.controls.unsqueeze(1), self._times())
+            # Every episode has a time of its own: episodes stand where a rollout has its steps. Of those that are over
+            # nothing is asked at a time that is none.
+            times = self._times().clamp(max=self.task.horizon - 1)
+            costs = self._objective(1).running(self.states.unsqueeze(1), self.controls.unsqueeze(1), times)
             self._costs_run = costs is not None
-            return np.zeros(self.count) if costs is None else -_array(costs[:, 0]).astype(np.float64)
+            if costs is None:
+                return np.zeros(self.count)
+            what = f"running costs for {self.count} steps and 1 samples"
+            check_tensor(what, costs, (self.count, 1), self.states)
+            return -_array(costs[:, 0]).astype(np.float64)
 
     def _add_final(self, rewards: np.ndarray, over: np.ndarray) -> None:
         with self._torch():
             final = self._objective().final(self.states)
             if final is not None:
+                check_tensor("a final cost for each sample", final, (self.count,), self.states)
                 rewards -= np.where(over, _array(final), 0.0)
 
     @contextmanager
@@ -205,7 +226,7 @@ class Episodes:
         """The next initial states [count, *state_shape], with what is randomised [count, q]."""
         if self._pool is None or self._taken + count > len(self._pool[0]):
             size = max(_POOL if self.count > 1 else 32, count)
-            states, dtype = self.task.sample(size, self._random), current().dtype
+            states, dtype = self.task.checked(self.task.sample(size, self._random), size).detach(), current().dtype
             self._pool, self._taken = (states, self.task.drawn_parameters(size, self._random, dtype)), 0
         places = slice(self._taken, self._taken + count)
         self._taken += count

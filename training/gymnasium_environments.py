@@ -1,5 +1,6 @@
 """Tasks as Gymnasium's environments; needs Gymnasium."""
 
+import math
 from typing import Any
 
 import gymnasium
@@ -8,7 +9,7 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from engine import current
+from engine import ShapeError, current
 from training.episodes import Episodes
 from training.task import Task
 
@@ -42,7 +43,10 @@ class TaskVectorEnv(VectorEnv):
     def reset(
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Start every environment; `seed` settles all that follows, of a list the first counts."""
+        """Start every environment; `seed` settles all that follows, of a list the first counts.
+
+        Environments that never had one have one that nobody knows.
+        """
         seed = seed[0] if isinstance(seed, list) else seed
         super().reset(seed=seed)
         if seed is not None:
@@ -86,5 +90,8 @@ class TaskEnv(gymnasium.Env):
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """(observation, reward, terminated, truncated, info)."""
-        observations, rewards, ended, out_of_time = self.episodes.step(np.asarray(action)[None])
+        given, shape = np.asarray(action), self.action_space.shape
+        if given.shape != shape and not (given.shape == () and math.prod(shape) == 1):
+            raise ShapeError(f"Expected an action of shape {shape}, got {given.shape}.")
+        observations, rewards, ended, out_of_time = self.episodes.step(given[None])
         return observations[0], float(rewards[0]), bool(ended[0]), bool(out_of_time[0]), {}

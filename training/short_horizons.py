@@ -94,7 +94,7 @@ class Windows:
         self._seeds, self._each = [seeds[index] for index in self.members], -(-batch * task.horizon // steps)
         self.policy = policy(len(self.members))
         names = (*(name for name, *_ in task.randomise), START)
-        parts = task.parts | {"observation": in_windows(task.observation), "parameters": names}
+        parts = task.parts | {"observation": in_windows(task), "parameters": names}
         count = len(self.members) * self._each
         self.rollout = Rollout(task.system, self.policy, steps, count, **parts)
         self.critic = Critic(critics_shape(task), self._seeds)

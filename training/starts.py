@@ -89,16 +89,16 @@ def starts_of(task: Task, seeds: Sequence[int], stream: str, count: int) -> tupl
     """Initial states [P, count, *state_shape] of P seeds, and what the task randomises [P, count, q], if anything."""
     runtime = current()
     by_seed = {seed: task.starts(count, seed, stream, runtime.dtype) for seed in dict.fromkeys(seeds)}
-    _check_repeatable(task, seeds[0], stream)
+    check_repeatable(task, seeds[0], stream)
     found = [by_seed[seed] for seed in seeds]
     rows = [parameters for _, parameters in found if parameters is not None]
     states = torch.stack([states for states, _ in found]).to(runtime.device)
     return states, torch.stack(rows).to(runtime.device) if rows else None
 
 
-def _check_repeatable(task: Task, seed: int, stream: str) -> None:
+def check_repeatable(task: Task, seed: int, stream: str) -> None:
     """SettingError unless equal generators give equal states."""
-    one, other = (task.sample(1, generator(seed, stream)) for _ in range(2))
+    one, other = (task.checked(task.sample(1, generator(seed, stream)), 1) for _ in range(2))
     if not torch.allclose(one, other, rtol=0.0, atol=0.0, equal_nan=True):
         raise SettingError(
             f"Expected a sampler of {task.name} that draws from the generator that it is given, got other states from "

@@ -122,7 +122,10 @@ class Task:
     def initial_states(self, count: int, seed: int, stream: str, dtype: torch.dtype) -> torch.Tensor:
         """`count` initial states of a seed; the streams "train", "validation" and "test" are independent."""
         count, seed = whole("at least 1 initial state", count), whole("a seed of at least 0", seed, least=0)
-        states = self.sample(count, generator(seed, stream))
+        return self.checked(self.sample(count, generator(seed, stream)), count).detach().to(dtype)
+
+    def checked(self, states: Any, count: int) -> torch.Tensor:
+        """What `sample` gave for `count`; ShapeError unless it is as many states of real numbers."""
         wanted = f"Expected task {self.name!r} to sample states of shape {[count, *self.system.state_shape]}"
         if not isinstance(states, torch.Tensor):
             raise ShapeError(f"{wanted}, got {described(states)}.")
@@ -130,7 +133,7 @@ class Task:
             raise ShapeError(f"{wanted}, got {list(states.shape)}.")
         if states.is_complex():
             raise ShapeError(f"{wanted} of real numbers, got {states.dtype}.")
-        return states.detach().to(dtype)
+        return states
 
 
 def _bounds(given: Any) -> tuple[float, float]:

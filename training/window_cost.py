@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from engine import current
+from engine.contracts import check_tensor
 from engine.observation import Observation
 from training.objectives import Objective
 from training.task import Task
@@ -70,7 +71,8 @@ class WindowCost(Objective):
 
     def of_steps(self, states: torch.Tensor, controls: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
         """ℓ [S, B], as the task has it."""
-        times = (steps.view(-1, 1) + self._named[START]).flatten().long()
+        # Costs that are asked for beyond the horizon are not used, and a table of each step's has none.
+        times = (steps.view(-1, 1) + self._named[START]).flatten().long().clamp(max=self._task.horizon - 1)
         objective = self._objective({name: values.flatten().unsqueeze(1) for name, values in self._named.items()})
         costs = objective.running(states.flatten(0, 1).unsqueeze(1), controls.flatten(0, 1).unsqueeze(1), times)
         return states.new_zeros(states.shape[:2]) if costs is None else costs.view(states.shape[:2])
@@ -78,6 +80,8 @@ class WindowCost(Objective):
     def after(self, state: torch.Tensor) -> torch.Tensor:
         """v [B] of states x_τ [B, *state_shape]."""
         final = self._objective(self._named).final(state)
+        if final is not None:
+            check_tensor("a final cost for each sample", final, (len(state),), state)
         seen = self.seen(state[None], self.stop[None])[0]
         if final is None:
             return torch.where(self.ended, 0.0, self._value(seen))
@@ -85,7 +89,7 @@ class WindowCost(Objective):
 
     def seen(self, states: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
         """What the critic is shown [S, B, *shape] of states [S, B, ...] at `steps` [S, 1] or [S, B] of the windows."""
-        found = observed(self._task.observation, states, steps, self._named)
+        found = observed(self._task, states, steps, self._named)
         if not self._timed:
             return found
         horizon = self._task.horizon
@@ -111,25 +115,25 @@ def critics_shape(task: Task) -> tuple[int, ...]:
     return (math.prod(shape) + 1,) if has_final(task) else tuple(shape)
 
 
-def observed(
-    observation: Observation | None, states: torch.Tensor, steps: torch.Tensor, named: Mapping[str, torch.Tensor]
-) -> torch.Tensor:
+def observed(task: Task, states: torch.Tensor, steps: torch.Tensor, named: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """What is seen of states [S, B, ...] at `steps` [S, 1] or [S, B] of windows that begin at `named[START]`.
 
-    `named` are parameters [S, B] or [B]. Every sample has a time of its own, so samples stand where others have steps.
+    `named` are parameters [S, B] or [B]. Every sample has a time of its own, so samples stand where others have steps;
+    beyond the horizon, where nothing is used, it is the horizon.
     """
+    observation = task.observation
     if observation is None:
         return states
     rows = {name: values.expand(states.shape[:2]).reshape(-1, 1) for name, values in named.items()}
-    times = (steps + named[START].expand(states.shape[:2])).flatten().long()
+    times = (steps + named[START].expand(states.shape[:2])).flatten().long().clamp(max=task.horizon)
     del rows[START]
     return observation(states.flatten(0, 1).unsqueeze(1), times, rows).view(*states.shape[:2], *observation.shape)
 
 
-def in_windows(observation: Observation | None) -> Observation | None:
-    """The same observation in rollouts of windows, whose parameters have `START` among them."""
-    if observation is None:
+def in_windows(task: Task) -> Observation | None:
+    """The task's observation in rollouts of windows, whose parameters have `START` among them."""
+    if task.observation is None:
         return None
     return Observation(
-        lambda states, steps, named: observed(observation, states, steps.view(-1, 1), named), observation.shape
+        lambda states, steps, named: observed(task, states, steps.view(-1, 1), named), task.observation.shape
     )

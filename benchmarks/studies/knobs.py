@@ -8,6 +8,7 @@ from typing import Any
 from benchmarks.studies.directory import Result, StudyDirectory
 from benchmarks.studies.spaces import OPEN, Space, families, family_of, spaces
 from benchmarks.studies.statistics import interquartile_mean, interval
+from training import task_options
 from training.gradients import rank_of
 from training.style import legend_below, losses_upward, panel_figure, save, save_ours
 from training.variant import Variant
@@ -42,7 +43,9 @@ def search_told(study: Mapping[str, Any], results: Sequence[Result], difficulty:
     tuned = [result for result in results if result.phase == "tuning"]
     if not study.get("trials") or not tuned:
         return []
-    every = spaces(*(tuple(study[name]) for name in ("gradients", "clippings", "learning_rates")))
+    kind, options = task_options(study["task"]), {result.difficulty: result.options for result in results}
+    horizon = min(kind(**given).build().horizon for given in options.values())
+    every = spaces(*(tuple(study[name]) for name in ("gradients", "clippings", "learning_rates")), horizon)
     seeds, (low, high) = sorted({result.label.seed for result in tuned}), every[0].rates
     where = {space.family: space.numbers for space in every}
     searched = [f"learning rates from {low:.3g} to {high:.3g}"]

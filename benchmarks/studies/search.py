@@ -42,6 +42,11 @@ def trials_with(tuner: str | None, trials: int | None) -> int:
     return whole("at least 1 trial", TRIALS if trials is None else trials)
 
 
+def _shortest_horizon(study: Study) -> int:
+    options = [study.experiment(difficulty, study.seeds[:1]).task_options for difficulty in study.difficulties]
+    return min(one.build().horizon for one in options)
+
+
 class Search:
     """The search of a study: what to train next, and what was chosen.
 
@@ -60,7 +65,7 @@ class Search:
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._optuna, self._study, self._out = optuna, study, out
-        self._spaces = spaces(study.gradients, study.clippings, study.learning_rates)
+        self._spaces = spaces(study.gradients, study.clippings, study.learning_rates, _shortest_horizon(study))
         file = out / JOURNAL
         try:
             storage = JournalStorage(JournalFileBackend(str(file)))

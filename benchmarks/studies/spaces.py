@@ -14,6 +14,7 @@ from typing import Any
 from engine import SettingError
 from training.gradients import GRADIENTS, Parameter, gradient_named
 from training.grammar import Call, parse
+from training.short_horizons import Short
 from training.variant import Variant
 
 OPEN = "·"
@@ -52,8 +53,8 @@ class Space:
         return int(found) if found is not None and self.whole else found
 
 
-def spaces(gradients: Sequence[str], clippings: Sequence[str], rates: Sequence[float]) -> list[Space]:
-    """One for each family of gradients with each clipping."""
+def spaces(gradients: Sequence[str], clippings: Sequence[str], rates: Sequence[float], horizon: int) -> list[Space]:
+    """One for each family of gradients with each clipping; windows are no longer than the shortest `horizon`."""
     found: dict[str, dict[str, float | None]] = {}
     for text in gradients:
         family, number = split(text)
@@ -62,7 +63,7 @@ def spaces(gradients: Sequence[str], clippings: Sequence[str], rates: Sequence[f
     for family, texts in found.items():
         first, known = next(iter(texts)), [number for number in texts.values() if number is not None]
         whole = bool(known) and _is_whole(first)
-        ends = _ends_of_numbers(family, known, whole) if known else None
+        ends = _ends_of_numbers(family, known, whole, horizon) if known else None
         for clipping in clippings:
             given = Variant(first, clipping, rates[0])
             result.append(Space(family, given, ends_of_rates(rates), ends, whole))
@@ -144,32 +145,39 @@ def _filled(family: str, number: float) -> str | None:
     return text if family_of(text) == family else None  # paths(1, 1) is R
 
 
-def _ends_of_numbers(family: str, known: Sequence[float], whole: bool) -> tuple[float, float] | None:
+def _fits(family: str, number: float, horizon: int) -> bool:
+    """Whether the gradient takes this number, and has no windows longer than `horizon`."""
+    text = _filled(family, number)
+    sources = () if text is None else gradient_named(text).estimator.rules
+    return text is not None and not any(isinstance(one, Short) and one.steps > horizon for one in sources)
+
+
+def _ends_of_numbers(family: str, known: Sequence[float], whole: bool, horizon: int) -> tuple[float, float] | None:
     """The least and the largest number to search; None where the gradient takes none but the given one."""
     low, high = min(known), max(known)
     if low == high:
         ends = sorted((low / _FACTOR, low * _FACTOR)) if low else (0.0, 1.0)
-        low, high = (_reached(family, known[0], end, whole) for end in ends)
+        low, high = (_reached(family, known[0], end, whole, horizon) for end in ends)
     return (low, high) if low < high else None
 
 
-def _reached(family: str, start: float, end: float, whole: bool) -> float:
+def _reached(family: str, start: float, end: float, whole: bool, horizon: int) -> float:
     """The number next to `end`, from `start` on, that a gradient takes."""
     if whole:
         end = float(round(end))
     taken, near, far = start, 0.0, 1.0
-    if _filled(family, end) is not None:
+    if _fits(family, end, horizon):
         return end
     for _ in range(_HALVINGS):
         share = (near + far) / 2.0
         number = start + share * (end - start)
         number = float(round(number)) if whole else number
-        if _filled(family, number) is None:
+        if not _fits(family, number, horizon):
             far = share
         else:
             near, taken = share, number
     plain = float(f"{taken:.3g}")
-    return taken if _filled(family, plain) is None else plain
+    return plain if _fits(family, plain, horizon) else taken
 
 
 def _within(number: float, low: float, high: float) -> float:

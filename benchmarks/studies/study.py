@@ -91,7 +91,10 @@ class Study(Comparison):
         default = getattr(task_options(task)(), name)
         given = options.pop(name, default)
         if given != default:
-            raise SettingError(f"Expected values of {name} as difficulties, got the option {name} = {given}.")
+            raise SettingError(
+                f"Expected values of {name} as difficulties, got the option {name} = {given}; write --difficulties "
+                f"{given}."
+            )
         values = []
         for value in difficulties:
             if not math.isfinite(value) or type(default)(value) != value:
