@@ -146,12 +146,21 @@ def differentiating(cost: Any):
         raise modified(cost) from error
 
 
-def modified(cost: Any) -> AdjointError:
-    """What is said of an objective that writes to what it is given."""
+def modified(given: Any, kind: str = "an objective") -> AdjointError:
+    """What is said of an objective, or of another `kind` of function, that writes to what it is given."""
     return AdjointError(
-        f"Expected an objective that leaves states and controls as they are, got {described(cost)}, which changes them "
+        f"Expected {kind} that leaves states and controls as they are, got {described(given)}, which changes them "
         "in place; work on a copy or use operations without a trailing underscore."
     )
+
+
+def unchanged(given: Any, kind: str, states: torch.Tensor, *others: Any) -> Any:
+    """`given(states, *others)`; AdjointError if it writes to the states."""
+    version = None if states.is_inference() else states._version
+    found = given(states, *others)
+    if version is not None and states._version != version:
+        raise modified(given, kind)
+    return found
 
 
 def described(value: Any) -> str:

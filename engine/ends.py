@@ -1,11 +1,10 @@
 """Rollouts that end before the horizon, each sample at its own step."""
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 
-from engine.contracts import described
+from engine.contracts import described, unchanged
 from engine.errors import SettingError, ShapeError
 from engine.launch import Launch
 
@@ -86,8 +85,8 @@ class Ends:
 
 
 def is_over(end: End, states: torch.Tensor) -> torch.Tensor:
-    """`end(states)` [B]; ShapeError for anything but booleans, one for each sample."""
-    found: Any = end(states)
+    """`end(states)` [B]; ShapeError for anything but booleans for each sample, AdjointError if it writes to states."""
+    found = unchanged(end, "an end", states)
     if not isinstance(found, torch.Tensor) or found.dtype != torch.bool or found.shape != states.shape[:1]:
         got = f"{found.dtype} of shape {list(found.shape)}" if isinstance(found, torch.Tensor) else described(found)
         raise ShapeError(f"Expected an end as booleans [{len(states)}], one for each sample, got {got}.")

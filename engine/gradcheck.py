@@ -6,8 +6,10 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from engine.errors import AdjointError, KernelError
 from engine.system import System
 from engine.trials.bench import Bench
+from engine.trials.contract import Given, check_filled, check_step
 from engine.trials.differences import Comparison, Departure, component, element
 from engine.trials.isolation import Crash, isolated
 
@@ -21,10 +23,14 @@ _SHOWN = 20
 def gradcheck(system: System, state: torch.Tensor, control: torch.Tensor, console: Console | None = None) -> bool:
     """Compare `system.pull_back` with central differences of `system.step`; print where they depart.
 
+    What a step and a pull-back promise besides is tried at the same points, as that of a `KernelSystem` always is: the
+    step assigns its output and depends on its arguments alone, the pull-back assigns the adjoint and adds to the
+    cotangent. What is broken of it is printed in a sentence.
+
     Every entry of ∂S/∂x and ∂S/∂u is compared where they have at most 4096 for each sample, else two random
     combinations gᵀ∂S/∂x, gᵀ∂S/∂u of their rows, and those at 1024 random components if there are more. Differences are
     taken at many step sizes; an entry counts as departing where the differences agree among each other and not with
-    the pull-back, by more than 1e-6 of it in float64 and 1e-3 in float32, and as right where they do not settle, as at
+    the pull-back, by more than 1e-6 of it in float64 and 1e-4 in float32, and as right where they do not settle, as at
     a kink or a jump. A pull-back that is not finite where the step is departs, unless the differences do not settle
     either.
 
@@ -34,7 +40,7 @@ def gradcheck(system: System, state: torch.Tensor, control: torch.Tensor, consol
         console: where the table goes; standard output by default.
 
     Returns:
-        Whether nothing departs.
+        Whether nothing departs, and nothing is broken.
 
     Raises:
         ShapeError: tensors that do not fit the system.
@@ -57,8 +63,11 @@ def gradcheck(system: System, state: torch.Tensor, control: torch.Tensor, consol
         repeated = weights.repeat(len(states), 1)
 
         def work() -> list[Departure]:
-            compared = Comparison(bench.step, bench.pull_back, states[rows], controls[rows], repeated)
-            return compared.departures(_chosen(n, m))
+            with torch.inference_mode():  # as rollouts launch them
+                check_step(bench, Given(states, controls))
+                check_filled(bench, states, controls)
+                compared = Comparison(bench.step, bench.pull_back, states[rows], controls[rows], repeated)
+                return compared.departures(_chosen(n, m))
 
         found = _told(isolated, work, console)
     if found is None:
@@ -70,9 +79,23 @@ def gradcheck(system: System, state: torch.Tensor, control: torch.Tensor, consol
 
 
 def _told(run, work, console: Console) -> list[Departure] | None:
-    """The departures, or None if there was a crash, which is printed."""
+    """The departures, or None if there was a crash or a broken promise, which is printed."""
     try:
         return run(work, math.inf)
+    except (KernelError, AdjointError) as error:
+        console.print(str(error), highlight=False, markup=False, soft_wrap=True)
+        return None
+    except RuntimeError as error:
+        if "does not require grad" not in str(error):
+            raise
+        console.print(
+            "Expected launches that run under torch.inference_mode(), as rollouts run them, got one that asks autograd "
+            "there; write `with torch.inference_mode(False), torch.enable_grad():` there, and clone what it is given.",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
+        return None
     except Crash as crash:
         console.print(
             f"the kernels end the process ({crash}): do they leave their arrays, or their loops the autodiff stacks?",

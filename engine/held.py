@@ -80,6 +80,9 @@ class Held(System):
     def doubts(self, states):
         return self.system.doubts(states)
 
+    def versions(self):
+        return self.system.versions()
+
     def check_size(self):
         self.system.check_size()
 

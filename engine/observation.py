@@ -7,8 +7,8 @@ from typing import Any
 import torch
 
 from engine.checks import is_whole, several
-from engine.contracts import check_tensor
-from engine.errors import SettingError, ShapeError
+from engine.contracts import check_tensor, unchanged
+from engine.errors import AdjointError, SettingError, ShapeError
 from engine.system import positive_shape
 
 Rows = Mapping[str, torch.Tensor]
@@ -34,7 +34,7 @@ class Observation:
 
     def __call__(self, states: torch.Tensor, steps: torch.Tensor, parameters: Rows) -> torch.Tensor:
         """[S, B, *shape], checked."""
-        seen = self.function(states, steps, parameters)
+        seen = unchanged(self.function, "an observation", states, steps, parameters)
         check_tensor("observations", seen, (*states.shape[:2], *self.shape), states)
         return seen
 
@@ -65,6 +65,31 @@ class Observation:
 
 def _time_like(states: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
     return steps.to(states.dtype).view(-1, 1, 1).expand(*states.shape[:2], 1)
+
+
+def check_derivative(observe: Callable[[torch.Tensor], torch.Tensor], states: torch.Tensor) -> None:
+    """Whether what is seen of `states` [1, B, ...] is each sample's own, and has a gradient where it depends on them.
+
+    Raises:
+        AdjointError: it has none, or not all of it could be had, since a sample shows in what is seen of another.
+    """
+    with torch.inference_mode(False), torch.enable_grad():
+        seen, moved = observe(states.detach().clone().requires_grad_()), 1.25 * states.detach() + 0.1
+        if not seen.requires_grad and _differ(seen, observe(moved)):
+            raise AdjointError(
+                "Expected an observation that torch can differentiate, got one that depends on the states but has no "
+                "gradient; look for detach, no_grad, item, numpy or comparisons."
+            )
+        others = torch.cat([states[:, :1].detach(), moved[:, 1:]], 1)
+        if _differ(seen[:, 0], observe(others)[:, 0]):
+            raise AdjointError(
+                "Expected an observation of each sample by itself, got one in which another sample shows; look for "
+                "means, norms or reshapes over the samples' axis, the second."
+            )
+
+
+def _differ(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return not torch.allclose(one, other, rtol=1e-5, atol=1e-8, equal_nan=True)
 
 
 def check_observation(observation: Any) -> None:

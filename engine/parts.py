@@ -15,7 +15,7 @@ from engine.errors import SettingError
 from engine.finiteness import Finiteness
 from engine.launch import Launch
 from engine.noise import CONTROL, STATE, Noise, NoiseSource
-from engine.observation import Observation, check_observation
+from engine.observation import Observation, check_derivative, check_observation
 from engine.observed import Clock, Observed
 from engine.parameters import Asked, SampleParameters
 from engine.plan import Segment
@@ -137,6 +137,15 @@ class Parts:
         if self.parameters is None or rows is None or given is None:
             return cost
         return given(self.parameters.named(rows))
+
+    def check_observation(self, states: torch.Tensor) -> None:
+        """`check_derivative` of what is seen of `states` [1, B, ...] at the first step, if anything but themselves."""
+        observation = self._observation
+        if observation is None:
+            return
+        named = {} if self.parameters is None else self.parameters.named(self.parameters.rows[None])
+        steps = torch.zeros(1, dtype=torch.int64, device=states.device)
+        check_derivative(lambda at: observation(at, steps, named), states)
 
     def check_names(self, cost: Any, states: torch.Tensor) -> None:
         """SettingError for a parameter that neither the cost nor the observation of `states` reads, and that is nearly

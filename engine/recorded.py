@@ -36,6 +36,9 @@ class RecordedKernel:
         args: what it is called with.
         rollouts: those that were recorded before.
 
+    Attributes:
+        written: arrays with a gradient, as far as the kernel's own source tells, which it writes.
+
     Raises:
         ShapeError, SettingError: arguments that do not fit the kernel's annotations.
         AdjointError: a kernel that Taichi cannot differentiate, or arrays without a gradient on its path.
@@ -45,6 +48,7 @@ class RecordedKernel:
         self.autodiff_mode = AutodiffMode.NONE
         self.kernel, self.name = kernel, kernel.func.__name__
         self._check_arguments(args)
+        self.written: list[torch.Tensor] = []
         self._check_gradients(args, rollouts)
         loops = runtime.current().backend == "cpu" and has_inner_loops(kernel)
         self._unsure = loops
@@ -93,6 +97,7 @@ class RecordedKernel:
         if not any(value.requires_grad for value in arrays.values()):
             return
         written = _written(self.kernel)
+        self.written = [value for name, value in arrays.items() if name in written]
         for name, value in arrays.items():
             if not value.is_floating_point():
                 continue

@@ -68,8 +68,9 @@ class Rollout(Trajectory):
         self.check_stored()
         if cost is not None:
             self.parts.check_names(cost, self.initial_state.detach())
-        self._check_added_gradients()
+        self._check_added_gradients(cost)
         if self._sweeper is None:
+            self.parts.check_observation(self.initial_state[None])
             self._sweeper = Sweeper(self)
         chosen = {rule: self._whole_members(part) for rule, part in (samples or {}).items()}
         for rule in chosen:
@@ -90,9 +91,15 @@ class Rollout(Trajectory):
                 gradient.masked_fill_(frozen, 0.0)
         return result
 
-    def _check_added_gradients(self) -> None:
-        """AdjointError where kernels add to `states.grad` or `controls.grad` and a sweep could not use it."""
+    def _check_added_gradients(self, cost: Cost | None) -> None:
+        """AdjointError where kernels add to `states.grad` or `controls.grad` and a sweep could not use it, or nothing
+        is differentiated."""
         if self.states.grad is None and self.controls.grad is None:
+            if cost is None:
+                raise AdjointError(
+                    "Expected an objective, or kernels that add to rollout.states.grad or rollout.controls.grad, got "
+                    "neither, so that every gradient would be 0; call the rollout with an objective."
+                )
             return
         name = "states.grad" if self.states.grad is not None else "controls.grad"
         if len(self.plan.segments) > 1:

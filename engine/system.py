@@ -16,8 +16,8 @@ from engine.launch import Launch, prepare, prepare_adjoint
 from engine.plan import MOST_ELEMENTS
 from engine.trials.trial import Trial
 
-# Points of the user's own at which the first trial looks.
-_TYPICAL = 2
+# Points of the user's own at which the first trial looks: typical states, or of those of a launch.
+_TYPICAL, _OF_LAUNCH = 64, 2
 
 # Seen: prepared launches of 3 and of 5 arrays, each with the views of its arrays.
 STEP_LAUNCH_BYTES = 4600
@@ -71,9 +71,10 @@ class System(abc.ABC):
     ) -> Launch:
         """A launch that writes `adjoint` = Aᵀ next_adjoint and adds Bᵀ next_adjoint to `cotangent`.
 
-        A = ∂S/∂x and B = ∂S/∂u at (state, control); `next_adjoint` is left as it is. A system with `constants` takes
-        `parameters=None, parameter_adjoint=None` besides: of the step, and [B, q], to which (∂S/∂p)ᵀ next_adjoint is
-        added, or None where that is not asked for.
+        A = ∂S/∂x and B = ∂S/∂u at (state, control); `next_adjoint` is left as it is. Rollouts launch under
+        `torch.inference_mode()`: what asks autograd leaves it for that, and clones what it is given. A system with
+        `constants` takes `parameters=None, parameter_adjoint=None` besides: of the step, and [B, q], to which (∂S/∂p)ᵀ
+        next_adjoint is added, or None where that is not asked for.
         """
 
     def prepare_sweep(self, arrays: SweepArrays) -> Launch | None:
@@ -136,6 +137,10 @@ class System(abc.ABC):
         holds for; None otherwise, and of a system that does not say.
         """
         return None
+
+    def versions(self) -> tuple[int, ...]:
+        """Versions of the tensors that its launches read besides, so that a sweep sees whether they were written to."""
+        return ()
 
     def check_size(self) -> None:
         """SettingError if kernels of this size cannot be had; asked before any is compiled."""
@@ -201,8 +206,8 @@ class KernelSystem(System):
             `break`, `continue` or `ti.random`, and loses what passes through fields; on the CPU its stacks are sized
             to the kernel's loops, up to a million values of each local.
         name: what tables and errors call the system; by default the kernel's name.
-        typical_states: [N, *state_shape], where the adjoint is compared besides; a trainer may set it before the
-            first launch.
+        typical_states: [N, *state_shape], where the adjoint is compared besides, of more than 64 at so many of them; a
+            trainer may set it before the first launch.
         checked: False leaves the trial out, for an adjoint that is not the step's derivative on purpose.
 
     Raises, when first prepared:
@@ -233,7 +238,17 @@ class KernelSystem(System):
             pull_back,
             several("constants of kernels in a tuple", constants),
         )
+        for constant in self._constants:
+            if isinstance(constant, torch.Tensor) and constant.requires_grad:
+                raise SettingError(
+                    f"Expected constants of system {self.name!r} without a gradient, got a tensor that requires one, "
+                    "which nothing would reach; hand it on as a component of the state, or write a VectorSystem."
+                )
         self._trial = Trial(self)
+
+    def versions(self):
+        tensors = [constant for constant in self._constants if isinstance(constant, torch.Tensor)]
+        return tuple(tensor._version for tensor in tensors if not tensor.is_inference())
 
     def prepare_step(self, state, control, next_state):
         if self.checked:
@@ -265,10 +280,11 @@ class KernelSystem(System):
             if not isinstance(self.typical_states, torch.Tensor):
                 raise ShapeError(f"Expected typical_states as a tensor, got {type(self.typical_states).__name__}.")
             shape = (*self.typical_states.shape[:1], *self.state_shape)
-            chosen = runtime.current().check("typical_states", self.typical_states, shape)[:_TYPICAL]
+            given = runtime.current().check("typical_states", self.typical_states, shape)
+            chosen = given[torch.linspace(0, len(given) - 1, min(len(given), _TYPICAL)).round().long()]
             return chosen, control.new_zeros(len(chosen), *self.control_shape)
         used = state.flatten(1).any(1) | control.flatten(1).any(1)
-        at = used.nonzero().flatten()[:_TYPICAL]
+        at = used.nonzero().flatten()[:_OF_LAUNCH]
         return state[at].clone(), control[at].clone()
 
     def _bind_step(self, state, control, next_state):

@@ -5,6 +5,7 @@ from typing import Protocol
 
 import taichi as ti
 import torch
+from taichi.ad import clear_all_gradients
 from taichi.lang.enums import AutodiffMode
 from taichi.lang.kernel_impl import Kernel
 
@@ -46,14 +47,16 @@ class RolloutTape(ti.ad.Tape):
             is set to 1 before the replay. Not needed if the loss is the `Cost` a rollout is called with.
         samples: for a rule the contiguous samples (whole members) that need it; all by default.
 
-    A kernel launched after a rollout may read `rollout.states` after `rollout.states.requires_grad_()` (everything
-    must be stored); what it adds to `states.grad` joins ∂ℓ_t/∂x_t, and so with `rollout.controls`. If the initial state
+    A kernel launched after a rollout may read `rollout.states` after `rollout.states.requires_grad_()` (everything must
+    be stored); what it adds to `states.grad` joins ∂ℓ_t/∂x_t, and so with `rollout.controls`. If the initial state
     requires a gradient, the first rule's λ_0 is added to its gradient, or goes on through what torch made it of, and so
     reaches kernels, torch and rollouts before this one; so is ∂L/∂p to that of `parameters` that require one, and of
-    others it is not found. Kernels are differentiated by Taichi, on CPU and CUDA; what it says that it cannot
-    differentiate, and a path that ends in an array without a gradient, is refused with an AdjointError when the kernel
-    is launched. Some it differentiates wrongly without a word, as loops in loops that carry a value, atomics other than
-    `+=`, and elements that are read and written again; a `KernelSystem` finds that out, a tape does not.
+    others it is not found. Gradients of fields, and of arrays that a kernel here writes, begin at 0; those of arrays
+    that kernels only read are added to, as torch does. Kernels are differentiated by Taichi, on CPU and CUDA; what it
+    says that it cannot differentiate, and a path that ends in an array without a gradient, is refused with an
+    AdjointError when the kernel is launched. Some it differentiates wrongly without a word, as loops in loops that
+    carry a value, atomics other than `+=`, and elements that are read and written again; a `KernelSystem` finds that
+    out, a tape does not.
 
     After exit `tape.gradients(rollout)` holds losses, parameter gradients and λ_0. If the body raises, nothing is
     replayed.
@@ -70,6 +73,7 @@ class RolloutTape(ti.ad.Tape):
         self._rules = rules or (FULL,)
         self._samples = samples
         self._results: dict[int, Gradients] = {}
+        self._written: list[torch.Tensor] = []
         device, dtype = runtime.current().device, runtime.current().dtype
         if loss is not None and not isinstance(loss, torch.Tensor):
             raise ShapeError(f"Expected a loss as a tensor of one element with requires_grad=True, got {loss!r}.")
@@ -98,6 +102,9 @@ class RolloutTape(ti.ad.Tape):
     def __exit__(self, kind, value, traceback) -> None:
         if kind is not None:
             self.eval_on_exit = False
+        elif any(isinstance(call, RecordedKernel) for call, _ in self.calls):
+            self.runtime.target_tape = None  # which would record what follows
+            clear_all_gradients()  # of fields, as Taichi's own tape does
         super().__exit__(kind, value, traceback)
 
     def insert(self, func, args) -> None:
@@ -110,6 +117,11 @@ class RolloutTape(ti.ad.Tape):
         if isinstance(func, Kernel):
             rollouts = [call.rollout for call, _ in self.calls if isinstance(call, _RecordedRollout)]
             func = RecordedKernel(func, args, rollouts)
+            for written in func.written:
+                if not any(written is one for one in self._written):
+                    self._written.append(written)
+                    if written.grad is not None and written is not self._scalar:
+                        written.grad.zero_()  # of an earlier tape: what is written here has no gradient but this one's
         super().insert(func, args)
 
     @plain_torch

@@ -126,6 +126,7 @@ class Trajectory:
         self._allocate()
         self.restored: Segment | None = None
         self._versions = (0, 0)
+        self._constants = system.versions()
         self._seeded = self.parts.seeded
         self._begun: list[Cost] = []
         self.turn = 0
@@ -177,7 +178,7 @@ class Trajectory:
                 grad.zero_()
         with torch.inference_mode():
             self.parts.begin(initial, parameters, self.finite)
-            self._seeded = self.parts.seeded
+            self._seeded, self._constants = self.parts.seeded, self.system.versions()
             if cost is not None:
                 self.parts.check_names(cost, initial)
             self._forward(initial, cost, losses)
@@ -237,6 +238,8 @@ class Trajectory:
             changed = "states or controls that were written to"
         if changed is None and self._seeded != self.parts.seeded:
             changed = "noise that was seeded anew"
+        if changed is None and self._constants != self.system.versions():
+            changed = f"another constant of {self.system.name}"
         if changed is not None:
             raise AdjointError(
                 f"Expected the adjoint of the last forward rollout, got {changed} since; call the rollout again first."

@@ -5,6 +5,7 @@ from typing import Any
 
 import taichi as ti
 
+from engine.contracts import check_call
 from engine.errors import SettingError
 from engine.fused import MOST_COMPONENTS, SweepArrays
 from engine.launch import Launch, prepare
@@ -30,11 +31,13 @@ class VectorSystem(System):
         advance(state, control) -> next_state
         pull_back_sample(state, control, next_adjoint) -> (Aᵀ next_adjoint, Bᵀ next_adjoint)
 
-    as `@ti.func` methods on `ti.Vector`s of sizes n and m. The whole backward recursion of a segment then is one
-    launch with the adjoint in registers. Loops over components are unrolled, which limits n to 128; kernels of a
-    cart-pole of that size compile for 45 s, of a fourth of it for 4 s. A class that besides declares
-    `read_by_kernels`, VECTOR and the names of all other attributes that these functions read, has its kernels
-    compiled once for all equal objects (`engine/sharing.py`).
+    as `@ti.func` methods on `ti.Vector`s of sizes n and m. Where `constants` is a NamedTuple of q numbers, its
+    parameters may vary from sample to sample: then both take `parameters: ti.template()` last, whose fields have these
+    names, and `pull_back_sample` returns (∂S/∂p)ᵀ next_adjoint, a vector of size q, third. The whole backward recursion
+    of a segment then is one launch with the adjoint in registers. Loops over components are unrolled, which limits n to
+    128; kernels of a cart-pole of that size compile for 45 s, of a fourth of it for 4 s. A class that besides declares
+    `read_by_kernels`, VECTOR and the names of all other attributes that these functions read, has its kernels compiled
+    once for all equal objects (`engine/sharing.py`).
 
     Attributes:
         step_weight: how long a step of a sample takes beside one of 50 ns or more, of which 512 are worth sharing.
@@ -43,6 +46,7 @@ class VectorSystem(System):
     """
 
     step_weight: float = 1.0
+    _takes = False  # whether its functions were seen to take what kernels give them
     sines: Any = staticmethod(library_sines)
 
     @ti.func
@@ -56,12 +60,27 @@ class VectorSystem(System):
         """(Aᵀ next_adjoint, Bᵀ next_adjoint) at (state, control)."""
 
     def check_size(self):
+        if not self._takes:
+            self._check_functions()
         largest = max(*self.state_shape, *self.control_shape)
         if largest > MOST_COMPONENTS:
             raise SettingError(
                 f"Expected {self.name} with at most {MOST_COMPONENTS} numbers in a state and in a control, over which "
                 f"its kernels are unrolled, got {largest}; make it smaller, or write a System whose kernels loop."
             )
+
+    def _check_functions(self) -> None:
+        """SettingError unless the functions of a sample take parameters where there are constants, and only there."""
+        varied = bool(self.constants)
+        last = ", control and parameters, as it has constants" if varied else " and control"
+        check_call(f"advance of {self.name} to take state{last}", self.advance, 2 + varied)
+        last = ", next_adjoint and parameters, as it has constants" if varied else " and next_adjoint"
+        check_call(f"pull_back_sample of {self.name} to take state, control{last}", self.pull_back_sample, 3 + varied)
+        self._takes = True
+
+    @property
+    def _owner(self) -> str:
+        return f" of system {self.name!r}"
 
     def prepare_step(self, state, control, next_state, parameters=None):
         return self.prepare_held_step(state, control, next_state, parameters, 1)
@@ -71,7 +90,9 @@ class VectorSystem(System):
         self.check_size()
         rows = self.rows_or_none(parameters)
         loop = loop_over(len(state), weight=steps * self.step_weight)
-        return prepare(self._step, state, control, next_state, rows, loop, parameters is not None, steps)
+        return prepare(
+            self._step, state, control, next_state, rows, loop, parameters is not None, steps, owner=self._owner
+        )
 
     def prepare_pull_back(
         self, state, control, next_adjoint, adjoint, cotangent, parameters=None, parameter_adjoint=None
@@ -80,7 +101,7 @@ class VectorSystem(System):
         arrays = state, control, next_adjoint, adjoint, cotangent
         rows = self.rows_or_none(parameters), self.rows_or_none(parameter_adjoint)
         asked = parameters is not None, parameter_adjoint is not None
-        return prepare(self._pull_back, *arrays, *rows, loop_over(len(state)), *asked)
+        return prepare(self._pull_back, *arrays, *rows, loop_over(len(state)), *asked, owner=self._owner)
 
     def prepare_sweep(self, arrays):
         return self.prepare_held_sweep(arrays, 1)

@@ -92,6 +92,7 @@ class _Sweep(torch.autograd.Function):
         ctx.save_for_backward(initial, theta, *(() if parameters is None else (parameters,)))
         losses = _run(rollout, initial, parameters, objective)
         ctx.run, ctx.seeded = rollout.turn, rollout.parts.seeded
+        ctx.constants = rollout.system.versions()
         ctx.acted = {name: value.detach().clone() for name, value in _acts_by(rollout.controller).items()}
         if losses is not None:
             return losses
@@ -120,6 +121,12 @@ class _Sweep(torch.autograd.Function):
         if rollout.turn != ctx.run:
             now = _acts_by(rollout.controller)
             changed = [name for name, value in ctx.acted.items() if not torch.equal(value, now[name])]
+            if ctx.constants != rollout.system.versions():
+                raise AdjointError(
+                    "Expected the adjoint of a rollout whose system is as it was, got another constant of "
+                    f"{rollout.system.name} since; sweep before it is changed, or write a VectorSystem, whose "
+                    "parameters may vary."
+                )
             if changed:
                 raise AdjointError(
                     f"Expected the adjoint of a rollout whose controller is as it was, got another {changed[0]} since; "

@@ -3,6 +3,7 @@
 import math
 import time
 import warnings
+from typing import NamedTuple
 
 import torch
 
@@ -52,7 +53,14 @@ class Points:
         return chosen[:most]
 
 
-def check_step(bench: Bench, points: Points) -> None:
+class Given(NamedTuple):
+    """Points that were chosen already: states [K, n] and controls [K, m]."""
+
+    states: torch.Tensor
+    controls: torch.Tensor
+
+
+def check_step(bench: Bench, points: Points | Given) -> None:
     """Raise KernelError unless the step depends on its arguments alone and assigns all of its output."""
     most = _points_in_time(bench, points)
     states, controls = points.states[:most], points.controls[:most]
@@ -120,6 +128,33 @@ def _check_alone(bench: Bench, states, controls, first, tolerance, subject) -> N
         )
 
 
+def check_every_sample(bench: Bench, points: Points, pulls_back: bool) -> None:
+    """Raise KernelError, or of a pull-back AdjointError, unless equal samples of a launch come to equal ends.
+
+    Points are tried a few at a time, and a kernel may leave out samples further on, or take those of the first.
+    """
+    finite = torch.isfinite(bench.step(points.states, points.controls)).all(1).nonzero().flatten()
+    if not len(finite) or len(finite) >= bench.batch:
+        return
+    rows = finite[torch.arange(bench.batch, device=finite.device) % len(finite)]
+    states, controls = points.states[rows], points.controls[rows]
+    if pulls_back:
+        weights = _draw(3, len(finite), bench.n).repeat(-(-bench.batch // len(finite)), 1)[: bench.batch]
+        found, what, kind = bench.pull_back(states, controls, weights), "pull_back", AdjointError
+    else:
+        found, what, kind = (bench.step(states, controls),), "step", KernelError
+    for values in found:
+        first = values[: len(finite)]
+        apart = ~same(values, first[torch.arange(bench.batch, device=rows.device) % len(finite)], _apart(first))
+        if apart.any():
+            sample = int(apart.any(1).nonzero()[0])
+            raise kind(
+                f"Expected the {what} kernel of system {bench.name!r} to do the same to every sample of a batch, got "
+                f"sample {sample} of {bench.batch} apart from an equal one; loop over state.shape[0], and index every "
+                "array by the sample first."
+            )
+
+
 def check_pull_back(bench: Bench, points: Points, automatic: bool) -> None:
     """Raise AdjointError unless the pull-back, Taichi's if `automatic`, fills its outputs and is the derivative."""
     finite = torch.isfinite(bench.step(points.states, points.controls)).all(1)
@@ -134,7 +169,7 @@ def check_pull_back(bench: Bench, points: Points, automatic: bool) -> None:
         )
         return
     weights = _draw(3, len(at), bench.n)
-    _check_filled(bench, states, controls, weights)
+    check_filled(bench, states, controls)
     comparison = Comparison(bench.step, bench.pull_back, states, controls, weights)
     departures = comparison.departures(_affordable(bench, points, len(at)))
     # Where nothing arrives a path is lost, which says more than a sum with a part missing.
@@ -143,8 +178,9 @@ def check_pull_back(bench: Bench, points: Points, automatic: bool) -> None:
         warned = _tell(found, bench, states, controls, bool(given[found.row]), automatic, warned)
 
 
-def _check_filled(bench: Bench, states, controls, weights) -> None:
-    """`adjoint` is assigned and `cotangent` added to, whatever they hold."""
+def check_filled(bench: Bench, states: torch.Tensor, controls: torch.Tensor) -> None:
+    """AdjointError unless `adjoint` is assigned and `cotangent` added to, whatever they hold."""
+    weights = _draw(3, len(states), bench.n)
     held = [_draw(11, bench.batch, size) + 2.0 for size in (bench.n, bench.m)]
     contents = [held, [part + 1.0 for part in held]]
     (a, c), (other_a, other_c) = (bench.pull_back(states, controls, weights, (held[0], held[1])) for held in contents)
@@ -199,7 +235,7 @@ def _tell(found: Departure, bench: Bench, states, controls, given: bool, automat
     return True
 
 
-def _seconds(bench: Bench, points: Points) -> float:
+def _seconds(bench: Bench, points: Points | Given) -> float:
     """What one launch of the step takes of a processor, whatever else the machine is doing."""
     taken = []
     for _ in range(3):
@@ -209,7 +245,7 @@ def _seconds(bench: Bench, points: Points) -> float:
     return max(min(taken), 1e-9)
 
 
-def _points_in_time(bench: Bench, points: Points) -> int:
+def _points_in_time(bench: Bench, points: Points | Given) -> int:
     """How many of the points are tried: all of them unless a single launch is slow."""
     launch, count = _seconds(bench, points), len(points.states)
     return count if launch < _SLOW else max(1, int(_SECONDS / launch / _PASSES) * bench.batch)
@@ -250,6 +286,12 @@ def _tolerance(values: torch.Tensor) -> torch.Tensor:
     if available():
         return torch.zeros_like(values[0])
     return 256 * torch.finfo(values.dtype).eps * values.nan_to_num(0.0, 0.0, 0.0).abs().amax(0)
+
+
+def _apart(values: torch.Tensor) -> torch.Tensor:
+    """How far equal samples at different places may lie apart in each component: as lanes may round otherwise."""
+    size = values.nan_to_num(0.0, 0.0, 0.0).abs().amax(0)
+    return math.sqrt(torch.finfo(values.dtype).eps) * size
 
 
 def _first(which: torch.Tensor) -> int:

@@ -18,7 +18,7 @@ _FIRST = {"float64": (1e-4, 1e-6), "float32": (0.1, 1e-2)}
 """Step sizes of the first look, relative to max(1, |z|)."""
 _LADDER = {"float64": [10.0**-k for k in range(10)], "float32": [10.0 ** (-k / 2) for k in range(13)]}
 """Step sizes that judge what the first look leaves open."""
-_RELATIVE = {"float64": 1e-6, "float32": 1e-3}
+_RELATIVE = {"float64": 1e-6, "float32": 1e-4}
 """Relative departures below these are not told apart from rounding in a long step."""
 _AT_ONCE = 2**21  # numbers in the perturbed inputs that are made together
 

@@ -16,7 +16,7 @@ from engine import runtime
 from engine.errors import AdjointError, EvenflowError, EvenflowWarning, KernelError
 from engine.launch import outside
 from engine.trials.bench import Bench, OutsideError
-from engine.trials.contract import Points, check_pull_back, check_step
+from engine.trials.contract import Points, check_every_sample, check_pull_back, check_step
 from engine.trials.isolation import Crash, Slow, available, isolated
 from engine.trials.loops import has_inner_loops
 from engine.trials.signature import check_kernel
@@ -35,6 +35,7 @@ class Trial:
     def __init__(self, system):
         self.system, self.settings = system, {}
         self._verdicts: dict[str, EvenflowError | None] = {}
+        self._largest = {"step": 0, "pull_back": 0}  # batches that were tried
 
     def arguments(self) -> None:
         """Check once that the kernels take what they will be given."""
@@ -46,11 +47,29 @@ class Trial:
         # One sample cannot show what it takes of others; more of them later can.
         alone = batch == 1 and "step" not in self._verdicts
         self._once("step of one" if alone else "step", lambda: self._try_step(batch, given))
+        self._try_larger("step", batch, given)
 
     def pull_back(self, batch: int, given: tuple[torch.Tensor, torch.Tensor]) -> None:
         """Try the pull-back once, after the step: the same, and central differences."""
         self.step(batch, given)
-        self._once("pull_back", lambda: self._try_pull_back(batch, given))
+        alone = batch == 1 and "pull_back" not in self._verdicts
+        self._once("pull_back of one" if alone else "pull_back", lambda: self._try_pull_back(batch, given))
+        self._try_larger("pull_back", batch, given)
+
+    def _try_larger(self, role: str, batch: int, given: tuple[torch.Tensor, torch.Tensor]) -> None:
+        """Try every sample of a batch that is larger than those before."""
+        if batch <= self._largest[role]:
+            return
+        self._largest[role] = batch
+        pulls_back = role == "pull_back"
+
+        def work() -> None:
+            bind = (self.system._bind_pull_back,) if pulls_back else ()
+            bench = Bench(self.system, batch, self.system._bind_step, *bind)
+            points = Points(self.system, given)
+            self._isolated(role, lambda: check_every_sample(bench, points, pulls_back))
+
+        self._once(f"{role} of {batch}", work)
 
     def assume(self) -> None:
         """Give the stacks of an adjoint that is not tried the size that a trial begins with."""
@@ -157,7 +176,8 @@ class Trial:
         if not available():
             return
         kernel = system._step if role == "step" or system._pull_back is None else system._pull_back
-        names = [parameter.name for parameter in kernel._primal.arguments]
+        own = 0 if getattr(kernel, "_kernel_owner", None) is None else 1  # self of a method
+        names = [parameter.name for parameter in kernel._primal.arguments[own:]]
         before, self.settings = self.settings, {**self.settings, "check_out_of_bound": True}
         try:
             bench = Bench(system, 2, system._bind_step, None if role == "step" else system._bind_pull_back)
