@@ -29,6 +29,7 @@ from engine.norms import norm
 from engine.registry import SHIPPED
 from engine.system import System
 from engine.systems import SYSTEMS, Held
+from engine.trials.parameters_as_controls import ParametersAsControls
 from training import TASKS, build_task
 from training.doors import load
 from training.plugins import blamed, to_load_again
@@ -109,6 +110,8 @@ def _bare(system: System) -> System:
 def _pull_back(system: System, state: torch.Tensor | None = None) -> dict[str, Any]:
     """Pull-backs of three starts as flat lists, and |⟨λ, δS⟩ - ⟨Sᵀλ, δ⟩| relative, by central differences.
 
+    By states, controls and the parameters that may vary.
+
     Without states [3, *state_shape] components between -1/2 and 1/2 are taken.
     """
     draw = torch.Generator().manual_seed(0)
@@ -119,6 +122,9 @@ def _pull_back(system: System, state: torch.Tensor | None = None) -> dict[str, A
 
     state = uniform(system.state_shape) if state is None else state.to(current().device)
     control, adjoint = uniform(system.control_shape), uniform(system.state_shape)
+    if system.constants:
+        system = ParametersAsControls(system)
+        control = system.usual(control)
     state_step, control_step = uniform(system.state_shape), uniform(system.control_shape)
     to_state, to_control = system.pull_back(state, control, adjoint)
     # The cube root of the rounding error balances it against the error of the difference at lengths of 1; many are 0.1.

@@ -12,6 +12,7 @@ from engine.trials.bench import Bench
 from engine.trials.contract import Given, check_filled, check_step
 from engine.trials.differences import Comparison, Departure, component, element
 from engine.trials.isolation import Crash, isolated
+from engine.trials.parameters_as_controls import ParametersAsControls
 
 # Entries of the two Jacobians up to which each is compared; beyond, two random sums of their rows are.
 _ENTRIES = 4096
@@ -23,12 +24,14 @@ _SHOWN = 20
 def gradcheck(system: System, state: torch.Tensor, control: torch.Tensor, console: Console | None = None) -> bool:
     """Compare `system.pull_back` with central differences of `system.step`; print where they depart.
 
+    By the states, by the controls and, at their usual values, by the parameters that may vary between samples.
+
     What a step and a pull-back promise besides is tried at the same points, as that of a `KernelSystem` always is: the
     step assigns its output and depends on its arguments alone, the pull-back assigns the adjoint and adds to the
     cotangent. What is broken of it is printed in a sentence.
 
-    Every entry of ∂S/∂x and ∂S/∂u is compared where they have at most 4096 for each sample, else two random
-    combinations gᵀ∂S/∂x, gᵀ∂S/∂u of their rows, and those at 1024 random components if there are more. Differences are
+    Every entry of ∂S/∂x, ∂S/∂u and ∂S/∂p is compared where they have at most 4096 for each sample, else two random
+    combinations of their rows such as gᵀ∂S/∂x, and those at 1024 random components if there are more. Differences are
     taken at many step sizes; an entry counts as departing where the differences agree among each other and not with
     the pull-back, by more than 1e-6 of it in float64 and 1e-4 in float32, and as right where they do not settle, as at
     a kink or a jump. A pull-back that is not finite where the step is departs, unless the differences do not settle
@@ -48,13 +51,14 @@ def gradcheck(system: System, state: torch.Tensor, control: torch.Tensor, consol
     """
     system._check_batch(state, control)
     console = console or Console()
+    tried = ParametersAsControls(system) if system.constants else system
+    if isinstance(tried, ParametersAsControls):
+        control = tried.usual(control)
     n, m = state[0].numel(), control[0].numel()
     with torch.inference_mode(False), torch.no_grad():
-        prepare = getattr(system, "prepare_unchecked", None)
-        if prepare is None:
-            bench = Bench(system, len(state), system.prepare_step, system.prepare_pull_back)
-        else:
-            bench = Bench(system, len(state), *prepare(state, control))
+        prepare = getattr(tried, "prepare_unchecked", None)
+        launches = (tried.prepare_step, tried.prepare_pull_back) if prepare is None else prepare(state, control)
+        bench = Bench(tried, len(state), *launches)
         states, controls = state.reshape(-1, n).clone(), control.reshape(-1, m).clone()
         whole = n * (n + m) <= _ENTRIES
         weights = torch.eye(n).to(states) if whole else _random(2, n).to(states)
@@ -120,7 +124,9 @@ def _print(found: list[Departure], system: System, outputs: int, points: list[in
     table = Table("sample", "derivative", "pull-back", "differences", title=f"{system.name}: where the adjoint departs")
     for at, point in list(zip(found, points, strict=True))[:_SHOWN]:
         result = f"next_state{element(at.row % outputs, system.state_shape)}" if outputs else "g·next_state"
-        name = component(at.index, system.state_shape, system.control_shape)
+        first = math.prod(system.state_shape) + math.prod(system.control_shape)
+        names = list(system.parameters)[max(0, at.index - first) :]
+        name = component(at.index, system.state_shape, system.control_shape) if at.index < first else names[0]
         table.add_row(str(point), f"∂{result}/∂{name}".replace("[", "\\["), f"{at.analytic:.6g}", f"{at.numeric:.6g}")
     if len(found) > _SHOWN:
         table.caption = f"and {len(found) - _SHOWN} more"

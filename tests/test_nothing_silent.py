@@ -76,9 +76,7 @@ def test_what_has_no_gradient_and_does_not_depend_on_the_state_is_seen():
 
 
 def test_an_end_that_writes_to_the_states_is_refused():
-    with pytest.raises(
-        AdjointError, match=r"^Expected an end that leaves states and controls as they are, got"
-    ):
+    with pytest.raises(AdjointError, match=r"^Expected an end that leaves states and controls as they are, got"):
         swept(end=lambda states: states.sub_(0.1)[:, 0] > 1e9)
 
 
@@ -350,10 +348,40 @@ class WithoutParameters(Without):
 
 
 def test_functions_of_a_sample_that_lack_the_parameters_are_told():
-    with pytest.raises(
-        SettingError, match=r"^Expected advance of without to take state, control and parameters"
-    ):
+    with pytest.raises(SettingError, match=r"^Expected advance of without to take state, control and parameters"):
         replace(build_task("integrator"), system=WithoutParameters())
     found: Any = WithoutParameters()
     found.constants = ()
     found.check_size()
+
+
+@ti.data_oriented
+class Hanging(VectorSystem):
+    """One angle and its rate, whose slope by gravity may be wrong."""
+
+    name, state_shape, control_shape, constants = "hanging", (2,), (1,), Gravity()
+
+    def __init__(self, wrong):
+        self.wrong = wrong
+
+    @ti.func
+    def advance(self, state, control, parameters: ti.template()):
+        return ti.Vector([state[0] + 0.1 * state[1], state[1] + 0.1 * (control[0] - parameters.g * ti.sin(state[0]))])
+
+    @ti.func
+    def pull_back_sample(self, state, control, next_adjoint, parameters: ti.template()):
+        slope = -0.1 * ti.sin(state[0]) * next_adjoint[1]
+        if ti.static(self.wrong):
+            slope = -0.1 * ti.cos(state[0]) * next_adjoint[1]
+        by_angle = next_adjoint[0] - 0.1 * parameters.g * ti.cos(state[0]) * next_adjoint[1]
+        by_rate = 0.1 * next_adjoint[0] + next_adjoint[1]
+        return ti.Vector([by_angle, by_rate]), ti.Vector([0.1 * next_adjoint[1]]), ti.Vector([slope])
+
+
+def test_gradcheck_looks_at_parameters():
+    state, control = uniform(1, 2, 2), uniform(2, 2, 1)
+    assert gradcheck(Hanging(False), state, control)
+    printed = io.StringIO()
+    assert not gradcheck(Hanging(True), state, control, Console(file=printed, width=120))
+    assert "∂next_state[1]/∂g" in printed.getvalue()
+    assert "∂state" not in printed.getvalue()
