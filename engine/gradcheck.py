@@ -51,14 +51,9 @@ def gradcheck(system: System, state: torch.Tensor, control: torch.Tensor, consol
     """
     system._check_batch(state, control)
     console = console or Console()
-    tried = ParametersAsControls(system) if system.constants else system
-    if isinstance(tried, ParametersAsControls):
-        control = tried.usual(control)
-    n, m = state[0].numel(), control[0].numel()
     with torch.inference_mode(False), torch.no_grad():
-        prepare = getattr(tried, "prepare_unchecked", None)
-        launches = (tried.prepare_step, tried.prepare_pull_back) if prepare is None else prepare(state, control)
-        bench = Bench(tried, len(state), *launches)
+        bench, control = _bench(system, state, control)
+        n, m = bench.n, bench.m
         states, controls = state.reshape(-1, n).clone(), control.reshape(-1, m).clone()
         whole = n * (n + m) <= _ENTRIES
         weights = torch.eye(n).to(states) if whole else _random(2, n).to(states)
@@ -74,12 +69,20 @@ def gradcheck(system: System, state: torch.Tensor, control: torch.Tensor, consol
                 return compared.departures(_chosen(n, m))
 
         found = _told(isolated, work, console)
-    if found is None:
-        return False
-    found = [at for at in found if at.numeric == at.numeric]
-    if found:
-        _print(found, system, count if whole else 0, [int(rows[at.row]) for at in found], console)
-    return not found
+    departed = [at for at in found or () if at.numeric == at.numeric]
+    if departed:
+        _print(departed, system, count if whole else 0, [int(rows[at.row]) for at in departed], console)
+    return found is not None and not departed
+
+
+def _bench(system: System, state: torch.Tensor, control: torch.Tensor) -> tuple[Bench, torch.Tensor]:
+    """What launches it on as many samples, and the controls of that: with parameters that may vary behind them."""
+    if system.constants:
+        tried = ParametersAsControls(system)
+        return Bench(tried, len(state), tried.prepare_step, tried.prepare_pull_back), tried.usual(control)
+    prepare = getattr(system, "prepare_unchecked", None)
+    launches = (system.prepare_step, system.prepare_pull_back) if prepare is None else prepare(state, control)
+    return Bench(system, len(state), *launches), control
 
 
 def _told(run, work, console: Console) -> list[Departure] | None:

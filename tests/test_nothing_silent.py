@@ -1,6 +1,6 @@
 """What users write by mistake and what used to give wrong numbers without a word: parts, kernels, tapes, constants."""
 
-import io
+import math
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -8,7 +8,6 @@ import pytest
 import taichi as ti
 import torch
 from conftest import StepCost, relative_error, tensor_options, uniform
-from rich.console import Console
 from test_tape import build_rollout, no_loss
 from users_kernels import A
 
@@ -22,12 +21,19 @@ from engine import (
     Rollout,
     RolloutTape,
     SettingError,
-    System,
     VectorSystem,
-    gradcheck,
 )
 from policies import Linear
-from training import build_task, differentiable
+from training import (
+    Member,
+    Objective,
+    Trainer,
+    TrainingSettings,
+    build_task,
+    differentiable,
+    gradient_named,
+    policy_for,
+)
 
 pytestmark = pytest.mark.float64
 
@@ -108,13 +114,6 @@ def pull_at_first(x: A, u: A, g: A, a: A, c: A):
         c[b, 0] += 0.1 * ti.cos(x[b, 0]) * g[b, 0]
 
 
-@ti.kernel
-def pull_assigned(x: A, u: A, g: A, a: A, c: A):
-    for b in range(x.shape[0]):
-        a[b, 0] = g[b, 0] * (1.0 - 0.1 * u[b, 0] * ti.sin(x[b, 0]))
-        c[b, 0] = 0.1 * ti.cos(x[b, 0]) * g[b, 0]
-
-
 def run(system, batch):
     rollout = Rollout(system, policy_of(1), 3, batch)
     rollout.forward(uniform(1, batch, 1), COST)
@@ -167,64 +166,6 @@ def test_every_typical_state_is_looked_at():
         system = KernelSystem(kinked, (1,), (1,), pull_back=pull, typical_states=states.to(**tensor_options()))
         with pytest.raises(AdjointError, match="to be the derivative of its step"):
             run(system, 4)
-
-
-def said_by_gradcheck(system, state, control):
-    printed = io.StringIO()
-    assert gradcheck(system, state, control, Console(file=printed, width=60)) is False
-    return printed.getvalue()
-
-
-class ByTorch(System):
-    """x' = x² + u in torch, with a mistake of choice."""
-
-    name, state_shape, control_shape = "by torch", (2,), (2,)
-
-    def __init__(self, mistake=""):
-        self.mistake = mistake
-
-    def prepare_step(self, state, control, next_state):
-        def launch():
-            if self.mistake != "rebinds":
-                next_state.copy_(state.square() + control)
-
-        return launch
-
-    def prepare_pull_back(self, state, control, next_adjoint, adjoint, cotangent):
-        def by_autograd():
-            with torch.enable_grad():
-                x = state.detach().clone().requires_grad_()
-                (found,) = torch.autograd.grad((x.square() + control).sum(1), x, torch.ones(len(x), **tensor_options()))
-            adjoint.copy_(found * next_adjoint)
-            cotangent.add_(next_adjoint)
-
-        def launch():
-            adjoint.copy_(2.0 * state * next_adjoint)
-            cotangent.copy_(next_adjoint) if self.mistake == "assigns" else cotangent.add_(next_adjoint)
-
-        return by_autograd if self.mistake == "autograd" else launch
-
-
-@pytest.mark.parametrize(
-    ("mistake", "told"),
-    [
-        ("rebinds", "to assign every component of next_state"),
-        ("assigns", "to add to cotangent"),
-        ("autograd", r"torch\.inference_mode\(\)"),
-    ],
-)
-def test_gradcheck_says_what_else_is_broken(mistake, told):
-    state, control = uniform(1, 3, 2), uniform(2, 3, 2)
-    assert gradcheck(ByTorch(), state, control)
-    said = said_by_gradcheck(ByTorch(mistake), state, control)
-    assert len(said.splitlines()) == 1
-    with pytest.raises(AssertionError, match=told):
-        raise AssertionError(said)
-
-
-def test_gradcheck_says_so_of_kernels_too():
-    system = KernelSystem(each, (1,), (1,), pull_back=pull_assigned)
-    assert "to add to cotangent" in said_by_gradcheck(system, uniform(1, 3, 1), uniform(2, 3, 1))
 
 
 @ti.kernel
@@ -355,33 +296,21 @@ def test_functions_of_a_sample_that_lack_the_parameters_are_told():
     found.check_size()
 
 
-@ti.data_oriented
-class Hanging(VectorSystem):
-    """One angle and its rate, whose slope by gravity may be wrong."""
+def test_tables_of_every_step_are_never_asked_beyond_the_horizon():
+    """Whatever the windows; what is seen also at the end, which the critic is shown."""
+    path = torch.linspace(0.0, 1.0, 10 + 1, **tensor_options())
 
-    name, state_shape, control_shape, constants = "hanging", (2,), (1,), Gravity()
+    class Tracking(Objective):
+        def running(self, states, controls, steps):
+            return (states[..., 0] - path[:10][steps].view(-1, 1)).square()
 
-    def __init__(self, wrong):
-        self.wrong = wrong
+    def ahead(states, steps, parameters):
+        return torch.cat([states, path[steps].view(-1, 1, 1).expand(*states.shape[:2], 1)], -1)
 
-    @ti.func
-    def advance(self, state, control, parameters: ti.template()):
-        return ti.Vector([state[0] + 0.1 * state[1], state[1] + 0.1 * (control[0] - parameters.g * ti.sin(state[0]))])
-
-    @ti.func
-    def pull_back_sample(self, state, control, next_adjoint, parameters: ti.template()):
-        slope = -0.1 * ti.sin(state[0]) * next_adjoint[1]
-        if ti.static(self.wrong):
-            slope = -0.1 * ti.cos(state[0]) * next_adjoint[1]
-        by_angle = next_adjoint[0] - 0.1 * parameters.g * ti.cos(state[0]) * next_adjoint[1]
-        by_rate = 0.1 * next_adjoint[0] + next_adjoint[1]
-        return ti.Vector([by_angle, by_rate]), ti.Vector([0.1 * next_adjoint[1]]), ti.Vector([slope])
-
-
-def test_gradcheck_looks_at_parameters():
-    state, control = uniform(1, 2, 2), uniform(2, 2, 1)
-    assert gradcheck(Hanging(False), state, control)
-    printed = io.StringIO()
-    assert not gradcheck(Hanging(True), state, control, Console(file=printed, width=120))
-    assert "∂next_state[1]/∂g" in printed.getvalue()
-    assert "∂state" not in printed.getvalue()
+    like, observation = build_task("cart-pole", horizon=10), Observation(ahead, (5,))
+    policy = policy_for(like.system, observation=observation, hidden=(3,))
+    task = replace(like, objective=Tracking(), observation=observation, policy=policy)
+    chosen = [gradient_named(text).estimator for text in ("short(R, 4)", "short(M, 3)", "short(R, 5)")]
+    settings = TrainingSettings(batch_size=2, train_samples=4, test_samples=2)
+    trainer = Trainer(task, [Member(estimator) for estimator in chosen], settings)
+    assert all(map(math.isfinite, trainer.run_epoch().test_loss))

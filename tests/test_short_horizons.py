@@ -2,7 +2,6 @@
 
 # pyright: reportIncompatibleMethodOverride=false
 
-import math
 from dataclasses import replace
 from itertools import pairwise
 from types import SimpleNamespace
@@ -246,23 +245,6 @@ def test_starts_without_end_are_the_same_however_they_are_asked_for():
         assert of_them is not None
         assert torch.equal(some, states[first : first + count])
         assert torch.equal(of_them, rows[first : first + count])
-
-
-def test_tables_of_every_step_are_never_asked_beyond_the_horizon():
-    """Whatever the windows; what is seen also at the end, which the critic is shown."""
-    path = torch.linspace(0.0, 1.0, HORIZON + 1, **tensor_options())
-
-    class Tracking(Objective):
-        def running(self, states, controls, steps):
-            return (states[..., 0] - path[:HORIZON][steps].view(-1, 1)).square()
-
-    def ahead(states, steps, parameters):
-        return torch.cat([states, path[steps].view(-1, 1, 1).expand(*states.shape[:2], 1)], -1)
-
-    like = build_task("cart-pole", horizon=HORIZON)
-    task = replace(like, objective=Tracking(), observation=Observation(ahead, (5,)), policy=timed_task().policy)
-    trainer = Trainer(task, members("short(R, 4)", "short(M, 3)", "short(R, 5)"), SETTINGS)
-    assert all(map(math.isfinite, trainer.run_epoch().test_loss))
 
 
 def noisy_task():
