@@ -32,8 +32,8 @@ from training import (
     build_task,
     differentiable,
     gradient_named,
-    policy_for,
 )
+from training.starts import policy_for
 
 pytestmark = pytest.mark.float64
 
