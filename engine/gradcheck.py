@@ -53,26 +53,26 @@ def gradcheck(system: System, state: torch.Tensor, control: torch.Tensor, consol
     console = console or Console()
     with torch.inference_mode(False), torch.no_grad():
         bench, control = _bench(system, state, control)
-        n, m = bench.n, bench.m
-        states, controls = state.reshape(-1, n).clone(), control.reshape(-1, m).clone()
-        whole = n * (n + m) <= _ENTRIES
-        weights = torch.eye(n).to(states) if whole else _random(2, n).to(states)
-        count = len(weights)
-        rows = torch.arange(len(states), device=states.device).repeat_interleave(count)
-        repeated = weights.repeat(len(states), 1)
-
-        def work() -> list[Departure]:
-            with torch.inference_mode():  # as rollouts launch them
-                check_step(bench, Given(states, controls))
-                check_filled(bench, states, controls)
-                compared = Comparison(bench.step, bench.pull_back, states[rows], controls[rows], repeated)
-                return compared.departures(_chosen(n, m))
-
-        found = _told(isolated, work, console)
+        states, controls = state.reshape(-1, bench.n).clone(), control.reshape(-1, bench.m).clone()
+        whole = bench.n * (bench.n + bench.m) <= _ENTRIES
+        weights = (torch.eye(bench.n) if whole else _random(2, bench.n)).to(states)
+        found = _told(isolated, lambda: _departures(bench, states, controls, weights), console)
     departed = [at for at in found or () if at.numeric == at.numeric]
     if departed:
-        _print(departed, system, count if whole else 0, [int(rows[at.row]) for at in departed], console)
+        count = len(weights)
+        _print(departed, system, count if whole else 0, [at.row // count for at in departed], console)
     return found is not None and not departed
+
+
+def _departures(bench: Bench, states: torch.Tensor, controls: torch.Tensor, weights: torch.Tensor) -> list[Departure]:
+    """Those of every weight at every point; KernelError or AdjointError of what is broken besides."""
+    with torch.inference_mode():  # as rollouts launch them
+        check_step(bench, Given(states, controls))
+        check_filled(bench, states, controls)
+        rows = torch.arange(len(states), device=states.device).repeat_interleave(len(weights))
+        repeated = weights.repeat(len(states), 1)
+        compared = Comparison(bench.step, bench.pull_back, states[rows], controls[rows], repeated)
+        return compared.departures(_chosen(bench.n, bench.m))
 
 
 def _bench(system: System, state: torch.Tensor, control: torch.Tensor) -> tuple[Bench, torch.Tensor]:

@@ -279,7 +279,7 @@ def markdown(rows: list[Row], study: dict[str, Any], threshold: float | None, sa
     """The table with what is `said` of it in sentences."""
     against = compared_with(rows)
     success = f"below {threshold:g}" if threshold is not None else "success"
-    head = ["difficulty", "variant", "rate", "seeds", "loss (IQM, 95%)", "median, 90% below", success, "diverged",
+    head = ["difficulty", "variant", "rate", "seeds", "loss (IQM, 95%)", "50%, 90% of runs", success, "diverged",
             f"better than {against} (95%)", "p (Holm)", "ms an update", f"cost / {against}", "memory"]  # fmt: skip
     lines = []
     for row in rows:
@@ -303,10 +303,10 @@ def markdown(rows: list[Row], study: dict[str, Any], threshold: float | None, sa
         )
     note = (
         "Losses are interquartile means of the final test loss over seeds with a 95% bootstrap interval (expanded "
-        "percentiles); a training that diverged counts as infinite loss and as no success. `better`: share of paired "
-        "seeds on which the variant ends below the other, ties counted half. `p (Holm)`: of the exact sign-flip test, "
-        "corrected for all comparisons here. Cost and memory: one training alone, the update's median and the planned "
-        "buffers."
+        "percentiles), beside what 50% and 90% of the runs are at or below; a training that diverged counts as "
+        "infinite loss and as no success. `better`: share of paired seeds on which the variant ends below the other, "
+        "ties counted half. `p (Holm)`: of the exact sign-flip test, corrected for all comparisons here. Cost and "
+        "memory: one training alone, the update's median and the planned buffers."
     )
     validated = study["settings"].get("validation_samples")
     if validated:

@@ -86,7 +86,8 @@ def _markdown(found: list[Column], families: list[str]) -> str:
         f"the seeds that it has, too. {comparisons} comparisons with {AGAINST} by exact sign-flip tests, all corrected "
         f"together by Holm's method; better and worse at {LEVEL:.0%}. Of gradients with a number of their own, the one "
         "of those tried that was best on seeds that are not reported, a choice that others did not have; all with one "
-        "learning rate."
+        "learning rate. A cell is empty where that gradient was not trained, as one between held steps where none are "
+        "held."
     )
     return "\n".join([f"# Losses of many gradients beside {AGAINST}'s", "", *table_lines(head, lines), "", note, ""])
 

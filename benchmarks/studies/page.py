@@ -91,9 +91,12 @@ def write_page(path: Path, out: Path | None = None, against: str | None = None) 
     if out is None:
         return write_ours(target, _page(*parts))
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
         return write_whole(target, _page(*parts))
     except OSError as error:
-        raise RunError(f"Expected a report that can be written, got {target}: {reason(error)}.") from error
+        raise RunError(
+            f"Expected a report that can be written, got {target}: {reason(error)}; choose another --out."
+        ) from error
 
 
 def _run_parts(path: Path) -> tuple[str, list[tuple[str, str]]]:
@@ -145,7 +148,7 @@ def _study_parts(path: Path, against: str | None) -> tuple[str, list[tuple[str, 
          "" if row.update_ms is None else f"{row.update_ms:.2f}"]
         for row in found
     ]  # fmt: skip
-    heads = [name, "variant", "rate", "seeds", "loss (IQM)", "95%", "median, 90% below", "success", "diverged",
+    heads = [name, "variant", "rate", "seeds", "loss (IQM)", "95%", "50%, 90% of runs", "success", "diverged",
              f"better than {compared_with(found)} (95%)", "p (Holm)", "ms/update"]  # fmt: skip
     told = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in said_of(study, found))
     controllers = _of_hardest(study)
