@@ -93,10 +93,10 @@ def is_over(end: End, states: torch.Tensor) -> torch.Tensor:
     return found
 
 
-def check_goes_on(end: End, initial: torch.Tensor, holds: Callable[[torch.Tensor], bool] = torch.all) -> None:
-    """SettingError if one of these initial states has ended; `holds(flags)` says whether all of these are true."""
+def check_goes_on(end: End, initial: torch.Tensor, holds: Callable[[torch.Tensor], bool] | None = None) -> None:
+    """SettingError if one of these initial states has ended; `holds(flags)`, if given, says whether all are true."""
     over = is_over(end, initial)
-    if not holds(~over):
+    if not (holds(~over) if holds is not None else bool((~over).all())):
         raise SettingError(
             f"Expected initial states that have not ended, got one at sample {int(over.nonzero()[0])} that has; "
             "start elsewhere, or mend the end."

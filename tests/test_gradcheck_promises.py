@@ -1,5 +1,7 @@
 """What `gradcheck` says besides departures: promises that are broken, and slopes by parameters."""
 
+# pyright: reportIncompatibleMethodOverride=false
+
 import io
 from typing import NamedTuple
 

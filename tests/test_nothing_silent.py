@@ -1,5 +1,7 @@
 """What users write by mistake and what used to give wrong numbers without a word: parts, kernels, tapes, constants."""
 
+# pyright: reportIncompatibleMethodOverride=false
+
 import math
 from dataclasses import replace
 from typing import Any, NamedTuple

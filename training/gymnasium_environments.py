@@ -90,7 +90,7 @@ class TaskEnv(gymnasium.Env):
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """(observation, reward, terminated, truncated, info)."""
-        given, shape = np.asarray(action), self.action_space.shape
+        given, shape = np.asarray(action), self.episodes.task.system.control_shape
         if given.shape != shape and not (given.shape == () and math.prod(shape) == 1):
             raise ShapeError(f"Expected an action of shape {shape}, got {given.shape}.")
         observations, rewards, ended, out_of_time = self.episodes.step(given[None])

@@ -45,7 +45,7 @@ def search_told(study: Mapping[str, Any], results: Sequence[Result], difficulty:
         return []
     kind, options = task_options(study["task"]), {result.difficulty: result.options for result in results}
     horizon = min(kind(**given).build().horizon for given in options.values())
-    every = spaces(*(tuple(study[name]) for name in ("gradients", "clippings", "learning_rates")), horizon)
+    every = spaces(study["gradients"], study["clippings"], study["learning_rates"], horizon)
     seeds, (low, high) = sorted({result.label.seed for result in tuned}), every[0].rates
     where = {space.family: space.numbers for space in every}
     searched = [f"learning rates from {low:.3g} to {high:.3g}"]
