@@ -24,6 +24,10 @@ _COMPARED = 3
 """Random points at which a pull-back is compared, besides zero and points that were given."""
 
 
+POINTS = 6
+"""At which kernels are tried at least."""
+
+
 class Points:
     """States [K, n] and controls [K, m] at which kernels are tried: random ones of several sizes, zero, given ones.
 
