@@ -70,7 +70,7 @@ def test_every_part_is_taken_once_and_reported(few_parts, forked_modules, tmp_pa
     assert parts["parity"]["float32"]["right"]
     assert parts["determinism cart-pole"] == parts["determinism cart-pole"] | {"same bits": True, "finite": True}
     assert set(found["shares"]) == {"cart-pole 1", "swarm-cells 64"}
-    assert all(0 < share < 1 for share in found["shares"].values())
+    assert all(share > 0 for share in found["shares"].values())  # of a ceiling that other work may have held down
     written = report.read_text()
     assert written.startswith("# cpu\n")
     assert all(f"| {name} | " in written for name in TAKEN)
