@@ -128,8 +128,10 @@ def _print(found: list[Departure], system: System, outputs: int, points: list[in
     for at, point in list(zip(found, points, strict=True))[:_SHOWN]:
         result = f"next_state{element(at.row % outputs, system.state_shape)}" if outputs else "g·next_state"
         first = math.prod(system.state_shape) + math.prod(system.control_shape)
-        names = list(system.parameters)[max(0, at.index - first) :]
-        name = component(at.index, system.state_shape, system.control_shape) if at.index < first else names[0]
+        if at.index < first:
+            name = component(at.index, system.state_shape, system.control_shape)
+        else:
+            name = list(system.parameters)[at.index - first]
         table.add_row(str(point), f"∂{result}/∂{name}".replace("[", "\\["), f"{at.analytic:.6g}", f"{at.numeric:.6g}")
     if len(found) > _SHOWN:
         table.caption = f"and {len(found) - _SHOWN} more"

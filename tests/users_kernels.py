@@ -48,3 +48,9 @@ def damped_pendulum(state: A, control: A, next_state: A, dt: float, damping: flo
 def reaches(x: A, y: A):
     for b in range(x.shape[0]):
         y[b, 0] = x[b, 2]
+
+
+@ti.kernel
+def each(x: A, u: A, y: A):
+    for b in range(x.shape[0]):
+        y[b, 0] = x[b, 0] + 0.1 * u[b, 0] * ti.cos(x[b, 0])

@@ -86,7 +86,7 @@ class Episodes:
         self._shown = (lambda: states) if here else partial(_array, self.states)
         self._clock, self._began, self._left = 0, np.zeros(count, dtype=np.int64), task.horizon
         self.some_over, self._costs_run = False, True
-        self._begun = False
+        self._started = False
         self.seed(torch.Generator().seed() % MOST_SEEDS if seed is None else seed)
 
     @property
@@ -125,17 +125,17 @@ class Episodes:
                     self._parameters.set(values)
             self._began[places] = self._clock
             self._left = self.task.horizon - self._clock + int(self._began.min())
-        self._begun = True
+        self._started = True
         return self._observed()
 
     def step(self, controls: np.ndarray) -> Transition:
         """Act with `controls` [N, *control_shape], or [N] where a control is one number, for one step.
 
         Raises:
-            ShapeError: of another shape, or no real numbers; costs or ends of the task that are.
+            ShapeError: controls of another shape or that are no real numbers, or such costs and ends of the task.
             SettingError: before any episode has started.
         """
-        if not self._begun:
+        if not self._started:
             raise SettingError("Expected episodes that have started, got a step before any has; call reset() first.")
         if getattr(controls, "shape", None) != self._limited.shape:
             controls = self._shaped(controls)

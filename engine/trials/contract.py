@@ -26,6 +26,8 @@ _COMPARED = 3
 
 POINTS = 6
 """At which kernels are tried at least."""
+_GIVEN = 2
+"""Points of the user's own that are always among them; more as far as the time reaches."""
 
 
 class Points:
@@ -50,11 +52,11 @@ class Points:
         self.given = torch.arange(len(self.states)) >= 6
 
     def some(self, finite: torch.Tensor, most: int) -> torch.Tensor:
-        """Indices of those where the step is finite that a pull-back is compared at, the user's own first."""
+        """Indices of those where the step is finite that a pull-back is compared at, some of the user's own first."""
         wanted = finite.cpu()
-        random = wanted[:5].nonzero().flatten()[:_COMPARED]
-        chosen = torch.cat([6 + wanted[6:].nonzero().flatten(), random, 5 + wanted[5:6].nonzero().flatten()])
-        return chosen[:most]
+        random, given = wanted[:5].nonzero().flatten()[:_COMPARED], 6 + wanted[6:].nonzero().flatten()
+        zero = 5 + wanted[5:6].nonzero().flatten()
+        return torch.cat([given[:_GIVEN], random, zero, given[_GIVEN:]])[:most]
 
 
 class Given(NamedTuple):
@@ -162,7 +164,9 @@ def check_every_sample(bench: Bench, points: Points, pulls_back: bool) -> None:
 def check_pull_back(bench: Bench, points: Points, automatic: bool) -> None:
     """Raise AdjointError unless the pull-back, Taichi's if `automatic`, fills its outputs and is the derivative."""
     finite = torch.isfinite(bench.step(points.states, points.controls)).all(1)
-    at = points.some(finite, _points_in_time(bench, points))
+    # A point more is worth less than all components of those before it.
+    whole = int(_SECONDS / _seconds(bench, points)) * bench.batch // (6 * (bench.n + bench.m))
+    at = points.some(finite, min(_points_in_time(bench, points), max(POINTS, whole)))
     states, controls, given = points.states[at], points.controls[at], points.given[at]
     if not len(at):
         warnings.warn(
@@ -250,9 +254,10 @@ def _seconds(bench: Bench, points: Points | Given) -> float:
 
 
 def _points_in_time(bench: Bench, points: Points | Given) -> int:
-    """How many of the points are tried: all of them unless a single launch is slow."""
+    """How many of the points are tried: as many as the time reaches for, and the first unless a launch is slow."""
     launch, count = _seconds(bench, points), len(points.states)
-    return count if launch < _SLOW else max(1, int(_SECONDS / launch / _PASSES) * bench.batch)
+    least = POINTS + _GIVEN if launch < _SLOW else 1
+    return min(count, max(least, int(_SECONDS / launch / _PASSES) * bench.batch))
 
 
 def _affordable(bench: Bench, points: Points, count: int) -> list[int] | None:
