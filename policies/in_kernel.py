@@ -7,6 +7,7 @@ samples, one thread a unit; activations go from layer to layer through memory th
 
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
+from typing import Any
 
 import taichi as ti
 import torch
@@ -31,7 +32,7 @@ _LEAST_THREADS = 32
 
 
 @ti.func
-def _countable(index, count: ti.template()):
+def countable(index, count: ti.template()):
     """The index in a form that tells LLVM that counting `count` on from it does not overflow.
 
     Else it keeps a second loop for that, and the sums in memory instead of registers.
@@ -96,12 +97,12 @@ class DenseInKernel:
         for layer in ti.static(range(len(self.widths) - 1)):
             inputs, units, stride = ti.static(self.widths[layer] + 1, self.widths[layer + 1], self.strides[layer])
             lanes = ti.static(min(self.lanes, units))
-            source = _countable(self._at(memory, layer, kept), ti.static((rows - 1) * stride + inputs))
+            source = countable(self._at(memory, layer, kept), ti.static((rows - 1) * stride + inputs))
             for block in range(ti.static(-(-units // lanes))):
                 # The last block begins where it ends with the layer, and repeats some units of the one before.
                 first = ti.min(block * lanes, ti.static(units - lanes))
                 weights = own + ti.static(self.weights[layer])
-                place = _countable(weights + first, ti.static((inputs - 1) * units + lanes))
+                place = countable(weights + first, ti.static((inputs - 1) * units + lanes))
                 sums = [ti.Vector.zero(float, lanes) for _ in ti.static(range(rows))]
                 for k in range(inputs):
                     inward = [memory[source + r * stride + k] for r in ti.static(range(rows))]
@@ -116,7 +117,7 @@ class DenseInKernel:
                             sums[r][lane] = tanh(sums[r][lane])
                     for r in ti.static(range(rows)):
                         row = kept + ti.max(r, skipped)
-                        to = _countable(self._at(memory, ti.static(layer + 1), row) + first, lanes)
+                        to = countable(self._at(memory, ti.static(layer + 1), row) + first, lanes)
                         for lane in range(lanes):
                             memory[to + lane] = sums[r][lane]
                 else:
@@ -211,30 +212,30 @@ class InKernel:
     """What a trace hands to a kernel.
 
     Attributes:
-        act: acts on samples; what it holds is compiled in.
+        act: acts on samples, a `DenseInKernel` or what does the same for other networks; what it holds is compiled in.
         theta: [P, n or more], rows that begin with a member's parameters; memory: one row of numbers for all buffers of
             the trace.
         rows: samples of a member that are taken together.
     """
 
-    act: DenseInKernel
+    act: Any
     theta: torch.Tensor
     memory: torch.Tensor
     rows: int
 
 
-def pays_on_cpu(widths: tuple[int, ...], rows: int) -> bool:
-    """Whether the CPU is faster so than by torch's products, which gain as there is more to multiply."""
-    weights = sum((inputs + 1) * outputs for inputs, outputs in pairwise(widths))
+def pays_on_cpu(weights: int, rows: int) -> bool:
+    """Whether the CPU is faster so than by torch's products, which gain as there is more to multiply.
+
+    Args:
+        weights: parameters of a member; rows: its samples.
+    """
     return weights <= _CPU_WEIGHTS or rows * weights <= _CPU_WORK
 
 
-def for_cpu(widths: tuple[int, ...], strides: tuple[int, ...], rows: int, size: int) -> tuple[DenseInKernel, int]:
-    """The network for numbers of `size` bytes, and how many of a member's `rows` it takes together.
-
-    These are so many that as few as can be are computed twice.
-    """
-    return DenseInKernel(widths, strides, LANE_BYTES // size, 1), -(-rows // -(-rows // ROWS))
+def rows_on_cpu(rows: int) -> int:
+    """How many of a member's `rows` the CPU takes together: so many that as few as can be are computed twice."""
+    return -(-rows // -(-rows // ROWS))
 
 
 def for_blocks(

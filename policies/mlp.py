@@ -10,7 +10,7 @@ from torch import nn
 
 from policies.alone import dense
 from policies.checks import shape, sizes
-from policies.in_kernel import InKernel, fits_blocks, for_blocks, for_cpu, pays_on_cpu
+from policies.in_kernel import LANE_BYTES, DenseInKernel, InKernel, fits_blocks, for_blocks, pays_on_cpu, rows_on_cpu
 from policies.network import Network
 from policies.policy import Policy
 from policies.slots import aligned, aligned_slots, is_aligned, padded_rows, padded_width, together
@@ -86,7 +86,7 @@ class MLP(Policy):
             return False
         if in_blocks:
             return fits_blocks(self.widths, self.theta.element_size())
-        return pays_on_cpu(self.widths, batch // self.members)
+        return pays_on_cpu(self.parameter_count, batch // self.members)
 
     def scratch_bytes(self, rows: int) -> int:
         # For each hidden layer δ, what reaches it and, for K, G and what reaches that; activations before they are
@@ -182,7 +182,7 @@ class MLPTrace(LayeredTrace):
         if in_blocks:
             act, rows = for_blocks(widths, strides, self.rows, self.members, size)
         else:
-            act, rows = for_cpu(widths, strides, self.rows, size)
+            act, rows = DenseInKernel(widths, strides, LANE_BYTES // size, 1), rows_on_cpu(self.rows)
         assert self.theta is not None
         return InKernel(act, padded_rows(self.theta), self.memory, rows)
 

@@ -148,9 +148,8 @@ def test_members_that_were_not_linearised_are_pulled_back_too():
 def test_predicted_bytes_are_those_of_the_buffers():
     policy = random_policy(2)
     trace = policy.trace(SLOTS, 2 * ROWS, (CHANNELS, POINTS), (1,))
-    buffers = [trace.windows, *trace.hidden, *trace.slopes]
-    views = 2500 * len(policy.pairs)  # of each slot and layer
-    predicted = (policy.trace_bytes(2 * ROWS, (CHANNELS, POINTS), (1,)) - views) * SLOTS
+    buffers = [trace.memory, *trace.slopes]
+    predicted = policy.trace_bytes(2 * ROWS, (CHANNELS, POINTS), (1,)) * SLOTS
     assert predicted == sum(buffer.untyped_storage().nbytes() for buffer in buffers)
 
 
