@@ -117,7 +117,7 @@ class Convolutional(Policy):
         return ConvolutionalTrace(self, slots, batch)
 
     def trace_bytes(self, batch: int, state_shape: tuple[int, ...], control_shape: tuple[int, ...]) -> int:
-        windows, *activations = self.buffers(batch // self.members)
+        windows, *activations = self.trace_sizes(batch // self.members)
         kept = 2 if self.pairs[-1][1] == 1 else 1  # for a single control the gradients of activations
         return batch * (windows + kept * sum(activations)) * self.theta.element_size()
 
@@ -136,9 +136,9 @@ class Convolutional(Policy):
         # the activation before it is stored); windows of the state likewise; the state's gradient; cotangents.
         windows = self.padded(1)[0] * (self.pairs[0][0] + 1)
         ends = 2 * math.prod(self.state_shape) + 2 * self.pairs[-1][1]
-        return rows * (3 * sum(self.buffers(1)[1:]) + 2 * windows + ends) * self.theta.element_size()
+        return rows * (3 * sum(self.trace_sizes(1)[1:]) + 2 * windows + ends) * self.theta.element_size()
 
-    def buffers(self, rows: int) -> tuple[int, ...]:
+    def trace_sizes(self, rows: int) -> tuple[int, ...]:
         """Numbers of one sample in a trace's buffers of this many rows: windows of the state with their ones, and
         activations after each convolution.
         """

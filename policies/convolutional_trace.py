@@ -36,7 +36,7 @@ class ConvolutionalTrace(LayeredTrace):
         shape, padded, self.sizes = (
             (self.members, slots, self.rows),
             policy.padded(self.rows),
-            policy.buffers(self.rows),
+            policy.trace_sizes(self.rows),
         )
         self.memory = self.layers[0].new_zeros(math.prod(shape) * sum(self.sizes))
         windows, *hidden = self.memory.split([math.prod(shape) * size for size in self.sizes])
