@@ -65,6 +65,16 @@ def prepare_adjoint(
     return _bind(kernel, kernel._adjoint, args, gradients, owner, settings or {})
 
 
+def prepare_bare(
+    compiled,
+    args: Sequence,
+    gradients: Sequence[torch.Tensor | None] | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> Launch:
+    """The same of one of Taichi's `Kernel` objects, or of an adjoint's; what owns it is the first argument."""
+    return _bind(compiled, compiled, args, gradients, "", settings or {})
+
+
 def compile_kernel(compiled, arguments: Sequence, owner: str = "", settings: Mapping[str, Any] | None = None):
     """Compile one of Taichi's `Kernel` objects for `arguments`; returns its C++ kernel and what a launch needs of it.
 

@@ -52,11 +52,16 @@ class RolloutTape(ti.ad.Tape):
     requires a gradient, the first rule's λ_0 is added to its gradient, or goes on through what torch made it of, and so
     reaches kernels, torch and rollouts before this one; so is ∂L/∂p to that of `parameters` that require one, and of
     others it is not found. Gradients of fields, and of arrays that a kernel here writes, begin at 0; those of arrays
-    that kernels only read are added to, as torch does. Kernels are differentiated by Taichi, on CPU and CUDA; what it
-    says that it cannot differentiate, and a path that ends in an array without a gradient, is refused with an
-    AdjointError when the kernel is launched. Some it differentiates wrongly without a word, as loops in loops that
-    carry a value, atomics other than `+=`, and elements that are read and written again; a `KernelSystem` finds that
-    out, a tape does not.
+    that kernels only read are added to, as torch does. What an array held is kept where a later kernel writes to it,
+    and put back for the adjoint of those that read it before; what torch writes to an array that a kernel read is
+    refused.
+
+    Kernels are differentiated by Taichi, on CPU and CUDA; what it says that it cannot differentiate, and a path that
+    ends in an array without a gradient, is refused with an AdjointError when the kernel is launched. Some it
+    differentiates wrongly without a word, as elements that are read and written again, and atomics other than `+=`: on
+    the CPU of Linux a kernel's first adjoint, and that of arrays of other shapes, is compared with central differences
+    of its results, in a child of the process, and refused if it is not the derivative by its arrays; in float32, where
+    differences may err, there is a warning once. Fields are neither kept nor compared.
 
     After exit `tape.gradients(rollout)` holds losses, parameter gradients and λ_0. If the body raises, nothing is
     replayed.
@@ -105,7 +110,13 @@ class RolloutTape(ti.ad.Tape):
         elif any(isinstance(call, RecordedKernel) for call, _ in self.calls):
             self.runtime.target_tape = None  # which would record what follows
             clear_all_gradients()  # of fields, as Taichi's own tape does
-        super().__exit__(kind, value, traceback)
+        kept = [array for call, _ in self.calls if isinstance(call, RecordedKernel) for array, _ in call.kept]
+        final = [(array, array.detach().clone()) for array in {id(array): array for array in kept}.values()]
+        try:
+            super().__exit__(kind, value, traceback)
+        finally:
+            for array, held in final:
+                array.data.copy_(held)
 
     def insert(self, func, args) -> None:
         """Record a kernel; Taichi calls this for every kernel launched inside the tape."""
@@ -117,6 +128,10 @@ class RolloutTape(ti.ad.Tape):
         if isinstance(func, Kernel):
             rollouts = [call.rollout for call, _ in self.calls if isinstance(call, _RecordedRollout)]
             func = RecordedKernel(func, args, rollouts)
+            for call, _ in self.calls:
+                if isinstance(call, RecordedKernel):
+                    for changed in func.changes:
+                        call.keep(changed)
             for written in func.written:
                 if not any(written is one for one in self._written):
                     self._written.append(written)
