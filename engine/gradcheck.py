@@ -6,7 +6,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from engine.errors import AdjointError, KernelError
+from engine.errors import AdjointError, KernelError, ShapeError
 from engine.system import System
 from engine.trials.bench import Bench
 from engine.trials.contract import Given, check_filled, check_step
@@ -50,6 +50,10 @@ def gradcheck(system: System, state: torch.Tensor, control: torch.Tensor, consol
         KernelError, AdjointError: of a `KernelSystem`, kernels that cannot be run or differentiated at all.
     """
     system._check_batch(state, control)
+    system.compiled()
+    for name, values in (("states", state), ("controls", control)):
+        if not torch.isfinite(values).all():
+            raise ShapeError(f"Expected finite {name} to compare at, got some that are not; give others.")
     console = console or Console()
     with torch.inference_mode(False), torch.no_grad():
         bench, control = _bench(system, state, control)
@@ -68,6 +72,12 @@ def _departures(bench: Bench, states: torch.Tensor, controls: torch.Tensor, weig
     """Those of every weight at every point; KernelError or AdjointError of what is broken besides."""
     with torch.inference_mode():  # as rollouts launch them
         check_step(bench, Given(states, controls))
+        lost = (~torch.isfinite(bench.step(states, controls)).all(1)).nonzero().flatten().tolist()
+        if lost:
+            raise AdjointError(
+                f"Expected steps that are finite where they are compared, got another of sample {lost[0]}; give states "
+                f"and controls inside the domain of system {bench.name!r}."
+            )
         check_filled(bench, states, controls)
         rows = torch.arange(len(states), device=states.device).repeat_interleave(len(weights))
         repeated = weights.repeat(len(states), 1)

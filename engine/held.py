@@ -80,6 +80,9 @@ class Held(System):
     def doubts(self, states):
         return self.system.doubts(states)
 
+    def compiled(self):
+        return (super().compiled(), self.system.compiled())
+
     def versions(self):
         return self.system.versions()
 

@@ -49,6 +49,7 @@ class Parts:
         if noise is not None and not isinstance(noise, Noise):
             raise SettingError(f"Expected noise such as Noise(control=0.1) or None, got {noise!r}.")
         self.system, self.batch, self.clock = system, batch, Clock()
+        self._compiled = system.compiled()
         self.parameters = SampleParameters(system, parameters, batch) if parameters else None
         self.ends = None if end is None else Ends(end, batch, horizon, runtime.current().device)
         self._observation = observation
@@ -112,8 +113,17 @@ class Parts:
             source.seed(seeds, draw, first, each)
         self.seeded = (tuple(seeds) if isinstance(seeds, Iterable) else seeds), draw, first, each
 
+    def constants(self) -> tuple:
+        """What the system's launches read besides their arguments, so that a sweep sees whether it changed."""
+        return self.system.compiled(), self.system.versions()
+
     def begin(self, initial: torch.Tensor, parameters: torch.Tensor | None, finite: Finiteness) -> None:
         """Before a forward rollout, which asks by `finite`."""
+        if self.system.compiled() != self._compiled:
+            raise SettingError(
+                f"Expected {self.system.name} with the numbers that its rollout was built for, got others since; build "
+                "another Rollout."
+            )
         if self.parameters is not None:
             self.parameters.set(parameters)
         elif parameters is not None:

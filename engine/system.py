@@ -14,6 +14,7 @@ from engine.errors import AdjointError, SettingError, ShapeError
 from engine.fused import SweepArrays
 from engine.launch import Launch, prepare, prepare_adjoint
 from engine.plan import MOST_ELEMENTS
+from engine.sharing import check_compiled
 from engine.trials.trial import Trial
 
 # Points of the user's own at which the first trial looks: typical states, or of those of a launch.
@@ -142,6 +143,10 @@ class System(abc.ABC):
         """Versions of the tensors that its launches read besides, so that a sweep sees whether they were written to."""
         return ()
 
+    def compiled(self) -> tuple:
+        """Numbers that its kernels are compiled with; SettingError if one changed, which they would not see."""
+        return check_compiled(self)
+
     def check_size(self) -> None:
         """SettingError if kernels of this size cannot be had; asked before any is compiled."""
         numbers = max(math.prod(self.state_shape), math.prod(self.control_shape))
@@ -153,6 +158,7 @@ class System(abc.ABC):
 
     def step(self, state: torch.Tensor, control: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
         """S(state, control) for tensors [B, *state_shape], [B, *control_shape]; for rollouts use `Rollout`."""
+        self.compiled()
         self._check_batch(state, control)
         if impl.get_runtime().target_tape is not None and (state.requires_grad or control.requires_grad):
             raise AdjointError(
@@ -171,6 +177,7 @@ class System(abc.ABC):
         self, state: torch.Tensor, control: torch.Tensor, next_adjoint: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """(Aᵀλ, Bᵀλ) for λ = `next_adjoint` [B, *state_shape]."""
+        self.compiled()
         self._check_batch(state, control)
         runtime.current().check("next_adjoint", next_adjoint, tuple(state.shape))
         adjoint, cotangent = torch.zeros_like(state), torch.zeros_like(control)

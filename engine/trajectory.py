@@ -126,7 +126,7 @@ class Trajectory:
         self._allocate()
         self.restored: Segment | None = None
         self._versions = (0, 0)
-        self._constants = system.versions()
+        self._constants = self.parts.constants()
         self._seeded = self.parts.seeded
         self._begun: list[Cost] = []
         self.turn = 0
@@ -178,7 +178,7 @@ class Trajectory:
                 grad.zero_()
         with torch.inference_mode():
             self.parts.begin(initial, parameters, self.finite)
-            self._seeded, self._constants = self.parts.seeded, self.system.versions()
+            self._seeded, self._constants = self.parts.seeded, self.parts.constants()
             if cost is not None:
                 self.parts.check_names(cost, initial)
             self._forward(initial, cost, losses)
@@ -238,7 +238,7 @@ class Trajectory:
             changed = "states or controls that were written to"
         if changed is None and self._seeded != self.parts.seeded:
             changed = "noise that was seeded anew"
-        if changed is None and self._constants != self.system.versions():
+        if changed is None and self._constants != self.parts.constants():
             changed = f"another constant of {self.system.name}"
         if changed is not None:
             raise AdjointError(
