@@ -35,6 +35,10 @@ class Part:
     arguments: dict[str, Any] = field(default_factory=dict)
 
 
+def _is_found(record: Any) -> bool:
+    return isinstance(record, dict) and isinstance(record.get("status"), str)
+
+
 def why_not(record: dict[str, Any]) -> str:
     """Why a part that is not done is not."""
     return f"{record['status']}{': ' + record['reason'] if 'reason' in record else ''}"
@@ -105,8 +109,9 @@ class PartStudy:
             return {}
         try:
             before = json.loads(path.read_text())
-            known = before["format"] == self.format and isinstance(before["parts"], dict)
-        except (ValueError, KeyError, TypeError):
+            parts = before["parts"]
+            known = before["format"] == self.format and "machine" in before and all(map(_is_found, parts.values()))
+        except (ValueError, KeyError, TypeError, AttributeError):
             known, before = False, {}
         if not known:
             raise RunError(f"Expected {self.what} in {path}, got something else; choose another --out.")

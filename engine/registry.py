@@ -40,10 +40,13 @@ class Registry(Mapping[str, Thing], Generic[Thing]):
         self._things: dict[str, tuple[Thing, str]] = {}
 
     def register(self, name: str, thing: Thing) -> None:
-        """Add a thing; SettingError for a name that is taken or no name."""
+        """Add a thing; SettingError for no name, and for one that is taken.
+
+        What a program itself has registered it may replace, as a cell of a notebook does that is run again.
+        """
         check_name(self.kind, name)
         taken = next((known for known in self._things if known.lower() == name.lower()), None)
-        if taken is not None:
+        if taken is not None and not self.replaces(taken, name):
             raise SettingError(
                 f"Expected a new name for a {self.kind}, got {name!r}, which {self.origin(taken)} has registered; "
                 "choose another."
@@ -65,6 +68,10 @@ class Registry(Mapping[str, Thing], Generic[Thing]):
 
     def __len__(self) -> int:
         return len(self._things)
+
+    def replaces(self, taken: str, name: str) -> bool:
+        """Whether a name that is taken may be registered anew: the same, by the program that it is of."""
+        return taken == name and self.origin(taken) == self._default == (_origin.get() or self._default)
 
     def origin(self, name: str) -> str:
         """Where a thing comes from: `SHIPPED`, a plug-in, or "this program"."""

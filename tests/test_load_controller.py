@@ -117,7 +117,7 @@ MISTAKES = [
     (("M",), SettingError, r"a controller of .* among R,0, R,3, C,0, C,3, got 'M'"),
     (("R", 1), SettingError, r"among R,0, R,3, C,0, C,3, got 'R,1'"),
     ((None, 7), SettingError, r"among .*, got '7'"),
-    (("R", "0"), SettingError, "a seed as a whole number, got '0'"),
+    (("R", "0"), SettingError, "a seed as a whole number of at least 0, got '0'"),
     ((7,), SettingError, "a gradient as text such as C, got 7"),
     (("R", 0, 3), SettingError, "an epoch of .* with a checkpoint, 0, 2, 4, got 3"),
     (("R", 0, -1), SettingError, "an epoch of .* with a checkpoint, 0, 2, 4, got -1"),
@@ -143,7 +143,7 @@ def test_places_without_a_run_are_told(run, tmp_path):
     for path, message in (
         (tmp_path / "nowhere", "which has none"),
         (tmp_path, "which has none"),
-        (tmp_path / "notes.txt", "damaged or not one"),
+        (tmp_path / "notes.txt", "a checkpoint in safetensors"),
     ):
         with pytest.raises(RunError, match=message):
             load_controller(path)

@@ -154,6 +154,13 @@ def _describes(value: Any) -> bool:
 
 
 def _read(path: Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
+    if path.is_dir():
+        raise RunError(
+            f"Expected a checkpoint, got the directory {path}; give one of the files in its checkpoints, or use "
+            "load_controller."
+        )
+    if path.exists() and path.suffix != ".safetensors":
+        raise RunError(f"Expected a checkpoint in safetensors, got {path}; give a file of that kind.")
     try:
         with safe_open(str(path), framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118

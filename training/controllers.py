@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from engine import SettingError, current
+from engine.checks import whole
 from policies import Policy, PolicyError, policy_from
 from policies.architecture import is_ours
 from training import constants
@@ -131,8 +132,7 @@ def fitting_members(labels: Sequence[Label], gradient: str | None, seed: int | N
     """Indices of the members with a gradient and a seed, where those are given; SettingError if there are none."""
     if gradient is not None and not isinstance(gradient, str):
         raise SettingError(f"Expected a gradient as text such as C, got {gradient!r}.")
-    if seed is not None and (not isinstance(seed, int) or isinstance(seed, bool)):
-        raise SettingError(f"Expected a seed as a whole number, got {seed!r}.")
+    seed = None if seed is None else whole("a seed as a whole number of at least 0", seed, least=0)
     text = None if gradient is None else gradient_named(gradient).text
     found = [
         index for index, label in enumerate(labels) if text in (None, label.gradient) and seed in (None, label.seed)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from engine import SettingError, ShapeError, current
+from engine.checks import whole
 from engine.contracts import check_tensor, described
 from engine.ends import check_goes_on, is_over
 from engine.lanes import prepare_in_lanes
@@ -101,6 +102,7 @@ class Episodes:
 
     def seed(self, seed: int) -> None:
         """Draw what follows from this seed."""
+        seed = whole("a seed of at least 0", seed, least=0, most=2**63 - 1)
         self._random, self._pool, self._taken = torch.Generator().manual_seed(seed), None, 0
         self._elapsed = 0
         for source in self._noise.values():
@@ -144,6 +146,8 @@ class Episodes:
         except TypeError:
             raise ShapeError(f"Expected controls as real numbers, got {described(controls)}.") from None
         np.minimum(self._limited, self._highest, out=self._limited)
+        if np.isnan(self._limited).any():
+            raise ShapeError("Expected controls as real numbers, got NaN; a policy that gives it has diverged.")
         self._enter()
         self._disturb(CONTROL, self.controls)
         self._advance()

@@ -98,7 +98,7 @@ def register_gradient(name: str, make: Any, description: str, aliases: Sequence[
                 f"Expected a name for a gradient, got {one!r}, which is read as a number; choose another."
             )
         known = _constructor(str(one))
-        if known is not None:
+        if known is not None and not (known.name == name and GRADIENTS.replaces(known.name, name)):
             raise SettingError(
                 f"Expected a new name for a gradient, got {one!r}, which {GRADIENTS.origin(known.name)} has "
                 "registered; choose another."

@@ -9,7 +9,7 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from engine import ShapeError, current
+from engine import SettingError, ShapeError, current
 from training.episodes import Episodes
 from training.task import Task
 
@@ -47,7 +47,12 @@ class TaskVectorEnv(VectorEnv):
 
         Environments that never had one have one that nobody knows.
         """
-        seed = seed[0] if isinstance(seed, list) else seed
+        if isinstance(seed, list):
+            if len(seed) != self.num_envs or (seed[0] is None and any(one is not None for one in seed)):
+                raise SettingError(
+                    f"Expected a seed, or a list of {self.num_envs} whose first counts for all, got {seed!r}."
+                )
+            seed = seed[0]
         super().reset(seed=seed)
         if seed is not None:
             self.episodes.seed(seed)

@@ -278,8 +278,8 @@ def _check_empty(path: Path) -> None:
         hardly_begun = entry.name == _CHECKPOINTS and entry.is_dir() and not any(entry.iterdir())
         if entry.name != LOCK and not hardly_begun:
             raise RunError(
-                f"Expected an empty or new run directory, got {path}, which holds files; choose another --out or "
-                "continue it with --resume."
+                f"Expected an empty or new run directory, got {path}, which holds files; choose another (--out), or "
+                "continue it (--resume, or ef.resume)."
             )
 
 

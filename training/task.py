@@ -121,7 +121,11 @@ class Task:
 
     def initial_states(self, count: int, seed: int, stream: str, dtype: torch.dtype) -> torch.Tensor:
         """`count` initial states of a seed; the streams "train", "validation" and "test" are independent."""
-        count, seed = whole("at least 1 initial state", count), whole("a seed of at least 0", seed, least=0)
+        count, seed = whole("at least 1 initial state", count), seed_of(seed)
+        if stream not in _STREAMS:
+            raise SettingError(f"Expected a stream of states among train, validation and test, got {stream!r}.")
+        if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+            raise SettingError(f"Expected a dtype of real numbers such as torch.float32, got {dtype!r}.")
         return self.checked(self.sample(count, generator(seed, stream)), count).detach().to(dtype)
 
     def checked(self, states: Any, count: int) -> torch.Tensor:

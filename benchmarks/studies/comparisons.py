@@ -210,7 +210,9 @@ def conclusions(rows: Sequence[Row]) -> list[str]:
         by_pairs.setdefault(row.pairs, []).append(f"{row.name} at {row.difficulty}")
     for pairs, names in sorted(by_pairs.items()):
         of = f"{', '.join(names)}: " if len(by_pairs) > 1 else ""
-        found += [of + sentence for sentence in limits(len(compared), pairs)]
+        # Holm's method takes the smallest p first: those that more seeds told apart count no longer.
+        apart = sum(row.pairs > pairs and row.verdict in ("better", "worse") for row in compared)
+        found += [of + sentence for sentence in limits(len(compared) - apart, pairs)]
     return found
 
 

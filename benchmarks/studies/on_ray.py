@@ -189,8 +189,13 @@ def _connected(address: str) -> Iterator[None]:
         _check_reached(address)
     own = {"include_dashboard": False, "object_store_memory": _STORE_BYTES} if address == LOCAL else {}
     listener = signal.getsignal(signal.SIGTERM)
+    main = threading.current_thread() is threading.main_thread()
     try:
-        ray.init(address=address, log_to_driver=False, logging_level="error", **own)
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level="error", **own)
+        finally:
+            if main:
+                signal.signal(signal.SIGTERM, listener)  # Ray takes it for itself
     except (RuntimeError, ConnectionError, ValueError, OSError, ray.exceptions.RayError) as error:
         ray.shutdown()  # of what it has begun
         said = " ".join(str(error).split())
@@ -199,15 +204,13 @@ def _connected(address: str) -> Iterator[None]:
             f"{said[:300].rstrip('.')}; start one with ray start, or leave the address out."
         ) from error
     try:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, listener)  # Ray takes it for itself
         yield
     finally:
         ray.shutdown()
 
 
 def _check_reached(address: str) -> None:
-    """RunError unless somebody listens there: Ray itself would wait for a minute."""
+    """RunError unless somebody listens there: Ray itself would try for minutes."""
     try:
         socket.create_connection(_host_and_port(address), timeout=_CONNECT_SECONDS).close()
     except OSError as error:
@@ -221,12 +224,17 @@ def _host_and_port(address: str) -> tuple[str, int]:
     host, _, port = address.rpartition(":")
     if not host or "/" in host or not port.isdecimal() or not 0 < int(port) < 2**16:
         raise SettingError(f"Expected the address of a cluster of Ray as HOST:PORT, auto or local, got {address!r}.")
+    try:
+        host.encode("idna")
+    except UnicodeError:
+        raise SettingError(f"Expected the name of a host before the port, got {address!r}.") from None
     return host.strip("[]"), int(port)
 
 
 def _ray() -> ModuleType:
     """Ray; LibraryError where it is not installed."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "1")  # of 20, each of half a minute where no Ray answers
     try:
         import ray
     except ImportError as error:

@@ -14,6 +14,7 @@ from rich.console import Console
 from benchmarks.studies.packs import run_study
 from benchmarks.studies.processes import Processes
 from benchmarks.studies.study import Study
+from benchmarks.studies.workers import DONE
 from engine.checks import whole
 from training.errors import RunError
 from training.files import write_whole
@@ -74,7 +75,12 @@ def _timed(study: Study, out: Path, count: int) -> tuple[float, list[float]]:
     """Seconds that a study takes with so many workers, and those from one pack done to the next."""
     started = time.perf_counter()
     done = [started]
-    run_study(study, out, workers=_OneThreadEach(count, lambda told: done.append(time.perf_counter())))
+
+    def tell(told: str) -> None:
+        if DONE in told:  # and not that a process ended and another goes on
+            done.append(time.perf_counter())
+
+    run_study(study, out, workers=_OneThreadEach(count, tell))
     ended = time.perf_counter()
     return ended - started, [late - early for early, late in itertools.pairwise(done)]
 

@@ -82,8 +82,12 @@ def lines_of(answer: Mapping[str, Any]) -> Lines:
     return answer["lines"]
 
 
+DONE = ": done in "
+"""In what is told of a pack that is done, and of nothing else."""
+
+
 def done_with(pack: Pack, lines: Lines, left: int) -> str:
     """What is told of a pack that is done."""
     diverged = sum(line["diverged"] is not None for line in lines)
     note = f", {diverged} diverged" if diverged else ""
-    return f"{name_of(pack)}: done in {lines[0]['seconds']:.0f} s{note}; {left} {'pack' if left == 1 else 'packs'} left"
+    return f"{name_of(pack)}{DONE}{lines[0]['seconds']:.0f} s{note}; {left} {'pack' if left == 1 else 'packs'} left"

@@ -43,7 +43,7 @@ def register_drawing(system: type[System], draw: MakeDrawing) -> None:
     if not callable(draw):
         raise SettingError(f"Expected a drawing of {system.__name__} as a class or a function, got {draw!r}.")
     name = _key(system)
-    if name in DRAWINGS:
+    if name in DRAWINGS and not DRAWINGS.replaces(name, name):
         raise SettingError(
             f"Expected a class of systems that nobody draws, got {system.__name__}, which {DRAWINGS.origin(name)} "
             "draws; derive a class from it."
