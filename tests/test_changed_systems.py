@@ -19,7 +19,7 @@ class Swing(VectorSystem):
     """A pendulum of a step of its own, which counts how often it was asked."""
 
     def __init__(self, dt=0.05):
-        self.name, self.dt, self.asked = "swing", dt, 0
+        self.name, self.dt, self.asked, self.note = "swing", dt, 0, ""
         self.state_shape, self.control_shape = (2,), (1,)
 
     def prepare_step(self, *arrays, **options):
@@ -27,12 +27,12 @@ class Swing(VectorSystem):
         return super().prepare_step(*arrays, **options)
 
     @ti.func
-    def advance(self, state, control):
+    def advance(self, state, control):  # pyright: ignore[reportIncompatibleMethodOverride]
         rate = state[1] + self.dt * (control[0] - ti.sin(state[0]))
         return ti.Vector([state[0] + self.dt * rate, rate])
 
     @ti.func
-    def pull_back_sample(self, state, control, next_adjoint):
+    def pull_back_sample(self, state, control, next_adjoint):  # pyright: ignore[reportIncompatibleMethodOverride]
         rate = next_adjoint[1] + self.dt * next_adjoint[0]
         back = next_adjoint[0] - self.dt * ti.cos(state[0]) * rate
         return ti.Vector([back, rate]), ti.Vector([self.dt * rate])

@@ -1,5 +1,7 @@
 """Convolutional policies inside a kernel of the CPU: against torch's products of the same trace, and what declines."""
 
+from functools import partial
+
 import pytest
 import torch
 from conftest import relative_error, tensor_options, uniform
@@ -89,8 +91,8 @@ def test_segments_evaluations_and_neighbours_change_no_bit(members):
     policy, batch = drawn(members), 9 * members
     whole = Trajectory(BOX, policy, HORIZON, batch)
     whole.forward(states(batch))
-    for cut in ({"segment": 1}, {"segment": 4}, {"forward_only": True}):
-        other = Trajectory(BOX, policy, HORIZON, batch, **cut)
+    make = partial(Trajectory, BOX, policy, HORIZON, batch)
+    for other in (make(segment=1), make(segment=4), make(forward_only=True)):
         assert isinstance(other._launches, OneLaunch)
         other.forward(states(batch))
         assert torch.equal(other.final_state, whole.final_state)

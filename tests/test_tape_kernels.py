@@ -1,6 +1,7 @@
 """What kernels of a tape write again is put back for earlier adjoints, and adjoints that are wrong are refused."""
 
 import warnings
+from typing import Any
 
 import pytest
 import taichi as ti
@@ -245,7 +246,7 @@ def test_kernels_of_objects_are_compared_too():
     with RolloutTape(loss=loss):
         Scaled(2.0).fourth(x, loss, 0.5)
     assert relative_error(x.grad, 8 * (x.detach() + 0.5) ** 3) < accuracy()
-    told = pytest.raises(AdjointError) if x.dtype == torch.float64 else pytest.warns(engine.EvenflowWarning)
+    told: Any = pytest.raises(AdjointError) if x.dtype == torch.float64 else pytest.warns(engine.EvenflowWarning)
     with told as found, RolloutTape(loss=loss):
         Scaled(2.0).lost(x, loss)
     assert "of kernel 'lost' to be its derivative" in str(found.value if x.dtype == torch.float64 else found[0].message)

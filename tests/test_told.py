@@ -1,5 +1,7 @@
 """What is told, and what is taken: seeds, streams, names that a program registers anew, controls without a number."""
 
+from typing import Any
+
 import gymnasium
 import numpy as np
 import pytest
@@ -60,13 +62,14 @@ def test_environments_refuse_controls_and_seeds_that_are_none():
     task = build_task("hopper")
     environments = ef.to_gymnasium(task, num_envs=3)
     assert isinstance(environments, gymnasium.vector.VectorEnv)
-    for seed in ([], [1, 2], [None, 2, 3]):
+    seeds: tuple[list[int | None], ...] = ([], [1, 2], [None, 2, 3])
+    for seed in seeds:
         with pytest.raises(SettingError, match="Expected a seed, or a list of 3 whose first counts for all"):
             environments.reset(seed=seed)
     with pytest.raises(SettingError, match="Expected a seed of at least 0"):
         environments.episodes.seed(2**64)
     environments.reset(seed=[5, None, None])
-    actions = np.zeros(environments.action_space.shape, dtype=environments.action_space.dtype)
+    actions = np.zeros((3, *environments.single_action_space.shape), dtype=np.float32)  # pyright: ignore
     actions[1] = np.nan
     with pytest.raises(ShapeError, match=r"^Expected controls as real numbers, got NaN; .*\.$"):
         environments.step(actions)
@@ -101,7 +104,7 @@ def test_what_holms_method_tells_apart_is_not_said_to_be_beyond_it():
             self.name, self.difficulty, self.pairs, self.p, self.verdict = name, 4, pairs, p, verdict
             self.against = "R"
 
-    rows = [Row("a", 20, 1e-6, "better"), Row("b", 20, 1e-6, "worse"), Row("c", 6, 0.03125, "better")]
+    rows: Any = [Row("a", 20, 1e-6, "better"), Row("b", 20, 1e-6, "worse"), Row("c", 6, 0.03125, "better")]
     said = " ".join(conclusions(rows))
     assert "none of" not in said
     assert "none of 3 comparisons can tell two variants apart" in " ".join(limits(3, 6))
@@ -114,7 +117,8 @@ def test_a_process_that_ended_is_no_pack(monkeypatch, tmp_path):
         workers.tell(f"pack 1{DONE}3 s; 0 packs left")
 
     monkeypatch.setattr(throughput, "run_study", run_study)
-    assert len(throughput._timed(None, tmp_path, 1)[1]) == 1
+    nothing: Any = None
+    assert len(throughput._timed(nothing, tmp_path, 1)[1]) == 1
 
 
 @pytest.mark.float64
