@@ -41,7 +41,7 @@ class RecordedKernel:
 
     Attributes:
         written: arrays with a gradient, as far as the kernel's own source tells, which it writes.
-        changes: all arrays that it may write.
+        changes, reads: all arrays that it may write, and may read.
         kept: arrays that were written again after it, each with what it held until then.
 
     Raises:
@@ -60,7 +60,10 @@ class RecordedKernel:
             if isinstance(parameter.annotation, NdarrayType) and isinstance(value, torch.Tensor)
         }
         self._uses = uses(kernel)
-        self.changes = [self._arrays[name] for name in self._uses.written if name in self._arrays]
+        self.changes, self.reads = (
+            [self._arrays[name] for name in names if name in self._arrays]
+            for names in (self._uses.written, self._uses.read)
+        )
         self.kept: list[tuple[torch.Tensor, torch.Tensor]] = []
         self._versions = {
             name: self._arrays[name]._version
@@ -78,11 +81,9 @@ class RecordedKernel:
 
     def keep(self, written: torch.Tensor) -> None:
         """Keep what an array that is about to be written holds, if the adjoint may read it."""
-        for name in self._uses.read:
-            array = self._arrays.get(name)
-            if array is None or not overlap(array, written) or any(array is one for one, _ in self.kept):
-                continue
-            self.kept.append((array, array.detach().clone()))
+        for array in self.reads:
+            if overlap(array, written) and not any(array is one for one, _ in self.kept):
+                self.kept.append((array, array.detach().clone()))
 
     def grad(self, *args) -> None:
         """Launch the adjoint, on what the kernel left; with loops for the first time in a child of the process."""

@@ -79,6 +79,7 @@ class RolloutTape(ti.ad.Tape):
         self._samples = samples
         self._results: dict[int, Gradients] = {}
         self._written: list[torch.Tensor] = []
+        self._readers: dict[int, list[RecordedKernel]] = {}  # by memory that nothing has written to since
         device, dtype = runtime.current().device, runtime.current().dtype
         if loss is not None and not isinstance(loss, torch.Tensor):
             raise ShapeError(f"Expected a loss as a tensor of one element with requires_grad=True, got {loss!r}.")
@@ -128,10 +129,11 @@ class RolloutTape(ti.ad.Tape):
         if isinstance(func, Kernel):
             rollouts = [call.rollout for call, _ in self.calls if isinstance(call, _RecordedRollout)]
             func = RecordedKernel(func, args, rollouts)
-            for call, _ in self.calls:
-                if isinstance(call, RecordedKernel):
-                    for changed in func.changes:
-                        call.keep(changed)
+            for changed in func.changes:  # once: what was kept is not to be kept again
+                for reader in self._readers.pop(changed.untyped_storage().data_ptr(), ()):
+                    reader.keep(changed)
+            for array in func.reads:
+                self._readers.setdefault(array.untyped_storage().data_ptr(), []).append(func)
             for written in func.written:
                 if not any(written is one for one in self._written):
                     self._written.append(written)

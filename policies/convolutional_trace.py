@@ -33,11 +33,8 @@ class ConvolutionalTrace(LayeredTrace):
         super().__init__(policy, batch)
         self.policy = policy
         self.controls = policy.pairs[-1][1]
-        shape, padded, self.sizes = (
-            (self.members, slots, self.rows),
-            policy.padded(self.rows),
-            policy.trace_sizes(self.rows),
-        )
+        shape, padded = (self.members, slots, self.rows), policy.padded(self.rows)
+        self.sizes = policy.trace_sizes(self.rows)
         self.memory = self.layers[0].new_zeros(math.prod(shape) * sum(self.sizes))
         windows, *hidden = self.memory.split([math.prod(shape) * size for size in self.sizes])
         self.windows = windows.view(*shape, padded[0], -1)[..., : policy.pairs[0][0] + 1]

@@ -61,13 +61,12 @@ class Alone:
             return None
         whole = self.direction
         chosen = torch.arange(len(whole), device=whole.device)
-        while (found := self._departure(whole, chosen)) is not None and len(chosen) > 1:
-            halves = chosen.tensor_split(2)
-            gaps = [(self._departure(whole, half), half) for half in halves]
-            departing = [half for departure, half in gaps if departure is not None]
-            if not departing:
-                return None
-            chosen = departing[0]
+        found = self._departure(whole, chosen)
+        while found is not None and len(chosen) > 1:
+            for half in chosen.tensor_split(2):
+                found, chosen = self._departure(whole, half), half
+                if found is not None:
+                    break
         return None if found is None else self._named(int(chosen), whole, found)
 
     def _departure(self, whole: torch.Tensor, chosen: torch.Tensor) -> Departure | None:
