@@ -26,6 +26,7 @@ from engine.gradcheck import gradcheck
 from engine.memory import PeakMemory, format_bytes
 from engine.noise import Noise
 from engine.observation import Observation
+from engine.one_process import OneProcess
 from engine.plan import MemoryPlan, Segment
 from engine.rollout import Rollout
 from engine.rule_variants import Balance, ClipValue, DecayRate, EveryStep, KeepSize, RandomCut, StepAgreement
@@ -108,6 +109,7 @@ __all__ = [
     "NBody",
     "Noise",
     "Observation",
+    "OneProcess",
     "PathRule",
     "PeakMemory",
     "PerSample",

@@ -6,6 +6,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from engine.contracts import check_system
 from engine.errors import AdjointError, KernelError, ShapeError
 from engine.system import System
 from engine.trials.bench import Bench
@@ -46,9 +47,10 @@ def gradcheck(system: System, state: torch.Tensor, control: torch.Tensor, consol
         Whether nothing departs, and nothing is broken.
 
     Raises:
-        ShapeError: tensors that do not fit the system.
+        SettingError: no system; ShapeError: tensors that do not fit it.
         KernelError, AdjointError: of a `KernelSystem`, kernels that cannot be run or differentiated at all.
     """
+    check_system(system)
     system._check_batch(state, control)
     system.compiled()
     for name, values in (("states", state), ("controls", control)):

@@ -9,13 +9,14 @@ from engine import runtime
 from engine.contracts import check_cost, check_rules
 from engine.errors import AdjointError, ShapeError
 from engine.modes import plain_torch
+from engine.one_process import OneProcess
 from engine.rules import AdjointRule
 from engine.sweep import Gradients, Inspect, Sweeper
 from engine.tape import RolloutTape
 from engine.trajectory import Cost, Trajectory
 
 
-class Rollout(Trajectory):
+class Rollout(OneProcess, Trajectory):
     """A `Trajectory` that can be differentiated.
 
     Calling it inside a `RolloutTape` records it; `forward` and `backward` do the same without a tape.

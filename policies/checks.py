@@ -52,6 +52,34 @@ def floating(dtype: Any) -> Any:
     return dtype
 
 
+def index(member: Any, members: int) -> int:
+    """`member` as one of so many, from 0."""
+    if not isinstance(member, Integral) or isinstance(member, bool) or not 0 <= int(member) < members:
+        raise PolicyError(f"Expected a member from 0 to {members - 1}, got {member!r}.")
+    return int(member)
+
+
+def check_draw(member: Any, members: int, generator: Any) -> None:
+    """PolicyError unless this is one of so many members, and what its parameters can be drawn from."""
+    index(member, members)
+    if not isinstance(generator, torch.Generator):
+        raise PolicyError(f"Expected a generator such as torch.Generator().manual_seed(0), got {generator!r}.")
+
+
+def check_states(states: Any, members: int, state_shape: tuple[int, ...]) -> None:
+    """PolicyError unless these are states [members, samples, *state_shape]."""
+    if not isinstance(states, torch.Tensor):
+        raise PolicyError(f"Expected states as a torch tensor, got {type(states).__name__}.")
+    found = tuple(states.shape)
+    if len(found) == 2 + len(state_shape) and found[0] == members and found[2:] == state_shape:
+        return
+    wanted = ", ".join(map(str, (members, "samples", *state_shape)))
+    hint = ""
+    if found[1:] == state_shape:
+        hint = "; add the axis of members, as state[None]" if members == 1 else "; add the axis of members"
+    raise PolicyError(f"Expected states of shape [{wanted}], got {list(found)}{hint}.")
+
+
 def places(wanted: str, values: Any) -> tuple[int, ...]:
     """`values` as a tuple of ints of at least 0."""
     given = numbers(wanted, values)

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from policies.checks import is_size, shape, sizes
+from policies.checks import check_draw, is_size, shape, sizes
 from policies.convolutional_trace import ConvolutionalTrace
 from policies.in_kernel import pays_on_cpu
 from policies.network import Layers
@@ -103,6 +103,7 @@ class Convolutional(Policy):
         return torch.baddbmm(last[:, -1:], signal.flatten(2), last[:, :-1]).unflatten(2, self.control_shape)
 
     def initialise(self, member: int, generator: torch.Generator) -> None:
+        check_draw(member, self.members, generator)
         # Of the first convolution the inputs are the places of its window; of later ones, places and channels.
         first, *later = self.pairs[:-1]
         fans = [first[0] * (1 + first[1]), *(inputs + self.width * outputs for inputs, outputs in later)]

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from policies.alone import dense
-from policies.checks import shape
+from policies.checks import check_draw, shape
 from policies.policy import Policy
 
 
@@ -60,6 +60,7 @@ class Linear(Policy):
 
     @torch.no_grad()
     def initialise(self, member: int, generator: torch.Generator) -> None:
+        check_draw(member, self.members, generator)
         limit = math.sqrt(6.0 / (self.inputs + self.outputs))
         draw = torch.rand(self.inputs * self.outputs, generator=generator, dtype=torch.float64)
         self.theta[member].zero_()

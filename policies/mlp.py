@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from policies.alone import dense
-from policies.checks import shape, sizes
+from policies.checks import check_draw, shape, sizes
 from policies.in_kernel import LANE_BYTES, DenseInKernel, InKernel, fits_blocks, for_blocks, pays_on_cpu, rows_on_cpu
 from policies.network import Network
 from policies.policy import Policy
@@ -62,6 +62,7 @@ class MLP(Policy):
         return dense([(layer[0, :-1], layer[0, -1]) for layer in layers], self.control_shape)
 
     def initialise(self, member: int, generator: torch.Generator) -> None:
+        check_draw(member, self.members, generator)
         self._network.initialise(self.theta[member : member + 1], generator, self.zero_last)
 
     def trace(self, slots: int, batch: int, state_shape: tuple[int, ...], control_shape: tuple[int, ...]) -> "MLPTrace":

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.func import functional_call, vmap
 
-from policies.checks import floating, size
+from policies.checks import check_draw, floating, size
 from policies.policy import AutogradTrace, Policy, PolicyError, PolicyTrace, make_usable, switches_of
 from policies.redraw import built, check_same_buffers, redrawn
 
@@ -130,6 +130,7 @@ class ModulePolicy(Policy):
 
     def initialise(self, member: int, generator: torch.Generator) -> None:
         """Draw one member's parameters; a module given without `members` keeps its own, and nothing is drawn."""
+        check_draw(member, self.members, generator)
         if self._linked:
             return
         (module,) = self._module

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from policies.checks import shape, size
+from policies.checks import check_draw, shape, size
 from policies.policy import Policy, class_name
 
 
@@ -46,4 +46,5 @@ class OpenLoop(Policy):
 
     @torch.no_grad()
     def initialise(self, member: int, generator: torch.Generator) -> None:
+        check_draw(member, self.members, generator)
         self.theta[member].zero_()

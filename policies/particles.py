@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from policies.checks import is_size, numbers, places, shape, sizes
+from policies.checks import check_draw, is_size, numbers, places, shape, sizes
 from policies.network import Network
 from policies.policy import Policy, PolicyError
 
@@ -82,6 +82,7 @@ class ParticlePolicy(Policy):
 
     @torch.no_grad()
     def _draw(self, member: int, generator: torch.Generator, networks: Sequence[Network], zero_last: bool) -> None:
+        check_draw(member, self.members, generator)
         row = self.theta[member : member + 1]
         for index, network in enumerate(networks):
             network.initialise(row, generator, zero_last and index == len(networks) - 1)

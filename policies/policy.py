@@ -15,7 +15,7 @@ from torch import nn
 
 from policies.alone import Alone
 from policies.behaviour import check_behaviour, check_fit
-from policies.checks import PolicyError, floating, shape, size
+from policies.checks import PolicyError, check_states, floating, index, shape, size
 from policies.trace import AutogradTrace, PolicyTrace
 from policies.watch import Watch
 
@@ -82,6 +82,11 @@ class Policy(nn.Module, abc.ABC):
     def device(self) -> torch.device:
         return self.theta.device
 
+    def __call__(self, state: torch.Tensor) -> torch.Tensor:
+        """Controls of states, as `forward` gives them; PolicyError unless states are [P, b, *state_shape]."""
+        check_states(state, self.members, self.state_shape)
+        return super().__call__(state)
+
     @abc.abstractmethod
     def forward(self, state: torch.Tensor) -> torch.Tensor:
         """Controls [P, b, *control_shape] of states [P, b, *state_shape], differentiable by torch."""
@@ -104,8 +109,7 @@ class Policy(nn.Module, abc.ABC):
             PolicyError: a member that is not there.
         """
         self.bind()
-        if not isinstance(member, int) or isinstance(member, bool) or not 0 <= member < self.members:
-            raise PolicyError(f"Expected a member from 0 to {self.members - 1}, got {member!r}.")
+        index(member, self.members)
         with torch.inference_mode(False), torch.no_grad():
             return self._alone(member).requires_grad_(False)
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 
+from policies.checks import check_draw
 from policies.policy import Policy, class_name
 
 
@@ -32,5 +33,6 @@ class Polynomial(Policy):
 
     @torch.no_grad()
     def initialise(self, member: int, generator: torch.Generator) -> None:
+        check_draw(member, self.members, generator)
         draw = torch.rand(2, generator=generator, dtype=torch.float64)
         self.theta[member].copy_(2.0 * draw - 1.0)

@@ -223,7 +223,7 @@ def test_no_epochs_are_refused(name):
         ({"options": {"polls": 1}}, "options of cart-pole among poles, horizon, dt, got polls"),
         ({"options": {"dt": -0.01}}, "a time step dt above 0 s"),
         ({"clippings": ("hard",)}, "clipping among"),
-        ({"settings": TrainingSettings(optimiser="adamw")}, "an optimiser among"),
+        ({"settings": {"batch_size": 4}}, "settings such as TrainingSettings"),
     ],
 )
 def test_settings_that_make_no_sense_leave_no_directory(values, message, tmp_path):
@@ -236,7 +236,7 @@ def test_settings_that_make_no_sense_leave_no_directory(values, message, tmp_pat
     ("name", "value", "message"),
     [
         ("task", "cart-pool", "a task among"),
-        ("options", {"polls": 1}, "settings among poles, horizon, dt, got 'polls'"),
+        ("options", {"polls": 1}, "options of cart-pole among poles, horizon, dt, got polls"),
         ("options", {"horizon": True}, "horizon as int, got True"),
         ("options", {"dt": -0.01}, "a time step dt above 0 s"),
         ("options", 5, "options as dict"),
@@ -271,3 +271,11 @@ def test_the_same_seed_gives_the_same_numbers_in_another_process(uninterrupted):
     action = "import json; print(json.dumps([r.test_loss for r in experiment().trainer().fit(3)]))"
     done = run_python(CHILD.format(tests=str(ROOT / "tests"), action=action))
     assert json.loads(done.stdout.splitlines()[-1]) == [line["test_loss"] for line in uninterrupted[0][:3]]
+
+
+def test_a_directory_that_is_taken_is_told_before_anything_is_prepared(tmp_path, monkeypatch):
+    (tmp_path / "mine.txt").write_text("of the user's")
+    monkeypatch.setattr(Experiment, "trainer", lambda *arguments: pytest.fail("prepared"))
+    with pytest.raises(RunError, match=r"^Expected an empty or new run directory, got .*, which holds files; .*\.$"):
+        train(experiment(), tmp_path)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["mine.txt"]

@@ -3,7 +3,9 @@
 # Wrong types are the point.
 # pyright: reportArgumentType=false
 
+import copy
 import math
+import pickle
 from types import SimpleNamespace
 
 import pytest
@@ -42,6 +44,14 @@ def trained(members=None, **settings):
 def costs(**methods):
     """An objective with these methods."""
     return type("Costs", (ef.Objective,), {name: staticmethod(method) for name, method in methods.items()})()
+
+
+EXPERIMENT = ef.Experiment("lqr", {"horizon": 3}, epochs=1)
+
+
+def transformed():
+    losses = ef.differentiable(rollout(), objective=TASK.objective)
+    return torch.func.grad(lambda initial: losses(initial).sum())(torch.ones(4, 2, dtype=torch.float64))
 
 
 class Ruled:
@@ -120,6 +130,23 @@ MISTAKES = {
     "a module for a policy": (lambda: rollout(nn.Linear(2, 1)), "wrap it as ModulePolicy"),
     "a text for a rule": (lambda: swept(rules=("R",)), "an adjoint rule"),
     "nonsense for a gradient": (lambda: ef.gradient_named("clip-norm(C, 1)"), "which combines whole sweeps"),
+    "a name for an experiment": (lambda: ef.train("lqr", "run"), "such as Experiment\\('cart-pole'\\), got 'lqr'"),
+    "no directory": (lambda: ef.train(EXPERIMENT, None), "a run directory as a path, got None"),
+    "a number for a run": (lambda: ef.load_task(3), "a run directory as a path, got 3"),
+    "a number for a checkpoint": (lambda: ef.describe_checkpoint(3), "a checkpoint as a path, got 3"),
+    "a number for a plug-in": (lambda: ef.load_plugin(3), "a plug-in as a path, got 3"),
+    "a number for progress": (lambda: ef.train(EXPERIMENT, "run", 3), "progress as a function of a trainer and a rec"),
+    "a task to gradcheck": (lambda: ef.gradcheck(TASK, torch.ones(1), torch.ones(1)), "give its .system"),
+    "a policy for no system": (lambda: ef.policy_for(3), "a system such as CartPole\\(1\\), got 3"),
+    # Experiments.
+    "an experiment with no task": (lambda: ef.Experiment("cart-pool"), "a task among .* \\(perhaps cart-pole\\)"),
+    "options that it has not": (lambda: ef.Experiment("lqr", {"poles": 2}), "options of lqr among .*, got poles"),
+    "a text for an option": (lambda: ef.Experiment("lqr", {"horizon": "3"}), "horizon as int, got '3'"),
+    "a list of options": (lambda: ef.Experiment("lqr", [3]), "options of a task as a dictionary, got \\[3\\]"),
+    "a dictionary of settings": (lambda: ef.Experiment("lqr", settings={}), "such as TrainingSettings\\(batch_size=8"),
+    "a budget of melons": (lambda: ef.TrainingSettings(memory="melon"), "such as 512MiB or 2GiB, got 'melon'"),
+    "a copy of a trainer": (lambda: copy.deepcopy(trained()), "Trainer to stay .* a copy or a pickle"),
+    "a pickled rollout": (lambda: pickle.dumps(rollout()), "Rollout to stay .* a copy or a pickle"),
     # Objectives and rules.
     "a mean of costs": (lambda: swept(costs(final=lambda x: x.mean())), "final cost .* of shape \\[4\\]"),
     "costs of one step": (lambda: swept(costs(running=lambda x, u, t: x[0, :, 0])), "of shape \\[3, 4\\]"),
@@ -144,6 +171,12 @@ MISTAKES = {
         lambda: swept(change=lambda one: one.controller.theta.data.add_(1.0)),
         "since",
     ),
+    "states without members": (lambda: policy()(torch.ones(4, 2)), "of shape \\[1, samples, 2\\], got \\[4, 2\\]; add"),
+    "states of two members": (lambda: policy()(torch.ones(2, 4, 2)), "of shape \\[1, samples, 2\\], got \\[2, 4, 2\\]"),
+    "a list of states": (lambda: policy()([1.0, 2.0]), "states as a torch tensor, got list"),
+    "a member that is not there": (lambda: policy().initialise(5, torch.Generator()), "a member from 0 to 0, got 5"),
+    "a seed for a generator": (lambda: policy().initialise(0, 3), "a generator such as .*, got 3"),
+    "a transform of torch.func": (transformed, "torch's autograd"),
     # Kernels of a user's.
     "no constants": (lambda: kernel(forgetful, 1), "Expected 1 constants \\(dt\\) .* got 0"),
     "a text for a constant": (lambda: kernel(forgetful, 1, "0.1"), "constant 'dt' .* got '0.1'"),

@@ -22,7 +22,7 @@ from training.checks import check_types, difference
 from training.divergence import Divergence
 from training.errors import RunError
 from training.estimators import GradientEstimator
-from training.files import write_whole
+from training.files import as_path, write_whole
 from training.gradients import gradient_named, text_of
 from training.optimisers import settings_from_file, settings_to_file
 from training.trainer import Trainer
@@ -106,7 +106,7 @@ def write_checkpoint(path: Path, trainer: Trainer, config: Mapping[str, Any]) ->
 
 def read_checkpoint(path: str | Path) -> tuple[int, dict[str, torch.Tensor], dict[int, Divergence]]:
     """(epoch, tensors, divergences) of a checkpoint file; RunError if it is damaged or not ours."""
-    found = load_checkpoint(Path(path))
+    found = load_checkpoint(as_path("a checkpoint", path))
     return found.epoch, found.tensors, found.divergences
 
 
@@ -137,7 +137,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 def describe_checkpoint(path: str | Path) -> dict[str, Any]:
     """What a checkpoint says of itself: epoch, members, policy and the run's configuration. Errors as of reading it."""
-    found = load_checkpoint(Path(path))
+    found = load_checkpoint(as_path("a checkpoint", path))
     return {"epoch": found.epoch, **found.description}
 
 

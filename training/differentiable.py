@@ -21,8 +21,10 @@ def differentiable(rollout: Rollout, rule: AdjointRule = FULL, objective: Cost |
     `parameters` [B, q] and `rollout.controller.theta`, and through them whatever they were computed from. Of a sample
     that ends early, states and controls after its end count nothing, but for the last state.
 
-    With another rule than FULL they are that rule's, and no derivatives. A rollout that has run again in between is
-    computed anew before its sweep, with the noise that it had.
+    Torch's autograd differentiates it, in one thread at a time: a rollout has one set of buffers. Transforms of
+    torch.func do not, since they have one tensor stand for many. With another rule than FULL gradients are that rule's,
+    and no derivatives. A rollout that has run again in between is computed anew before its sweep, with the noise that
+    it had.
 
     Raises:
         ShapeError, AdjointError: no rollout, rule or objective; in the backward pass one that is to be differentiated
@@ -47,7 +49,15 @@ def differentiable(rollout: Rollout, rule: AdjointRule = FULL, objective: Cost |
             if not isinstance(given, torch.Tensor):
                 raise ShapeError(f"Expected {name} as a tensor of torch, got {described(given)}.")
         theta = rollout.controller.theta  # type: ignore[attr-defined]
-        return _Sweep.apply(rollout, rule, cost, objective, initial, theta, parameters)
+        try:
+            return _Sweep.apply(rollout, rule, cost, objective, initial, theta, parameters)
+        except RuntimeError as error:
+            if "functorch" not in str(error):
+                raise
+            raise AdjointError(
+                "Expected a rollout that torch's autograd differentiates, by backward() or torch.autograd.grad, got a "
+                "transform of torch.func; give it a batch instead of mapping over samples."
+            ) from error
 
     return apply
 

@@ -4,7 +4,7 @@ import itertools
 import time
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import KW_ONLY, asdict, astuple, dataclass, field, fields, replace
 from functools import cached_property
@@ -13,6 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from engine import BudgetError, SettingError, current
 from engine.checks import plain, whole
+from engine.contracts import described
 from training.checks import check_types
 from training.clipping import clipping_named
 from training.errors import RunError
@@ -68,6 +69,10 @@ class Experiment(Comparison):
             if not isinstance(milestones, (tuple, list)):
                 raise SettingError(f"Expected milestones as a tuple of epochs, got {milestones!r}.")
             milestones = tuple(whole("milestones as epochs of at least 0", epoch, least=0) for epoch in milestones)
+        if not isinstance(self.options, Mapping):
+            raise SettingError(
+                f"Expected options of a task as a dictionary, got {self.options!r}; write {{'poles': 2}}."
+            )
         checked = {
             "options": {name: plain(value) for name, value in self.options.items()},
             "seeds": tuple(seed_of(seed, "seeds") for seed in distinct("seeds", self.seeds)),
@@ -78,6 +83,7 @@ class Experiment(Comparison):
         }
         for name, value in checked.items():
             object.__setattr__(self, name, value)
+        check_types(type(self.task_options), self.options)
         members = {variant.gradient for variant in self._variants()}
         if self.order and sorted(self.order) != sorted(members):
             raise SettingError(f"Expected an order of the gradients {', '.join(members)}, got {', '.join(self.order)}.")
@@ -159,7 +165,6 @@ class Experiment(Comparison):
                 values["milestones"] = tuple(values["milestones"])
             with _read_from_config():
                 check_types(cls, {name: value for name, value in values.items() if name != "settings"})
-                check_types(task_options(values["task"]), values.get("options", {}))
                 check_types(TrainingSettings, values["settings"])
                 experiment = cls(**{**values, "settings": TrainingSettings(**values["settings"])})
                 experiment.members()  # for the errors of their settings
@@ -211,6 +216,11 @@ def train(
         RunError: a directory that is not empty or cannot be written, or a full disk; all complete files stay readable.
         RankError: one of the ranks is gone; there is a checkpoint.
     """
+    if not isinstance(experiment, Experiment):
+        raise SettingError(f"Expected an experiment such as Experiment('cart-pole'), got {described(experiment)}.")
+    _check_progress(progress)
+    if ranks.first:
+        RunDirectory.check_new(out)
     config = experiment.to_config()
     Experiment.from_config(config)  # what could not be read again would never be gone on with
     trainer = experiment.trainer(ranks)
@@ -241,6 +251,7 @@ def resume(
             settings than its checkpoint.
         SettingError: fewer epochs than the run has.
     """
+    _check_progress(progress)
     run = (RunDirectory if ranks.first else RunOfOthers).open(path)
     experiment = Experiment.from_config(run.config)
     note = made_before(run.config["settings"])
@@ -258,6 +269,11 @@ def resume(
         trainer.agree({**experiment.to_config(), "epoch": trainer.epoch})
         run.rewind(trainer.epoch, epochs)
         return _continue(run, trainer, experiment, progress, stopping, ranks)
+
+
+def _check_progress(progress: Progress | None) -> None:
+    if progress is not None and not callable(progress):
+        raise SettingError(f"Expected progress as a function of a trainer and a record, got {described(progress)}.")
 
 
 def check_total(run: RunDirectory, epochs: int) -> None:

@@ -8,11 +8,20 @@ import os
 import secrets
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
+from engine import SettingError
 from training.errors import RunError
 
 _WRITTEN = ".written.json"
 _PART = ".part"
+
+
+def as_path(wanted: str, value: Any) -> Path:
+    """`value`, text or a path, as a path; SettingError for anything else, with what was wanted."""
+    if not isinstance(value, (str, os.PathLike)):
+        raise SettingError(f"Expected {wanted} as a path, got {value!r}.")
+    return Path(value)
 
 
 def write_whole(path: Path, content: str | bytes) -> Path:

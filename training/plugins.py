@@ -19,6 +19,7 @@ from types import ModuleType
 
 from engine import EvenflowError, SettingError
 from engine.registry import Registry, registering
+from training.files import as_path
 
 ENTRY_POINTS = "evenflow.plugins"
 """Installed packages that declare an entry point of this group are loaded by the command line by themselves."""
@@ -67,7 +68,7 @@ def load_plugin(given: str, registries: Sequence[Registry]) -> Plugin:
     Raises:
         SettingError: it is not there, does not import, or registers nothing.
     """
-    path = Path(given).expanduser()
+    path = as_path("a plug-in", given).expanduser()
     is_file = path.suffix == ".py"
     key = str(path.resolve()) if is_file else given
     if key in _loaded:

@@ -25,7 +25,7 @@ import yaml
 from training.checkpoint import check_settings, continue_from, load_checkpoint, read_checkpoint, write_checkpoint
 from training.divergence import Divergence
 from training.errors import RunError
-from training.files import reason, remove_parts, write_whole
+from training.files import as_path, reason, remove_parts, write_whole
 from training.lock import LOCK, only_writer
 from training.metrics import MEASURED, METRICS, first_lines, for_json, read_metrics
 from training.plugins import words_again
@@ -55,11 +55,11 @@ class RunDirectory:
     @classmethod
     def create(cls, path: str | Path, config: dict[str, Any]) -> "RunDirectory":
         """A new run in an empty or absent directory; RunError if it holds anything or cannot be written."""
-        path = Path(path)
+        path = as_path("a run directory", path)
+        cls.check_new(path)
         run = cls(path, config)
         try:
             made = _first_to_make(path)
-            _check_empty(path)
             path.mkdir(parents=True, exist_ok=True)
             try:
                 with run.writing():
@@ -74,10 +74,19 @@ class RunDirectory:
             raise RunError(f"Expected a run directory that can be written, got {path}: {reason(error)}.") from error
         return run
 
+    @staticmethod
+    def check_new(path: str | Path) -> None:
+        """RunError unless nothing is in the way of a new run in this directory; nothing is made."""
+        path = as_path("a run directory", path)
+        try:
+            _check_empty(path)
+        except OSError as error:
+            raise RunError(f"Expected a run directory that can be written, got {path}: {reason(error)}.") from error
+
     @classmethod
     def open(cls, path: str | Path) -> "RunDirectory":
         """The run in this directory; RunError if there is none or it is of a newer format."""
-        path = Path(path)
+        path = as_path("a run directory", path)
         file = path / _CONFIG
         try:
             config = yaml.safe_load(file.read_text(encoding="utf-8"))

@@ -11,6 +11,7 @@ from engine.checks import above_zero, finite, flag, whole
 from engine.memory import parse_bytes
 from training.clipping import clipping_named
 from training.gradients import gradient_named
+from training.optimisers import optimiser_named
 
 COMPARED = ("R", "M", "S", "C")
 """The gradients of a study, where it names none."""
@@ -56,8 +57,11 @@ class TrainingSettings:
         momentum = finite("a momentum in [0, 1)", self.momentum, lambda number: 0 <= number < 1)
         object.__setattr__(self, "momentum", momentum)
         object.__setattr__(self, "shuffle", flag("shuffle", self.shuffle))
-        if isinstance(self.memory, int):  # bytes, which files hold as text
-            object.__setattr__(self, "memory", str(parse_bytes(self.memory)))
+        optimiser_named(self.optimiser)
+        if self.memory is not None:
+            count = parse_bytes(self.memory)
+            if not isinstance(self.memory, str):  # files hold it as text
+                object.__setattr__(self, "memory", str(count))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +88,8 @@ class Comparison:
             ),
             "epochs": whole("epochs of at least 1", self.epochs),
         }
+        if not isinstance(self.settings, TrainingSettings):
+            raise SettingError(f"Expected settings such as TrainingSettings(batch_size=8), got {self.settings!r}.")
         for name, value in checked.items():
             object.__setattr__(self, name, value)
 

@@ -10,7 +10,7 @@ import torch
 
 from engine import KernelSystem, SettingError, ShapeError, System, current
 from engine.available import check_available, check_parameters
-from engine.contracts import check_controller, described
+from engine.contracts import check_controller, check_system, described
 from engine.held import Held
 from engine.observation import Observation
 from policies import MLP, Policy
@@ -63,6 +63,7 @@ def policy_for(
         observation: the task's, if it has one.
         settings: of that class, e.g. `hidden=(64,)`.
     """
+    check_system(system)
     return _PolicyOf(system, kind, observation, settings)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from engine import Rollout, RolloutTape, SettingError, current
+from engine import OneProcess, Rollout, RolloutTape, SettingError, current
 from engine.checks import positive, real, whole
 from engine.contracts import described
 from engine.memory import format_bytes, parse_bytes
@@ -52,7 +52,7 @@ class Member:
 _TEST_DRAW, _VALIDATION_DRAW = 2**32 - 1, 2**32 - 2
 
 
-class Trainer:
+class Trainer(OneProcess):
     """Trains P members of one task as one ensemble: one rollout, a sweep for each adjoint rule that is needed.
 
     Args:
