@@ -18,6 +18,7 @@ from taichi.lang.enums import AutodiffMode
 from taichi.lang.matrix import MatrixType
 
 from engine import runtime
+from engine.captured import taken_by
 from engine.errors import AdjointError, BackendError, KernelError, ShapeError, no_room
 from engine.plan import MOST_ELEMENTS
 from engine.sharing import compiled_for
@@ -90,13 +91,13 @@ def compile_kernel(compiled, arguments: Sequence, owner: str = "", settings: Map
     try:
         for name, value in (passes | dict(settings)).items():
             setattr(config, name, value)
+        known = len(kernels)
         key = compiled.ensure_compiled(*arguments)
-        variant = (key, *sorted(settings.items()))
-        if settings and kernels.get(variant) is not kernels[key]:
-            # Taichi's cache does not look at the settings of a kernel that it has seen.
+        # Taichi's cache looks neither at settings nor at the program around a kernel that it has seen.
+        variant = (key, *sorted(settings.items()), *taken_by(compiled.func, arguments))
+        if len(kernels) == known and kernels.get(variant) is not kernels[key]:
             kernels[key] = kernels.get(variant) or _compiled_anew(compiled, key, arguments)
-            kernels[variant] = kernels[key]
-        kernel_cpp = kernels[key]
+        kernels[variant] = kernel_cpp = kernels[key]
         return kernel_cpp, program.compile_kernel(config, program.get_device_caps(), kernel_cpp)
     except Exception as error:  # Taichi raises a dozen kinds
         raise _refusal(compiled, owner, error) from error

@@ -13,6 +13,7 @@ from taichi.lang.kernel_impl import Kernel
 from taichi.types.ndarray_type import NdarrayType
 
 from engine import runtime
+from engine.captured import taken_by
 from engine.errors import AdjointError, EvenflowWarning
 from engine.launch import check_memory, compile_kernel, prepare_bare
 from engine.trials.derivative import Alone
@@ -75,7 +76,9 @@ class RecordedKernel:
         loops = runtime.current().backend == "cpu" and has_inner_loops(kernel)
         self._unsure = loops
         settings = {"ad_stack_size": runtime.current().ad_stack_size or STACK_ENTRIES} if loops else {}
+        self._taken = taken_by(kernel.func, args)
         if kernel.grad is not None:
+            compile_kernel(kernel, args)  # both for the program around them as it is now
             compile_kernel(kernel.grad, args, settings=settings)
             self._compare(args, settings)
 
@@ -95,6 +98,12 @@ class RecordedKernel:
                 raise AdjointError(
                     f"Expected argument {name!r} of kernel {self.name!r} as it was until its tape ends, got one that "
                     "torch has written to since; give the kernel a copy of it."
+                )
+        for (name, then), (_, now) in zip(self._taken, taken_by(self.kernel.func, args), strict=False):
+            if then != now:
+                raise AdjointError(
+                    f"Expected {name}, which kernel {self.name!r} takes of the program, as it was until its tape ends, "
+                    f"got another; hand it to the kernel as an argument."
                 )
         for array, held in self.kept:
             array.data.copy_(held)
@@ -118,7 +127,7 @@ class RecordedKernel:
 
     def _compare(self, args: Sequence, settings: Mapping[str, Any]) -> None:
         """AdjointError unless the adjoint is the derivative, in a child of the process; once for each kind of call."""
-        key, seen = _key(args), _compared.setdefault(self.kernel, set())
+        key, seen = (*_key(args), self._taken), _compared.setdefault(self.kernel, set())
         arrays = list({id(array): array for array in self._arrays.values() if array.requires_grad}.values())
         if key in seen or not arrays or not self._binds(args) or not available():
             return

@@ -2,10 +2,9 @@
 
 import ast
 import functools
-import inspect
-import textwrap
 from typing import Any
 
+from engine.captured import captured, constant, functions_of, is_constant, is_function, is_kernel, syntax
 from engine.errors import SettingError
 
 
@@ -25,14 +24,20 @@ def compiled_for(owner: Any) -> Any:
 
 
 def compiled_values(owner: Any) -> dict[str, Any]:
-    """What kernels of an object read of it when they are compiled, by name: numbers, text and tuples of these."""
+    """What kernels of an object are compiled with, by name: constants and functions, of it and of the program."""
     names = vars(type(owner)).get("read_by_kernels")
     values = {name: getattr(owner, name, None) for name in (_read_by(type(owner)) if names is None else names)}
-    return {name: value for name, value in values.items() if _plain(value)}
+    found = {name: constant(value) for name, value in values.items() if is_constant(value)}
+    for name, value in vars(owner).items():
+        if is_function(value):
+            found[name] = value
+        if is_function(value) or is_kernel(value):
+            found |= captured(value)
+    return found | captured(type(owner))
 
 
 def check_compiled(system: Any) -> tuple:
-    """What a system's kernels are compiled with; SettingError if one is another now, which they would not see.
+    """What a system's kernels are compiled with; SettingError if some is another now, which they would not see.
 
     Kernels of a class that declares `read_by_kernels` see it: they are compiled for the values.
     """
@@ -43,10 +48,10 @@ def check_compiled(system: Any) -> tuple:
     if owner != id(system):  # a copy, whose kernels are its own
         vars(system)["_compiled_with"] = (id(system), values)
     elif before != values and repr(before) != repr(values):
-        name = next(name for name in before if repr(before[name]) != repr(values.get(name)))
+        name = next(name for name in (*before, *values) if repr(before.get(name)) != repr(values.get(name)))
+        then, now = (_told(name, found.get(name)) for found in (before, values))
         raise SettingError(
-            f"Expected {system.name} with {name} = {before[name]!r}, as its kernels were compiled, got "
-            f"{values.get(name)!r}; build another system."
+            f"Expected {system.name} with {then}, as its kernels were compiled, got {now}; build another system."
         )
     return ()
 
@@ -55,19 +60,14 @@ def check_compiled(system: Any) -> tuple:
 def _read_by(kind: type) -> tuple[str, ...]:
     """Names of the attributes that the functions and kernels of a class read, as far as there is source."""
     names = set()
-    for function in (member for cls in kind.__mro__ for member in vars(cls).values()):
-        if getattr(function, "_is_taichi_function", False) or getattr(function, "_is_wrapped_kernel", False):
-            try:
-                tree = ast.parse(textwrap.dedent(inspect.getsource(inspect.unwrap(function))))
-            except (OSError, TypeError, SyntaxError):
-                continue
-            reads = (node for node in ast.walk(tree) if isinstance(node, ast.Attribute))
-            names |= {node.attr for node in reads if isinstance(node.value, ast.Name) and node.value.id == "self"}
+    for tree in filter(None, map(syntax, functions_of(kind))):
+        reads = (node for node in ast.walk(tree) if isinstance(node, ast.Attribute))
+        names |= {node.attr for node in reads if isinstance(node.value, ast.Name) and node.value.id == "self"}
     return tuple(sorted(names))
 
 
-def _plain(value: Any) -> bool:
-    return isinstance(value, (bool, int, float, str)) or (isinstance(value, tuple) and all(map(_plain, value)))
+def _told(name: str, value: Any) -> str:
+    return f"the function {name} at {id(value):#x}" if is_function(value) else f"{name} = {value!r}"
 
 
 @functools.cache
