@@ -7,7 +7,7 @@ import pytest
 from children import run_python
 
 from engine import CartPole, Integrator, LinearSystem
-from engine.systems import CartPendulum, Fluid, Guidance, Held, Swarm
+from engine.systems import BallWall, CartPendulum, Fluid, Guidance, Held, Swarm
 from engine.systems.hopper import Hopper
 from engine.systems.kuramoto_sivashinsky import KuramotoSivashinsky
 from engine.systems.n_body import NBody
@@ -67,6 +67,7 @@ EXAMPLES = {
     "quantum": (lambda: QuantumBox(16), np.random.default_rng(0).normal(size=(4, 2, 16)), np.ones((3, 1))),
     "hopper": (Hopper, np.random.default_rng(0).uniform(0.2, 1.0, size=(4, 10)), np.ones((3, 2))),
     "ring": (lambda: KuramotoSivashinsky(32), np.random.default_rng(0).normal(size=(4, 32)), np.ones((3, 4))),
+    "ball-wall": (BallWall, np.random.default_rng(0).uniform(0.0, 2.0, size=(4, 5)), np.ones((3, 2))),
     "integrator": (lambda: Integrator(3), np.random.default_rng(0).normal(size=(4, 3)), np.ones((3, 3))),
 }
 
@@ -89,6 +90,7 @@ BODIES = {
     "quantum": 16,
     "hopper": 2,
     "ring": 32,
+    "ball-wall": 1,
     "integrator": 3,
 }
 

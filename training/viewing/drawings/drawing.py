@@ -103,7 +103,7 @@ class Drawing(abc.ABC):
 
 
 class StatePlot(Drawing):
-    """State components over time, one line each, the control below them; bodies are components.
+    """State components over time, one line each, the control below them to its own scale; bodies are components.
 
     World coordinates are the step and the value. Pushing adds the height of the drag to the nearest component.
     """
@@ -111,6 +111,7 @@ class StatePlot(Drawing):
     _LOW, _HIGH = (0.16, 0.36), (0.95, 0.8)
     _STRIP = (0.16, 0.3)
     _MOST = 64  # components; more cannot be told apart
+    _NAMED = len(CYCLE)  # components up to which each is named, in its own colour
 
     def __init__(self, system: System, goal: np.ndarray | None = None):
         self.goal = goal
@@ -135,6 +136,7 @@ class StatePlot(Drawing):
         self._axes(scene, frame, moment)
         values = moment.states.reshape(len(moment.states), -1)[:, : self._MOST]
         colours = np.array([CYCLE[index % len(CYCLE)] for index in range(values.shape[1])], dtype=np.uint32)
+        self._names(scene, colours)
         times = np.arange(moment.t + 1)
         for column, colour in zip(values.T, colours, strict=True):
             scene.polyline(frame(np.stack([times, column[: moment.t + 1]], axis=1)), 0.008, int(colour))
@@ -167,7 +169,8 @@ class StatePlot(Drawing):
         """Controls up to now in a strip of their own, the present one as arrows."""
         flat = moment.controls.reshape(len(moment.controls), -1)[:, : self._MOST]
         middle, half = sum(self._STRIP) / 2, (self._STRIP[1] - self._STRIP[0]) / 2
-        heights = middle + half * flat / largest(flat)
+        most = largest(flat)
+        heights = middle + half * flat / most
         across = frame([(t, 0.0) for t in range(len(flat))])[:, 0]
         for column in heights.T:
             scene.polyline(np.stack([across, column], axis=1)[: moment.t + 1], 0.006, GREY)
@@ -175,7 +178,17 @@ class StatePlot(Drawing):
             ends = heights[moment.t][np.isfinite(heights[moment.t])]
             begin = np.stack([np.full(len(ends), across[moment.t]), np.full(len(ends), middle)], axis=1)
             scene.arrows(begin, begin + np.stack([np.zeros(len(ends)), ends - middle], axis=1), 0.008, BLACK)
-        scene.text("control", (0.16, self._STRIP[1] + 0.035), SMALL, GREY)
+        scale = f"within +-{most:.3g}" if most > largest(np.zeros(1)) else "0"
+        scene.text(f"control, {scale}", (0.16, self._STRIP[1] + 0.035), SMALL, GREY)
+
+    def _names(self, scene: Scene, colours: np.ndarray) -> None:
+        """The number of each component in the colour of its line, above the lines."""
+        x, height = self._LOW[0], self._HIGH[1] + 0.035
+        scene.text("state", (x, height), SMALL, GREY)
+        for index, colour in enumerate(colours[: self._NAMED]):
+            scene.text(str(index), (x + 0.13 + 0.04 * index, height), SMALL, int(colour))
+        if len(colours) > self._NAMED:
+            scene.text("...", (x + 0.13 + 0.04 * self._NAMED, height), SMALL, GREY)
 
 
 def fastest_of(velocities: Sequence[np.ndarray]) -> float:

@@ -53,7 +53,7 @@ def rail(scene: Scene, frame: Frame, height: float) -> None:
     scene.lines(places - (0.0, 0.06), places, 0.005, GREY)
     for mark, (x, _) in zip(marks, places, strict=True):
         if 0.0 < x < 0.85 and round(mark / tile) % 2 == 0:
-            scene.text(f"{mark:g} m", (x + 0.01, level - 0.015), SMALL, GREY)
+            scene.text(f"{mark + 0.0:g} m", (x + 0.01, level - 0.015), SMALL, GREY)
     scene.lines([(0.0, level)], [(1.0, level)], thick, GREY)
 
 

@@ -7,11 +7,12 @@ import numpy as np
 
 from engine import SettingError, System
 from engine.registry import SHIPPED, Registry, registering
-from engine.systems import CartPendulum, CartPole, Fluid, Guidance, Held
+from engine.systems import BallWall, CartPendulum, CartPole, Fluid, Guidance, Held
 from engine.systems.hopper import Hopper
 from engine.systems.kuramoto_sivashinsky import KuramotoSivashinsky
 from engine.systems.n_body import NBody
 from engine.systems.quantum import QuantumBox
+from training.viewing.drawings.ball import BallDrawing
 from training.viewing.drawings.bodies import BodiesDrawing
 from training.viewing.drawings.carts import CartDrawing
 from training.viewing.drawings.drawing import Drawing, StatePlot
@@ -71,6 +72,7 @@ def _key(system: type[System]) -> str:
 
 with registering(SHIPPED):
     for one, its_drawing in (
+        (BallWall, BallDrawing),
         (CartPole, CartDrawing),
         (CartPendulum, CartDrawing),
         (Fluid, TankDrawing),
