@@ -107,11 +107,18 @@ def _places(function: types.FunctionType, path: tuple[str, ...]) -> Iterator[tup
     look = partial(_content, free[root]) if root in free else partial(function.__globals__.get, root)
     yield look, (value := look())
     for name in names:
-        look = partial(getattr, value, name, None)
+        look = partial(_attribute, value, name)
         yield look, (value := look())
 
 
 _watched = functools.cache(_Watched)
+
+
+def _attribute(value: Any, name: str) -> Any:
+    try:
+        return getattr(value, name, None)
+    except Exception:  # an object of the user's, which may answer as it likes
+        return None
 
 
 def _content(cell: Any) -> Any:

@@ -32,6 +32,6 @@ def shown(labels: list[Label], epochs: int, console: Console) -> Iterator[tuple[
 
 
 def ended(stopping: Stopping, path: Path, epochs: int) -> None:
-    """Stopped, if something other than Ctrl-C has ended the training in `path` before its time."""
-    if stopping.requested not in (None, signal.SIGINT) and RunDirectory.open(path).epoch < epochs:
+    """Stopped, if something has ended the training in `path` before its time: what follows `&&` is not to run then."""
+    if stopping.requested is not None and RunDirectory.open(path).epoch < epochs:
         raise Stopped(stopping.requested, f"continue with: {resuming(path)}")
