@@ -83,6 +83,7 @@ def compile_kernel(compiled, arguments: Sequence, owner: str = "", settings: Map
     """
     program, settings = impl.get_runtime().prog, settings or {}
     config, kernels = program.config(), compiled.compiled_kernels
+    taken = taken_by(compiled.func, arguments)
     # What this pass removes the backends' compilers remove too, in a fraction of the time, and it is not to be trusted:
     # of a vector that a loop sums up in a function it may drop a store. Derivatives need it.
     passes = {"cfg_optimization": compiled.autodiff_mode != AutodiffMode.NONE}
@@ -94,7 +95,7 @@ def compile_kernel(compiled, arguments: Sequence, owner: str = "", settings: Map
         known = len(kernels)
         key = compiled.ensure_compiled(*arguments)
         # Taichi's cache looks neither at settings nor at the program around a kernel that it has seen.
-        variant = (key, *sorted(settings.items()), *taken_by(compiled.func, arguments))
+        variant = (key, *sorted(settings.items()), *taken)
         if len(kernels) == known and kernels.get(variant) is not kernels[key]:
             kernels[key] = kernels.get(variant) or _compiled_anew(compiled, key, arguments)
         kernels[variant] = kernel_cpp = kernels[key]

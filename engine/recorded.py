@@ -13,7 +13,7 @@ from taichi.lang.kernel_impl import Kernel
 from taichi.types.ndarray_type import NdarrayType
 
 from engine import runtime
-from engine.captured import taken_by
+from engine.captured import first_difference, taken_by
 from engine.errors import AdjointError, EvenflowWarning
 from engine.launch import check_memory, compile_kernel, prepare_bare
 from engine.trials.derivative import Alone
@@ -99,12 +99,12 @@ class RecordedKernel:
                     f"Expected argument {name!r} of kernel {self.name!r} as it was until its tape ends, got one that "
                     "torch has written to since; give the kernel a copy of it."
                 )
-        for (name, then), (_, now) in zip(self._taken, taken_by(self.kernel.func, args), strict=False):
-            if then != now:
-                raise AdjointError(
-                    f"Expected {name}, which kernel {self.name!r} takes of the program, as it was until its tape ends, "
-                    f"got another; hand it to the kernel as an argument."
-                )
+        changed = first_difference(self._taken, taken_by(self.kernel.func, args))
+        if changed is not None:
+            raise AdjointError(
+                f"Expected {changed[0]}, which kernel {self.name!r} takes of the program, as it was until its tape "
+                "ends, got another; hand it to the kernel as an argument."
+            )
         for array, held in self.kept:
             array.data.copy_(held)
         key = _key(args)

@@ -1,10 +1,9 @@
 """What kernels are compiled with, and those that equal objects share, where Taichi compiles those of each anew."""
 
-import ast
 import functools
 from typing import Any
 
-from engine.captured import captured, constant, functions_of, is_constant, is_function, is_kernel, syntax
+from engine.captured import Taken, captured, first_difference, held
 from engine.errors import SettingError
 
 
@@ -23,51 +22,28 @@ def compiled_for(owner: Any) -> Any:
     return _stand_in(type(owner), names, values, repr(values))
 
 
-def compiled_values(owner: Any) -> dict[str, Any]:
-    """What kernels of an object are compiled with, by name: constants and functions, of it and of the program."""
-    names = vars(type(owner)).get("read_by_kernels")
-    values = {name: getattr(owner, name, None) for name in (_read_by(type(owner)) if names is None else names)}
-    found = {name: constant(value) for name, value in values.items() if is_constant(value)}
-    for name, value in vars(owner).items():
-        if is_function(value):
-            found[name] = value
-        if is_function(value) or is_kernel(value):
-            found |= captured(value)
-    return found | captured(type(owner))
+def compiled_values(owner: Any) -> Taken:
+    """What kernels of an object are compiled with, of it and of the program around its class."""
+    return held(owner, vars(type(owner)).get("read_by_kernels")) + captured(type(owner))
 
 
-def check_compiled(system: Any) -> tuple:
+def check_compiled(system: Any) -> Taken:
     """What a system's kernels are compiled with; SettingError if some is another now, which they would not see.
 
     Kernels of a class that declares `read_by_kernels` see it: they are compiled for the values.
     """
     values = compiled_values(system)
     if "read_by_kernels" in vars(type(system)):
-        return tuple(values.items())
+        return values
     owner, before = vars(system).setdefault("_compiled_with", (id(system), values))
     if owner != id(system):  # a copy, whose kernels are its own
         vars(system)["_compiled_with"] = (id(system), values)
-    elif before != values and repr(before) != repr(values):
-        name = next(name for name in (*before, *values) if repr(before.get(name)) != repr(values.get(name)))
-        then, now = (_told(name, found.get(name)) for found in (before, values))
+    elif (changed := first_difference(before, values)) is not None:
+        _, then, now = changed
         raise SettingError(
             f"Expected {system.name} with {then}, as its kernels were compiled, got {now}; build another system."
         )
     return ()
-
-
-@functools.cache
-def _read_by(kind: type) -> tuple[str, ...]:
-    """Names of the attributes that the functions and kernels of a class read, as far as there is source."""
-    names = set()
-    for tree in filter(None, map(syntax, functions_of(kind))):
-        reads = (node for node in ast.walk(tree) if isinstance(node, ast.Attribute))
-        names |= {node.attr for node in reads if isinstance(node.value, ast.Name) and node.value.id == "self"}
-    return tuple(sorted(names))
-
-
-def _told(name: str, value: Any) -> str:
-    return f"the function {name} at {id(value):#x}" if is_function(value) else f"{name} = {value!r}"
 
 
 @functools.cache

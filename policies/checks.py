@@ -68,6 +68,8 @@ def check_draw(member: Any, members: int, generator: Any) -> None:
 
 def check_states(states: Any, members: int, state_shape: tuple[int, ...]) -> None:
     """PolicyError unless these are states [members, samples, *state_shape]."""
+    if isinstance(states, torch.fx.Proxy):
+        return
     if not isinstance(states, torch.Tensor):
         raise PolicyError(f"Expected states as a torch tensor, got {type(states).__name__}.")
     found = tuple(states.shape)

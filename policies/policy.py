@@ -82,10 +82,13 @@ class Policy(nn.Module, abc.ABC):
     def device(self) -> torch.device:
         return self.theta.device
 
-    def __call__(self, state: torch.Tensor) -> torch.Tensor:
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Controls of states, as `forward` gives them; PolicyError unless states are [P, b, *state_shape]."""
-        check_states(state, self.members, self.state_shape)
-        return super().__call__(state)
+        if (
+            len(args) == 1 and not kwargs and not self._forward_pre_hooks
+        ):  # which may make states of what they are given
+            check_states(args[0], self.members, self.state_shape)
+        return super().__call__(*args, **kwargs)
 
     @abc.abstractmethod
     def forward(self, state: torch.Tensor) -> torch.Tensor:

@@ -220,7 +220,7 @@ def test_no_epochs_are_refused(name):
     ("values", "message"),
     [
         ({"task": "cart-pool"}, "a task among"),
-        ({"options": {"polls": 1}}, "options of cart-pole among poles, horizon, dt, got polls"),
+        ({"options": {"polls": 1}}, "options of cart-pole among poles, horizon, dt, got 'polls'"),
         ({"options": {"dt": -0.01}}, "a time step dt above 0 s"),
         ({"clippings": ("hard",)}, "clipping among"),
         ({"settings": {"batch_size": 4}}, "settings such as TrainingSettings"),
@@ -236,7 +236,7 @@ def test_settings_that_make_no_sense_leave_no_directory(values, message, tmp_pat
     ("name", "value", "message"),
     [
         ("task", "cart-pool", "a task among"),
-        ("options", {"polls": 1}, "options of cart-pole among poles, horizon, dt, got polls"),
+        ("options", {"polls": 1}, "options of cart-pole among poles, horizon, dt, got 'polls'"),
         ("options", {"horizon": True}, "horizon as int, got True"),
         ("options", {"dt": -0.01}, "a time step dt above 0 s"),
         ("options", 5, "options as dict"),

@@ -140,7 +140,7 @@ MISTAKES = {
     "a policy for no system": (lambda: ef.policy_for(3), "a system such as CartPole\\(1\\), got 3"),
     # Experiments.
     "an experiment with no task": (lambda: ef.Experiment("cart-pool"), "a task among .* \\(perhaps cart-pole\\)"),
-    "options that it has not": (lambda: ef.Experiment("lqr", {"poles": 2}), "options of lqr among .*, got poles"),
+    "options that it has not": (lambda: ef.Experiment("lqr", {"poles": 2}), "options of lqr among .*, got 'poles'"),
     "a text for an option": (lambda: ef.Experiment("lqr", {"horizon": "3"}), "horizon as int, got '3'"),
     "a list of options": (lambda: ef.Experiment("lqr", [3]), "options of a task as a dictionary, got \\[3\\]"),
     "a dictionary of settings": (lambda: ef.Experiment("lqr", settings={}), "such as TrainingSettings\\(batch_size=8"),

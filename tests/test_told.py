@@ -129,3 +129,29 @@ def test_a_host_that_can_be_none_is_refused_at_once(address):
 
     with pytest.raises(SettingError, match="Expected the name of a host before the port"):
         _host_and_port(address)
+
+
+class Scaled(ef.Linear):
+    def forward(self, state, scale=1.0):
+        return scale * super().forward(state)
+
+
+@pytest.mark.float64
+def test_policies_are_called_as_modules_are():
+    states = torch.ones(1, 3, 2, dtype=torch.float64)
+    policy = Scaled((2,), (1,), dtype=torch.float64)
+    policy.initialise(0, torch.Generator().manual_seed(0))
+    assert torch.equal(policy(states, scale=2.0), 2.0 * policy(states))
+    assert torch.equal(policy(state=states), policy(states))
+    assert torch.equal(torch.fx.symbolic_trace(torch.nn.Sequential(policy))(states), policy(states))
+    with pytest.raises(ef.PolicyError, match="Expected states of shape"):
+        policy(torch.ones(1, 3, 5, dtype=torch.float64))
+    expected = policy(states)
+    policy.register_forward_pre_hook(lambda module, given: (given[0][..., :2],))
+    assert torch.equal(policy(torch.ones(1, 3, 5, dtype=torch.float64)), expected)
+
+
+@pytest.mark.float64
+def test_an_option_of_another_type_is_told_as_such():
+    with pytest.raises(SettingError, match="Expected horizon as int, got '20'"):
+        ef.Experiment("hopper", {"horizon": "20"})

@@ -9,12 +9,12 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 from engine import SettingError
 
 
-def check_types(kind: type, values: Mapping[str, Any]) -> None:
+def check_types(kind: type, values: Mapping[str, Any], what: str = "settings") -> None:
     """SettingError unless every value is named like a field of the dataclass `kind` and is of that field's type."""
     hints, names = get_type_hints(kind), [entry.name for entry in fields(kind)]
     for name, value in values.items():
         if name not in names:
-            raise SettingError(f"Expected settings among {', '.join(names)}, got {name!r}.")
+            raise SettingError(f"Expected {what} among {', '.join(names)}, got {name!r}.")
         if not _fits(value, hints[name]):
             wanted = inspect.formatannotation(hints[name])
             raise SettingError(f"Expected {name.replace('_', ' ')} as {wanted}, got {value!r}.")

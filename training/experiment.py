@@ -83,7 +83,7 @@ class Experiment(Comparison):
         }
         for name, value in checked.items():
             object.__setattr__(self, name, value)
-        check_types(type(self.task_options), self.options)
+        check_types(task_options(self.task), self.options, f"options of {self.task}")
         members = {variant.gradient for variant in self._variants()}
         if self.order and sorted(self.order) != sorted(members):
             raise SettingError(f"Expected an order of the gradients {', '.join(members)}, got {', '.join(self.order)}.")
@@ -91,13 +91,7 @@ class Experiment(Comparison):
     @property
     def task_options(self) -> TaskOptions:
         kind = task_options(self.task)
-        try:
-            return kind(**self.options)
-        except TypeError as error:
-            raise SettingError(
-                f"Expected options of {self.task} among {', '.join(entry.name for entry in fields(kind))}, "
-                f"got {', '.join(self.options)}."
-            ) from error
+        return kind(**self.options)
 
     def labels(self) -> list[Label]:
         """What sets each member apart, in the order of the ensemble."""
