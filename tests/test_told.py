@@ -1,5 +1,6 @@
 """What is told, and what is taken: seeds, streams, names that a program registers anew, controls without a number."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import gymnasium
@@ -11,7 +12,7 @@ from rich.console import Console
 import evenflow as ef
 from benchmarks.parts import Part, PartStudy
 from benchmarks.studies import throughput
-from benchmarks.studies.comparisons import conclusions, limits
+from benchmarks.studies.comparisons import conclusions, limits, seeds_done
 from benchmarks.studies.workers import DONE
 from engine import SettingError, ShapeError
 from engine.registry import Registry, registering
@@ -155,3 +156,9 @@ def test_policies_are_called_as_modules_are():
 def test_an_option_of_another_type_is_told_as_such():
     with pytest.raises(SettingError, match="Expected horizon as int, got '20'"):
         ef.Experiment("hopper", {"horizon": "20"})
+
+
+def test_a_study_that_is_not_done_says_of_how_many_seeds_it_is():
+    rows: Any = [SimpleNamespace(seeds=count) for count in (4, 3)]
+    assert seeds_done(rows, {"seeds": 10}) == "4 of 10"
+    assert seeds_done(rows, {"seeds": 4}) == "4"

@@ -277,6 +277,12 @@ def grouped(results: Sequence[Result]) -> dict[tuple[Any, str, str], list[Result
     return dict(sorted(found.items(), key=lambda item: (order.index(item[0][0]), rank_of(item[0][1]))))
 
 
+def seeds_done(rows: Sequence[Row], study: dict[str, Any]) -> str:
+    """How many seeds a study has, such as "4 of 10" as long as it is not done."""
+    most = max((row.seeds for row in rows), default=0)
+    return f"{study['seeds']}" if most >= study["seeds"] else f"{most} of {study['seeds']}"
+
+
 def markdown(rows: list[Row], study: dict[str, Any], threshold: float | None, said: Sequence[str]) -> str:
     """The table with what is `said` of it in sentences."""
     against = compared_with(rows)
@@ -315,7 +321,7 @@ def markdown(rows: list[Row], study: dict[str, Any], threshold: float | None, sa
         note += f" Of each training the epoch is reported that is best on {validated} starts for validation."
     name = study["settings"]["optimiser"]
     note += f" Optimiser: {name}, {optimiser_named(name).description}."
-    title = f"# {study['task']}: {study['epochs']} epochs, {study['seeds']} paired seeds"
+    title = f"# {study['task']}: {study['epochs']} epochs, {seeds_done(rows, study)} paired seeds"
     told = [f"- {sentence}" for sentence in said]
     return "\n".join([title, "", *table_lines(head, lines), "", *told, "", note, ""])
 

@@ -22,6 +22,7 @@ from benchmarks.studies.comparisons import (
     check_against,
     chooses_numbers,
     compared_with,
+    seeds_done,
     significance,
     table,
 )
@@ -161,7 +162,7 @@ def _study_parts(path: Path, against: str | None) -> tuple[str, list[tuple[str, 
         else [("Last frames and adjoint profile", "<p>The runs of these trainings are not here.</p>")]
     )
     return f"{config['task']}: {path.name}", [
-        (f"Test loss over {config['seeds']} paired seeds", _table(heads, rows)),
+        (f"Test loss over {seeds_done(found, config)} paired seeds", _table(heads, rows)),
         ("What that says, and what it cannot say", f"<ul>{told}</ul>"),
         *((head, draw(study)) for head, draw in STUDY_PLOTS.items()),
         *([("Memory", _study_memory(study, found))] if costs else []),
